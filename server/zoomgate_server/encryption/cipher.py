@@ -111,18 +111,13 @@ class KeyRing:
         return frozenset(key_id.hex() for key_id in self._ciphers)
 
     def seal(self, plaintext: bytes, associated: bytes) -> bytes:
-        """Encrypt bytes under the primary key. `open` requires the same associated data."""
+        """Encrypt bytes under the primary key. See `Ring.seal`."""
         nonce = os.urandom(_NONCE_BYTES)
         sealed = self._ciphers[self._primary].encrypt(nonce, plaintext, associated)
         return bytes((_FORMAT,)) + self._primary + nonce + sealed
 
     def open(self, blob: bytes, associated: bytes) -> bytes:
-        """Decrypt a blob.
-
-        Raises:
-            KeyUnavailable: The key that encrypted the blob is not in the ring.
-            RecordUnreadable: The blob is corrupt or was encrypted with different associated data.
-        """
+        """Decrypt a blob. See `Ring.open`."""
         if len(blob) < _HEADER_BYTES + _TAG_BYTES or blob[0] != _FORMAT:
             raise RecordUnreadable("A stored record is corrupt")
         key_id = blob[1 : 1 + KEY_ID_BYTES]

@@ -68,16 +68,11 @@ class ReloadingKeyRing:
         return self._current().ids
 
     def seal(self, plaintext: bytes, associated: bytes) -> bytes:
-        """Encrypt bytes under the primary key. `open` requires the same associated data."""
+        """Encrypt bytes under the primary key. See `Ring.seal`."""
         return self._current().seal(plaintext, associated)
 
     def open(self, blob: bytes, associated: bytes) -> bytes:
-        """Decrypt a blob.
-
-        Raises:
-            KeyUnavailable: The key that encrypted the blob is neither in the ring nor in the file.
-            RecordUnreadable: The blob is corrupt or was encrypted with different associated data.
-        """
+        """Decrypt a blob, with the current keys of the file if its key is not in the ring. See `Ring.open`."""
         ring = self._current()
         try:
             return ring.open(blob, associated)

@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -126,12 +127,9 @@ async def restore_records(
 
 
 async def _fill(target: RecordStore, source: RecordStore, on_records: Callable[[int], None]) -> None:
-    async def copy(record: Record) -> None:
-        await _copy(target, source, record)
-
     for app in await source.apps():
         async for page in pages(source, app):
-            await process_each(page, copy, on_records)
+            await process_each(page, partial(_copy, target, source), on_records)
 
 
 async def _copy(target: RecordStore, source: RecordStore, record: Record) -> None:
@@ -167,8 +165,9 @@ def _not_empty() -> BackupError:
 @contextmanager
 def _draft(target: Path) -> Iterator[Path]:
     """Yield a temporary path, and durably move the file written there to the target. An existing file is never overwritten."""
+    exists = BackupError(f"{target} already exists and is never overwritten; specify a different file")
     if target.exists() or target.is_symlink():
-        raise BackupError(f"{target} already exists and is never overwritten; specify a different file")
+        raise exists
     for suffix in _COMPANION_SUFFIXES:
         companion = target.with_name(target.name + suffix)
         if companion.exists():  # SQLite would treat this file as the log of the new store
@@ -179,9 +178,7 @@ def _draft(target: Path) -> Iterator[Path]:
         os.link(draft, target)
         private_file.sync_folder(target.parent)
     except FileExistsError:
-        raise BackupError(
-            f"{target} already exists and is never overwritten; specify a different file"
-        ) from None
+        raise exists from None
     except (StoreOpenError, sqlite3.Error, OSError) as error:
         reason = getattr(error, "sqlite_errorname", None) or getattr(error, "strerror", None) or str(error)
         raise BackupError(
