@@ -1,10 +1,9 @@
 """Tests for a store that fails while the service runs: tokens that Zoom has issued are not lost, and cached tokens are returned."""
 
 import asyncio
-import resource
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, closing, contextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from pymongo import MongoClient
 from yarl import URL
 
 from resilience.place import APP, Place
+from support.file_size_limit import file_size_limit
 from support.harness import MONICA, OMAR, Harness, RpcError, running, serving
 from support.mongodb import MongoServer, OwnServer, failing_commands
 from support.tcp_proxy import Gate, Mode, TcpProxy, tcp_proxy
@@ -143,17 +143,6 @@ async def test_missing_or_replaced_file_is_detected(service: Harness, place: Pla
     await assert_store_unavailable(service)
     moved.replace(place.file)
     assert (await refresh(service)).generation == 2
-
-
-@contextmanager
-def file_size_limit(limit: int) -> Iterator[None]:
-    """Within the context, prevent this process from writing files larger than a number of bytes."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @only_sqlite

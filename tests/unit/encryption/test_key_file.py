@@ -1,6 +1,5 @@
 """Tests for changes of the key file: atomicity, concurrency and validation."""
 
-import os
 import stat
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from pathlib import Path
 import orjson
 import pytest
 
+from support.file_size_limit import file_size_limit
 from zoomgate_server.encryption import key_file
 
 
@@ -101,15 +101,10 @@ def test_concurrent_additions_lose_no_key(path: Path) -> None:
     assert set(added) < key_file.load(path).ids
 
 
-def test_failed_write_leaves_the_file_unchanged(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_write_leaves_the_file_unchanged(path: Path) -> None:
     """No temporary file remains."""
     before, ring = path.read_bytes(), key_file.load(path)
-
-    def fail(_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(key_file.KeyFileError, match="No space left"):
+    with file_size_limit(len(before)), pytest.raises(key_file.KeyFileError, match="File too large"):
         key_file.add(path, ring)
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]
