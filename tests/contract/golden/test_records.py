@@ -5,7 +5,6 @@ from base64 import b64decode, b64encode
 from dataclasses import MISSING, asdict, replace
 from pathlib import Path
 from typing import Any
-from unittest.mock import MagicMock
 
 import pytest
 
@@ -16,6 +15,7 @@ from zoomgate_server.encryption.cipher import Key, KeyRing
 from zoomgate_server.encryption.envelope import FORMAT, Envelope, key_id_of
 from zoomgate_server.errors import RecordUnreadable
 from zoomgate_server.storage.record_store import Kind, Record, RecordKey
+from zoomgate_server.telemetry.metrics import Metrics
 
 DIRECTORY = Path(__file__).parent / "records" / f"v{FORMAT}"
 JOURNAL_ENTRY = DIRECTORY / "journal_entry.json"
@@ -58,7 +58,7 @@ async def test_golden_journal_entry_decrypts_to_its_original_content(tmp_path: P
     content = b64decode(golden["file"])
     assert content[0] == FORMAT
     (tmp_path / f"{golden['opened']['entry_id']}.entry").write_bytes(content)
-    journal = TokenJournal(tmp_path, app=APP, key_ring=RING, observer=MagicMock())
+    journal = TokenJournal(tmp_path, app=APP, key_ring=RING, observer=Metrics("0", []))
     (entry,) = map(asdict, await journal.claim())
     assert {name: entry[name] for name in golden["opened"]} == golden["opened"]
     assert not any(entry[name] for name in entry.keys() - golden["opened"].keys())

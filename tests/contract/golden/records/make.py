@@ -11,7 +11,6 @@ from base64 import b64encode
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
-from unittest.mock import MagicMock
 
 from zoomgate_server.authorization import pending
 from zoomgate_server.authorization.pending import PendingAuthorization
@@ -31,6 +30,7 @@ from zoomgate_server.encryption.cipher import Key, KeyRing
 from zoomgate_server.encryption.envelope import FORMAT, Envelope
 from zoomgate_server.storage.memory import MemoryStore
 from zoomgate_server.storage.record_store import Kind, Query, Record, RecordKey
+from zoomgate_server.telemetry.metrics import Metrics
 from zoomgate_server.webhooks.seen_events import SeenEvents
 
 APP = "zoom.us|golden-app"
@@ -160,7 +160,7 @@ async def records() -> dict[str, tuple[Record, Any]]:
 async def journal_entry() -> bytes:
     """Return the content of a journal entry's file."""
     with tempfile.TemporaryDirectory() as directory:
-        journal = TokenJournal(Path(directory), app=APP, key_ring=RING, observer=MagicMock())
+        journal = TokenJournal(Path(directory), app=APP, key_ring=RING, observer=Metrics("0", []))
         assert await journal.append(ENTRY)
         (file,) = Path(directory).iterdir()
         content = file.read_bytes()
