@@ -12,7 +12,7 @@ def zoomgate(*arguments: str, environ: dict[str, str] | None = None, stdin: str 
     return CliRunner().invoke(cli, arguments, env=environ, input=stdin)
 
 
-async def command(*arguments: str, environ: dict[str, str] | None = None, stdin: str = "") -> Result:
+async def command(*arguments: str, environ: dict[str, str] | None = None, stdin: str | bytes = "") -> Result:
     """Run a command in a thread, while the event loop continues to serve."""
     return await asyncio.to_thread(zoomgate, *arguments, environ=environ, stdin=stdin)
 

@@ -1,4 +1,4 @@
-"""Tests for commands that call a running service, each in its own process."""
+"""Tests for commands that call a running service."""
 
 import asyncio
 import contextlib
@@ -15,6 +15,7 @@ import grpc.aio
 import pytest
 
 from support import terminal
+from support.command_line import command
 from support.harness import BASIL, MONICA, Harness, browser, caller_key, consent, running
 from support.raw_upstream import http_response, raw_upstream
 from zoomgate.v1 import auth_service_pb2 as pb
@@ -31,34 +32,34 @@ async def harness(tmp_path: Path) -> AsyncIterator[Harness]:
         yield started
 
 
-def environ(harness: Harness, caller: str = "service", **more: str) -> dict[str, str]:
+def connection_settings(harness: Harness, caller: str = "service") -> dict[str, str]:
+    return {"ZOOMGATE_SERVER": harness.grpc_address, "ZOOMGATE_KEY": caller_key(caller)}
+
+
+def process_environ(harness: Harness, **more: str) -> dict[str, str]:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("ZOOMGATE_")}
-    return inherited | {"ZOOMGATE_SERVER": harness.grpc_address, "ZOOMGATE_KEY": caller_key(caller)} | more
+    return inherited | connection_settings(harness) | more
 
 
 async def zoomgate(
     harness: Harness, *arguments: str, stdin: bytes = b"", caller: str = "service", code: int = 0
 ) -> tuple[bytes, str]:
     """Run a command and check the exit code; return standard output and standard error."""
-    process = await asyncio.create_subprocess_exec(
-        *COMMAND,
-        *arguments,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=environ(harness, caller),
-    )
-    output, errors = await process.communicate(stdin)
-    assert process.returncode == code, (output, errors)
-    assert b"Traceback" not in errors
-    return output, errors.decode()
+    result = await command(*arguments, environ=connection_settings(harness, caller), stdin=stdin)
+    assert result.exit_code == code, (result.output, result.exception)
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    return result.stdout_bytes, result.stderr
 
 
 async def on_terminal(harness: Harness, *arguments: str, encoding: str = "utf-8", **more: str) -> str:
-    """Run a command with a terminal as standard output, and return the output."""
+    """Run a command in a process with a terminal as standard output, and return the output."""
     controller, terminal_side = pty.openpty()
     process = await asyncio.create_subprocess_exec(
-        *COMMAND, *arguments, stdout=terminal_side, stderr=subprocess.PIPE, env=environ(harness, **more)
+        *COMMAND,
+        *arguments,
+        stdout=terminal_side,
+        stderr=subprocess.PIPE,
+        env=process_environ(harness, **more),
     )
     os.close(terminal_side)
     text, _ = await asyncio.gather(asyncio.to_thread(terminal.read_output, controller), process.communicate())
@@ -69,7 +70,12 @@ async def on_terminal(harness: Harness, *arguments: str, encoding: str = "utf-8"
 async def test_user_is_connected_from_the_terminal(harness: Harness) -> None:
     """The link is printed first, and the connection after the consent."""
     process = await asyncio.create_subprocess_exec(
-        *COMMAND, "connect", BASIL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environ(harness)
+        *COMMAND,
+        "connect",
+        BASIL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=process_environ(harness),
     )
     assert process.stdout is not None
     link = (await process.stdout.readline()).decode().strip()
