@@ -7,7 +7,7 @@ GENERATOR := .venv-generate
 STUBS := clients/python/src
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format format-check lint types proto imports contracts generate docs screenshots soak year bench clean
+.PHONY: help run test test-slow test-all check format format-check lint types proto imports contracts generate docs screenshots soak year bench clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -15,8 +15,13 @@ help: ## List the targets
 run: $(VENV)/.runtime ## Run the service, its store and the Zoom simulator locally (ARGS="…" for options)
 	@$(BIN)/zoomgate run $(ARGS)
 
-test: $(VENV)/.development ## Run the tests (ARGS="…" for pytest options)
-	@$(BIN)/python -m pytest $(ARGS)
+test: $(VENV)/.development ## Run the fast tests, in parallel (ARGS="…" for pytest options)
+	@$(BIN)/python -m pytest -m "not slow" -n 4 $(ARGS)
+
+test-slow: $(VENV)/.development ## Run the other tests: killed processes, MongoDB, browsers, long histories
+	@$(BIN)/python -m pytest -m slow $(ARGS)
+
+test-all: test test-slow ## Run all tests
 
 check: $(VENV)/.development ## Run all checks: formatting, lint, types, protobuf API, imports, stubs and documentation
 	@status=0; for target in format-check lint types proto imports contracts; do \

@@ -13,6 +13,11 @@ from support.mongodb import mongodb, mongodb_uri  # noqa: F401 - fixtures
 from zoomgate_server.encryption import key_file
 from zoomgate_server.telemetry import logs
 
+TESTS = Path(__file__).parent
+SLOW_FOLDERS = frozenset({"crash", "e2e"})
+SLOW_FIXTURES = frozenset({"mongodb", "faulty_server", "guarded", "wheel"})
+SLOW_PARAMETERS = ("mongodb", "mongodb-motor", "mongodb-pymongo")
+
 hypothesis.settings.register_profile("deterministic", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("deterministic")
 
@@ -40,6 +45,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--regenerate", action="store_true", help="rewrite the expected files of tests/contract/golden"
     )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as slow all tests in a slow folder, with a slow fixture, or with a slow parameter. `make test` runs the others."""
+    for item in items:
+        parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+        if (
+            item.path.relative_to(TESTS).parts[0] in SLOW_FOLDERS
+            or SLOW_FIXTURES & set(item.fixturenames)
+            or any(value in SLOW_PARAMETERS for value in parameters)
+        ):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(params=["sqlite", "mongodb"])

@@ -84,6 +84,7 @@ def test_stubs_require_no_newer_versions_than_declared() -> None:
             assert tuple(map(int, required.group(1).split("."))) <= minimum_versions()["protobuf"], path.name
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_stubs_are_up_to_date(tmp_path: Path) -> None:
     generator = ROOT / ".venv-generate"

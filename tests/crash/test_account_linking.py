@@ -10,7 +10,7 @@ from crash.cluster import OK, UNAVAILABLE, CallStatus, Cluster, Server, StoreKin
 from crash.table import Table
 from zoomgate.v1 import auth_service_pb2 as auth
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.timeout(180)
 
 METHODS = ("consent", "import")
 POINTS = ("after_exchange", "after_journal", "after_commit")

@@ -23,7 +23,7 @@ from crash.cluster import (
 from crash.launcher import POINTS
 from zoomgate.v1 import auth_service_pb2 as auth
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.timeout(180)
 
 PLAN = {f"{point.replace('_', '-')}@example.com": point for point in POINTS}
 MISMATCH = ("FAILED_PRECONDITION", "IDENTITY_MISMATCH")

@@ -20,7 +20,7 @@ from zoom_simulator.testing import RunningSimulator
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate_server.storage.timing import SqliteTiming
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.timeout(180)
 
 IMPORT = ("import", "velo-users", "ZoomUsers.csv", "--rate", "1000", "--json")
 

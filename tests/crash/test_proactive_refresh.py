@@ -10,7 +10,7 @@ from crash.cluster import OK, Cluster, Server, StoreKind, cluster, until, until_
 from crash.launcher import PROACTIVE_REFRESH_POLLS
 from support.harness import issued
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.timeout(120)
 
 USED, IDLE = "used@example.com", "idle@example.com"
 PLAN = {USED: "before_read", IDLE: "before_read"}

@@ -29,7 +29,7 @@ from crash.launcher import GRACE_SECONDS, LEASE_SECONDS, POINTS
 from crash.table import Table
 from zoomgate.v1 import auth_service_pb2 as auth
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.timeout(180)
 
 NAMES = {point: point.replace("_", "-") for point in POINTS}
 PLAN = {f"{name}@example.com": point for point, name in NAMES.items()}

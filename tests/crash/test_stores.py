@@ -25,7 +25,7 @@ from crash.table import Table
 from support.mongodb import MongoServer, OwnServer
 from support.tcp_proxy import Mode, tcp_proxy
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.timeout(180)
 
 PROXY_FAULTS = {f"{mode.value}@example.com": mode for mode in (Mode.CUT, Mode.LOSE, Mode.STALL)}
 MONICA = "monica@example.com"

@@ -20,7 +20,7 @@ from zoomgate_server.connections.disconnection import make_tombstone
 from zoomgate_server.connections.record import State
 from zoomgate_server.rpc.services import connection_mapping
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.timeout(300)
 
 KILLS, SEED = 20, 20_261_125
 NAMES = [f"user{number}" for number in range(60)]

@@ -10,7 +10,7 @@ from crash.cluster import NOT_CONNECTED, Cluster, Server, StoreKind, cluster, un
 from crash.test_refresh import NAMES, PLAN
 from support.zoom_events import app_deauthorized, send
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.timeout(180)
 
 DEAUTHORIZED = "DISCONNECTED APP_DEAUTHORIZED"
 

@@ -28,7 +28,7 @@ from crash.launcher import POINTS
 from crash.table import Row, Table
 from zoomgate.v1 import auth_service_pb2 as auth
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.timeout(180)
 
 SEED = 20_260_802
 PAUSED = [f"paused{number}@example.com" for number in range(50)]

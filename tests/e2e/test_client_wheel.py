@@ -112,7 +112,6 @@ def give_consent(url: str) -> None:
     asyncio.run(visit())
 
 
-@pytest.mark.e2e
 @pytest.mark.timeout(300)
 def test_readme_examples_run_without_warnings(python: Path, address: str, tmp_path: Path) -> None:
     assert len(EXAMPLES) == 6
@@ -139,7 +138,6 @@ def test_readme_examples_run_without_warnings(python: Path, address: str, tmp_pa
         assert not errors, f"{title}: {errors}"
 
 
-@pytest.mark.e2e
 @pytest.mark.timeout(300)
 def test_strict_type_checker_uses_the_types_of_the_wheel(wheel: Path, tmp_path: Path) -> None:
     """The type checker accepts the examples of the README and rejects a wrong request type."""

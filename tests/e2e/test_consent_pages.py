@@ -16,7 +16,7 @@ from support.harness import BASIL, MONICA, OMAR
 from zoomgate import Client
 from zoomgate_server.web.pages import OUTCOMES
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.timeout(180)
 
 
 @dataclass

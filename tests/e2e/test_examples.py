@@ -15,7 +15,6 @@ from support.harness import BASIL, MONICA, browser, consent, hidden_fields
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
-pytestmark = pytest.mark.e2e
 
 
 @contextmanager

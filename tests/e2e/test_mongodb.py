@@ -25,7 +25,7 @@ from zoomgate.v1.proxy_service_pb2_grpc import ProxyServiceStub
 from zoomgate_server.cli.caller_key import digest
 from zoomgate_server.encryption import key_file
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.timeout(180)
 
 CALLERS = f"""
 [[callers]]

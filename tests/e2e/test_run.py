@@ -25,7 +25,7 @@ from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1.auth_service_pb2_grpc import AuthServiceStub
 from zoomgate.v1.connection_pb2 import Connection
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.timeout(180)
 ROOT = Path(__file__).parents[2]
 ZOOMGATE = str(Path(sys.executable).with_name("zoomgate"))
 GRPCURL_HINT = "go install github.com/fullstorydev/grpcurl/cmd/grpcurl@latest"

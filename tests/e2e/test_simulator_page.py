@@ -11,7 +11,7 @@ from support.simulator_history import MONICA, call, generate_activity, simulator
 from zoom_simulator.options import SimulatorOptions
 from zoom_simulator.testing import RunningSimulator, running
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.timeout(180)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from zoom_simulator import SimulatorOptions
 from zoom_simulator.options import DEFAULT_USERS, SimulatedUser
 from zoom_simulator.testing import RunningSimulator, running
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.timeout(180)
 
 PAGE = (Path(__file__).parents[2] / "docs/migrate-from-velo.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(sh|python|text)\n(.+?)^```$", PAGE, re.MULTILINE | re.DOTALL)

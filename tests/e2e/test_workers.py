@@ -34,7 +34,7 @@ from zoomgate_server.app.supervisor import METRICS_DIRECTORY, WorkerConfig
 from zoomgate_server.cli.caller_key import digest
 from zoomgate_server.encryption import key_file
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.timeout(180)
 SECONDS = 60.0
 TOKEN = auth.GetTokenRequest(user_email=MONICA)
 ME = proxy.GetRequest(user_email=MONICA, url="/users/me")

@@ -16,12 +16,16 @@ import pytest
 from model import shell
 from model.mutants import REFRESHER_MUTANTS, Mutant
 
-HISTORIES = 1_000
 HISTORIES_PER_MUTANT = 200
 
 
-def test_invariants_hold_when_callers_cancel_and_the_process_shuts_down_or_is_killed(tmp_path: Path) -> None:
-    for seed in range(HISTORIES):
+@pytest.mark.parametrize(
+    "seeds", [range(100), pytest.param(range(100, 1_000), marks=pytest.mark.slow)], ids=str
+)
+def test_invariants_hold_when_callers_cancel_and_the_process_shuts_down_or_is_killed(
+    seeds: range, tmp_path: Path
+) -> None:
+    for seed in seeds:
         problem = shell.run_with_drain(seed)
         assert not problem, f"drain, seed {seed}: {problem}"
         problem = shell.run_with_kill(seed, tmp_path / str(seed))

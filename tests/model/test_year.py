@@ -3,12 +3,11 @@
 import pytest
 
 from model.year import DAYS, PER_MINUTE, PROCESSES, year
-from support.toolchain import IN_CI
 
-USERS = 10_000 if IN_CI else 300
-"""Number of simulated users: 10,000 in CI, where the test takes a minute, otherwise 300. `make year` always simulates 10,000."""
+USERS = 10_000
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_no_connection_is_lost_in_a_year() -> None:
     """Idle users stay connected through restarts, outages of Zoom and the store, and weeks of downtime, without refresh bursts."""
@@ -19,7 +18,6 @@ def test_no_connection_is_lost_in_a_year() -> None:
     assert result.proactive > USERS * DAYS / 60
 
 
-@pytest.mark.timeout(600)
 def test_most_idle_grants_expire_without_proactive_refresh() -> None:
     """The simulation detects a service that lets idle grants expire."""
     assert year(50, per_minute=0).expired > 25

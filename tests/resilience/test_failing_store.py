@@ -404,6 +404,7 @@ async def test_corrupt_journal_entries_are_counted_and_retained(place: Place) ->
             assert zoomgate.stat("token.refresh_token.refused") == 0
 
 
+@pytest.mark.slow
 async def test_killed_database_after_zoom_has_issued_tokens(tmp_path: Path, zoom: ProxiedZoom) -> None:
     """Cached tokens are returned, other calls fail, and the issued tokens are stored after the database restarts."""
     server = OwnServer(tmp_path)
@@ -437,6 +438,7 @@ async def test_killed_database_after_zoom_has_issued_tokens(tmp_path: Path, zoom
         await asyncio.to_thread(server.close)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fault",
     [

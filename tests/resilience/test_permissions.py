@@ -60,7 +60,6 @@ def zoomgate(folder: Path, command: str) -> subprocess.CompletedProcess[str]:
     return result
 
 
-@pytest.mark.e2e
 @pytest.mark.parametrize(
     ("file", "folder", "remedy"),
     [
@@ -111,7 +110,6 @@ async def test_start_fails_if_the_file_is_not_writable(
         assert store.read_bytes() == before
 
 
-@pytest.mark.e2e
 def test_commands_are_subject_to_file_modes(tmp_path: Path) -> None:
     """A program run by the script cannot write to a read-only file, even as root."""
     (tmp_path / "x").touch(0o400)

@@ -97,6 +97,7 @@ async def test_thousand_concurrent_calls_share_one_refresh(place: Place) -> None
         assert refresh_calls(zoomgate) == 1
 
 
+@pytest.mark.slow
 async def test_five_hundred_concurrent_users_are_served(place: Place) -> None:
     """If the tokens of all users expire at the same time, each token is refreshed once, and no call is rejected."""
     users = (*DEFAULT_USERS, *(SimulatedUser(email) for email in MANY_USERS))

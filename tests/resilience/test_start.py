@@ -87,6 +87,7 @@ async def start_error(folder: Path, environ: dict[str, str]) -> tuple[str, int]:
     return text, len([line for line in lines if line["event"] == "store.unreachable"])
 
 
+@pytest.mark.slow
 async def test_start_waits_for_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Until the store is available, no RPC is served, `/healthz` succeeds, and `/readyz` reports the store."""
     monkeypatch.setattr(web_server, "OPEN_SECONDS", 60.0)  # longer than the store takes to start
@@ -265,7 +266,6 @@ def _primary_id(ring: bytes) -> str:
     return rest.split('"')[1]
 
 
-@pytest.mark.e2e
 def test_waiting_service_can_be_stopped(tmp_path: Path) -> None:
     """After SIGTERM, the service exits with code 0 and without a traceback."""
     environ = environ_with_store_wait(tmp_path, UNREACHABLE, 600) | {

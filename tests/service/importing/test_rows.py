@@ -31,7 +31,7 @@ from zoomgate_server.encryption.envelope import Envelope
 from zoomgate_server.storage.sqlite import SqliteStore
 from zoomgate_server.storage.timing import SqliteTiming
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
 FIRST, SECOND, THIRD = (user.email for user in USERS[:3])
 FAST = ("--rate", "1000")

@@ -81,7 +81,7 @@ def test_several_simulators_run_independently() -> None:
         assert one.connect(MONICA) != one.connect(MONICA)
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_third_party_library_works_with_the_simulator(zoom: RunningSimulator, tmp_path: Path) -> None:
     """pyzoom, configured with the simulator's URL, creates, reads, updates, lists and deletes a meeting."""

@@ -142,6 +142,7 @@ async def test_database_of_a_different_schema_version_is_rejected(
         assert database.list_collection_names() == [META]
 
 
+@pytest.mark.slow
 async def test_user_needs_the_password_and_write_privileges(tmp_path: Path) -> None:
     """A wrong password, no password and a read-only user are rejected. A user with write privileges is accepted."""
     server = OwnServer(tmp_path)
@@ -163,6 +164,7 @@ async def test_user_needs_the_password_and_write_privileges(tmp_path: Path) -> N
         await store.close()
 
 
+@pytest.mark.slow
 async def test_standalone_server_is_used_with_a_warning(tmp_path: Path) -> None:
     server = OwnServer(tmp_path, "--standalone")
     server.start()
@@ -414,6 +416,7 @@ async def test_exhausted_pool_raises_store_error(mongodb: MongoServer, proxy: Tc
     await store.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("driver", Driver)
 async def test_client_reconnects_after_a_server_crash(
     tmp_path: Path, unclosed_sockets: None, driver: Driver
