@@ -18,7 +18,7 @@ from zoomgate.v1.auth_service_pb2_grpc import AuthServiceStub
 from zoomgate_server.storage.mongodb import RECORDS, MongoStore
 from zoomgate_server.storage.record_store import Kind, RecordStore
 from zoomgate_server.storage.sqlite import SqliteStore
-from zoomgate_server.watch.change_feed import OVERLAP_SECONDS
+from zoomgate_server.watch.change_feed import Timing
 
 WATCHES, WATCHES_PER_CHANNEL = 10_000, 90
 """Number of watches, in total and per connection. A server accepts 100 streams per connection."""
@@ -126,7 +126,7 @@ async def measure_idle_poll(store: RecordStore, app: str) -> float:
     times = []
     for _ in range(POLLS):
         before = time.perf_counter()
-        changes, _ = await store.changes(app, Kind.USER, time.time() - OVERLAP_SECONDS)
+        changes, _ = await store.changes(app, Kind.USER, time.time() - Timing().overlap)
         times.append((time.perf_counter() - before) * 1000)
         assert not changes
     await store.close()

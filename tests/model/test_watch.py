@@ -2,7 +2,8 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
@@ -10,17 +11,19 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from support.process import NEW, ring
+from support.faulty_store import FaultyStore
+from support.process import NEW, OLD, ring
 from zoomgate_server.connections import record as connection_record
 from zoomgate_server.connections.disconnection import make_tombstone
 from zoomgate_server.connections.record import ConnectionRecord, State
 from zoomgate_server.connections.repository import ConnectionRepository
+from zoomgate_server.encryption.cipher import KeyRing
 from zoomgate_server.encryption.envelope import Envelope
-from zoomgate_server.errors import ShuttingDown
+from zoomgate_server.errors import ServerOverloaded, ShuttingDown
 from zoomgate_server.storage.memory import MemoryStore
+from zoomgate_server.storage.record_store import Kind, RecordKey
 from zoomgate_server.telemetry.metrics import Metrics
-from zoomgate_server.watch import change_feed, watchers
-from zoomgate_server.watch.change_feed import ChangeFeed
+from zoomgate_server.watch.change_feed import ChangeFeed, without_secrets
 from zoomgate_server.watch.watchers import Event, EventType, Position, Watchers
 
 USERS = [f"u{number}@example.com" for number in range(5)]
@@ -28,6 +31,7 @@ STEPS = (
     st.tuples(st.just("write"), st.sampled_from(USERS), st.sampled_from([0.0, 1.0, 9.0, 30.0, 60.0])),
     st.tuples(st.just("disconnect"), st.sampled_from(USERS), st.sampled_from([0.0, 9.0, 60.0])),
     st.tuples(st.just("poll"), st.just(""), st.just(0.0)),
+    st.tuples(st.just("slow poll"), st.just(""), st.just(0.0)),
     st.tuples(st.just("read"), st.just(""), st.sampled_from([1.0, 2.0, 9.0])),
     st.tuples(st.just("time"), st.just(""), st.sampled_from([0.0, 0.5, 4.0, 100.0, 400.0])),
 )
@@ -49,14 +53,48 @@ SLOW_CLIENT = [
 ]
 """History of a client that reads its events minutes late and is interrupted before the last one."""
 
+LATE_RESPONSE = [
+    ("poll", "", 0.0),
+    ("read", "", 9.0),
+    ("write", USERS[0], 0.0),
+    ("slow poll", "", 0.0),
+    ("write", USERS[0], 0.0),
+    ("interrupt", "", 0.0),
+    ("read", "", 9.0),
+]
+"""History of a client that resumes, and reads the second change from the store, while the feed still reads the first one."""
 
-class World:
-    """A store, a process that polls the store, and one client with an interrupted watch."""
+
+class LateKeyRing:
+    """The key ring of a process that receives the primary key of the other process late.
+
+    Attributes:
+        keys: The keys that the process has received.
+    """
 
     def __init__(self) -> None:
+        self.keys = ring(NEW)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.keys, name)
+
+
+class World:
+    """A store, a process that polls the store, and one client with an interrupted watch.
+
+    Attributes:
+        key_ring: The key ring of the process.
+        ordered: Whether the client has received the states of each user in order.
+    """
+
+    def __init__(self, max_queued: int = 256) -> None:
+        self.key_ring = LateKeyRing()
+        self.ordered = True
+        self.slow_poll: asyncio.Task[None] | None = None
+        self.max_queued = max_queued
         self.time = 1_000_000.0
         self.clock_offset = 0.0
-        self.store = MemoryStore(self.wall)
+        self.store = FaultyStore(MemoryStore(self.wall))
         self.envelope = Envelope(app="app", keys=ring(NEW))
         self.other_process = ConnectionRepository(
             app="app", store=self.store, envelope=self.envelope, clock=self, on_read=lambda: None
@@ -77,9 +115,15 @@ class World:
     def start_process(self) -> None:
         """Start a process that has not polled the store yet, and a watch."""
         self.connections = ConnectionRepository(
-            app="app", store=self.store, envelope=self.envelope, clock=self, on_read=lambda: None
+            app="app",
+            store=self.store,
+            envelope=Envelope(app="app", keys=self.key_ring),
+            clock=self,
+            on_read=lambda: None,
         )
-        self.feed = ChangeFeed(connections=self.connections, clock=self, on_change=lambda _: None)
+        self.feed = ChangeFeed(
+            connections=self.connections, clock=self, on_change=lambda _: None, max_queued=self.max_queued
+        )
         self.watch()
 
     def watch(self) -> None:
@@ -96,6 +140,8 @@ class World:
             self.position = event.position
             self.synced = event.type is EventType.SYNCED
             if event.record is not None:
+                previous = self.received.get(event.record.user_email, event.record)
+                self.ordered = self.ordered and previous.generation <= event.record.generation
                 self.received[event.record.user_email] = event.record
 
     async def write(self, user: str, lag: float, *, disconnect: bool) -> None:
@@ -111,6 +157,39 @@ class World:
                 record, state=State.ACTIVE, generation=record.generation + 1, update_time=at, expire_at=None
             )
         assert await self.store.put(connection_record.encode(self.envelope, record), record.rev)
+
+    @property
+    def queued(self) -> int:
+        """The number of records in the queue of the watch."""
+        return sum(len(subscription.queue) for subscription in self.feed.subscriptions)
+
+    async def poll(self) -> None:
+        """Poll once, after the slow poll."""
+        await self.end_slow_poll()
+        await self.feed.poll()
+
+    async def start_slow_poll(self) -> None:
+        """Start to poll while the history continues. The store responds late to the first read."""
+        delays = itertools.chain([300], itertools.repeat(0))
+
+        async def respond_late(proceed: Callable[..., Any], *arguments: Any) -> Any:
+            response = await proceed(*arguments)
+            for _ in range(next(delays)):
+                await asyncio.sleep(0)
+            return response
+
+        async def poll() -> None:
+            with self.store.intercept("get", respond_late):
+                await self.feed.poll()
+
+        await self.end_slow_poll()
+        self.slow_poll = asyncio.create_task(poll())
+
+    async def end_slow_poll(self) -> None:
+        """Wait for the slow poll, if one is running."""
+        if self.slow_poll is not None:
+            await self.slow_poll
+        self.slow_poll = None
 
     async def settle(self) -> None:
         """Run all ready tasks."""
@@ -131,32 +210,34 @@ class World:
         self._credit = asyncio.Semaphore(0)
 
 
-async def run_history(steps: list[tuple[str, str, float]]) -> World:
+async def run_history(steps: list[tuple[str, str, float]], max_queued: int) -> World:
     """Run a history, and then poll and read until all events are delivered."""
-    world = World()
+    world = World(max_queued)
     for step, user, value in steps:
         match step:
             case "write" | "disconnect":
                 await world.write(user, value, disconnect=step == "disconnect")
-            case "poll":
-                await world.feed.poll()
+            case "slow poll":
+                await world.start_slow_poll()
             case "read":
                 for _ in range(int(value)):
                     world._credit.release()
             case "clock":
-                await world.feed.poll()
+                await world.poll()
                 world.time += 0.5
                 world.clock_offset = value
-            case "time":
+            case "poll" | "time":
                 world.time += value
-                await world.feed.poll()
+                await world.poll()
             case "interrupt":
                 await world.interrupt()
                 if value:
+                    await world.end_slow_poll()
                     world.start_process()
                 else:
                     world.watch()
         await world.settle()
+    await world.end_slow_poll()
     for _ in range(20):
         for _ in range(20):
             world._credit.release()
@@ -168,45 +249,45 @@ async def run_history(steps: list[tuple[str, str, float]]) -> World:
 
 
 @settings(max_examples=300)
-@given(st.lists(st.one_of(*STEPS, INTERRUPTIONS), min_size=1, max_size=60))
-@example(SLOW_CLIENT)
+@given(st.lists(st.one_of(*STEPS, INTERRUPTIONS), min_size=1, max_size=60), st.sampled_from([1, 256]))
+@example(SLOW_CLIENT, 256)
+@example(SLOW_CLIENT, 1)
+@example(LATE_RESPONSE, 256)
 def test_client_has_the_latest_state_despite_late_writes_and_interruptions(
-    steps: list[tuple[str, str, float]],
+    steps: list[tuple[str, str, float]], max_queued: int
 ) -> None:
-    world = asyncio.run(run_and_check_latest_state(steps))
+    world = asyncio.run(run_and_check_latest_state(steps, max_queued))
     assert world.position is not None
     assert world.position.after is None
 
 
 @settings(max_examples=300)
-@given(st.lists(st.one_of(*STEPS, CLOCK_CHANGES), min_size=1, max_size=60))
-def test_client_has_the_latest_state_despite_clock_changes(steps: list[tuple[str, str, float]]) -> None:
+@given(st.lists(st.one_of(*STEPS, CLOCK_CHANGES), min_size=1, max_size=60), st.sampled_from([1, 256]))
+def test_client_has_the_latest_state_despite_clock_changes(
+    steps: list[tuple[str, str, float]], max_queued: int
+) -> None:
     """The store's clock is changed by any amount, and the process detects the change at any later time."""
-    asyncio.run(run_and_check_latest_state(steps))
+    asyncio.run(run_and_check_latest_state(steps, max_queued))
 
 
-async def run_and_check_latest_state(steps: list[tuple[str, str, float]]) -> World:
-    """Run a history, and check that the client has received the latest state of all users."""
-    world = await run_history(steps)
+async def run_and_check_latest_state(steps: list[tuple[str, str, float]], max_queued: int) -> World:
+    """Run a history, and check that the client has received the latest state of all users, and the states of each user in order."""
+    world = await run_history(steps, max_queued)
+    assert world.ordered
     for user in USERS:
         record, _ = await world.connections.read(user)
         received = world.received.get(user)
         if record is None or (received is None and record.state is State.DISCONNECTED):
             assert received is None
         else:
-            assert received == change_feed.without_internal_fields(record)
+            assert received == without_secrets(record)
     return world
 
 
-@pytest.mark.parametrize("log_entries", [10, 1000])
-async def test_slow_client_does_not_let_the_log_grow(
-    log_entries: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A slow client receives the latest state of each user once."""
-    monkeypatch.setattr(change_feed, "LOG_ENTRIES", log_entries)
-    monkeypatch.setattr(change_feed, "RESUME_OVERLAP_SECONDS", 5.0)
-    monkeypatch.setattr(watchers, "RESUME_OVERLAP_SECONDS", 5.0)
-    world = World()
+@pytest.mark.parametrize("max_queued", [10, 1000])
+async def test_slow_client_receives_the_latest_state_of_each_user_once(max_queued: int) -> None:
+    """The queue of the watch is bounded. After an overflow, the watch reads the changes from the store."""
+    world = World(max_queued)
     await world.sync()
     users = [f"p{number:03}@example.com" for number in range(200)]
     for turn, user in itertools.product(range(3), users):
@@ -214,18 +295,17 @@ async def test_slow_client_does_not_let_the_log_grow(
         world.time += 0.1
         if user == users[turn]:
             await world.feed.poll()
-        assert world.feed.entry_count <= 200
+        assert world.queued <= min(max_queued, len(users))
     await world.feed.poll()
     world.time += 100.0
     await world.feed.poll()
-    assert world.feed.entry_count == min(log_entries, len(users))
     previous_events = world.events
     for _ in range(1000):
         world._credit.release()
     for _ in range(60):
         await world.settle()
     assert {world.received[user].generation for user in users} == {3}
-    assert world.events - previous_events <= len(users) + 2 * watchers.CHANGES_PAGE
+    assert world.events - previous_events <= len(users) + 2
     await world.interrupt()
 
 
@@ -245,29 +325,9 @@ async def test_clock_set_back_between_polls_hides_no_change() -> None:
     await world.interrupt()
 
 
-async def test_change_in_the_future_does_not_let_the_log_grow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A change with a future time stays in the change log, but changes that are written after it with an earlier time are removed."""
-    monkeypatch.setattr(change_feed, "LOG_ENTRIES", 10)
-    world = World()
-    await world.feed.poll()
-    await world.write("future@example.com", -1e6, disconnect=False)
-    await world.feed.poll()
-    for number in range(100):
-        await world.write(f"p{number:03}@example.com", 0.0, disconnect=False)
-    await world.feed.poll()
-    world.time += 1000.0
-    await world.feed.poll()
-    assert world.feed.entry_count == 10
-    await world.interrupt()
-
-
-async def test_slow_client_receives_changes_that_were_removed_from_the_log(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """A change with a future time stays in the change log longer than changes that are written after it."""
-    monkeypatch.setattr(change_feed, "LOG_ENTRIES", 10)
-    monkeypatch.setattr(change_feed, "PAGE_SIZE", 0)
-    world = World()
+async def test_slow_client_receives_a_change_with_a_future_time() -> None:
+    """A change with a future time does not hide changes that are written after it with an earlier time."""
+    world = World(10)
     await world.sync()
     await world.write("future@example.com", -200.0, disconnect=False)
     await world.feed.poll()
@@ -290,16 +350,20 @@ async def test_slow_client_receives_changes_that_were_removed_from_the_log(
 
 
 async def test_watch_resumed_during_a_drain_is_rejected_without_a_sync_event() -> None:
+    """The changes since the position cannot be read before the drain, so no token that includes them is sent."""
     world = World()
     await world.sync()
     await world.interrupt()
     await world.write(USERS[0], 0.0, disconnect=False)
     world.synced = False
-    world.watch()
-    world._credit.release()
-    await world.settle()
-    world.feed.close()
-    await world.settle()
+    responds = asyncio.Event()
+    with world.store.intercept("changes", delayed_until(responds)):
+        world.watch()
+        world._credit.release()
+        await world.settle()
+        world.feed.close()
+        responds.set()
+        await world.settle()
     assert isinstance(world.client.exception(), ShuttingDown)
     assert not world.synced
 
@@ -307,21 +371,26 @@ async def test_watch_resumed_during_a_drain_is_rejected_without_a_sync_event() -
 async def test_drain_ends_a_watch_immediately_while_the_store_does_not_respond() -> None:
     world = World()
     await world.settle()
-    responds, changes = asyncio.Event(), world.store.changes
+    responds = asyncio.Event()
+    with world.store.intercept("changes", delayed_until(responds)):
+        poll = asyncio.create_task(world.feed.poll())
+        await world.settle()
+        world.feed.close()
+        await world.settle()
+        assert world.client.done()
+        assert isinstance(world.client.exception(), ShuttingDown)
+        responds.set()
+        await poll
 
-    async def delayed_changes(*arguments: Any, **options: Any) -> Any:
+
+def delayed_until(responds: asyncio.Event) -> Callable[..., Any]:
+    """Return an interceptor that delays calls of a store method until an event is set."""
+
+    async def delayed(proceed: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         await responds.wait()
-        return await changes(*arguments, **options)
+        return await proceed(*arguments, **options)
 
-    world.store.changes = delayed_changes  # type: ignore[method-assign]
-    poll = asyncio.create_task(world.feed.poll())
-    await world.settle()
-    world.feed.close()
-    await world.settle()
-    assert world.client.done()
-    assert isinstance(world.client.exception(), ShuttingDown)
-    responds.set()
-    await poll
+    return delayed
 
 
 async def test_clock_set_back_hides_no_change_from_a_resumed_watch() -> None:
@@ -343,4 +412,65 @@ async def test_clock_set_back_hides_no_change_from_a_resumed_watch() -> None:
         await world.feed.poll()
         await world.settle()
     assert set(world.received) == {USERS[0]}
+    await world.interrupt()
+
+
+@pytest.mark.parametrize("resumed", ["not at all", "before the key arrives", "by another process"])
+async def test_change_is_delivered_when_its_key_arrives(resumed: str) -> None:
+    """The key of the record arrives an hour after the change."""
+    world = World()
+    await world.sync()
+    world.key_ring.keys = KeyRing([key for key in ring(OLD).keys if key.key_id == OLD])
+    await world.write(USERS[0], 0.0, disconnect=False)
+    for _ in range(60):
+        world._credit.release()
+        world.time += 60.0
+        await world.feed.poll()
+        await world.settle()
+    assert not world.received
+    if resumed != "not at all":
+        await world.interrupt()
+    if resumed == "before the key arrives":
+        world.watch()
+        await world.settle()
+    world.key_ring.keys = ring(NEW)
+    if resumed == "by another process":
+        world.start_process()
+    for _ in range(3):
+        world._credit.release()
+        await world.feed.poll()
+        await world.settle()
+    assert set(world.received) == {USERS[0]}
+    await world.interrupt()
+
+
+async def test_corrupt_record_does_not_hold_back_the_position() -> None:
+    world = World()
+    await world.sync()
+    await world.write(USERS[0], 0.0, disconnect=False)
+    record, _ = await world.store.get(RecordKey("app", Kind.USER, USERS[0]))
+    assert record is not None
+    await world.store.put(replace(record, value=record.value[:-1] + b"?"), record.rev)
+    world.time += 3600.0
+    await world.feed.poll()
+    assert world.feed.watermark == world.time
+    await world.interrupt()
+
+
+async def test_watches_above_the_limit_are_rejected() -> None:
+    """A new watch is accepted once one of the existing watches has ended."""
+    world = World()
+    await world.feed.poll()
+    watchers = Watchers(feed=world.feed, metrics=Metrics("0", []), max_watches=1)
+
+    def watch() -> AsyncGenerator[Event, None]:
+        return watchers.watch(names=(), is_visible=lambda _: True, permit=lambda _: True, position=None)
+
+    async with aclosing(watch()) as accepted:
+        await anext(accepted)
+        with pytest.raises(ServerOverloaded) as rejection:
+            await anext(watch())
+        assert rejection.value.metadata == {"limit": "watches"}
+    async with aclosing(watch()) as accepted:
+        await anext(accepted)
     await world.interrupt()

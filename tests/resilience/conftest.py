@@ -7,6 +7,7 @@ import pytest
 
 from resilience.place import Place
 from support.harness import Harness, running
+from zoomgate_server.app.timing import Timing
 from zoomgate_server.encryption import key_file
 
 
@@ -23,7 +24,13 @@ async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
 
 
 @pytest.fixture
-async def zoomgate(place: Place) -> AsyncIterator[Harness]:
+def timing(request: pytest.FixtureRequest) -> Timing:
+    """Return the timing of the service, which tests can set with a parameter."""
+    return getattr(request, "param", Timing())
+
+
+@pytest.fixture
+async def zoomgate(place: Place, timing: Timing) -> AsyncIterator[Harness]:
     """Run a service that uses the store, and yield the service."""
-    async with running(place.folder, environ=place.environ) as harness:
+    async with running(place.folder, environ=place.environ, timing=timing) as harness:
         yield harness

@@ -16,6 +16,7 @@ from pymongo import MongoClient
 from resilience.place import APP, Place
 from support.harness import MONICA, Harness, serving
 from zoomgate.v1 import auth_service_pb2 as auth
+from zoomgate_server.app.timing import Timing
 from zoomgate_server.connections import record
 from zoomgate_server.encryption import key_file
 from zoomgate_server.encryption.envelope import Envelope
@@ -45,11 +46,9 @@ def write_record_of_unknown_kind(place: Place) -> None:
         )
 
 
-async def test_records_of_unknown_kinds_are_ignored(
-    zoomgate: Harness, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("timing", [Timing(feed=change_feed.Timing(poll_interval=0.01))], indirect=True)
+async def test_records_of_unknown_kinds_are_ignored(zoomgate: Harness, place: Place, tmp_path: Path) -> None:
     """Changes of connections by other processes are still received, although the store contains records of a later release."""
-    monkeypatch.setattr(change_feed, "POLL_INTERVAL", 0.01)
     await zoomgate.connect()
     write_record_of_unknown_kind(place)
     async with serving(zoomgate.simulator, tmp_path / "other", place.elsewhere()) as other:

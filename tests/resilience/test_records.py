@@ -15,6 +15,7 @@ from zoomgate.v1 import auth_service_pb2 as auth
 from zoomgate.v1 import meetings_service_pb2 as meetings
 from zoomgate.v1 import proxy_service_pb2 as proxy
 from zoomgate.v1.connection_pb2 import Connection
+from zoomgate_server.app.timing import Timing
 from zoomgate_server.storage.mongodb import RECORDS
 from zoomgate_server.storage.record_store import Kind, Query, Record
 from zoomgate_server.watch import change_feed
@@ -307,6 +308,7 @@ async def test_row_with_other_corrupt_columns_is_usable(
     await assert_usable(zoomgate, OMAR)
 
 
+@pytest.mark.parametrize("timing", [Timing(feed=change_feed.Timing(poll_interval=0.01))], indirect=True)
 @pytest.mark.parametrize(
     "fields", [{"changed_at": "never"}, {"changed_at": b"?"}, {"subject": b"?"}], ids=str
 )
@@ -315,16 +317,15 @@ async def test_corrupt_row_does_not_block_watches(
     place: Place,
     user_records: tuple[Record, Record],
     fields: dict[str, Any],
-    monkeypatch: pytest.MonkeyPatch,
+    timing: Timing,
 ) -> None:
     """Other users can be listed and watched through a running and a newly started service, with and without a resume token."""
-    monkeypatch.setattr(change_feed, "POLL_INTERVAL", 0.01)
     initial = await watch_until_synced(zoomgate, auth.WatchConnectionsRequest())
     place.write_fields(MONICA, fields)
     refresh_request = auth.RefreshTokenRequest(user_email=OMAR)
     list_request = auth.ListConnectionsRequest(states=[Connection.STATE_ACTIVE])
     directory = place.folder.with_name("next")
-    async with serving(zoomgate.simulator, directory, place.elsewhere()) as other:
+    async with serving(zoomgate.simulator, directory, place.elsewhere(), timing=timing) as other:
         for harness in (zoomgate, other):
             for token in ("", initial[-1].resume_token):
                 generation = (

@@ -14,6 +14,7 @@ from resilience.place import Place
 from support.harness import MONICA, OMAR, Harness, running, serving
 from zoom_simulator import SimulatorOptions
 from zoomgate.v1 import auth_service_pb2 as pb
+from zoomgate_server.app.timing import Timing
 from zoomgate_server.watch import change_feed
 
 NEVER, OFTEN = 1e6, 0.01
@@ -53,17 +54,19 @@ async def rollbacks_detected(harness: Harness) -> int:
 
 
 @pytest.fixture
-def feed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Set the poll interval of the change feed. With NEVER, the feed does not poll, so it invalidates no cached token."""
-    monkeypatch.setattr(change_feed, "POLL_INTERVAL", getattr(request, "param", NEVER))
+def timing(request: pytest.FixtureRequest) -> Timing:
+    """Return the timing of the service. With NEVER, the change feed polls only at the start, so it invalidates no cached token."""
+    return Timing(feed=change_feed.Timing(poll_interval=getattr(request, "param", NEVER)))
 
 
 @pytest.fixture(params=[STRICT, TOLERANT], ids=["strict", "tolerant"])
 async def restored(
-    request: pytest.FixtureRequest, place: Place, feed: None
+    request: pytest.FixtureRequest, place: Place, timing: Timing
 ) -> AsyncIterator[tuple[Harness, pb.Token]]:
     """Yield a service whose store was rolled back to Monica's first record, and Monica's second token, which that record lacks."""
-    async with running(place.folder, simulator=request.param, environ=place.environ) as zoomgate:
+    async with running(
+        place.folder, simulator=request.param, environ=place.environ, timing=timing
+    ) as zoomgate:
         await zoomgate.connect()
         await zoomgate.connect(OMAR)
         backup = await place.record(MONICA)
@@ -100,9 +103,9 @@ async def test_cached_newer_token_is_used_before_the_older_one_is_tried(
     assert (await token(zoomgate, OMAR)).generation == 1
 
 
-@pytest.mark.parametrize("feed", [OFTEN], indirect=True)
+@pytest.mark.parametrize("timing", [OFTEN], indirect=True)
 async def test_token_dropped_from_the_cache_is_not_followed_by_an_older_one(
-    restored: tuple[Harness, pb.Token], feed: None
+    restored: tuple[Harness, pb.Token], timing: Timing
 ) -> None:
     """When the change feed detects the rollback, the service refreshes the stored token and never returns the older access token."""
     zoomgate, newest = restored
@@ -120,10 +123,10 @@ async def test_token_dropped_from_the_cache_is_not_followed_by_an_older_one(
     assert await rollbacks_detected(zoomgate)
 
 
-async def test_many_concurrent_calls_share_one_refresh(place: Place, feed: None) -> None:
+async def test_many_concurrent_calls_share_one_refresh(place: Place, timing: Timing) -> None:
     """A rollback while the token is about to expire causes one refresh, not one per call."""
     options = SimulatorOptions(port=0, tolerance=1, access_token_seconds=200)
-    async with running(place.folder, simulator=options, environ=place.environ) as zoomgate:
+    async with running(place.folder, simulator=options, environ=place.environ, timing=timing) as zoomgate:
         await zoomgate.connect()
         backup = await place.record(MONICA)
         await refresh(zoomgate)
@@ -135,9 +138,7 @@ async def test_many_concurrent_calls_share_one_refresh(place: Place, feed: None)
         assert zoomgate.stat("token.refresh_token.issued") == issued + 1
 
 
-async def test_tokens_of_an_earlier_consent_are_not_returned(
-    zoomgate: Harness, place: Place, feed: None
-) -> None:
+async def test_tokens_of_an_earlier_consent_are_not_returned(zoomgate: Harness, place: Place) -> None:
     """A record from before the latest consent is treated as older, whatever its generation. The next consent gets a higher generation."""
     await zoomgate.connect()
     await refresh(zoomgate)
@@ -152,10 +153,8 @@ async def test_tokens_of_an_earlier_consent_are_not_returned(
     assert (await token(zoomgate)).generation == 4
 
 
-@pytest.mark.parametrize("feed", [OFTEN], indirect=True)
-async def test_consent_in_an_emptied_store_is_used(
-    zoomgate: Harness, place: Place, feed: None, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("timing", [OFTEN], indirect=True)
+async def test_consent_in_an_emptied_store_is_used(zoomgate: Harness, place: Place, tmp_path: Path) -> None:
     """A consent through a different service restarts at generation 1 and replaces the cached token of the first service."""
     await zoomgate.connect()
     await refresh(zoomgate)

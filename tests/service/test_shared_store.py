@@ -14,6 +14,7 @@ from support.harness import MONICA, SECONDS, Harness, browser, consent_form, met
 from zoomgate.v1 import auth_service_pb2 as auth
 from zoomgate.v1 import meetings_service_pb2 as meetings
 from zoomgate.v1 import proxy_service_pb2 as proxy
+from zoomgate_server.app.timing import Timing
 from zoomgate_server.connections import access_tokens
 from zoomgate_server.connections.repository import ConnectionRepository
 from zoomgate_server.connections.token_journal import TokenJournal
@@ -61,16 +62,22 @@ def environ(store_environ: dict[str, str]) -> dict[str, str]:
 
 
 @pytest.fixture
-async def zoomgate(environ: dict[str, str], tmp_path: Path) -> AsyncIterator[Harness]:
+def timing(request: pytest.FixtureRequest) -> Timing:
+    """Return the timing of both services, which tests can set with a parameter."""
+    return getattr(request, "param", Timing())
+
+
+@pytest.fixture
+async def zoomgate(environ: dict[str, str], tmp_path: Path, timing: Timing) -> AsyncIterator[Harness]:
     """Run the first service."""
-    async with running(tmp_path / "data", environ=environ) as first:
+    async with running(tmp_path / "data", environ=environ, timing=timing) as first:
         yield first
 
 
 @pytest.fixture
-async def other(zoomgate: Harness, environ: dict[str, str]) -> AsyncIterator[Harness]:
+async def other(zoomgate: Harness, environ: dict[str, str], timing: Timing) -> AsyncIterator[Harness]:
     """Run the second service, on the store of the first service."""
-    async with serving(zoomgate.simulator, zoomgate.data_dir, environ) as second:
+    async with serving(zoomgate.simulator, zoomgate.data_dir, environ, timing=timing) as second:
         yield second
 
 
@@ -86,15 +93,16 @@ async def test_disconnection_removes_the_token_from_the_cache_of_the_other_servi
     assert (await other.error_of(other.auth.GetToken, TOKEN)).reason == "ZOOM_NOT_CONNECTED"
 
 
+@pytest.mark.parametrize(
+    "timing",
+    # without an overlap between polls, each change is reported only once
+    [Timing(feed=change_feed.Timing(poll_interval=0.01, overlap=0.0, full_poll_interval=1e6))],
+    indirect=True,
+)
 async def test_token_refreshed_before_a_disconnection_is_not_cached_afterwards(
     zoomgate: Harness, other: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The last step of the refresh, deleting the journal entry, ends only after the change feed has reported the disconnection."""
-    monkeypatch.setattr(change_feed, "POLL_INTERVAL", 0.01)
-    monkeypatch.setattr(
-        change_feed, "OVERLAP_SECONDS", 0.0
-    )  # without an overlap between polls, each change is reported only once
-    monkeypatch.setattr(change_feed, "FULL_POLL_INTERVAL", 1e6)
     monkeypatch.setattr(access_tokens, "CHANGE_VISIBILITY_SECONDS", 0.0)
     await zoomgate.connect()
     stored, may_delete = asyncio.Event(), asyncio.Event()
@@ -141,11 +149,11 @@ async def test_token_refreshed_by_the_other_service_is_read_instead_of_refreshed
     assert zoomgate.stat("token.refresh_token.issued") == 1
 
 
+@pytest.mark.parametrize("timing", [Timing(feed=change_feed.Timing(poll_interval=1e6))], indirect=True)
 async def test_token_replaced_twice_during_a_call_does_not_require_consent(
     zoomgate: Harness, other: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first service refreshes before the call and again before its retry, so the caller of the second receives REFRESH_IN_PROGRESS."""
-    monkeypatch.setattr(change_feed, "POLL_INTERVAL", 1e6)
     me = proxy.GetRequest(user_email=MONICA, url="/users/me")
     await zoomgate.connect()
     await other.call(other.proxy.Get, me)
@@ -166,11 +174,11 @@ async def test_token_replaced_twice_during_a_call_does_not_require_consent(
     assert (await other.call(other.proxy.Get, me)).response.status == 200
 
 
+@pytest.mark.parametrize("timing", [Timing(feed=change_feed.Timing(poll_interval=1e6))], indirect=True)
 async def test_token_being_refreshed_during_a_call_does_not_require_consent(
     gate: Gate, zoomgate: Harness, other: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first service has received a new token, which invalidates the old one, but has not stored it when the second retries its call."""
-    monkeypatch.setattr(change_feed, "POLL_INTERVAL", 1e6)
     me = proxy.GetRequest(user_email=MONICA, url="/users/me")
     await zoomgate.connect()
     await other.call(other.proxy.Get, me)

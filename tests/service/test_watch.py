@@ -1,12 +1,16 @@
 """Tests for watches of connections over gRPC, with both stores."""
 
 import asyncio
+import shutil
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import grpc.aio
 import pytest
 
@@ -15,12 +19,12 @@ from support.harness import MONICA, OMAR, Harness, RpcError, caller_key, metadat
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1.auth_service_pb2_grpc import AuthServiceStub
 from zoomgate.v1.connection_pb2 import Connection
-from zoomgate_server.connections.repository import ConnectionRepository
+from zoomgate_server.app.timing import Timing
+from zoomgate_server.encryption import key_file, reloading_key_ring
 from zoomgate_server.identity import Principal, UserPatterns
 from zoomgate_server.rpc.middleware import pipeline
 from zoomgate_server.rpc.middleware.authentication import CallerKeys
 from zoomgate_server.storage.record_store import StoreError
-from zoomgate_server.telemetry import background_tasks
 from zoomgate_server.watch import change_feed, watchers
 
 SECONDS = 20.0
@@ -33,18 +37,60 @@ def environ(store_environ: dict[str, str]) -> dict[str, str]:
     return {"ZOOMGATE_FORCED_REFRESH_SECONDS": "0"} | store_environ
 
 
-@pytest.fixture(autouse=True)
-def _short_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Poll for changes more often than once per second."""
-    monkeypatch.setattr(change_feed, "POLL_INTERVAL", 0.02)
-    monkeypatch.setattr(watchers, "PAUSE_SECONDS", 0.02)
+TIMING = Timing(
+    key_ring=reloading_key_ring.Timing(poll_interval=0.02),
+    feed=change_feed.Timing(poll_interval=0.02),
+    watches=watchers.Timing(retry_interval=0.02),
+)
+"""Polls for changes more often than once per second."""
+
+FREQUENT_SYNC = replace(TIMING, watches=watchers.Timing(idle=0.05, retry_interval=0.02))
 
 
 @pytest.fixture
-async def zoomgate(environ: dict[str, str], tmp_path: Path) -> AsyncIterator[Harness]:
+def timing() -> Timing:
+    """Return the timing of the services."""
+    return TIMING
+
+
+@pytest.fixture
+async def zoomgate(environ: dict[str, str], tmp_path: Path, timing: Timing) -> AsyncIterator[Harness]:
     """Run a service."""
-    async with running(tmp_path / "data", environ=environ) as started:
+    async with running(tmp_path / "data", environ=environ, timing=timing) as started:
         yield started
+
+
+@pytest.fixture
+async def other(zoomgate: Harness, environ: dict[str, str], timing: Timing) -> AsyncIterator[Harness]:
+    """Run a second service with the same store."""
+    async with serving(zoomgate.simulator, zoomgate.data_dir, environ, timing=timing) as started:
+        yield started
+
+
+async def fail(*_: Any, **__: Any) -> Any:
+    """Fail instead of a call of a store method."""
+    raise StoreError("injected")
+
+
+class Gate:
+    """An interceptor that delays calls of a store method, before or after their effect.
+
+    Attributes:
+        reached: Set when the first call arrives.
+        opened: Ends the delay.
+    """
+
+    def __init__(self, *, after_effect: bool) -> None:
+        self._after_effect = after_effect
+        self.reached = asyncio.Event()
+        self.opened = asyncio.Event()
+
+    async def __call__(self, proceed: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        """Delay a call."""
+        result = await proceed(*arguments, **options) if self._after_effect else None
+        self.reached.set()
+        await self.opened.wait()
+        return result if self._after_effect else await proceed(*arguments, **options)
 
 
 class Watch:
@@ -146,95 +192,91 @@ async def test_watch_reports_the_life_of_a_connection(zoomgate: Harness) -> None
         assert await watch.next() == ("CREATED", MONICA)
 
 
-async def test_change_during_a_slow_read_is_reported_as_updated(
-    zoomgate: Harness, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_change_during_a_slow_read_is_reported_as_updated(zoomgate: Harness, other: Harness) -> None:
     """While the store is slow, a connection that has already been reported is never reported as created again."""
     await zoomgate.connect()
-    async with watching(zoomgate) as watch:
+    assert other.store is not None
+    async with watching(other) as watch:
         assert await watch.until_synced() == [("INITIAL", MONICA)]
-        read, changes = ConnectionRepository.read_readable, ConnectionRepository.changes
-        reading, proceed, polls = asyncio.Event(), asyncio.Event(), 0
-
-        async def slow_read(self: ConnectionRepository, user_email: str) -> Any:
-            record = await read(self, user_email)
-            reading.set()
-            await proceed.wait()
-            return record
-
-        async def counted_changes(self: ConnectionRepository, since: float, limit: int) -> Any:
-            nonlocal polls
-            result = await changes(self, since, limit)
-            polls += 1
-            return result
-
-        monkeypatch.setattr(ConnectionRepository, "read_readable", slow_read)
-        await refresh(zoomgate)
-        await reading.wait()
-        generation = await refresh(zoomgate)
-        monkeypatch.setattr(ConnectionRepository, "changes", counted_changes)
-        while polls < 2:  # the first poll may have read before the second refresh was stored
-            await asyncio.sleep(0.01)
-        proceed.set()
-        updated = await watch.event()
-        while updated.connection.generation < generation:
-            assert type_and_user(updated) == ("UPDATED", MONICA)
-            updated = await watch.event()
-        assert type_and_user(updated) == ("UPDATED", MONICA)
-
-
-async def test_change_read_early_for_one_watch_is_sent_to_other_watches(
-    zoomgate: Harness, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A slow read for one change may already return the next change. A watch started between the two changes must receive the second."""
-    await zoomgate.connect()
-    async with watching(zoomgate) as first:
-        await first.until_synced()
-    async with watching(zoomgate, token=first.token) as slow:
-        await slow.until_synced()  # after this event, the change feed has already read the consent
-        read, changes = ConnectionRepository.read_readable, ConnectionRepository.changes
-        reading, proceed, poll_allowed = asyncio.Event(), asyncio.Event(), asyncio.Event()
-
-        async def late_read(self: ConnectionRepository, user_email: str) -> Any:
-            reading.set()
-            await proceed.wait()
-            return await read(self, user_email)
-
-        async def gated_changes(self: ConnectionRepository, since: float, limit: int) -> Any:
-            while not poll_allowed.is_set():
-                poll_blocked.set()
-                await poll_allowed.wait()
-            return await changes(self, since, limit)
-
-        poll_blocked = asyncio.Event()
-        monkeypatch.setattr(ConnectionRepository, "read_readable", late_read)
-        monkeypatch.setattr(ConnectionRepository, "changes", gated_changes)
-        await poll_blocked.wait()
-        await refresh(zoomgate)
-        poll_allowed.set()
-        await reading.wait()
-        async with watching(zoomgate) as other:
-            assert await other.until_synced() == [("INITIAL", MONICA)]
-            poll_allowed.clear()
+        gate = Gate(after_effect=True)
+        with other.store.intercept("get", gate):
+            await refresh(zoomgate)
+            await gate.reached.wait()
             generation = await refresh(zoomgate)
-            proceed.set()
-            while (await slow.event()).connection.generation < generation:
-                pass
-            poll_allowed.set()
-            while (await other.event()).connection.generation < generation:
-                pass
+            gate.opened.set()
+            generations = [0]
+            while generations[-1] < generation:
+                updated = await watch.event()
+                assert type_and_user(updated) == ("UPDATED", MONICA)
+                generations.append(updated.connection.generation)
+        assert generations == sorted(generations)
 
 
-async def test_watch_reports_changes_by_other_processes(zoomgate: Harness, environ: dict[str, str]) -> None:
-    async with (
-        serving(zoomgate.simulator, zoomgate.data_dir, environ) as other,
-        watching(other, [MONICA], caller="service") as watch,
-    ):
+@pytest.mark.parametrize("after_effect", [True, False])
+async def test_watch_that_starts_during_a_slow_read_receives_the_latest_change(
+    zoomgate: Harness, other: Harness, after_effect: bool
+) -> None:
+    """Two changes are made while the record is read for an earlier watch. Both watches receive the second one, in order."""
+    await zoomgate.connect()
+    assert other.store is not None
+    async with watching(other) as early, watching(other) as late:
+        await early.until_synced()
+        gate = Gate(after_effect=after_effect)
+        with other.store.intercept("get", gate):
+            await refresh(zoomgate)
+            await gate.reached.wait()
+            started = asyncio.create_task(late.event())
+            generation = await refresh(zoomgate)
+            gate.opened.set()
+            for watch, events in ((early, [await early.event()]), (late, [await started])):
+                while events[-1].connection.generation < generation:
+                    events.append(await watch.event())
+                generations = [event.connection.generation for event in events if event.connection.user_email]
+                assert generations == sorted(generations)
+
+
+async def test_watch_reports_changes_by_other_processes(zoomgate: Harness, other: Harness) -> None:
+    async with watching(other, [MONICA], caller="service") as watch:
         assert await watch.until_synced() == []
         await zoomgate.connect()
         assert await watch.next() == ("CREATED", MONICA)
         await disconnect(zoomgate)
         assert await watch.next() == ("DELETED", MONICA)
+
+
+@pytest.mark.parametrize("timing", [FREQUENT_SYNC])
+async def test_change_is_reported_when_its_key_arrives(
+    zoomgate: Harness, environ: dict[str, str], tmp_path: Path, timing: Timing
+) -> None:
+    """Another service encrypts a connection under a key that the watching service receives later."""
+    keys, late_keys = (
+        Path(environ.get("ZOOMGATE_KEYS", zoomgate.data_dir / "keys.json")),
+        tmp_path / "late.json",
+    )
+    shutil.copy(keys, late_keys)
+    await zoomgate.connect()
+    late_environ = environ | {"ZOOMGATE_KEYS": str(late_keys)}
+    async with (
+        serving(zoomgate.simulator, zoomgate.data_dir, late_environ, timing=timing) as late,
+        watching(late) as watch,
+    ):
+        assert await watch.until_synced() == [("INITIAL", MONICA)]
+        added = key_file.add(keys, key_file.load(keys))
+        key_file.promote(keys, key_file.load(keys), added)
+        await asyncio.sleep(2 * timing.key_ring.poll_interval)
+        generation = await refresh(zoomgate)
+        for _ in range(5):
+            assert await watch.until_synced() == []
+        async with watching(late) as started_without_the_key:
+            assert await started_without_the_key.until_synced() == []
+            shutil.copy(keys, late_keys)
+            for waiting in (watch, started_without_the_key):
+                while type_and_user(event := await waiting.event()) == ("SYNCED", ""):
+                    pass
+                assert (type_and_user(event), event.connection.generation) == (
+                    ("UPDATED", MONICA),
+                    generation,
+                )
 
 
 async def test_resumed_watch_misses_no_event(zoomgate: Harness) -> None:
@@ -263,7 +305,7 @@ async def test_resume_in_a_process_started_later_misses_no_event(
         token = watch.token
     await zoomgate.connect()
     async with (
-        serving(zoomgate.simulator, zoomgate.data_dir, environ) as other,
+        serving(zoomgate.simulator, zoomgate.data_dir, environ, timing=TIMING) as other,
         watching(other, token=token) as watch,
     ):
         assert await watch.until_synced() == [("CREATED", MONICA)]
@@ -283,17 +325,12 @@ async def test_interrupted_snapshot_resumes_after_the_last_user(zoomgate: Harnes
         assert ("DELETED", MONICA) in events
 
 
-async def test_changes_trimmed_from_the_log_are_read_from_the_store(
-    zoomgate: Harness, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A watch resumed with an old token reads the missed changes from the store in pages, and then continues with live changes."""
-    monkeypatch.setattr(watchers, "CHANGES_PAGE", 1)
+async def test_resumed_watch_continues_with_live_changes(zoomgate: Harness) -> None:
     async with watching(zoomgate) as watch:
         await watch.until_synced()
         token = watch.token
     await zoomgate.connect()
     await zoomgate.connect(OMAR)
-    monkeypatch.setattr(change_feed.ChangeFeed, "resume", lambda *_: False)
     async with watching(zoomgate, token=token) as watch:
         assert set(await watch.until_synced()) == {("CREATED", MONICA), ("CREATED", OMAR)}
         await disconnect(zoomgate)
@@ -317,18 +354,25 @@ async def test_resume_token_is_bound_to_caller_and_users(zoomgate: Harness) -> N
 
 
 @pytest.mark.parametrize("days", [30, -1])
-async def test_token_outside_the_retention_time_is_rejected(
-    zoomgate: Harness, days: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_token_outside_the_retention_time_is_rejected(zoomgate: Harness, days: int) -> None:
     """A resume token older than the retention period of tombstones, or from the future, is rejected with OUT_OF_RANGE and a remedy."""
+    assert zoomgate.store is not None
     async with watching(zoomgate) as watch:
         await watch.until_synced()
         token = watch.token
-    monkeypatch.setattr(watchers, "TOMBSTONE_SECONDS", 0.0 if days > 0 else 1e9)
-    if days < 0:
-        monkeypatch.setattr(watchers, "MAX_VISIBILITY_DELAY", -1e9)
-    request = pb.WatchConnectionsRequest(resume_token=token)
-    rejection = await zoomgate.error_of(zoomgate.auth.WatchConnections, request, "admin")
+    polls = 0
+
+    async def changes_later(proceed: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        nonlocal polls
+        polls += 1
+        changes, now = await proceed(*arguments, **options)
+        return changes, now + days * 24 * 3600.0
+
+    with zoomgate.store.intercept("changes", changes_later):
+        while polls < 2:
+            await asyncio.sleep(0.01)
+        request = pb.WatchConnectionsRequest(resume_token=token)
+        rejection = await zoomgate.error_of(zoomgate.auth.WatchConnections, request, "admin")
     assert rejection.short == ("OUT_OF_RANGE", "RESUME_TOKEN_EXPIRED")
     assert "watch again without one" in rejection.message
 
@@ -337,9 +381,9 @@ async def test_watch_ended_by_shutdown_can_be_resumed_elsewhere(
     environ: dict[str, str], tmp_path: Path
 ) -> None:
     """The watch ends with SYNCED and SHUTTING_DOWN, and its last token is valid in a different process."""
-    async with running(tmp_path / "data", environ=environ) as first:
+    async with running(tmp_path / "data", environ=environ, timing=TIMING) as first:
         async with AsyncExitStack() as stack:
-            async with serving(first.simulator, first.data_dir, environ) as second:
+            async with serving(first.simulator, first.data_dir, environ, timing=TIMING) as second:
                 channel = await stack.enter_async_context(grpc.aio.insecure_channel(second.grpc_address))
                 call = AuthServiceStub(channel).WatchConnections(
                     pb.WatchConnectionsRequest(), metadata=metadata("admin")
@@ -356,9 +400,9 @@ async def test_watch_ended_by_shutdown_can_be_resumed_elsewhere(
             assert await resumed.until_synced() == [("CREATED", MONICA)]
 
 
-async def test_idle_watch_renews_its_resume_token(zoomgate: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("timing", [FREQUENT_SYNC])
+async def test_idle_watch_renews_its_resume_token(zoomgate: Harness) -> None:
     """While nothing changes, a watch periodically sends SYNCED with a new token."""
-    monkeypatch.setattr(watchers, "IDLE_SECONDS", 0.05)
     async with watching(zoomgate) as watch:
         await watch.until_synced()
         first = watch.token
@@ -392,36 +436,8 @@ async def test_watch_is_limited_to_the_users_of_the_caller(zoomgate: Harness) ->
     assert rejection.reason == "CALLER_NOT_ALLOWED"
 
 
-async def test_watches_above_the_limit_are_rejected(
-    zoomgate: Harness, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A new watch is accepted once one of the existing watches has ended."""
-    monkeypatch.setattr(watchers, "MAX_WATCHES", 1)
-    request = pb.WatchConnectionsRequest()
-    async with watching(zoomgate) as watch:
-        await watch.until_synced()
-        rejection = await zoomgate.error_of(zoomgate.auth.WatchConnections, request, "admin")
-        assert rejection.short == ("RESOURCE_EXHAUSTED", "SERVER_OVERLOADED")
-        assert rejection.metadata == {"limit": "watches"}
-    await wait_until_accepted(zoomgate)
-
-
-async def wait_until_accepted(zoomgate: Harness) -> None:
-    """Wait until the service accepts an additional watch."""
-    deadline = time.monotonic() + SECONDS
-    while time.monotonic() < deadline:
-        try:
-            await zoomgate.call(zoomgate.auth.WatchConnections, pb.WatchConnectionsRequest(), "admin")
-        except grpc.aio.AioRpcError:
-            await asyncio.sleep(0.02)
-        else:
-            return
-    raise AssertionError("the service never accepted an additional watch")
-
-
 async def test_unread_watch_is_ended(zoomgate: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A caller with an open connection that reads no events does not block other watches forever."""
-    monkeypatch.setattr(watchers, "MAX_WATCHES", 1)
+    """A caller with an open connection that reads no events does not occupy a watch forever."""
     monkeypatch.setattr(pipeline, "WRITE_TIMEOUT_SECONDS", 0.1)
     await zoomgate.connect()
     headers = http2.request_headers("/zoomgate.v1.AuthService/WatchConnections", metadata("admin"))
@@ -435,7 +451,26 @@ async def test_unread_watch_is_ended(zoomgate: Harness, monkeypatch: pytest.Monk
         async for kind, _, stream, _ in bare.frames():
             if (kind, stream) == (http2.HEADERS, 1):  # the response headers show that the watch has started
                 break
-        await wait_until_accepted(zoomgate)
+        deadline = time.monotonic() + SECONDS
+        while await active_watches(zoomgate):
+            assert time.monotonic() < deadline, "the watch was never ended"
+            await asyncio.sleep(0.02)
+
+
+async def active_watches(zoomgate: Harness) -> float:
+    """Return the number of active watches according to the metrics."""
+    async with aiohttp.ClientSession() as session, session.get(f"{zoomgate.http_url}/metrics") as response:
+        lines = (await response.text()).splitlines()
+    return sum(float(line.split()[1]) for line in lines if line.startswith("zoomgate_watches"))
+
+
+def change_caller(monkeypatch: pytest.MonkeyPatch, name: str, principal: Principal | None) -> None:
+    """Change or remove a caller while services run. Callers are read at startup, so no setting can do this."""
+    find = CallerKeys.bearer
+    changed = f"Bearer {caller_key(name)}"
+    monkeypatch.setattr(
+        CallerKeys, "bearer", lambda keys, key: principal if key == changed else find(keys, key)
+    )
 
 
 @pytest.mark.parametrize(
@@ -459,86 +494,76 @@ async def test_watch_ends_when_the_caller_loses_access(
     async with watching(zoomgate, names, caller="omars") as watch:
         assert await watch.until_synced() == [("INITIAL", OMAR)]
         error = asyncio.create_task(watch.error())
-        bearer = service("service")
-        monkeypatch.setattr(
-            CallerKeys, "bearer", lambda _, key: principal if key.endswith(caller_key("omars")) else bearer
-        )
+        change_caller(monkeypatch, "omars", principal)
         await refresh(zoomgate, OMAR)
         assert (await error).reason == reason
         assert watch.last == ("SYNCED", "")
 
 
-async def test_watch_survives_a_store_outage(zoomgate: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Changes that a watch could not read during an outage are reported once the store is available again."""
+async def test_watch_survives_a_store_outage(zoomgate: Harness, other: Harness) -> None:
+    """Changes that could not be read during an outage are reported once the store is available again."""
     await zoomgate.connect()
-    async with watching(zoomgate) as watch:
+    assert other.store is not None
+    async with watching(other) as watch:
         assert await watch.until_synced() == [("INITIAL", MONICA)]
-        failed = asyncio.Event()
+        failures = Counter[str]()
 
-        async def fail(*_: Any) -> Any:
-            failed.set()
-            raise StoreError("injected")
+        def failing(method: str) -> Callable[..., Any]:
+            async def fail_and_count(*_: Any, **__: Any) -> Any:
+                failures[method] += 1
+                raise StoreError("injected")
 
-        monkeypatch.setattr(ConnectionRepository, "read_readable", fail)
-        await zoomgate.connect(OMAR)
-        await failed.wait()
-        failed.clear()
-        monkeypatch.setattr(ConnectionRepository, "changes", fail)
-        await failed.wait()
-        await disconnect(zoomgate)
-        monkeypatch.undo()
+            return fail_and_count
+
+        with other.store.intercept("get", failing("get")):
+            await zoomgate.connect(OMAR)
+            while not failures["get"]:
+                await asyncio.sleep(0.01)
+            with other.store.intercept("changes", failing("changes")):
+                while not failures["changes"]:
+                    await asyncio.sleep(0.01)
+                await disconnect(zoomgate)
         assert {await watch.next(), await watch.next()} == {("CREATED", OMAR), ("DELETED", MONICA)}
 
 
-async def test_watch_survives_an_unexpected_error_in_a_poll(
-    zoomgate: Harness, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Polling restarts after a pause. A watch resumed in the meantime is rejected with STORE_UNAVAILABLE instead of waiting forever."""
-    monkeypatch.setattr(background_tasks, "FIRST_PAUSE_SECONDS", 0.02)
+async def test_watch_survives_an_unexpected_error_in_a_poll(zoomgate: Harness) -> None:
+    """Polling restarts after a pause. A watch resumed in the meantime reads the store itself."""
+    assert zoomgate.store is not None
     async with watching(zoomgate) as watch:
         await watch.until_synced()
         failed = asyncio.Event()
 
-        async def fail(*_: Any) -> Any:
-            failed.set()
-            raise RuntimeError("injected")
+        async def fail_polls(proceed: Callable[..., Any], *arguments: Any, limit: int) -> Any:
+            if limit == change_feed.PAGE_SIZE:
+                failed.set()
+                raise RuntimeError("injected")
+            return await proceed(*arguments, limit=limit)
 
-        monkeypatch.setattr(ConnectionRepository, "changes", fail)
-        await failed.wait()
-        resume = pb.WatchConnectionsRequest(resume_token=watch.token)
-        rejection = await zoomgate.error_of(zoomgate.auth.WatchConnections, resume, "admin")
-        assert rejection.short == ("UNAVAILABLE", "STORE_UNAVAILABLE")
-        await zoomgate.connect()
-        monkeypatch.undo()
+        with zoomgate.store.intercept("changes", fail_polls):
+            await failed.wait()
+            await zoomgate.connect()
+            async with watching(zoomgate, token=watch.token) as resumed:
+                assert await resumed.until_synced() == [("CREATED", MONICA)]
         assert await watch.next() == ("CREATED", MONICA)
 
 
-async def test_new_watch_fails_if_the_store_is_unavailable(
-    zoomgate: Harness, monkeypatch: pytest.MonkeyPatch
-) -> None:
-
-    async def fail(*_: Any, **__: Any) -> Any:
-        raise StoreError("injected")
-
-    monkeypatch.setattr(ConnectionRepository, "page", fail)
-    rejection = await zoomgate.error_of(zoomgate.auth.WatchConnections, pb.WatchConnectionsRequest(), "admin")
+async def test_new_watch_fails_if_the_store_is_unavailable(zoomgate: Harness) -> None:
+    assert zoomgate.store is not None
+    with zoomgate.store.intercept("page", fail):
+        rejection = await zoomgate.error_of(
+            zoomgate.auth.WatchConnections, pb.WatchConnectionsRequest(), "admin"
+        )
     assert rejection.short == ("UNAVAILABLE", "STORE_UNAVAILABLE")
 
 
-async def test_resumed_watch_fails_if_the_store_is_unavailable(
-    zoomgate: Harness, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_resumed_watch_fails_if_the_store_is_unavailable(zoomgate: Harness) -> None:
     """The same resume token is accepted once the store is available again."""
+    assert zoomgate.store is not None
     async with watching(zoomgate) as watch:
         await watch.until_synced()
         token = watch.token
-
-    async def fail(*_: Any, **__: Any) -> Any:
-        raise StoreError("injected")
-
     request = pb.WatchConnectionsRequest(resume_token=token)
-    with monkeypatch.context() as patch:
-        patch.setattr(ConnectionRepository, "changes", fail)
+    with zoomgate.store.intercept("changes", fail):
         rejection = await zoomgate.error_of(zoomgate.auth.WatchConnections, request, "admin")
     assert rejection.short == ("UNAVAILABLE", "STORE_UNAVAILABLE")
     await zoomgate.connect()
@@ -547,25 +572,18 @@ async def test_resumed_watch_fails_if_the_store_is_unavailable(
 
 
 async def test_access_is_checked_after_a_delayed_read(
-    zoomgate: Harness, monkeypatch: pytest.MonkeyPatch
+    zoomgate: Harness, other: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A caller that loses access while the store is unavailable receives no event after the outage."""
     await zoomgate.connect(OMAR)
-    async with watching(zoomgate, caller="omars") as watch:
+    assert other.store is not None
+    async with watching(other, caller="omars") as watch:
         assert await watch.until_synced() == [("INITIAL", OMAR)]
-        failed = asyncio.Event()
-
-        async def fail(*_: Any) -> Any:
-            failed.set()
-            raise StoreError("injected")
-
-        with monkeypatch.context() as outage:
-            outage.setattr(ConnectionRepository, "read_readable", fail)
+        gate = Gate(after_effect=False)
+        with other.store.intercept("get", gate):
             await refresh(zoomgate, OMAR)
-            await failed.wait()
-            bearer = service("service")
-            monkeypatch.setattr(
-                CallerKeys, "bearer", lambda _, key: None if key.endswith(caller_key("omars")) else bearer
-            )
-        assert (await watch.error()).reason == "CALLER_UNAUTHENTICATED"
+            await gate.reached.wait()
+            change_caller(monkeypatch, "omars", None)
+            gate.opened.set()
+            assert (await watch.error()).reason == "CALLER_UNAUTHENTICATED"
         assert watch.last == ("SYNCED", "")

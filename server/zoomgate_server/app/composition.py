@@ -121,7 +121,12 @@ class Components:
             metrics=metrics,
         )
         zoom_calls = ZoomCalls(access_tokens=access_tokens, zoom=zoom, clock=clock)
-        change_feed = ChangeFeed(connections=connections, clock=clock, on_change=access_tokens.drop_changed)
+        change_feed = ChangeFeed(
+            connections=connections,
+            clock=clock,
+            on_change=access_tokens.drop_changed,
+            timing=timing.feed,
+        )
         account_linker = AccountLinker(
             connections=connections,
             journal=journal,
@@ -193,7 +198,7 @@ class Components:
                 access_tokens=access_tokens,
                 queries=ConnectionQueries(connections),
                 disconnector=disconnector,
-                watchers=Watchers(feed=change_feed, metrics=metrics),
+                watchers=Watchers(feed=change_feed, metrics=metrics, timing=timing.watches),
                 page_tokens=page_tokens,
                 clock=clock,
                 audit=audit.require if settings.audit_required else audit,

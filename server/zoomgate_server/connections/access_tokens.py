@@ -282,8 +282,8 @@ class AccessTokens:
         """Cache the token of a refreshed record.
 
         The user may have been disconnected since the record was written. If the record was written recently, it is cached without another
-        read, because every poll of the change feed covers the last `change_feed.OVERLAP_SECONDS` and thus reports the disconnection. An
-        older record is read again, because the token of a disconnected user could otherwise be used until it expires.
+        read, because every poll of the change feed covers the last `change_feed.Timing.overlap` seconds and thus reports the disconnection.
+        An older record is read again, because the token of a disconnected user could otherwise be used until it expires.
         """
         if not self._is_covered_by_change_feed(record):
             return await self._read_together(call, user_email)

@@ -36,7 +36,7 @@ class ConnectionRepository:
 
     Args:
         app: OAuth origin and client ID.
-        on_read: Called before each read of a connection by `read` or `read_readable`.
+        on_read: Called before each read of a connection by `read`.
     """
 
     def __init__(
@@ -48,6 +48,11 @@ class ConnectionRepository:
         self._clock = clock
         self._on_read = on_read
         self._ahead = clock.wall() - clock.monotonic()
+
+    @property
+    def key_ids(self) -> frozenset[str]:
+        """IDs of the keys with which records can be decrypted."""
+        return self._envelope.key_ids
 
     def now(self) -> float:
         """Return the estimated store time in seconds since 1970: the time of the latest read, advanced by the monotonic clock."""
@@ -65,12 +70,6 @@ class ConnectionRepository:
         record, now = await self._store.find(self._app, zoom_user_id)
         self._ahead = now - self._clock.monotonic()
         return (None if record is None else self.open(record)), now
-
-    async def read_readable(self, user_email: str) -> ConnectionRecord | None:
-        """Read a connection. Return None if it does not exist or cannot be decrypted; a decryption failure is logged."""
-        self._on_read()
-        record, _ = await self._store.get(self._key(user_email))
-        return None if record is None else self.open_readable(record)
 
     async def read_previous(self, user_email: str) -> tuple[PreviousConnection, float]:
         """Read the connection that a new consent of the user replaces, and the store's time.

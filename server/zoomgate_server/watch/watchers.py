@@ -1,9 +1,9 @@
 """Watches: streams of connection changes for callers."""
 
 import asyncio
-from collections import deque
+import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeVar
 
@@ -15,40 +15,33 @@ from zoomgate_server.errors import (
     ServerOverloaded,
     ShuttingDown,
 )
-from zoomgate_server.storage.record_store import Query, StoreError
+from zoomgate_server.storage.record_store import StoreError
 from zoomgate_server.telemetry.metrics import Metrics
-from zoomgate_server.watch.change_feed import (
-    MAX_VISIBILITY_DELAY,
-    OVERLAP_SECONDS,
-    RESUME_OVERLAP_SECONDS,
-    ChangeFeed,
-    Entry,
-    Subscription,
-)
+from zoomgate_server.watch.change_feed import ChangeFeed, Subscription, visible_state
 
 MAX_WATCHES = 20_000
 """The maximum number of active watches per process."""
 
-IDLE_SECONDS = 60.0
-"""The maximum time without an event. After this time, a `SYNCED` event is sent to renew the caller's resume token."""
+PAGE_SIZE = 50
+"""The maximum number of encrypted connections or changes that a watch holds at a time while it reads from the store."""
 
-BATCH = 64
-"""The maximum number of log entries that a watch holds at a time."""
+MAX_READ = 256
+"""The maximum number of connections that a watch remembers in order not to send the same state twice."""
 
-SNAPSHOT_PAGE = 50
-"""The maximum number of encrypted connections that a watch holds at a time."""
-
-CHANGES_PAGE = 200
-"""The maximum number of changes that a watch holds at a time while it reads trimmed changes from the store."""
-
-MAX_READ = 1000
-"""The maximum number of connections recorded as sent from the store. Beyond this limit, an event may be sent twice."""
-
-PAUSE_SECONDS = 1.0
-"""The pause before retrying a failed store operation."""
-
-_EXISTING_STATES = (State.ACTIVE, State.REAUTH_REQUIRED)
 _T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """The timing of watches, in seconds.
+
+    Attributes:
+        idle: The maximum time without an event. After this time, a `SYNCED` event is sent to renew the caller's resume token.
+        retry_interval: The pause before retrying a failed store operation.
+    """
+
+    idle: float = 60.0
+    retry_interval: float = 1.0
 
 
 class EventType(StrEnum):
@@ -92,9 +85,18 @@ class Event:
 class Watchers:
     """Service that runs the watches of all callers."""
 
-    def __init__(self, *, feed: ChangeFeed, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        *,
+        feed: ChangeFeed,
+        metrics: Metrics,
+        max_watches: int = MAX_WATCHES,
+        timing: Timing = Timing(),
+    ) -> None:
         self._feed = feed
         self._metrics = metrics
+        self._max_watches = max_watches
+        self._timing = timing
         self._running = 0
 
     async def watch(
@@ -121,40 +123,38 @@ class Watchers:
             CallerUnauthenticated: The caller's credential is no longer valid.
             ShuttingDown: The process is shutting down. The watch can be resumed from the position of the last event.
         """
-        feed = self._feed
-        if self._running >= MAX_WATCHES:
+        if self._running >= self._max_watches:
             raise ServerOverloaded(
                 "Too many active watches; retry later", metadata={"limit": "watches"}, retry_after=5.0
             )
         self._running += 1
         self._metrics.watches(self._running)
         try:
-            await self._wait_for(feed.wait_until_started())
+            await self._feed.wait_until_started()
+            if self._feed.closing:
+                raise _shutting_down()
             if position is not None:
-                _check_age(position, feed.high_watermark)
-            with feed.subscribe(
-                frozenset(names).__contains__ if names else is_visible, names
-            ) as subscription:
-                if position is not None:
-                    await self._wait_for(feed.catch_up())
-                    position = replace(position, watermark=feed.safe_watermark(position.watermark))
-                async for event in _Watch(feed, subscription, permit, position).events():
+                self._check_age(position)
+            with self._feed.subscribe(names, is_visible) as subscription:
+                watch = _Watch(self._feed, subscription, permit, position, self._timing)
+                async for event in watch.events():
                     self._metrics.watch_event(event.type)
                     yield event
         finally:
             self._running -= 1
             self._metrics.watches(self._running)
 
-    async def _wait_for(self, poll: Awaitable[None]) -> None:
-        """Wait for a poll of the store before the first event is sent.
+    def _check_age(self, position: Position) -> None:
+        """Reject a position after which changes may be missing.
 
         Raises:
-            StoreError: The store failed.
-            ShuttingDown: The process is shutting down.
+            ResumeTokenExpired: Tombstones created after the position may have been deleted, or the store's clock was set back.
         """
-        await poll
-        if self._feed.closing:
-            raise _shutting_down()
+        timing, age = self._feed.timing, self._feed.store_time - position.watermark
+        if not -timing.max_visibility_delay <= age <= TOMBSTONE_SECONDS - timing.resume_overlap:
+            raise ResumeTokenExpired(
+                "The resume token has expired; watch again without one, and treat users missing from the initial events as disconnected"
+            )
 
 
 class _Watch:
@@ -166,16 +166,16 @@ class _Watch:
         subscription: Subscription,
         permit: Callable[[str], bool],
         position: Position | None,
+        timing: Timing,
     ) -> None:
         self._feed = feed
         self._subscription = subscription
         self._permit = permit
+        self._timing = timing
         self._has_sent = False
-        self._sent_from_store: dict[str, ConnectionRecord] = {}
-        self._must_read_store = position is not None and not feed.resume(
-            subscription, position.watermark - RESUME_OVERLAP_SECONDS
-        )
-        self._position = position or Position(subscription.high_watermark, "")
+        self._read: dict[str, tuple[int, float, State]] = {}
+        self._must_catch_up = position is not None
+        self._position = position or Position(subscription.watermark, "")
 
     async def events(self) -> AsyncIterator[Event]:
         """Yield events until the process is shutting down."""
@@ -183,132 +183,97 @@ class _Watch:
             async for event in self._snapshot(self._position.after):
                 yield event
             self._position = Position(self._position.watermark)
-        sync_due = True
+        subscription, sync_due = self._subscription, True
         while True:
-            if self._must_read_store:
-                async for event in self._catch_up_from_store():
+            if self._must_catch_up or subscription.overflowed:
+                self._must_catch_up = False
+                if subscription.overflowed:
+                    subscription.restart(self._feed.watermark)
+                async for event in self._catch_up():
                     yield event
-                self._must_read_store, sync_due = False, True
-            subscription = self._subscription
-            before = subscription.number
-            entries = self._feed.take(subscription, BATCH)
-            if entries is None:
-                self._must_read_store = True
+                sync_due = True
+            while (record := subscription.take()) is not None:
+                self._position = Position(subscription.watermark)
+                is_repeated = self._read.pop(record.user_email, None) == visible_state(record)
+                if self._is_permitted(record.user_email) and not is_repeated:
+                    yield self._event(_type_of(record), record)
+            if subscription.overflowed:
                 continue
-            for entry in entries:
-                entry_event = await self._event_of(entry, before)
-                before = entry.number
-                if entry_event is not None:
-                    yield entry_event
-            if entries:
-                subscription.number = before  # entries added during the loop have larger numbers
-                continue
-            self._position = Position(subscription.high_watermark)
+            self._position = Position(self._feed.watermark)
             if sync_due or self._feed.closing:
                 self._permit("")
                 yield self._event(EventType.SYNCED, None)
             self._check_open()
-            sync_due = not subscription.behind and not await subscription.wait(IDLE_SECONDS)
+            sync_due = not await subscription.wait(self._timing.idle)
             if sync_due:
-                self._sent_from_store.clear()
+                self._read.clear()
 
     async def _snapshot(self, after: str) -> AsyncIterator[Event]:
         """Yield the existing connections whose email addresses sort after `after`."""
         watermark = self._position.watermark
-        async for subject, read in self._existing(after):
-            if self._subscription.matches_user(subject):
-                record = await self._retry(read)
-                if (
-                    self._is_permitted(subject)
-                    and record is not None
-                    and record.state is not State.DISCONNECTED
-                ):
-                    self._position = Position(watermark, subject)
-                    self._record_read(record)
-                    yield self._event(EventType.INITIAL, record)
+        async for read in self._existing(after):
+            record = await self._latest(read)
+            if record is not None and record.state is not State.DISCONNECTED:
+                self._position = Position(watermark, record.user_email)
+                yield self._event(EventType.INITIAL, record)
+
+    async def _existing(self, after: str) -> AsyncIterator[ConnectionRecord]:
+        """Yield the connections whose email addresses sort after `after`."""
+        subscription = self._subscription
+        for name in sorted(name for name in subscription.user_emails or () if name > after):
+            record = await self._retry(functools.partial(self._feed.read, name))
+            if record is not None:
+                yield record
+        full = subscription.user_emails is None
+        while full:
             self._check_open()
+            page = await self._retry(functools.partial(self._feed.page, after, PAGE_SIZE))
+            for row in page:
+                after = row.key.subject
+                if subscription.matches_user(after) and (record := self._feed.open(row)) is not None:
+                    yield record
+            full = len(page) == PAGE_SIZE
 
-    async def _existing(
-        self, after: str
-    ) -> AsyncIterator[tuple[str, Callable[[], Awaitable[ConnectionRecord | None]]]]:
-        """Yield the email addresses after `after` in order, each with a function that reads the connection."""
-        names = self._subscription.user_emails
-        if names is not None:
-            for name in sorted(name for name in names if name > after):
-                yield name, lambda name=name: self._feed.read(name)  # type: ignore[misc]
-            return
+    async def _catch_up(self) -> AsyncIterator[Event]:
+        """Yield the changes since the position, read from the store."""
+        overlap = self._feed.timing.resume_overlap
+        start, end = self._feed.safe_watermark(self._position.watermark), self._subscription.watermark
+        self._position = Position(start)
         while True:
-            query = Query(states=_EXISTING_STATES, after=after, limit=SNAPSHOT_PAGE)
-            page = deque(await self._retry(lambda query=query: self._feed.page(query)))  # type: ignore[misc]
-            full = len(page) == SNAPSHOT_PAGE
-            while page:
-                record = page.popleft()
-                after = record.key.subject
-                yield after, lambda record=record: self._feed.open(record)  # type: ignore[misc]
-            if not full:
-                return
-
-    async def _catch_up_from_store(self) -> AsyncIterator[Event]:
-        """Yield the changes since the position from the store, because the log no longer contains all of them."""
-        synced_at = self._position.watermark
-        while True:
-            end: float | None = None
             try:
-                async for changes, now in self._feed.changes_since(
-                    self._position.watermark - RESUME_OVERLAP_SECONDS, CHANGES_PAGE
+                async for changes, _ in self._feed.changes_since(
+                    self._position.watermark - overlap, PAGE_SIZE
                 ):
-                    end = now if end is None else end
                     for change in changes:
-                        subject = change.key.subject
+                        record, user_email = None, change.key.subject
+                        if self._subscription.matches_user(user_email):
+                            record = await self._retry(functools.partial(self._feed.read, user_email, change))
                         # the remaining changes are not older than this change
-                        watermark = min(change.changed_at + RESUME_OVERLAP_SECONDS, end)
-                        if self._subscription.matches_user(subject):
-                            record = await self._retry(
-                                lambda subject=subject: self._feed.read(subject)  # type: ignore[misc]
-                            )
-                            self._position = Position(max(self._position.watermark, watermark))
-                            if self._is_permitted(subject) and record is not None:
-                                self._record_read(record)
-                                yield self._event(_type_of(record, synced_at), record)
-                        self._position = Position(max(self._position.watermark, watermark))
-                        self._check_open()
+                        reached = min(change.changed_at + overlap, end, self._feed.watermark)
+                        self._position = Position(max(self._position.watermark, reached))
+                        if record is not None and (record := await self._latest(record)) is not None:
+                            yield self._event(_type_of(record, start - self._feed.timing.overlap), record)
+                    self._check_open()
             except StoreError as error:
                 await self._pause(error)
             else:
                 return
 
-    async def _event_of(self, entry: Entry, before: int) -> Event | None:
-        """Return the event of a log entry.
+    async def _latest(self, record: ConnectionRecord) -> ConnectionRecord | None:
+        """Return the record to send for one that this watch has read; None if the caller may not see it.
 
-        Returns None if the caller may not see the connection, or has already received this state with an entry up to `before` or from the
-        store.
+        A record in the queue takes precedence, because the feed may have read it later.
         """
-        snapshot = await self._retry(lambda: self._feed.snapshot(entry))
-        if not self._is_permitted(
-            entry.subject
-        ):  # checked after the read, because permissions may change during a slow read
+        self._check_open()
+        user_email = record.user_email
+        async with self._feed.publishing:
+            record = self._subscription.queue.pop(user_email, record)
+        if not self._is_permitted(user_email):
             return None
-        if entry.number > self._subscription.joined:
-            self._position = Position(entry.previous_poll_at)
-        if snapshot.record is None or self._subscription.has_delivered(snapshot, before):
-            return None
-        sent = self._sent_from_store.pop(entry.subject, None)
-        if sent == snapshot.record:
-            return None
-        is_known = snapshot.created_since <= before or (
-            sent is not None and sent.create_time == snapshot.record.create_time
-        )
-        return self._event(
-            _type_of(snapshot.record, float("inf") if is_known else self._position.watermark), snapshot.record
-        )
-
-    def _record_read(self, record: ConnectionRecord) -> None:
-        """Record that a connection was sent from the store, if the log may also contain it; limited to `MAX_READ` connections."""
-        if (
-            record.update_time >= self._subscription.high_watermark - OVERLAP_SECONDS
-            and len(self._sent_from_store) < MAX_READ
-        ):
-            self._sent_from_store[record.user_email] = record
+        is_recent = record.update_time >= self._feed.store_time - self._feed.timing.overlap
+        if is_recent and len(self._read) < MAX_READ:  # the feed may publish the same state once more
+            self._read[user_email] = visible_state(record)
+        return record
 
     def _event(self, kind: EventType, record: ConnectionRecord | None) -> Event:
         self._has_sent = True
@@ -344,30 +309,19 @@ class _Watch:
         if not self._has_sent:
             raise failure
         self._check_open()
-        await asyncio.sleep(PAUSE_SECONDS)
+        await asyncio.sleep(self._timing.retry_interval)
 
     def _check_open(self) -> None:
         if self._feed.closing:
             raise _shutting_down()
 
 
-def _type_of(record: ConnectionRecord, synced_at: float) -> EventType:
-    """Return the event type of a connection for a caller that has all changes up to `synced_at`."""
+def _type_of(record: ConnectionRecord, known_until: float = float("inf")) -> EventType:
+    """Return the event type of a connection for a caller that knows all connections created before `known_until`."""
     if record.state is State.DISCONNECTED:
         return EventType.DELETED
-    return EventType.CREATED if record.create_time >= synced_at - OVERLAP_SECONDS else EventType.UPDATED
-
-
-def _check_age(position: Position, now: float) -> None:
-    """Reject a position after which changes may be missing.
-
-    Raises:
-        ResumeTokenExpired: Tombstones created after the position may have been deleted, or the store's clock was set back.
-    """
-    if not -MAX_VISIBILITY_DELAY <= now - position.watermark <= TOMBSTONE_SECONDS - RESUME_OVERLAP_SECONDS:
-        raise ResumeTokenExpired(
-            "The resume token has expired; watch again without one, and treat users missing from the initial events as disconnected"
-        )
+    created = record.create_time == record.update_time or record.create_time >= known_until
+    return EventType.CREATED if created else EventType.UPDATED
 
 
 def _shutting_down() -> ShuttingDown:
