@@ -74,7 +74,7 @@ class Timing:
         full_poll_interval: The interval between full polls, which overlap with the previous full poll by `max_visibility_delay`.
         resume_overlap: Overlap when a client resumes: `max_visibility_delay`, plus `full_poll_interval`, and a margin.
         clock_jump: The minimum backward jump of the store's clock. Smaller differences are attributed to network latency.
-        undecrypted_retention: The age up to which an unpublished change holds the watermark back.
+        unpublished_retention: The age up to which an unpublished change holds the watermark back.
         start_timeout: How long a new watch waits for the first poll.
     """
 
@@ -84,7 +84,7 @@ class Timing:
     full_poll_interval: float = 10.0
     resume_overlap: float = 90.0
     clock_jump: float = 1.0
-    undecrypted_retention: float = 24 * 3600.0
+    unpublished_retention: float = 24 * 3600.0
     start_timeout: float = 10.0
 
 
@@ -412,7 +412,7 @@ class ChangeFeed:
 
     def _limit(self, watermark: float, times: Iterable[float]) -> float:
         """Return a watermark at which a client can resume without missing the changes that were made at the given times."""
-        oldest = self.store_time - self.timing.undecrypted_retention
+        oldest = self.store_time - self.timing.unpublished_retention
         return min([watermark, *(time + self.timing.resume_overlap for time in times if time > oldest)])
 
 
