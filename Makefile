@@ -82,9 +82,9 @@ $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit("Zoomgate requires Python 3.11 or newer, not " + sys.version.split()[0] + "; set PYTHON=python3.x") if sys.version_info < (3, 11) else None'
 	@$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.runtime: $(VENV)/bin/python pyproject.toml clients/python/pyproject.toml constraints.txt
-	@echo "installing the service and its dependencies"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e clients/python -e .
+$(VENV)/.runtime: $(VENV)/bin/python pyproject.toml clients/python/pyproject.toml server/zoom_simulator/pyproject.toml constraints.txt
+	@echo "installing the service, the Zoom simulator and their dependencies"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e clients/python -e server/zoom_simulator -e .
 	@touch $@
 
 $(VENV)/.development: $(VENV)/.runtime

@@ -3,7 +3,6 @@
 import os
 import re
 import subprocess
-import sys
 import tomllib
 import zipfile
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from support.toolchain import unavailable
+from support.wheels import CLIENT, build_wheel, virtual_environment
 
 ROOT = Path(__file__).parents[2]
 STUBS = ROOT / "clients/python/src/zoomgate/v1"
@@ -31,36 +31,10 @@ def run_command(*command: str, cwd: Path = ROOT, **environ: str) -> subprocess.C
     )
 
 
-def virtual_environment(directory: Path, *packages: str) -> Path:
-    """Create a virtual environment with the given packages and return its interpreter. Skip the test if the installation fails."""
-    assert run_command(sys.executable, "-m", "venv", str(directory)).returncode == 0
-    python = directory / "bin" / "python"
-    process = run_command(
-        str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages
-    )
-    if process.returncode != 0:
-        unavailable(f"pip cannot install {packages}: {process.stderr[-300:]}")
-    return python
-
-
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Build the client's wheel, once for all tests."""
-    directory = tmp_path_factory.mktemp("wheel")
-    process = run_command(
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "--quiet",
-        "--no-deps",
-        "--wheel-dir",
-        str(directory),
-        "clients/python",
-    )
-    if process.returncode != 0:
-        unavailable(f"cannot build the wheel: {process.stderr[-300:]}")
-    return next(directory.glob("*.whl"))
+    return build_wheel(CLIENT, tmp_path_factory.mktemp("wheel"))
 
 
 def minimum_versions() -> dict[str, tuple[int, ...]]:

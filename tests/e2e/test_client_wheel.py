@@ -11,10 +11,9 @@ from pathlib import Path
 import pytest
 
 from support.harness import MONICA, browser, consent
-from support.toolchain import unavailable
+from support.wheels import CLIENT, build_wheel, virtual_environment
 
-ROOT = Path(__file__).parents[2]
-README = (ROOT / "clients/python/README.md").read_text()
+README = (CLIENT / "README.md").read_text()
 EXAMPLES = re.findall(r"^## ([^\n]+)\n(?:(?!^## ).)*?^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 
 
@@ -29,22 +28,7 @@ def newest_python() -> str:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("wheel")
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "-q",
-        "--no-deps",
-        "-w",
-        str(directory),
-        "clients/python",
-    ]
-    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    if process.returncode != 0:
-        unavailable(f"cannot build the wheel: {process.stderr[-300:]}")
-    return next(directory.glob("*.whl"))
+    return build_wheel(CLIENT, tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.fixture(scope="module", params=["oldest", "newest"])
@@ -53,21 +37,7 @@ def python(request: pytest.FixtureRequest, wheel: Path, tmp_path_factory: pytest
     base = sys.executable if request.param == "oldest" else newest_python()
     if request.param == "newest" and base == sys.executable:
         pytest.skip("no Python newer than the interpreter of the tests is installed")
-    directory = tmp_path_factory.mktemp("clean")
-    subprocess.run([base, "-m", "venv", str(directory)], check=True)
-    command = [
-        str(directory / "bin/python"),
-        "-m",
-        "pip",
-        "install",
-        "-q",
-        "--disable-pip-version-check",
-        str(wheel),
-    ]
-    process = subprocess.run(command, capture_output=True, text=True, check=False)
-    if process.returncode != 0:
-        unavailable(f"cannot install the wheel: {process.stderr[-300:]}")
-    return directory / "bin/python"
+    return virtual_environment(tmp_path_factory.mktemp("clean"), str(wheel), base=base)
 
 
 @pytest.fixture(scope="module")

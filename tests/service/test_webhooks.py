@@ -700,7 +700,7 @@ async def trigger(zoomgate: Harness, event: str, user: str = "") -> None:
         aiohttp.ClientSession() as session,
         session.post(f"{zoomgate.simulator.url}/_sim/event", json={"event": event, "user": user}) as response,
     ):
-        assert (await response.json())["told"]
+        assert (await response.json())["sent"]
 
 
 async def responses(zoomgate: Harness, count: int) -> list[str]:

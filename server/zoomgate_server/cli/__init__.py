@@ -21,7 +21,7 @@ _COMMANDS = {
     ),
     "serve": ("zoomgate_server.cli.serve", "serve", "Start the service."),
     "simulator": (
-        "zoomgate_server.cli.simulator",
+        "zoom_simulator.command_line",
         "simulator",
         "Start the Zoom simulator without the service, or control it.",
     ),
@@ -67,6 +67,18 @@ _COMMANDS = {
 _HIDDEN_COMMANDS = {"worker": ("zoomgate_server.cli.worker", "worker", "")}
 
 
+class _SimulatorNotInstalled(click.ClickException):
+    """An error for a command that requires the Zoom simulator, a separate distribution."""
+
+    exit_code = 2
+
+    def __init__(self, command: str) -> None:
+        super().__init__(
+            f"zoomgate {command} requires the Zoom simulator; run pip install 'zoomgate-server[run]',"
+            " or pip install ./server/zoom_simulator in a checkout"
+        )
+
+
 class _LazyGroup(click.Group):
     """A command group that lists the names and summaries of commands without importing the commands."""
 
@@ -81,7 +93,14 @@ class _LazyGroup(click.Group):
                 ctx.fail(f"No such command '{cmd_name}'. Did you mean '{suggestions[0]}'?")
             return None
         module, name, _ = entry
-        command: click.Command = getattr(importlib.import_module(module), name)
+        try:
+            command: click.Command = getattr(importlib.import_module(module), name)
+        except ImportError as error:
+            if (error.name or "").partition(".")[0] != "zoom_simulator":
+                raise
+            if ctx.resilient_parsing:  # shell completion
+                return None
+            raise _SimulatorNotInstalled(cmd_name) from None
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature

@@ -12,13 +12,14 @@ from pathlib import Path
 import click
 
 from zoom_simulator import Simulator, SimulatorOptions
+from zoom_simulator.command_line import parse_address
+from zoom_simulator.loopback_address import LoopbackAddress
 from zoomgate_server import settings
 from zoomgate_server.cli import setting_options
 from zoomgate_server.cli.audit_log import AuditLog
 from zoomgate_server.cli.caller_key import CALLER_KEY_FILE, MEMBER_KEY_FILE, CallerKeyError, digest, obtain
 from zoomgate_server.cli.output import fail
 from zoomgate_server.cli.serve import load, ready, run_forever, serve_with
-from zoomgate_server.cli.simulator import simulator_address
 from zoomgate_server.identity import Principal, Role, UserPatterns
 from zoomgate_server.startup import ServiceAddresses, StartError
 
@@ -31,10 +32,11 @@ MEMBER = "monica@example.com"
     "--simulator-listen",
     default="127.0.0.1:8090",
     show_default=True,
+    callback=parse_address,
     help="Address (HOST:PORT) of the Zoom simulator.",
 )
 @setting_options
-def run(overrides: Mapping[str, str], simulator_listen: str) -> None:
+def run(overrides: Mapping[str, str], simulator_listen: LoopbackAddress) -> None:
     """Start the service, its store and the Zoom simulator on the local machine.
 
     If ZOOMGATE_CLIENT_ID is set, the service uses Zoom, and no simulator is started.
@@ -69,11 +71,12 @@ async def _with_zoom(loaded: settings.Settings) -> None:
         await serve_with(loaded, announce=announce, keys=keys)
 
 
-async def _with_simulator(overrides: dict[str, str], environ: Mapping[str, str], listen: str) -> None:
+async def _with_simulator(
+    overrides: dict[str, str], environ: Mapping[str, str], listen: LoopbackAddress
+) -> None:
     """Serve with the Zoom simulator; calls without credentials are attributed to the caller `dev`."""
-    address = simulator_address("--simulator-listen", listen)
     secret = secrets.token_urlsafe(32)
-    simulator = Simulator(SimulatorOptions(host=address.host, port=address.port, webhook_secret=secret))
+    simulator = Simulator(SimulatorOptions(host=listen.host, port=listen.port, webhook_secret=secret))
     try:
         await simulator.start()
     except OSError as error:

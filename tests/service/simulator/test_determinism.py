@@ -128,7 +128,7 @@ async def test_values_are_random_without_a_seed() -> None:
 async def test_clock_can_be_advanced_and_reset(client: Client, clock: Clock) -> None:
     """The clock advances by seconds or to a time, tokens expire on the clock, and a reset undoes the advances."""
     await client.consent()
-    assert await client.sim("clock", advance=3599.5) == {"now": "2030-03-17T18:46:39Z", "stands": False}
+    assert await client.sim("clock", advance=3599.5) == {"now": "2030-03-17T18:46:39Z", "frozen": False}
     assert (await client.api("GET", "/users/me"))[0] == 200
     assert (await client.sim("clock", now="2030-03-17T18:46:40Z"))["now"] == "2030-03-17T18:46:40Z"
     assert (await client.api("GET", "/users/me"))[0] == 401
@@ -171,7 +171,7 @@ async def test_invalid_and_past_times_are_rejected(client: Client, body: dict[st
         (("--clock", "2026-01-01T00:00:00"), "such as 2026-01-01T00:00:00Z"),
         (("--clock", "0001-01-01T00:00:00Z"), "from 1970 to 2100"),
         (("--seed", "-1"), "use an integer from 0"),
-        (("--access-token-seconds", "0"), "use 1 to 86400"),
+        (("--access-token-seconds", "0"), "use an integer from 1 to 86400"),
     ],
 )
 def test_invalid_option_exits_with_code_2(options: tuple[str, ...], message: str) -> None:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from support.toolchain import require, unavailable
+from support.toolchain import require
+from support.wheels import SIMULATOR, virtual_environment
 from zoom_simulator.options import SimulatorOptions
 from zoom_simulator.testing import RunningSimulator, running
 
@@ -85,12 +86,7 @@ def test_several_simulators_run_independently() -> None:
 @pytest.mark.timeout(300)
 def test_third_party_library_works_with_the_simulator(zoom: RunningSimulator, tmp_path: Path) -> None:
     """pyzoom, configured with the simulator's URL, creates, reads, updates, lists and deletes a meeting."""
-    python = tmp_path / "venv/bin/python"
-    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
-    install = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check", "pyzoom==1.0.8"]
-    result = subprocess.run(install, capture_output=True, text=True, check=False)
-    if result.returncode != 0:
-        unavailable(f"pip cannot install pyzoom: {result.stderr[-300:]}")
+    python = virtual_environment(tmp_path / "venv", "pyzoom==1.0.8")
     example = [str(python), str(ROOT / "examples/pyzoom_against_simulator.py")]
     completed = subprocess.run(
         [*example, zoom.api_url, zoom.connect(MONICA).access_token],
@@ -107,9 +103,32 @@ def test_third_party_library_works_with_the_simulator(zoom: RunningSimulator, tm
     assert zoom.counters()["api.create"] == 1
 
 
+def test_readme_examples_pass(tmp_path: Path) -> None:
+    """The fixtures of the README work with pytest and pytest-asyncio in their default modes."""
+    examples = re.findall(
+        r"^```python\n(.*?)^```", (SIMULATOR / "README.md").read_text(), re.MULTILINE | re.DOTALL
+    )
+    for number, example in enumerate(examples):
+        (tmp_path / f"test_example_{number}.py").write_text(example)
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "--strict-markers",
+        "-p",
+        "no:cacheprovider",
+        "--rootdir",
+        ".",
+    ]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+    assert result.returncode == 0, result.stdout
+    assert "2 passed" in result.stdout
+
+
 def test_documentation_lists_every_admin_route() -> None:
     page = (ROOT / "docs/simulator.md").read_text()
-    source = (ROOT / "server/zoom_simulator/server.py").read_text()
+    source = (ROOT / "server/zoom_simulator/src/zoom_simulator/server.py").read_text()
     routes = set(re.findall(r'add\("([A-Z]+)", "(/_sim/[a-z_]*)"', source))
     assert routes == set(re.findall(r"^\| `([A-Z]+) (/_sim/[a-z_]*)`", page, re.MULTILINE))
 
@@ -135,7 +154,7 @@ def test_documented_commands_work(zoom: RunningSimulator) -> None:
     commands = re.findall(r"^curl .+$", (ROOT / "docs/simulator.md").read_text(), re.MULTILINE)
     responses = [json.loads(curl(command, zoom)) for command in commands]
     assert responses[:2] == [{"ok": True}, {"expired": 1}]
-    assert responses[2]["living_access_tokens"] == 1
+    assert responses[2]["access_tokens"] == 1
     assert len(responses) == 3
 
 

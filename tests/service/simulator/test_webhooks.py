@@ -105,8 +105,8 @@ async def responses(client: Client, count: int, event: str = "") -> list[str]:
     while True:
         async with client.session.get(f"{client.simulator.url}/_sim/webhooks") as page:
             result = [row for row in await page.json() if event in ("", row["event"])]
-        if result and len(result[0]["answers"]) >= count:
-            texts: list[str] = result[0]["answers"]
+        if result and len(result[0]["responses"]) >= count:
+            texts: list[str] = result[0]["responses"]
             return texts
         await asyncio.sleep(0.01)
 
@@ -118,7 +118,7 @@ async def test_app_removal_revokes_the_grant_and_sends_a_signed_event(
     clock.now += 7.25
     client.simulator.zoom.wall.advance(9 * MINUTE)
     response = await client.sim("event", event="app_deauthorized", user=MONICA)
-    assert response == {"ok": True, "told": True}
+    assert response == {"ok": True, "sent": True}
     assert await responses(client, 1) == ["204, accepted"]
     event = app.event()
     assert event["event"] == "app_deauthorized"
@@ -269,7 +269,7 @@ async def test_event_without_webhook_url_is_applied_but_not_sent(client: Client,
     assert client.simulator.webhooks.latest() == []
     await client.consent()
     client.simulator.webhooks.url = ""
-    assert await client.sim("event", event="app_deauthorized", user=MONICA) == {"ok": True, "told": False}
+    assert await client.sim("event", event="app_deauthorized", user=MONICA) == {"ok": True, "sent": False}
     assert (await client.api("GET", "/users/me"))[0] == 401
 
 

@@ -69,7 +69,10 @@ def document(title: str, content: str, *, wide: bool = False) -> str:
 
 
 def escaped(text: str) -> str:
-    r"""Escape untrusted text for HTML; unprintable and bidirectional control characters become escapes such as `\u202e`."""
-    return escape(
-        "".join(character if character.isprintable() else f"\\u{ord(character):04x}" for character in text)
-    )
+    """Escape untrusted text for HTML."""
+    return escape(printable(text))
+
+
+def printable(text: str) -> str:
+    r"""Replace unprintable and bidirectional control characters with escapes such as `\u202e`."""
+    return "".join(character if character.isprintable() else f"\\u{ord(character):04x}" for character in text)

@@ -9,6 +9,7 @@ from typing import Any
 
 from zoom_simulator import meetings
 from zoom_simulator.clock import Clock
+from zoom_simulator.errors import ApiError, TokenError
 from zoom_simulator.meetings import Meeting
 from zoom_simulator.options import SimulatedUser, SimulatorOptions
 from zoom_simulator.randomness import Randomness
@@ -24,15 +25,6 @@ _RETAINED_ACCESS_TOKENS = 200
 """Number of invalid access tokens that are remembered to log why they are rejected."""
 
 _MEETING_ID_BASE = 81_234_567_890
-
-
-class TokenError(Exception):
-    """An error response of the token endpoint."""
-
-    def __init__(self, status: int, error: str, reason: str, code: int | None = None) -> None:
-        super().__init__(reason)
-        self.status = status
-        self.body = {"reason": reason, "error": error} | ({"code": code} if code is not None else {})
 
 
 @dataclass(slots=True)
@@ -149,20 +141,19 @@ class ZoomState:
         """
         stored = self.codes.pop(code, None)
         if stored is None:
-            log_reason("the code is unknown or already used; a code can be used only once")
-            raise TokenError(400, "invalid_grant", "Invalid authorization code", 4734)
-        log_reason("code exchanged", user=stored.user.email)
+            raise TokenError("the code is unknown or already used; a code can be used only once", 4734)
+        log_reason("", user=stored.user.email)
         if self.wall() >= stored.expires:
-            log_reason(f"the code has expired; codes are valid for {CODE_SECONDS / 60:.0f} minutes")
-            raise TokenError(400, "invalid_grant", "Authorization code expired", 4733)
-        if redirect_uri != stored.redirect_uri:
-            log_reason("redirect_uri differs from the one in the authorization request")
-            raise TokenError(400, "invalid_request", "Redirect URI mismatch", 4709)
-        if stored.challenge and not _verify_pkce(verifier, stored.challenge, stored.challenge_method):
-            log_reason(
-                "code verifier mismatch: code_verifier does not match the code_challenge of the authorization request (PKCE)"
+            raise TokenError(
+                f"the code has expired; codes are valid for {CODE_SECONDS / 60:.0f} minutes", 4733
             )
-            raise TokenError(400, "invalid_grant", "Code verifier mismatch")
+        if redirect_uri != stored.redirect_uri:
+            raise TokenError("redirect_uri differs from the one in the authorization request", 4709)
+        if stored.challenge and not _verify_pkce(verifier, stored.challenge, stored.challenge_method):
+            raise TokenError(
+                "code verifier mismatch: code_verifier does not match the code_challenge of the authorization request (PKCE)",
+                message="Code verifier mismatch",
+            )
         grant = Grant(stored.user, stored.scope)
         previous = self.grants.get(stored.user.email)
         if previous is not None:
@@ -187,23 +178,20 @@ class ZoomState:
         """
         grant = self.refresh_tokens.get(token)
         if grant is None:
-            log_reason(
+            raise TokenError(
                 "unknown refresh token: it was never issued, or it was used so long ago that it is no longer remembered"
             )
-            raise TokenError(400, "invalid_grant", "Invalid Token!")
         log_reason("", user=grant.user.email)
         if grant.revoked:
             if self.grants.get(grant.user.email) is not grant:
-                log_reason("refresh token was revoked by a later consent of the same user")
-                raise TokenError(400, "invalid_grant", "The token was revoked by a later authorization", 4741)
-            log_reason("refresh token belongs to a revoked grant")
-            raise TokenError(400, "invalid_grant", "Invalid Token!", 4735)
+                raise TokenError("refresh token was revoked by a later consent of the same user", 4741)
+            raise TokenError("refresh token belongs to a revoked grant", 4735)
         if token != grant.refresh_token and token not in grant.used_refresh_tokens[: self.options.tolerance]:
-            log_reason("refresh token was already used (rotation); a refresh token can be used only once")
-            raise TokenError(400, "invalid_grant", "Invalid Token!")
+            raise TokenError(
+                "refresh token was already used (rotation); a refresh token can be used only once"
+            )
         if self.wall() >= grant.expires:
-            log_reason("refresh token expired: it was not used in time")
-            raise TokenError(400, "invalid_grant", "Invalid Token!")
+            raise TokenError("refresh token expired: it was not used in time")
         tolerated = token in grant.used_refresh_tokens
         if tolerated:
             grant.used_refresh_tokens.remove(token)
@@ -263,20 +251,29 @@ class ZoomState:
                 count += 1
         return count
 
-    def authenticate(self, token: str) -> Grant | str:
-        """Return the grant of an access token, or Zoom's error message if the token is invalid."""
+    def authenticate(self, token: str) -> Grant:
+        """Return the grant of an access token.
+
+        Raises:
+            ApiError: The access token is unknown, expired or revoked.
+        """
         access_token = self.access_tokens.get(token)
         if access_token is None:
             user, reason = self._invalid_access_tokens.get(token, ("", "unknown access token"))
-            log_reason(reason, user=user)
-            return "Invalid access token."
+            log_reason("", user=user)
+            raise ApiError(401, 124, "Invalid access token.", reason=reason)
         log_reason("", user=access_token.grant.user.email)
         if access_token.grant.revoked:
-            log_reason("access token was revoked by a later consent of the same user")
-            return "Invalid access token."
+            raise ApiError(
+                401,
+                124,
+                "Invalid access token.",
+                reason="access token was revoked by a later consent of the same user",
+            )
         if self.wall() >= access_token.expires:
-            log_reason("access token has expired; refresh it")
-            return "Access token is expired."
+            raise ApiError(
+                401, 124, "Access token is expired.", reason="access token has expired; refresh it"
+            )
         return access_token.grant
 
     def rename(self, email: str, new_email: str) -> SimulatedUser:
@@ -327,9 +324,7 @@ class ZoomState:
 
     def _invalidate_access_tokens(self, grant: Grant, reason: str) -> None:
         for token in grant.access_tokens:
-            if (
-                self.access_tokens.pop(token, None) is not None
-            ):  # otherwise, the token was revoked individually
+            if self.access_tokens.pop(token, None) is not None:  # None if the token was revoked individually
                 self._record_invalid_access_token(token, grant, reason)
         grant.access_tokens.clear()
 

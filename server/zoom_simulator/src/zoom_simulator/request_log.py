@@ -2,11 +2,12 @@
 
 import re
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 MAX_ENTRIES = 100
 """Maximum number of retained requests."""
@@ -33,8 +34,6 @@ _TOKEN_PATTERN = re.compile(r"[\w-]{28,}(?=[\w-]{4})")
 """Pattern for codes and tokens in paths, where nothing else is this long."""
 
 _ADMIN_PATH = "/_sim"
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @dataclass(slots=True)

@@ -1,22 +1,38 @@
 """The HTTP server of the simulator."""
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from email.utils import formatdate
 from types import TracebackType
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from zoom_simulator.admin import AdminEndpoints
 from zoom_simulator.api import ApiEndpoints
 from zoom_simulator.faults import Faults
+from zoom_simulator.loopback_address import LoopbackAddress
 from zoom_simulator.oauth import OAuthEndpoints
 from zoom_simulator.options import SimulatorOptions
 from zoom_simulator.request_log import RequestLog
 from zoom_simulator.state import ZoomState
-from zoom_simulator.webhooks import Webhooks
+from zoom_simulator.webhooks import APP_REMOVED, USER_EVENTS, Webhooks
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+_REDIRECT_URI = "http://127.0.0.1/"
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The tokens of a consent.
+
+    Attributes:
+        access_token: Valid for `SimulatorOptions.access_token_seconds`.
+        refresh_token: Single-use, as in Zoom.
+    """
+
+    access_token: str = field(repr=False)
+    refresh_token: str = field(repr=False)
 
 
 class Simulator:
@@ -26,8 +42,8 @@ class Simulator:
         wall: The underlying clock, in seconds since 1970. The simulator's clock follows it unless frozen.
 
     Attributes:
-        zoom: The simulated state, for tests in the same process.
-        faults: The active faults, for tests in the same process.
+        zoom: The simulated state: users, grants, tokens, meetings and the clock.
+        faults: The active faults.
         log: The latest requests.
         webhooks: The sender of webhook events.
     """
@@ -46,8 +62,7 @@ class Simulator:
     @property
     def url(self) -> str:
         """Base URL without a trailing slash."""
-        host = f"[{self.options.host}]" if ":" in self.options.host else self.options.host
-        return f"http://{host}:{self._port}"
+        return f"http://{LoopbackAddress(self.options.host, self._port)}"
 
     @property
     def oauth_url(self) -> str:
@@ -94,6 +109,32 @@ class Simulator:
         self.zoom.reset()
         self.log.clear()
         self.webhooks.clear()
+
+    def connect(self, email: str) -> Tokens:
+        """Grant consent for a user without a browser, and return the tokens.
+
+        Raises:
+            KeyError: No user has this email address; see `SimulatorOptions.users`.
+        """
+        code = self.zoom.issue_code(self.zoom.users[email], _REDIRECT_URI)
+        issued = self.zoom.exchange(code, _REDIRECT_URI, "")
+        return Tokens(issued["access_token"], issued["refresh_token"])
+
+    def trigger_event(self, event: str, email: str) -> None:
+        """Apply an event to a user and send it to `SimulatorOptions.webhook_url`.
+
+        Args:
+            event: `app_deauthorized`, `user.deleted`, `user.deactivated` or `user.disassociated`.
+            email: Email address of the user.
+
+        Raises:
+            KeyError: No user has this email address.
+            ValueError: The event is unknown, or the event removes the app, but the user has no active grant.
+        """
+        user = self.zoom.users[email]
+        if event not in (APP_REMOVED, *USER_EVENTS) or not self.zoom.apply_event(event, user):
+            raise ValueError(f"cannot apply {event} to {email}")
+        self.webhooks.send(event, user)
 
     async def __aenter__(self) -> "Simulator":
         await self.start()

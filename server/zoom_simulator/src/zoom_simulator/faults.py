@@ -4,11 +4,12 @@ import asyncio
 import contextlib
 import math
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from zoom_simulator.request_log import current_reason, log_reason, mark_connection_cut
 
@@ -26,8 +27,6 @@ KINDS = (
 ENDPOINTS = ("any", "token", "revoke", "users_me", "meetings")
 MAX_DELAY_SECONDS = 600.0
 """Maximum delay in seconds. A longer delay is assumed to be a mistake."""
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @dataclass(slots=True)

@@ -8,6 +8,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from zoom_simulator import meeting_rules
+from zoom_simulator.errors import InvalidFields
 
 TYPES = ("scheduled", "live", "upcoming", "upcoming_meetings", "previous_meetings")
 _SIX_MONTHS = timedelta(days=183)
@@ -27,18 +28,6 @@ _LIST_FIELDS = (
     "type",
     "uuid",
 )
-
-
-class InvalidQuery(Exception):
-    """An error for an invalid query parameter of a meeting list.
-
-    Attributes:
-        field: The name of the parameter.
-    """
-
-    def __init__(self, field: str) -> None:
-        super().__init__(field)
-        self.field = field
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,18 +51,18 @@ class Filter:
         """Parse `type`, `from`, `to` and `timezone`.
 
         Raises:
-            InvalidQuery: A parameter is invalid.
+            InvalidFields: A parameter is invalid.
         """
         kind = query.get("type") or "scheduled"
         if kind not in TYPES:
-            raise InvalidQuery("type")
+            raise InvalidFields({"type": "Invalid field."})
         name = query.get("timezone") or "UTC"
         if not meeting_rules.is_timezone(name):
-            raise InvalidQuery("timezone")
+            raise InvalidFields({"timezone": "Invalid field."})
         zone = ZoneInfo(name)
         begin, last_day = _parse_day(query, "from", zone), _parse_day(query, "to", zone)
         if begin is not None and last_day is not None and last_day < begin:
-            raise InvalidQuery("to")
+            raise InvalidFields({"to": "Invalid field."})
         end = None if last_day is None else (last_day + timedelta(days=1)).astimezone(UTC)
         begin = None if begin is None else begin.astimezone(UTC)
         return cls(kind, begin, end, datetime.fromtimestamp(now, UTC))
@@ -122,11 +111,10 @@ def _parse_day(query: Mapping[str, str], field: str, zone: ZoneInfo) -> datetime
     if not text:
         return None
     try:
-        if not re.fullmatch(r"\d{4}-\d\d-\d\d", text, re.ASCII):
-            raise InvalidQuery(field)
-        day = date.fromisoformat(text)
+        day = date.fromisoformat(text) if re.fullmatch(r"\d{4}-\d\d-\d\d", text, re.ASCII) else None
     except ValueError:
-        raise InvalidQuery(field) from None
-    if not 1970 <= day.year <= 9998:  # so that adding a day or a UTC offset does not exceed the year 9999
-        raise InvalidQuery(field)
+        day = None
+    # up to 9998, so that adding a day or a UTC offset does not exceed the year 9999
+    if day is None or not 1970 <= day.year <= 9998:
+        raise InvalidFields({field: "Invalid field."})
     return datetime(day.year, day.month, day.day, tzinfo=zone)

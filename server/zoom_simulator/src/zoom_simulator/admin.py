@@ -55,7 +55,7 @@ class AdminEndpoints:
         return web.json_response(
             {
                 "counters": dict(sorted(self._state.counters.items())),
-                "living_access_tokens": len(self._state.access_tokens),
+                "access_tokens": len(self._state.access_tokens),
                 "meetings": sum(not meeting.deleted for meeting in self._state.meetings.values()),
             }
         )
@@ -108,7 +108,7 @@ class AdminEndpoints:
         sent = self._webhooks.send(name, user)
         if form:
             return web.Response(status=303, headers={"Location": "/_sim/#webhooks"})
-        return web.json_response({"ok": True, "told": sent})
+        return web.json_response({"ok": True, "sent": sent})
 
     async def deliveries(self, _request: web.Request) -> web.StreamResponse:
         """List the latest webhook events with the app's responses."""
@@ -117,7 +117,7 @@ class AdminEndpoints:
                 {
                     "event": delivery.event,
                     "user": delivery.user,
-                    "answers": delivery.responses,
+                    "responses": delivery.responses,
                     "next": None if delivery.due is None else clock.text(delivery.due),
                 }
                 for delivery in self._webhooks.latest()
@@ -160,18 +160,15 @@ class AdminEndpoints:
         user = self._state.users.get(body.get("user", ""))
         if user is None:
             return _bad_request(_UNKNOWN_USER)
-        if body.get("client_id", self._state.options.client_id) != self._state.options.client_id:
-            return _bad_request("client_id does not match the app")
-        if body.get("response_type", "code") != "code":
-            return _bad_request("response_type must be code")
-        if not self._oauth.redirect_allowed(body.get("redirect_uri", "")):
-            return _bad_request("redirect_uri is not registered")
+        defaults = {"client_id": self._state.options.client_id, "response_type": "code"}
+        if violation := self._oauth.violation(defaults | body):
+            return _bad_request(violation[2])
         return web.json_response({"location": self._oauth.consent(user, body)})
 
     async def clock(self, _request: web.Request) -> web.StreamResponse:
         """Return the current time of the simulator."""
         wall = self._state.wall
-        return web.json_response({"now": clock.text(wall()), "stands": wall.frozen})
+        return web.json_response({"now": clock.text(wall()), "frozen": wall.frozen})
 
     async def move_clock(self, request: web.Request) -> web.StreamResponse:
         """Move the clock forward by `advance` seconds, or to the time `now`."""

@@ -149,7 +149,7 @@ class _Reader:
             meeting = {key: value for key, value in values.items() if key in _MEETING_KEYS}
             if isinstance(meeting.get("start_time"), datetime):
                 meeting["start_time"] = _zoom_time(meeting["start_time"])
-            invalid = {problem["field"] for problem in meeting_rules.violations(meeting)}
+            invalid = set(meeting_rules.violations(meeting))
             if "id" in meeting and not self._reserve_id(meeting["id"]):
                 invalid.add("id")
             for field in sorted(invalid):

@@ -2,15 +2,17 @@
 
 import hmac
 from base64 import b64decode
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 from aiohttp import web
 
 from zoom_simulator import consent_page, pages
+from zoom_simulator.errors import TokenError
 from zoom_simulator.options import LOOPBACK_REDIRECTS, SimulatedUser
 from zoom_simulator.request_log import log_reason
-from zoom_simulator.state import TokenError, ZoomState
+from zoom_simulator.state import ZoomState
 
 _NONCE_COOKIE = "simulator-consent"
 _HIDDEN_FIELDS = frozenset(
@@ -29,9 +31,8 @@ class OAuthEndpoints:
 
     async def authorize(self, request: web.Request) -> web.StreamResponse:
         """Return the consent page, or an error for an invalid authorization URL."""
-        invalid = self._invalid_request(dict(request.query))
-        if invalid is not None:
-            return invalid
+        if violation := self.violation(request.query):
+            return _error_response(*violation)
         nonce = self._state.random.text(16)
         hidden = {name: value for name, value in request.query.items() if name in _HIDDEN_FIELDS} | {
             "nonce": nonce
@@ -47,20 +48,19 @@ class OAuthEndpoints:
         """Process the submitted consent form and redirect to the app."""
         form = {name: str(value) for name, value in (await request.post()).items()}
         if not hmac.compare_digest(form.get("nonce", ""), request.cookies.get(_NONCE_COOKIE, "-")):
-            log_reason(
-                "the form was not submitted from this browser's consent page: the nonce does not match the cookie"
+            return _error_response(
+                4700,
+                "The consent page was not opened in this browser",
+                "the form was not submitted from this browser's consent page: the nonce does not match the cookie",
             )
-            return _error_response(4700, "The consent page was not opened in this browser")
-        invalid = self._invalid_request(form)
-        if invalid is not None:
-            return invalid
+        if violation := self.violation(form):
+            return _error_response(*violation)
         if form.get("decision") != "allow":
             log_reason("consent declined: the browser is redirected with access_denied")
             return web.Response(status=302, headers={"Location": redirect_url(form, error="access_denied")})
         user = self._state.users.get(form.get("user", ""))
         if user is None:
-            log_reason("the selected account does not exist")
-            return _error_response(4700, "Unknown user")
+            return _error_response(4700, "Unknown user", "the selected account does not exist")
         return web.Response(status=302, headers={"Location": self.consent(user, form)})
 
     def consent(self, user: SimulatedUser, form: dict[str, str]) -> str:
@@ -84,7 +84,7 @@ class OAuthEndpoints:
             issued = self._issue_tokens(grant_type, form)
         except TokenError as error:
             self._state.counters[f"token.{grant_type or 'none'}.refused"] += 1
-            return web.json_response(error.body, status=error.status)
+            return error.response()
         self._state.counters[f"token.{grant_type}.issued"] += 1
         return web.json_response(issued, headers={"Cache-Control": "no-store"})
 
@@ -94,7 +94,7 @@ class OAuthEndpoints:
         try:
             self._authenticate(request)
         except TokenError as error:
-            return web.json_response(error.body, status=error.status)
+            return error.response()
         known = self._state.revoke(str(form.get("token", "")))
         self._state.counters["revoke.known" if known else "revoke.unknown"] += 1
         return web.json_response({"status": "success"})
@@ -108,11 +108,9 @@ class OAuthEndpoints:
             case "refresh_token":
                 return self._state.refresh(form.get("refresh_token", ""))
             case "":
-                log_reason("grant_type is missing; use authorization_code or refresh_token")
-                raise TokenError(400, "invalid_request", "Missing grant type", 4706)
+                raise TokenError("grant_type is missing; use authorization_code or refresh_token", 4706)
             case _:
-                log_reason("grant_type is neither authorization_code nor refresh_token")
-                raise TokenError(400, "unsupported_grant_type", "Unsupported grant type", 4705)
+                raise TokenError("grant_type is neither authorization_code nor refresh_token", 4705)
 
     def _authenticate(self, request: web.Request) -> None:
         """Check the app's credentials; only HTTP Basic is accepted."""
@@ -123,30 +121,21 @@ class OAuthEndpoints:
             client_id = secret = ""
         options = self._state.options
         if scheme.lower() != "basic" or client_id != options.client_id:
-            log_reason(f"no HTTP Basic credentials for client ID {options.client_id}")
-            raise TokenError(400, "invalid_client", "Invalid client_id or client_secret", 4702)
+            raise TokenError(f"no HTTP Basic credentials for client ID {options.client_id}", 4702)
         if not hmac.compare_digest(secret.encode(), options.client_secret.encode()):
-            log_reason("wrong client secret")
-            raise TokenError(400, "invalid_client", "Invalid client_id or client_secret", 4704)
+            raise TokenError("wrong client secret", 4704)
 
-    def _invalid_request(self, query: dict[str, str]) -> web.Response | None:
-        """Return an error response if the authorization request is invalid, otherwise None.
-
-        Like Zoom, the simulator shows the error in the browser instead of redirecting to the app.
-        """
+    def violation(self, query: Mapping[str, str]) -> tuple[int, str, str] | None:
+        """Return Zoom's error code and message, and the reason, if an authorization request is invalid."""
         if query.get("client_id") != self._state.options.client_id:
-            log_reason(f"client_id is not {self._state.options.client_id}")
-            return _error_response(4702, "Invalid client_id")
-        if not self.redirect_allowed(query.get("redirect_uri", "")):
-            log_reason("redirect_uri is not registered")
-            return _error_response(4700, "Invalid redirect url")
+            return 4702, "Invalid client_id", f"client_id is not {self._state.options.client_id}"
+        if not self._redirect_allowed(query.get("redirect_uri", "")):
+            return 4700, "Invalid redirect url", "redirect_uri is not registered"
         if query.get("response_type") != "code":
-            log_reason("response_type is not code")
-            return _error_response(4700, "Invalid response type")
+            return 4700, "Invalid response type", "response_type is not code"
         return None
 
-    def redirect_allowed(self, uri: str) -> bool:
-        """Return whether a redirect URI is registered."""
+    def _redirect_allowed(self, uri: str) -> bool:
         allowed = self._state.options.redirect_uris
         if uri in allowed:
             return True
@@ -165,6 +154,8 @@ def redirect_url(form: dict[str, str], **result: str) -> str:
     return f"{uri}{'&' if urlsplit(uri).query else '?'}{urlencode(result)}"
 
 
-def _error_response(code: int, message: str) -> web.Response:
+def _error_response(code: int, message: str, reason: str) -> web.Response:
+    """Return the error that, as in Zoom, the browser shows instead of a redirect to the app."""
+    log_reason(reason)
     body = {"status": False, "errorCode": code, "errorMessage": message, "result": None}
     return web.json_response(body, status=400)

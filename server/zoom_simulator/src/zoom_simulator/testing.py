@@ -10,30 +10,14 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from zoom_simulator.faults import Fault
 from zoom_simulator.options import SimulatorOptions
-from zoom_simulator.server import Simulator
-from zoom_simulator.webhooks import APP_REMOVED, USER_EVENTS
+from zoom_simulator.server import Simulator, Tokens
 
 _T = TypeVar("_T")
 _TIMEOUT_SECONDS = 30.0
-_REDIRECT_URI = "http://127.0.0.1/"
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """The tokens of a consent.
-
-    Attributes:
-        access_token: Valid for `SimulatorOptions.access_token_seconds`.
-        refresh_token: Single-use, as in Zoom.
-    """
-
-    access_token: str = field(repr=False)
-    refresh_token: str = field(repr=False)
 
 
 class RunningSimulator:
@@ -57,38 +41,12 @@ class RunningSimulator:
         self.client_secret = simulator.options.client_secret
 
     def connect(self, email: str) -> Tokens:
-        """Grant consent for a user without a browser, and return the tokens.
-
-        Raises:
-            KeyError: No user has this email address; see `SimulatorOptions.users`.
-        """
-
-        def consent() -> Tokens:
-            zoom = self._simulator.zoom
-            issued = zoom.exchange(zoom.issue_code(zoom.users[email], _REDIRECT_URI), _REDIRECT_URI, "")
-            return Tokens(issued["access_token"], issued["refresh_token"])
-
-        return self._run_in_loop(consent)
+        """See `Simulator.connect`."""
+        return self._run_in_loop(lambda: self._simulator.connect(email))
 
     def trigger_event(self, event: str, email: str) -> None:
-        """Apply an event to a user and send it to `SimulatorOptions.webhook_url`.
-
-        Args:
-            event: `app_deauthorized`, `user.deleted`, `user.deactivated` or `user.disassociated`.
-            email: Email address of the user.
-
-        Raises:
-            KeyError: No user has this email address.
-            ValueError: The event is unknown, or the event removes the app, but the user has no active grant.
-        """
-
-        def trigger() -> None:
-            user = self._simulator.zoom.users[email]
-            if event not in (APP_REMOVED, *USER_EVENTS) or not self._simulator.zoom.apply_event(event, user):
-                raise ValueError(f"cannot apply {event} to {email}")
-            self._simulator.webhooks.send(event, user)
-
-        self._run_in_loop(trigger)
+        """See `Simulator.trigger_event`."""
+        self._run_in_loop(lambda: self._simulator.trigger_event(event, email))
 
     def expire(self, email: str | None = None) -> int:
         """Expire the access tokens of a user, or of all users, now, and return their number."""

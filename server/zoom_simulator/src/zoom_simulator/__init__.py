@@ -3,7 +3,16 @@
 The state is stored in memory, no real accounts are involved, and the server uses plain HTTP on the local machine.
 """
 
+from zoom_simulator.faults import Fault
 from zoom_simulator.options import DEFAULT_USERS, SeededMeeting, SimulatedUser, SimulatorOptions
-from zoom_simulator.server import Simulator
+from zoom_simulator.server import Simulator, Tokens
 
-__all__ = ["DEFAULT_USERS", "SeededMeeting", "SimulatedUser", "Simulator", "SimulatorOptions"]
+__all__ = [
+    "DEFAULT_USERS",
+    "Fault",
+    "SeededMeeting",
+    "SimulatedUser",
+    "Simulator",
+    "SimulatorOptions",
+    "Tokens",
+]

@@ -5,10 +5,12 @@ from typing import Any
 
 import orjson
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from zoom_simulator import meeting_lists, meeting_rules, meetings
+from zoom_simulator.errors import ApiError, ErrorResponse, InvalidFields
 from zoom_simulator.meetings import Meeting
-from zoom_simulator.request_log import current_reason, log_reason
+from zoom_simulator.request_log import log_reason
 from zoom_simulator.state import Grant, ZoomState
 
 Endpoint = Callable[[web.Request, Grant], Awaitable[web.StreamResponse]]
@@ -25,42 +27,14 @@ _SCOPES = {
 }
 
 
-class ApiError(Exception):
-    """An error response of the REST API.
-
-    Args:
-        errors: The invalid fields, in Zoom's format.
-        reason: Explanation for the request log; derived from `errors` or `message` if empty.
-    """
-
-    def __init__(
-        self,
-        status: int,
-        code: int,
-        message: str,
-        errors: list[dict[str, str]] | None = None,
-        *,
-        reason: str = "",
-    ) -> None:
-        super().__init__(message)
-        self.status = status
-        self.body: dict[str, Any] = {"code": code, "message": message}
-        if errors:
-            self.body["errors"] = errors
-        fields = ", ".join(f"{each['field']} ({each['message'].rstrip('.')})" for each in errors or [])
-        self.reason = reason or (f"invalid fields: {fields}" if fields else message.rstrip("."))
-
-
 class ApiEndpoints:
     """Handlers of `/v2/…`."""
 
     def __init__(self, state: ZoomState) -> None:
         self._state = state
 
-    def with_authorization(
-        self, name: str, endpoint: Endpoint
-    ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-        """Wrap an endpoint: check the token and its scope, and convert `ApiError` to a response."""
+    def with_authorization(self, name: str, endpoint: Endpoint) -> Handler:
+        """Wrap an endpoint: check the token and its scope, and convert `ErrorResponse` to a response."""
 
         async def serve(request: web.Request) -> web.StreamResponse:
             headers = {"x-zm-trackingid": f"v=2.0;sim;rid={self._state.random.octets(6).hex()}"}
@@ -68,10 +42,9 @@ class ApiEndpoints:
                 grant = self._grant(request, name)
                 self._state.counters[f"api.{name}"] += 1
                 response = await endpoint(request, grant)
-            except ApiError as error:
+            except ErrorResponse as error:
                 self._state.counters[f"api.{name}.{error.status}"] += 1
-                log_reason(error.reason)
-                response = web.json_response(error.body, status=error.status)
+                response = error.response()
             response.headers.update(headers)
             return response
 
@@ -120,7 +93,7 @@ class ApiEndpoints:
         query = request.query
         size = _number(query.get("page_size") or "30", "page_size", minimum=1, maximum=300)
         after = _number(query.get("next_page_token") or "0", "next_page_token", maximum=10**12)
-        list_filter = self._filter(query)
+        list_filter = meeting_lists.Filter.parse(query, self._state.wall())
         own = [
             (number, meeting.body)
             for number, meeting in sorted(self._state.meetings.items())
@@ -175,9 +148,7 @@ class ApiEndpoints:
         body = await self._body(request, check=False)
         action = body.get("action")
         if action not in ("end", "recover"):
-            raise ApiError(
-                400, 300, "Validation Failed.", [{"field": "action", "message": "Invalid action."}]
-            )
+            raise InvalidFields({"action": "Invalid action."})
         meeting = self._meeting(request, grant, deleted=action == "recover")
         if action == "recover":
             meeting.deleted = False
@@ -210,8 +181,6 @@ class ApiEndpoints:
                 401, 124, "Invalid access token.", reason="no access token; send Authorization: Bearer"
             )
         grant = self._state.authenticate(token)
-        if isinstance(grant, str):
-            raise ApiError(401, 124, grant, reason=current_reason())
         if not set(_SCOPES[name]) & set(grant.scope.split()):
             raise ApiError(
                 400,
@@ -260,25 +229,23 @@ class ApiEndpoints:
             reason="the meeting has no such occurrence, or the occurrence is deleted",
         )
 
-    def _filter(self, query: Mapping[str, str]) -> meeting_lists.Filter:
-        try:
-            return meeting_lists.Filter.parse(query, self._state.wall())
-        except meeting_lists.InvalidQuery as invalid:
-            raise ApiError(
-                400, 300, "Validation Failed.", [{"field": invalid.field, "message": "Invalid field."}]
-            ) from None
-
     async def _body(self, request: web.Request, *, check: bool = True) -> dict[str, Any]:
+        """Return the body of a request.
+
+        Args:
+            check: Whether the body is a meeting, which is checked.
+        """
         try:
             body = orjson.loads(await request.read() or b"{}")
         except orjson.JSONDecodeError:
-            raise ApiError(400, 300, "Request Body should be a valid JSON object.") from None
-        violations = meeting_rules.violations(body) if check else []
+            body = None
         if not isinstance(body, dict):
             raise ApiError(400, 300, "Request Body should be a valid JSON object.")
-        if violations:
-            raise ApiError(400, 300, "Validation Failed.", violations)
-        if body.get("schedule_for") and check:
+        if not check:
+            return body
+        if violations := meeting_rules.violations(body):
+            raise InvalidFields(violations)
+        if body.get("schedule_for"):
             if body.get("type") == 1:
                 raise ApiError(400, 3000, "You cannot schedule an instant meeting for others.")
             if not isinstance(body["schedule_for"], str) or body["schedule_for"] not in self._state.users:
@@ -298,5 +265,5 @@ def _number(text: str, field: str, *, minimum: int = 0, maximum: int) -> int:
     A number above `maximum` is replaced by `maximum`; a number below `minimum` is rejected.
     """
     if not text.isascii() or not text.isdigit() or len(text) > 19 or int(text) < minimum:
-        raise ApiError(400, 300, "Validation Failed.", [{"field": field, "message": "Invalid field."}])
+        raise InvalidFields({field: "Invalid field."})
     return min(int(text), maximum)

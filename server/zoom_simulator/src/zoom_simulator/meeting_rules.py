@@ -16,43 +16,36 @@ _MAX_SERIES_DAYS = 60 * 10 * 31
 _INTERVALS = {1: 99, 2: 50, 3: 10}
 
 
-def violations(body: Any) -> list[dict[str, str]]:
-    """Return the invalid fields of a meeting, in the format of Zoom's `errors`."""
-    if not isinstance(body, dict):
-        return [{"field": "", "message": "Invalid request body."}]
-    errors: list[dict[str, str]] = []
-
-    def add(field: str, message: str) -> None:
-        errors.append({"field": field, "message": message})
-
+def violations(body: dict[str, Any]) -> dict[str, str]:
+    """Return Zoom's error message for each invalid field of a meeting."""
+    errors = {}
     for name, limit in (("topic", 200), ("agenda", 2000), ("password", 10)):
         value = body.get(name, "")
         if not isinstance(value, str) or len(value) > limit:
-            add(name, f"The value must be text of at most {limit} characters.")
+            errors[name] = f"The value must be text of at most {limit} characters."
     kind = body.get("type", 2)
     if type(kind) is not int or kind not in TYPES:
-        add("type", "Invalid meeting type.")
+        errors["type"] = "Invalid meeting type."
     duration = body.get("duration", 60)
-    if not isinstance(duration, int) or isinstance(duration, bool) or not 1 <= duration <= 1440:
-        add("duration", "The value must be between 1 and 1440.")
+    if type(duration) is not int or not 1 <= duration <= 1440:
+        errors["duration"] = "The value must be between 1 and 1440."
     zone = body.get("timezone", "UTC")
     if not isinstance(zone, str) or not is_timezone(zone):
-        add("timezone", "Invalid time zone.")
+        errors["timezone"] = "Invalid time zone."
     start = body.get("start_time")
     if start is not None and _parse_start(start, "UTC") is None:
-        add("start_time", "Invalid start time.")
+        errors["start_time"] = "Invalid start time."
     if not isinstance(body.get("settings", {}), dict):
-        add("settings", "Invalid settings.")
-    errors.extend(_recurrence_violations(body.get("recurrence")))
-    return errors
+        errors["settings"] = "Invalid settings."
+    return errors | _recurrence_violations(body.get("recurrence"))
 
 
-def _recurrence_violations(recurrence: Any) -> list[dict[str, str]]:
+def _recurrence_violations(recurrence: Any) -> dict[str, str]:
     if recurrence is None:
-        return []
+        return {}
     if not isinstance(recurrence, dict):
-        return [{"field": "recurrence", "message": "Invalid recurrence."}]
-    errors = []
+        return {"recurrence": "Invalid recurrence."}
+    errors = {}
     kind = recurrence.get("type")
     max_interval = _INTERVALS.get(kind) if type(kind) is int else None
     ranges = {
@@ -63,16 +56,16 @@ def _recurrence_violations(recurrence: Any) -> list[dict[str, str]]:
         "monthly_week_day": (1, 7),
     }
     if max_interval is None:
-        errors.append({"field": "recurrence.type", "message": "Invalid recurrence type."})
+        errors["recurrence.type"] = "Invalid recurrence type."
     for name, (minimum, maximum) in ranges.items():
         value = recurrence.get(name, 1)
         if type(value) is not int or not minimum <= value <= maximum:
-            errors.append({"field": f"recurrence.{name}", "message": "Invalid field."})
+            errors[f"recurrence.{name}"] = "Invalid field."
     if "end_times" in recurrence and "end_date_time" in recurrence:
-        errors.append({"field": "recurrence.end_date_time", "message": "Cannot be used with end_times."})
+        errors["recurrence.end_date_time"] = "Cannot be used with end_times."
     days = str(recurrence.get("weekly_days", "1")).split(",")
     if not all(day in tuple("1234567") for day in days):
-        errors.append({"field": "recurrence.weekly_days", "message": "Invalid days."})
+        errors["recurrence.weekly_days"] = "Invalid days."
     return errors
 
 
