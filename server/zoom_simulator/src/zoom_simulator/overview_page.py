@@ -13,7 +13,7 @@ from zoom_simulator.meetings import Meeting
 from zoom_simulator.options import SimulatedUser
 from zoom_simulator.pages import document, escaped
 from zoom_simulator.request_log import MAX_ENTRIES, Entry, RequestLog
-from zoom_simulator.state import AccessToken, ZoomState
+from zoom_simulator.state import Grant, ZoomState
 from zoom_simulator.webhooks import VALIDATION, Webhooks
 
 MAX_ROWS = 200
@@ -30,15 +30,18 @@ class _Section:
     """A section of the page.
 
     Attributes:
-        anchor: Fragment identifier of the section.
         count: Number of items, shown in the navigation.
         content: HTML of the section.
     """
 
     name: str
-    anchor: str
     count: int
     content: str
+
+    @property
+    def anchor(self) -> str:
+        """Fragment identifier of the section."""
+        return self.name.lower()
 
 
 def page(state: ZoomState, faults: Sequence[Fault], log: RequestLog, webhooks: Webhooks, url: str) -> str:
@@ -100,7 +103,7 @@ def _faults(faults: Sequence[Fault], url: str) -> _Section:
             + "<p>Clear all faults:</p>"
             + _curl("-X", "DELETE", f"{url}/_sim/fault")
         )
-    return _Section("Faults", "faults", len(faults), content)
+    return _Section("Faults", len(faults), content)
 
 
 def _fault_details(fault: Fault) -> str:
@@ -119,14 +122,11 @@ def _users(state: ZoomState, url: str) -> _Section:
     users = state.users
     if not users:
         content = "<p>No users. Create one:</p>" + _curl(f"{url}/_sim/users", email="ada@example.com")
-        return _Section("Users", "users", 0, content)
-    access = {
-        id(access_token.grant): (token, access_token) for token, access_token in state.access_tokens.items()
-    }
+        return _Section("Users", 0, content)
     content = _table(
         "Users with the tokens of their latest consent; only the last characters of tokens are shown",
         ("Email", "Name", "Account", "License", "Connected", "Access token", "Refresh token", "Events"),
-        (_user(state, user, access) for user in islice(users.values(), MAX_ROWS)),
+        (_user(state, user) for user in islice(users.values(), MAX_ROWS)),
         omitted=len(users) - MAX_ROWS,
     )
     if not state.grants:
@@ -135,43 +135,41 @@ def _users(state: ZoomState, url: str) -> _Section:
             " or grant consent without a browser and use the code in the response:</p>"
             + _curl(f"{url}/_sim/authorize", user=next(iter(users)), redirect_uri="http://127.0.0.1/")
         )
-    return _Section("Users", "users", len(users), content)
+    return _Section("Users", len(users), content)
 
 
-def _user(
-    state: ZoomState, user: SimulatedUser, access: dict[int, tuple[str, AccessToken]]
-) -> tuple[str, ...]:
+def _user(state: ZoomState, user: SimulatedUser) -> tuple[str, ...]:
     grant = state.grants.get(user.email)
     name = f"{user.first_name} {user.last_name}".strip()
-    connected, of_access, of_refresh = "not yet", _NONE, _NONE
-    if grant is not None and grant.revoked:
+    access_token = refresh_token = _NONE
+    if grant is None:
+        connected = "not yet"
+    elif grant.revoked:
         connected = "no: revoked"
-    elif grant is not None:
+    else:
         connected = "yes"
-        used = grant.generation - 1
-        of_refresh = (
-            f"<code>{escaped(masked(grant.refresh_token))}</code>, generation {grant.generation}, {used} used"
+        access_token = _access_token(grant, state.wall())
+        refresh_token = (
+            f"<code>{escaped(masked(grant.refresh_token))}</code>,"
+            f" generation {grant.generation}, {grant.generation - 1} used"
         )
-        of_access = "none: revoked"
-        if id(grant) in access:
-            token, access_token = access[id(grant)]
-            expired = state.wall() >= access_token.expires
-            expiry = (
-                f'<span class="bad">expired</span> {_time(access_token.expires)}'
-                if expired
-                else f"until {_time(access_token.expires)}"
-            )
-            of_access = f"<code>{escaped(masked(token))}</code>, {expiry}"
     return (
         _email(user.email),
         _isolated(name) or _NONE,
         _isolated(user.account_id),
         "yes" if user.licensed else "no: cannot schedule",
         connected,
-        of_access,
-        of_refresh,
-        _buttons(user, connected=grant is not None and not grant.revoked),
+        access_token,
+        refresh_token,
+        _buttons(user, connected=connected == "yes"),
     )
+
+
+def _access_token(grant: Grant, now: float) -> str:
+    if grant.access_token_revoked:
+        return "none: revoked"
+    expiry = '<span class="bad">expired</span>' if now >= grant.access_token_expires else "until"
+    return f"<code>{escaped(masked(grant.access_token))}</code>, {expiry} {_time(grant.access_token_expires)}"
 
 
 def _buttons(user: SimulatedUser, *, connected: bool) -> str:
@@ -210,7 +208,7 @@ def _events(webhooks: Webhooks, url: str) -> _Section:
             ),
             omitted=0,
         )
-    return _Section("Webhooks", "webhooks", len(deliveries), content)
+    return _Section("Webhooks", len(deliveries), content)
 
 
 def _requests(log: RequestLog, url: str) -> _Section:
@@ -224,7 +222,7 @@ def _requests(log: RequestLog, url: str) -> _Section:
             (_request(entry) for entry in entries),
             omitted=log.received - len(entries),
         )
-    return _Section("Requests", "requests", log.received, content)
+    return _Section("Requests", log.received, content)
 
 
 def _request(entry: Entry) -> tuple[str, ...]:
@@ -257,7 +255,7 @@ def _meetings(state: ZoomState, url: str) -> _Section:
             (_meeting(meeting) for meeting in islice(reversed(meetings.values()), MAX_ROWS)),
             omitted=len(meetings) - MAX_ROWS,
         )
-    return _Section("Meetings", "meetings", len(meetings), content)
+    return _Section("Meetings", len(meetings), content)
 
 
 def _meeting(meeting: Meeting) -> tuple[str, ...]:

@@ -37,68 +37,55 @@ _ADMIN_PATH = "/_sim"
 
 
 @dataclass(slots=True)
-class Outcome:
-    """The explanation of the current request's result.
+class Entry:
+    """A logged request.
 
     Attributes:
+        method: HTTP method.
+        path: Path and query, without codes, tokens and states.
+        time: Time of the response on the simulator's clock, in seconds since 1970.
+        status: HTTP status; None if the connection was closed without a response.
         reason: Explanation of the result for a developer, as a sentence without a period. It contains no secrets.
-        user: Email address of the affected account, if known.
+        user: Email address of the affected account; empty if unknown.
         cut: Whether the connection was closed without a response.
     """
 
+    method: str
+    path: str
+    time: float = 0.0
+    status: int | None = None
     reason: str = ""
     user: str = ""
     cut: bool = False
 
 
-_current: ContextVar[Outcome | None] = ContextVar("outcome", default=None)
+_current: ContextVar[Entry | None] = ContextVar("entry", default=None)
 
 
 def log_reason(reason: str, *, user: str | None = None) -> None:
     """Set the reason for the result of the current request, replacing an earlier reason.
 
     Args:
-        reason: See `Outcome`.
-        user: See `Outcome`; None retains the current value.
+        reason: See `Entry`.
+        user: See `Entry`; None retains the current value.
     """
-    outcome = _current.get()
-    if outcome is not None:  # tests in the same process call methods of the state outside of a request
-        outcome.reason = reason
-        outcome.user = outcome.user if user is None else user
+    entry = _current.get()
+    if entry is not None:  # tests in the same process call methods of the state outside of a request
+        entry.reason = reason
+        entry.user = entry.user if user is None else user
 
 
 def current_reason() -> str:
     """Return the reason of the current request."""
-    outcome = _current.get()
-    return outcome.reason if outcome is not None else ""
+    entry = _current.get()
+    return entry.reason if entry is not None else ""
 
 
 def mark_connection_cut() -> None:
     """Record that the connection of the current request was closed without a response."""
-    outcome = _current.get()
-    if outcome is not None:
-        outcome.cut = True
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A logged request.
-
-    Attributes:
-        time: Time of the response on the simulator's clock, in seconds since 1970.
-        method: HTTP method.
-        path: Path and query, without codes, tokens and states.
-        user: Email address of the affected account; empty if unknown.
-        status: HTTP status; None if the connection was closed without a response.
-        reason: Explanation of the result.
-    """
-
-    time: float
-    method: str
-    path: str
-    user: str
-    status: int | None
-    reason: str
+    entry = _current.get()
+    if entry is not None:
+        entry.cut = True
 
 
 class RequestLog:
@@ -127,39 +114,27 @@ class RequestLog:
         """Handle a request and log it."""
         if request.path == _ADMIN_PATH or request.path.startswith(f"{_ADMIN_PATH}/"):
             return await handler(request)
-        outcome = Outcome()
-        token = _current.set(outcome)
+        entry = Entry(_truncated(request.method), _truncated(redacted(request.path, request.query)))
+        token = _current.set(entry)
+        status = 500
         try:
             response = await handler(request)
+            status = response.status
+            return response
         except web.HTTPException as rejection:
             # raised by aiohttp: unknown path, wrong method, body too large
-            self._add(request, rejection.status, outcome, _rejection_reason(request, rejection))
+            status, entry.reason = rejection.status, _rejection_reason(request, rejection)
             raise
         except Exception as error:
-            self._add(
-                request,
-                500,
-                outcome,
-                f"bug in the simulator: {type(error).__name__}",
-            )
+            entry.reason = f"bug in the simulator: {type(error).__name__}"
             raise
         finally:
             _current.reset(token)
-        self._add(request, response.status, outcome, outcome.reason)
-        return response
-
-    def _add(self, request: web.Request, status: int, outcome: Outcome, reason: str) -> None:
-        self.received += 1
-        self._entries.append(
-            Entry(
-                self._wall(),
-                _truncated(request.method),
-                _truncated(redacted(request.path, request.query)),
-                outcome.user,
-                None if outcome.cut else status,
-                _truncated(_mask_tokens(reason)),
-            )
-        )
+            entry.time = self._wall()
+            entry.status = None if entry.cut else status
+            entry.reason = _truncated(_mask_tokens(entry.reason))
+            self._entries.append(entry)
+            self.received += 1
 
 
 def redacted(path: str, query: Mapping[str, str]) -> str:

@@ -2,9 +2,9 @@
 
 import hashlib
 from base64 import urlsafe_b64encode
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from zoom_simulator import meetings
@@ -18,11 +18,8 @@ from zoom_simulator.request_log import log_reason
 CODE_SECONDS = 300.0
 """Lifetime of an authorization code (error 4733 in https://developers.zoom.us/docs/integrations/oauth-error-messages/)."""
 
-RETAINED_TOKENS = 10
-"""Number of used refresh tokens per grant, and of revoked grants per user, that are remembered to explain why tokens are rejected."""
-
-_RETAINED_ACCESS_TOKENS = 200
-"""Number of invalid access tokens that are remembered to log why they are rejected."""
+RETAINED_TOKENS = 10_000
+"""Number of replaced token pairs that are remembered to explain why their tokens are rejected."""
 
 _MEETING_ID_BASE = 81_234_567_890
 
@@ -41,36 +38,31 @@ class Code:
 
 @dataclass(slots=True)
 class Grant:
-    """A user's consent to the app, and the tokens issued for it.
+    """A user's consent to the app, with its latest token pair.
 
     Attributes:
         scope: The granted scopes, separated by spaces.
-        refresh_token: The valid refresh token.
-        expires: Expiry time of the refresh token if it is not used, in seconds since 1970.
-        generation: Number of refresh tokens issued so far. All but `refresh_token` have been used.
-        used_refresh_tokens: The used refresh tokens that are still recognized, newest first.
-        access_tokens: The access tokens that have not been replaced by a refresh.
+        access_token_revoked: Whether the access token was revoked individually.
+        previous_refresh_token: The latest used refresh token; empty if it was used twice.
+        generation: Number of token pairs issued so far.
         revoked: Whether all tokens of the grant are invalid.
-        previous: Earlier grants of the same user, newest first.
     """
 
     user: SimulatedUser
     scope: str
+    access_token: str = ""
+    access_token_expires: float = 0.0
+    access_token_revoked: bool = False
     refresh_token: str = ""
-    expires: float = 0.0
+    refresh_token_expires: float = 0.0
+    previous_refresh_token: str = ""
     generation: int = 0
-    used_refresh_tokens: list[str] = field(default_factory=list)
-    access_tokens: list[str] = field(default_factory=list)
     revoked: bool = False
-    previous: list["Grant"] = field(default_factory=list)
 
-
-@dataclass(slots=True)
-class AccessToken:
-    """An access token."""
-
-    grant: Grant
-    expires: float
+    @property
+    def access_token_valid(self) -> bool:
+        """Whether the access token has not been revoked. It may have expired."""
+        return not (self.revoked or self.access_token_revoked)
 
 
 class ZoomState:
@@ -88,8 +80,8 @@ class ZoomState:
         self.codes: dict[str, Code] = {}
         self.grants: dict[str, Grant] = {}
         self.refresh_tokens: dict[str, Grant] = {}
-        self.access_tokens: dict[str, AccessToken] = {}
-        self._invalid_access_tokens: dict[str, tuple[str, str]] = {}  # user and reason by token
+        self._grants_by_access_token: dict[str, Grant] = {}
+        self._replaced_tokens: deque[tuple[str, str]] = deque()
         self.meetings: dict[int, Meeting] = {}
         self.counters: Counter[str] = Counter()
         self.reset()
@@ -101,8 +93,8 @@ class ZoomState:
             self.codes,
             self.grants,
             self.refresh_tokens,
-            self.access_tokens,
-            self._invalid_access_tokens,
+            self._grants_by_access_token,
+            self._replaced_tokens,
             self.meetings,
             self.counters,
         ):
@@ -113,6 +105,11 @@ class ZoomState:
         self._latest_meeting = _MEETING_ID_BASE
         for seeded in self.options.meetings:
             self.schedule(self.users[seeded.owner], dict(seeded.fields), seeded=True)
+
+    @property
+    def access_tokens(self) -> dict[str, Grant]:
+        """The access tokens that have not been replaced or revoked."""
+        return {grant.access_token: grant for grant in self.grants.values() if grant.access_token_valid}
 
     # -- consent -----------------------------------------------------------------------------------------
 
@@ -157,12 +154,8 @@ class ZoomState:
         grant = Grant(stored.user, stored.scope)
         previous = self.grants.get(stored.user.email)
         if previous is not None:
-            previous.revoked = True
-            grant.previous = [previous, *previous.previous]
-            previous.previous = []
-            for oldest in grant.previous[RETAINED_TOKENS:]:
-                self._delete_refresh_tokens([oldest.refresh_token, *oldest.used_refresh_tokens])
-            del grant.previous[RETAINED_TOKENS:]
+            self.revoke_grant(previous)
+            self._retain_replaced_tokens(previous)
         revoked = "" if previous is None else "; the user's previous grant was revoked"
         log_reason(f"code exchanged: first token pair of this grant{revoked}")
         self.grants[stored.user.email] = grant
@@ -186,16 +179,15 @@ class ZoomState:
             if self.grants.get(grant.user.email) is not grant:
                 raise TokenError("refresh token was revoked by a later consent of the same user", 4741)
             raise TokenError("refresh token belongs to a revoked grant", 4735)
-        if token != grant.refresh_token and token not in grant.used_refresh_tokens[: self.options.tolerance]:
+        tolerated = token == grant.previous_refresh_token and self.options.tolerance > 0
+        if token != grant.refresh_token and not tolerated:
             raise TokenError(
                 "refresh token was already used (rotation); a refresh token can be used only once"
             )
-        if self.wall() >= grant.expires:
+        if self.wall() >= grant.refresh_token_expires:
             raise TokenError("refresh token expired: it was not used in time")
-        tolerated = token in grant.used_refresh_tokens
         if tolerated:
-            grant.used_refresh_tokens.remove(token)
-            self._delete_refresh_tokens([token])
+            del self.refresh_tokens[token]
         issued = self._issue(grant)
         log_reason(
             f"used refresh token accepted once more (tolerance): generation {grant.generation} issued"
@@ -209,15 +201,18 @@ class ZoomState:
 
         With `SimulatorOptions.whole_grant_revoke`, revoking an access token revokes the whole grant too.
         """
-        access_token = self.access_tokens.pop(token, None)
-        grant = access_token.grant if access_token is not None else self.refresh_tokens.get(token)
+        grant = self._grants_by_access_token.get(token)
+        if grant is not None and token == grant.access_token and grant.access_token_valid:
+            grant.access_token_revoked = True
+            whole_grant = self.options.whole_grant_revoke
+        else:
+            grant = self.refresh_tokens.get(token)
+            whole_grant = True
         if grant is None:
             log_reason("token is unknown or already revoked; Zoom reports success")
             return False
         log_reason("access token revoked; the grant remains valid", user=grant.user.email)
-        if access_token is not None:
-            self._record_invalid_access_token(token, grant, "access token was revoked")
-        if self.options.whole_grant_revoke or access_token is None:
+        if whole_grant:
             self.revoke_grant(grant)
             log_reason("token revoked together with the whole grant")
         return True
@@ -225,7 +220,6 @@ class ZoomState:
     def revoke_grant(self, grant: Grant) -> None:
         """Revoke a grant and all of its tokens."""
         grant.revoked = True
-        self._invalidate_access_tokens(grant, "access token belongs to a revoked grant")
 
     def apply_event(self, event: str, user: SimulatedUser) -> bool:
         """Apply the effects of a Zoom event to a user.
@@ -244,12 +238,10 @@ class ZoomState:
 
     def expire(self, email: str | None) -> int:
         """Expire the access tokens of one user, or of all users, and return their number."""
-        count = 0
-        for access_token in self.access_tokens.values():
-            if email in (None, access_token.grant.user.email):
-                access_token.expires = self.wall()
-                count += 1
-        return count
+        grants = [grant for grant in self.access_tokens.values() if email in (None, grant.user.email)]
+        for grant in grants:
+            grant.access_token_expires = self.wall()
+        return len(grants)
 
     def authenticate(self, token: str) -> Grant:
         """Return the grant of an access token.
@@ -257,24 +249,25 @@ class ZoomState:
         Raises:
             ApiError: The access token is unknown, expired or revoked.
         """
-        access_token = self.access_tokens.get(token)
-        if access_token is None:
-            user, reason = self._invalid_access_tokens.get(token, ("", "unknown access token"))
-            log_reason("", user=user)
-            raise ApiError(401, 124, "Invalid access token.", reason=reason)
-        log_reason("", user=access_token.grant.user.email)
-        if access_token.grant.revoked:
-            raise ApiError(
-                401,
-                124,
-                "Invalid access token.",
-                reason="access token was revoked by a later consent of the same user",
-            )
-        if self.wall() >= access_token.expires:
+        grant = self._grants_by_access_token.get(token)
+        if grant is None:
+            raise ApiError(401, 124, "Invalid access token.", reason="unknown access token")
+        log_reason("", user=grant.user.email)
+        if token != grant.access_token:
+            reason = "access token was replaced by a newer one (refresh)"
+        elif grant.access_token_revoked:
+            reason = "access token was revoked"
+        elif grant.revoked and self.grants.get(grant.user.email) is not grant:
+            reason = "access token was revoked by a later consent of the same user"
+        elif grant.revoked:
+            reason = "access token belongs to a revoked grant"
+        elif self.wall() >= grant.access_token_expires:
             raise ApiError(
                 401, 124, "Access token is expired.", reason="access token has expired; refresh it"
             )
-        return access_token.grant
+        else:
+            return grant
+        raise ApiError(401, 124, "Invalid access token.", reason=reason)
 
     def rename(self, email: str, new_email: str) -> SimulatedUser:
         """Change a user's email address. ID, grants and meetings are retained.
@@ -293,50 +286,44 @@ class ZoomState:
             if code.user == old:
                 code.user = user
         if email in self.grants:
-            self.grants[new_email] = grant = self.grants.pop(email)
-            for each in (grant, *grant.previous):
-                each.user = user
+            self.grants[new_email] = self.grants.pop(email)
+        for grant in self.refresh_tokens.values():
+            if grant.user == old:
+                grant.user = user
         for meeting in self.meetings.values():
             if meeting.owner == user.user_id:
                 meeting.body["host_email"] = new_email
         return user
 
     def _issue(self, grant: Grant) -> dict[str, Any]:
-        self._invalidate_access_tokens(grant, "access token was replaced by a newer one (refresh)")
         if grant.refresh_token:
-            grant.used_refresh_tokens.insert(0, grant.refresh_token)
-            self._delete_refresh_tokens(grant.used_refresh_tokens[RETAINED_TOKENS:])
-            del grant.used_refresh_tokens[RETAINED_TOKENS:]
-        access_token, refresh = f"sim-at-{self.random.text(48)}", f"sim-rt-{self.random.text(48)}"
-        grant.refresh_token, grant.expires = refresh, self.wall() + self.options.refresh_token_seconds
+            self._retain_replaced_tokens(grant)
+        now = self.wall()
+        grant.access_token = f"sim-at-{self.random.text(48)}"
+        grant.access_token_expires = now + self.options.access_token_seconds
+        grant.access_token_revoked = False
+        grant.previous_refresh_token = grant.refresh_token
+        grant.refresh_token = f"sim-rt-{self.random.text(48)}"
+        grant.refresh_token_expires = now + self.options.refresh_token_seconds
         grant.generation += 1
-        self.refresh_tokens[refresh] = grant
-        self.access_tokens[access_token] = AccessToken(grant, self.wall() + self.options.access_token_seconds)
-        grant.access_tokens.append(access_token)
+        self._grants_by_access_token[grant.access_token] = grant
+        self.refresh_tokens[grant.refresh_token] = grant
         return {
-            "access_token": access_token,
+            "access_token": grant.access_token,
             "token_type": "bearer",
-            "refresh_token": refresh,
+            "refresh_token": grant.refresh_token,
             "expires_in": self.options.access_token_seconds,
             "scope": grant.scope,
             "api_url": "https://api.zoom.us",
         }
 
-    def _invalidate_access_tokens(self, grant: Grant, reason: str) -> None:
-        for token in grant.access_tokens:
-            if self.access_tokens.pop(token, None) is not None:  # None if the token was revoked individually
-                self._record_invalid_access_token(token, grant, reason)
-        grant.access_tokens.clear()
-
-    def _record_invalid_access_token(self, token: str, grant: Grant, reason: str) -> None:
-        self._invalid_access_tokens[token] = (grant.user.email, reason)
-        while len(self._invalid_access_tokens) > _RETAINED_ACCESS_TOKENS:
-            del self._invalid_access_tokens[next(iter(self._invalid_access_tokens))]
-
-    def _delete_refresh_tokens(self, tokens: list[str]) -> None:
-        """Delete refresh tokens that are no longer accepted. From then on, they are rejected as unknown."""
-        for token in tokens:
-            self.refresh_tokens.pop(token, None)
+    def _retain_replaced_tokens(self, grant: Grant) -> None:
+        """Retain the token pair of a grant after its replacement, and delete the oldest of more than `RETAINED_TOKENS`."""
+        self._replaced_tokens.append((grant.access_token, grant.refresh_token))
+        if len(self._replaced_tokens) > RETAINED_TOKENS:
+            access_token, refresh_token = self._replaced_tokens.popleft()
+            del self._grants_by_access_token[access_token]
+            self.refresh_tokens.pop(refresh_token, None)  # None if it was used twice
 
     # -- meetings ----------------------------------------------------------------------------------------
 
