@@ -124,7 +124,7 @@ async def test_expired_access_token_is_refreshed_and_the_call_retried(zoomgate: 
 async def test_permanently_rejected_token_is_refreshed_once_per_minute(zoomgate: Harness) -> None:
     """While Zoom rejects every access token, at most one call per minute causes a refresh."""
     await zoomgate.connect()
-    zoomgate.simulator.zoom.authenticate = lambda _token: "Invalid access token."  # type: ignore[method-assign]
+    zoomgate.simulator.faults.add(Fault("meetings", "status", times=-1, status=401))
     target = pb.GetMeetingRequest(user_email=MONICA, meeting_id=1)
     for _ in range(3):
         error = await zoomgate.error_of(zoomgate.meetings.GetMeeting, target)

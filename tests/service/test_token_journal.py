@@ -139,7 +139,7 @@ async def test_expired_journal_entry_is_refreshed_first(tmp_path: Path) -> None:
         async with serving(zoom, tmp_path) as service:
             await wait_until_empty(service)
             assert (await get_connection(service)).state == STATE.STATE_ACTIVE
-        assert zoom.zoom.grants[MONICA].used_refresh_tokens == [tokens.refresh_token]
+        assert zoom.zoom.grants[MONICA].previous_refresh_token == tokens.refresh_token
 
 
 async def test_entry_whose_tokens_are_already_stored_is_not_refreshed(tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ async def test_entry_whose_tokens_are_already_stored_is_not_refreshed(tmp_path: 
         )
         async with serving(zoom, tmp_path, environ={"ZOOMGATE_FORCED_REFRESH_SECONDS": "0"}) as service:
             await wait_until_empty(service)
-            assert zoom.zoom.grants[MONICA].used_refresh_tokens == []
+            assert zoom.zoom.grants[MONICA].generation == 1
             await service.call(service.auth.RefreshToken, pb.RefreshTokenRequest(user_email=MONICA))
 
 

@@ -59,9 +59,9 @@ class ApiEndpoints:
                 "id": user.user_id,
                 "first_name": user.first_name,
                 "last_name": user.last_name,
-                "display_name": f"{user.first_name} {user.last_name}".strip(),
+                "display_name": user.name,
                 "email": user.email,
-                "type": 2 if user.licensed else 1,
+                "type": user.zoom_type,
                 "role_name": "Member",
                 "pmi": 4_155_550_100,
                 "timezone": user.timezone,
@@ -201,8 +201,8 @@ class ApiEndpoints:
             )
 
     def _meeting(self, request: web.Request, grant: Grant, *, deleted: bool = False) -> Meeting:
-        text = request.match_info["id"]
-        meeting = self._state.meetings.get(_number(text, "meetingId", maximum=2**63 - 1))
+        number = _number(request.match_info["id"], "meetingId", maximum=2**63 - 1)
+        meeting = self._state.meetings.get(number)
         if meeting is None:
             reason = "no meeting has this ID"
         elif meeting.owner != grant.user.user_id:
@@ -211,7 +211,7 @@ class ApiEndpoints:
             reason = "the meeting is deleted" if meeting.deleted else "the meeting is not deleted"
         else:
             return meeting
-        raise ApiError(404, 3001, f"Meeting does not exist: {text}.", reason=reason)
+        raise _meeting_not_found(request, reason)
 
     def _occurrence(self, request: web.Request, meeting: Meeting) -> dict[str, Any] | None:
         """Return the occurrence selected by the query, or None if none is selected."""
@@ -222,12 +222,7 @@ class ApiEndpoints:
         for occurrence in occurrences:
             if occurrence["occurrence_id"] == occurrence_id and occurrence["status"] != "deleted":
                 return occurrence
-        raise ApiError(
-            404,
-            3001,
-            f"Meeting does not exist: {request.match_info['id']}.",
-            reason="the meeting has no such occurrence, or the occurrence is deleted",
-        )
+        raise _meeting_not_found(request, "the meeting has no such occurrence, or the occurrence is deleted")
 
     async def _body(self, request: web.Request, *, check: bool = True) -> dict[str, Any]:
         """Return the body of a request.
@@ -251,6 +246,10 @@ class ApiEndpoints:
             if not isinstance(body["schedule_for"], str) or body["schedule_for"] not in self._state.users:
                 raise ApiError(400, 300, "You can not schedule a meeting for this user.")
         return body
+
+
+def _meeting_not_found(request: web.Request, reason: str) -> ApiError:
+    return ApiError(404, 3001, f"Meeting does not exist: {request.match_info['id']}.", reason=reason)
 
 
 def _description(meeting: Meeting, occurrence: Mapping[str, Any] | None = None) -> str:

@@ -11,7 +11,7 @@ def page(users: Sequence[SimulatedUser], scopes: Sequence[str], hidden: dict[str
     """Return the HTML page on which a user selects an account and allows or declines access."""
     choices = "".join(
         f'<label><input type="radio" name="user" value="{escape(user.email)}"{" checked" if index == 0 else ""}> '
-        f"{escaped(f'{user.first_name} {user.last_name}'.strip())} &lt;{escaped(user.email)}&gt;</label>"
+        f"{escaped(user.name)} &lt;{escaped(user.email)}&gt;</label>"
         for index, user in enumerate(users)
     )
     fields = "".join(

@@ -38,6 +38,7 @@ class Fault:
         kind: The fault, one of `KINDS`.
         times: Number of further requests that are affected, 1 to 1,000,000; -1 for no limit.
         status: HTTP status. For `status` and `html`: 400 to 599. For `redirect`: 300 to 399; a value from 400 to 599 is replaced by 302.
+            For `status`, 401 is sent with Zoom's code 124.
         seconds: For `delay`: 0 to 600, in real time. Clearing the faults ends the delay early.
         location: For `redirect`: a URL of at most 2000 printable characters.
 
@@ -137,7 +138,8 @@ class Faults:
             case "rate_limit_qps" | "rate_limit_daily":
                 return rate_limited(self._wall(), daily=fault.kind == "rate_limit_daily")
             case _:
-                return web.json_response({"code": fault.status, "message": "Injected"}, status=fault.status)
+                code = 124 if fault.status == 401 else fault.status  # 124: invalid access token
+                return web.json_response({"code": code, "message": "Injected"}, status=fault.status)
 
     def _next_for(self, endpoint: str) -> Fault | None:
         for fault in self._active:

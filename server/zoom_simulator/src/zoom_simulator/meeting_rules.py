@@ -7,8 +7,7 @@ from typing import Any
 from zoneinfo import ZoneInfo, available_timezones
 
 TYPES = (1, 2, 3, 8, 10)
-_UTC_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
-_LOCAL_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d")
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ?")
 _MAX_OCCURRENCES = 60
 _MAX_SERIES_DAYS = 60 * 10 * 31
 """Upper bound on the days from the first to the last of 60 occurrences, which are at most 10 months of 31 days apart."""
@@ -137,13 +136,11 @@ def _occurs_on(recurrence: dict[str, Any], first: datetime, day: datetime) -> bo
 
 
 def _parse_start(value: Any, zone: str) -> datetime | None:
-    if not isinstance(value, str):
+    """Parse a time in UTC or, without `Z`, in the given time zone; return None if it is invalid."""
+    if not isinstance(value, str) or not _TIME.fullmatch(value):
         return None
     try:
-        if _UTC_TIME.fullmatch(value):
-            return datetime.fromisoformat(value)
-        if _LOCAL_TIME.fullmatch(value):
-            return datetime.fromisoformat(value).replace(tzinfo=ZoneInfo(zone)).astimezone(UTC)
+        moment = datetime.fromisoformat(value)
+        return moment if moment.tzinfo else moment.replace(tzinfo=ZoneInfo(zone)).astimezone(UTC)
     except (ValueError, OverflowError):
         return None
-    return None

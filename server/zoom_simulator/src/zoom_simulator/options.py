@@ -55,6 +55,16 @@ class SimulatedUser:
             digest = hashlib.sha256(self.email.encode()).hexdigest()[:12]
             object.__setattr__(self, "user_id", f"u-{digest}")  # the dataclass is frozen
 
+    @property
+    def name(self) -> str:
+        """The user's first and last name."""
+        return f"{self.first_name} {self.last_name}".strip()
+
+    @property
+    def zoom_type(self) -> int:
+        """Zoom's type of the user: 2 for licensed, otherwise 1."""
+        return 2 if self.licensed else 1
+
 
 def user_violations(fields: Mapping[str, Any]) -> dict[str, str]:
     """Return an error message for each invalid field of a user, by field name."""

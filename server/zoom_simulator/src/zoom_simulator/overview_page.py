@@ -140,7 +140,6 @@ def _users(state: ZoomState, url: str) -> _Section:
 
 def _user(state: ZoomState, user: SimulatedUser) -> tuple[str, ...]:
     grant = state.grants.get(user.email)
-    name = f"{user.first_name} {user.last_name}".strip()
     access_token = refresh_token = _NONE
     if grant is None:
         connected = "not yet"
@@ -155,7 +154,7 @@ def _user(state: ZoomState, user: SimulatedUser) -> tuple[str, ...]:
         )
     return (
         _email(user.email),
-        _isolated(name) or _NONE,
+        _isolated(user.name) or _NONE,
         _isolated(user.account_id),
         "yes" if user.licensed else "no: cannot schedule",
         connected,

@@ -26,9 +26,6 @@ RETRY_DELAYS = (300.0, 1200.0, 3600.0)
 RESPONSE_TIMEOUT = 3.0
 """Time limit for the app's response, in seconds."""
 
-MAX_RESPONSE_BYTES = 10_000
-"""Maximum number of bytes that are read from a response body."""
-
 RETAINED_DELIVERIES = 50
 """Maximum number of retained deliveries."""
 
@@ -143,7 +140,7 @@ class Webhooks:
             async with session.post(
                 self.url, data=delivery.body, headers=headers, allow_redirects=False
             ) as response:
-                body = await _read_limited(response.content)
+                body = await response.read()
                 retry = response.status >= 500
                 outcome = self._evaluate_response(delivery, response.status, body)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
@@ -194,15 +191,7 @@ class Webhooks:
                 "first_name": user.first_name,
                 "last_name": user.last_name,
                 "email": user.email,
-                "type": 2 if user.licensed else 1,
+                "type": user.zoom_type,
             },
         }
         return {"event": event, "event_ts": milliseconds, "payload": payload}
-
-
-async def _read_limited(content: aiohttp.StreamReader) -> bytes:
-    """Read the start of a response body, which may arrive in several chunks."""
-    body = b""
-    while len(body) < MAX_RESPONSE_BYTES and (part := await content.read(MAX_RESPONSE_BYTES - len(body))):
-        body += part
-    return body
