@@ -25,15 +25,23 @@ SECRETS = re.compile(r"sim-[ar]t-\w+|zgk_\w+|zoomgate-dev-secret|hunter2@|=hunte
 """Pattern that matches the secrets used in the tests: tokens, keys, client secrets, codes and tickets."""
 
 
+class LogStream(io.StringIO):
+    """A stream that can be closed at the other end."""
+
+    is_closed_by_reader = False
+
+    def write(self, text: str) -> int:
+        if self.is_closed_by_reader:
+            raise BrokenPipeError(32, "Broken pipe")
+        return super().write(text)
+
+
 @pytest.fixture(scope="session", autouse=True)
-def log() -> Iterator[io.StringIO]:
+def log() -> Iterator[LogStream]:
     """Return all log lines written by the tests so far. After the last test, check that no line contains a secret."""
-    lines = io.StringIO()
-    logs.configure("debug", "json", lines)
-    with pytest.MonkeyPatch.context() as patch:
-        # commands that tests run in this process would otherwise redirect the log
-        patch.setattr(logs, "configure", lambda *_: None)
-        yield lines
+    lines = LogStream()
+    logs.configure("debug", "json", lines)  # commands that tests run in this process cannot change this
+    yield lines
     match = SECRETS.search(lines.getvalue())
     assert match is None, (
         f"a secret was logged: {lines.getvalue()[max(0, match.start() - 300) : match.end()]}"

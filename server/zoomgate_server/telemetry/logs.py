@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Callable, Mapping, MutableMapping
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any, BinaryIO, TextIO, cast
+from typing import Any, TextIO, cast
 
 import orjson
 import structlog
@@ -53,48 +53,47 @@ def get(name: str) -> Any:
     return structlog.get_logger(source=name)
 
 
-class _Lines:
-    """A writer that ignores stream errors. A full disk or a closed pipe must not fail the logged operation."""
+class _Output:
+    """The destination, minimum level and format of log lines, set by `configure`.
 
-    def __init__(self, out: TextIO) -> None:
-        self._out = out
-        self._bytes: BinaryIO | None = getattr(out, "buffer", None)
+    Errors of the stream are ignored: a full disk or a closed pipe must not fail the logged operation.
+    """
+
+    def __init__(self) -> None:
+        self.stream: TextIO = sys.stderr
+        self.min_level = logging.CRITICAL
+        self.render: Callable[[Any, str, EventDict], str] | None = None
 
     def write(self, text: str) -> None:
         """Write text. If the stream fails, the text is lost."""
         try:  # faster than contextlib.suppress; runs on every call
-            self._out.write(text)
+            self.stream.write(text)
         except (OSError, ValueError):
             pass
 
     def flush(self) -> None:
         """Flush the stream. If flushing fails, the buffered text is lost."""
         try:
-            self._out.flush()
+            self.stream.flush()
         except (OSError, ValueError):
             pass
 
     def write_json(self, event: EventDict) -> None:
         """Write a line of JSON, if possible directly to the underlying binary stream."""
         line = orjson.dumps(event, default=str, option=orjson.OPT_APPEND_NEWLINE)
+        binary = getattr(self.stream, "buffer", None)
         try:
-            if self._bytes is None:
-                self._out.write(line.decode())
-                self._out.flush()
+            if binary is None:
+                self.stream.write(line.decode())
+                self.stream.flush()
             else:
-                self._bytes.write(line)
-                self._bytes.flush()
+                binary.write(line)
+                binary.flush()
         except (OSError, ValueError):
             pass
 
 
-class _Access:
-    """The destination, minimum level and format of access log lines, set by `configure`."""
-
-    def __init__(self) -> None:
-        self.out = _Lines(sys.stderr)
-        self.min_level = logging.CRITICAL
-        self.render: Callable[[Any, str, EventDict], str] | None = None
+_output = _Output()
 
 
 def write_call(event: EventDict, level: str) -> None:
@@ -102,7 +101,7 @@ def write_call(event: EventDict, level: str) -> None:
 
     All values must already be validated: names, codes, numbers, canonical addresses and valid request IDs.
     """
-    if _access.min_level <= _LEVELS[level]:
+    if _output.min_level <= _LEVELS[level]:
         event["level"] = level
         event["time"] = datetime.now(UTC)
         write_line(event)
@@ -113,59 +112,44 @@ def write_line(event: EventDict) -> None:
 
     The event must include `level` and `time`, and all values must already be validated.
     """
-    if _access.render is None:
-        _access.out.write_json(event)
+    if _output.render is None:
+        _output.write_json(event)
     else:
-        _access.out.write(_access.render(None, event["level"], event) + "\n")
-        _access.out.flush()
-
-
-_processors: list[Callable[[Any, str, EventDict], Any]] = []
-"""The processors of all loggers. Loggers cache this list, so `configure` modifies the list in place."""
+        _output.write(_output.render(None, event["level"], event) + "\n")
+        _output.flush()
 
 
 def configure(level: str, log_format: str, stream: TextIO | None = None) -> None:
-    """Configure logging of this process, including libraries.
+    """Configure logging of this process, including libraries. Only the first call has an effect.
 
     Args:
         level: The minimum level: `debug`, `info`, `warning` or `error`.
-        log_format: `json` for one JSON object per line, or `console` for human-readable lines.
+        log_format: `json` for one JSON object per line, `console` for human-readable lines, or `auto` for `console` on a terminal.
         stream: The destination. Defaults to standard error.
     """
-    out = _Lines(stream or sys.stderr)
-    _access.out = out
-    _access.render = None if log_format == "json" else _renderer(log_format)
-    _access.min_level = _LEVELS[level]
-    _processors[:] = [
-        _at_least(_LEVELS[level]),
-        structlog.processors.add_log_level,
-        structlog.processors.format_exc_info,
-        redact,
-        _timestamp,
-        _renderer(log_format),
-    ]
+    if structlog.is_configured():
+        return
+    if log_format == "auto":
+        log_format = "console" if sys.stderr.isatty() else "json"
+    _output.stream = stream or sys.stderr
+    _output.render = None if log_format == "json" else _console_renderer()
+    _output.min_level = _LEVELS[level]
     structlog.configure(
-        processors=_processors,
-        wrapper_class=structlog.make_filtering_bound_logger(logging.NOTSET),  # the processors filter by level
-        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", out)),
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.format_exc_info,
+            redact,
+            _timestamp,
+            _output.render or _render_json,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
+        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", _output)),
         cache_logger_on_first_use=True,
     )
-    handler = _LibraryHandler()
     root = logging.getLogger()
-    root.handlers[:] = [handler]
+    root.handlers[:] = [_LibraryHandler()]
     root.setLevel(max(_LEVELS[level], logging.INFO))
     logging.captureWarnings(capture=True)
-
-
-def _at_least(level: int) -> Callable[[Any, str, EventDict], EventDict]:
-    """Return a processor that drops events below a level."""
-
-    def drop_below(_logger: Any, method: str, event: EventDict) -> EventDict:
-        if _LEVELS[method] < level:
-            raise structlog.DropEvent
-        return event
-
-    return drop_below
 
 
 def redact(_logger: Any, _method: str, event: EventDict) -> EventDict:
@@ -230,9 +214,11 @@ def _clean(key: str, value: Any, depth: int) -> Any:
     return plain(value.decode("utf-8", "replace") if isinstance(value, bytes | bytearray) else str(value))
 
 
-def _renderer(log_format: str) -> Callable[[Any, str, EventDict], str]:
-    if log_format == "json":
-        return lambda _logger, _method, event: orjson.dumps(event, default=str).decode()
+def _render_json(_logger: Any, _method: str, event: EventDict) -> str:
+    return orjson.dumps(event, default=str).decode()
+
+
+def _console_renderer() -> Callable[[Any, str, EventDict], str]:
     return structlog.dev.ConsoleRenderer(
         colors=sys.stderr.isatty(),
         exception_formatter=structlog.dev.plain_traceback,
@@ -252,15 +238,7 @@ class _LibraryHandler(logging.Handler):
         fields: dict[str, Any] = {"source": record.name}
         if record.exc_info and record.exc_info[0] is not None:
             fields["exc_info"] = record.exc_info
-        log = structlog.get_logger()
-        write = (
-            log.error
-            if record.levelno >= logging.ERROR
-            else log.warning
-            if record.levelno >= logging.WARNING
-            else log.info
-        )
-        write(message, **fields)
-
-
-_access = _Access()
+        level = min(
+            max(record.levelno // 10 * 10, logging.INFO), logging.ERROR
+        )  # libraries may define levels
+        structlog.get_logger().log(level, message, **fields)

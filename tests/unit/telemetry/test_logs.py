@@ -130,23 +130,21 @@ def test_console_line_starts_with_the_time() -> None:
         assert "datetime" not in text
 
 
-LEVEL_CHANGES = """
+FIRST_CONFIGURATION = """
 from zoomgate_server.telemetry import logs
 log = logs.get("zoomgate.app")
-for level in ("warning", "info", "error"):
-    logs.configure(level, "json")
-    log.info(f"info while {level}")
-    log.warning(f"warning while {level}")
+for level in ("info", "error"):
+    logs.configure(level, "auto")
+    log.debug("debug")
+    log.info("info")
+    logs.write_call({"event": "rpc"}, "info")
 """
 
 
-def test_loggers_use_a_changed_level() -> None:
-    """Loggers that have already written a line also use the new level."""
+def test_first_configuration_of_a_process_applies() -> None:
+    """Events below the level are dropped, and lines are JSON if standard error is not a terminal."""
     process = subprocess.run(
-        [sys.executable, "-c", LEVEL_CHANGES], capture_output=True, text=True, check=True
+        [sys.executable, "-c", FIRST_CONFIGURATION], capture_output=True, text=True, check=True
     )
-    assert [orjson.loads(line)["event"] for line in process.stderr.splitlines()] == [
-        "warning while warning",
-        "info while info",
-        "warning while info",
-    ]
+    events = [orjson.loads(line)["event"] for line in process.stderr.splitlines()]
+    assert events == ["info", "rpc", "info", "rpc"]
