@@ -10,7 +10,8 @@ from prometheus_client import Metric
 
 from zoomgate_server.audit.trail import ACTIONS
 from zoomgate_server.cli import cli
-from zoomgate_server.settings import CLIENT_VARIABLES, SETTINGS
+from zoomgate_server.settings import SETTINGS
+from zoomgate_server.settings.sources import CLIENT_VARIABLES
 from zoomgate_server.telemetry.metrics import Metrics
 
 ROOT = Path(__file__).parents[2]
@@ -21,7 +22,7 @@ LOG_LEVELS = {"debug", "info", "warning", "error", "exception"}
 def setting_names() -> Iterator[str]:
     """Yield the settings with their defaults, and the variables of the client."""
     for setting in SETTINGS:
-        yield f"setting {setting.name} default={setting.default!r}"
+        yield f"setting {setting.variable} default={setting.default!r}"
     for name in CLIENT_VARIABLES:
         yield f"client variable {name}"
 

@@ -8,23 +8,34 @@ from pathlib import Path
 import pytest
 
 from zoomgate_server import settings
-from zoomgate_server.settings import CLIENT_VARIABLES, SETTINGS, Setting
+from zoomgate_server.secret import Secret
+from zoomgate_server.settings import SETTINGS
+from zoomgate_server.settings.sources import CLIENT_VARIABLES
 
 DOCUMENTATION = Path(__file__).parents[2] / "docs" / "configuration.md"
 
 
-@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
-def test_every_setting_is_documented(setting: Setting) -> None:
-    """The documentation page lists the setting with the default and the description from the code."""
-    cells = [f"`{setting.name}`", setting.description]
-    if not setting.planned:
-        cells.insert(1, setting.default or "none")
-    assert f"| {' | '.join(cells)} |" in DOCUMENTATION.read_text(encoding="utf-8").splitlines()
+TABLE = re.compile(
+    r"(?<=\| setting \| value \| default \| description \|\n\|---\|---\|---\|---\|\n)(?:\|.*\n)+"
+)
+
+
+def test_settings_are_documented(request: pytest.FixtureRequest) -> None:
+    """The table on the documentation page has a row for each setting. Run pytest with --regenerate to update it."""
+    rows = [
+        f"| `{setting.variable}` | {setting.type.values} | {setting.default or 'none'} | {setting.description} |\n"
+        for setting in SETTINGS
+    ]
+    page = DOCUMENTATION.read_text(encoding="utf-8")
+    if request.config.getoption("--regenerate"):
+        page = TABLE.sub(lambda _: "".join(rows), page)
+        DOCUMENTATION.write_text(page, encoding="utf-8")
+    assert TABLE.findall(page) == ["".join(rows)]
 
 
 def test_unknown_settings_are_not_documented() -> None:
     documented = set(re.findall(r"ZOOMGATE_[A-Z_]+[A-Z]", DOCUMENTATION.read_text(encoding="utf-8")))
-    assert documented == {setting.name for setting in SETTINGS} | CLIENT_VARIABLES
+    assert documented == {setting.variable for setting in SETTINGS} | CLIENT_VARIABLES
 
 
 def test_documented_config_file_is_accepted(tmp_path: Path) -> None:
@@ -55,14 +66,14 @@ def test_secrets_are_not_shown(tmp_path: Path) -> None:
         )
         representations = [repr(loaded), str(loaded), f"{loaded}", repr(asdict(copy.deepcopy(loaded)))]
         assert not [text for text in representations if "hunter2" in text]
-        assert all(secret.reveal().startswith("hunter2") for secret in loaded.client_secrets)
-        assert loaded.store_uri is not None
-        assert "hunter2" in loaded.store_uri.reveal()
+        assert all(secret.reveal().startswith("hunter2") for secret in loaded.client_secret)
+        assert isinstance(loaded.store, Secret)
+        assert "hunter2" in loaded.store.reveal()
 
 
 def test_errors_do_not_show_secret_values() -> None:
     for setting in SETTINGS:
-        if setting.secret:
+        if setting.type.secret:
             with pytest.raises(settings.SettingsError) as error:
-                settings.load({setting.name: "hunter2\x07é://hunter2:hunter2@host"})
-            assert "hunter2" not in str(error.value), setting.name
+                settings.load({setting.variable: "hunter2\x07é://hunter2:hunter2@host"})
+            assert "hunter2" not in str(error.value), setting.variable

@@ -5,21 +5,22 @@ from pathlib import Path
 import pytest
 
 from zoomgate_server import settings
-from zoomgate_server.settings import Address, Settings, SettingsError
+from zoomgate_server.address import Address
+from zoomgate_server.settings import Settings, SettingsError
 
 APP = {"ZOOMGATE_CLIENT_ID": "app", "ZOOMGATE_CLIENT_SECRET": "hush"}
 
 
-def problems(environ: dict[str, str], overrides: dict[str, str] | None = None) -> tuple[str, ...]:
+def problems(environ: dict[str, str], options: dict[str, str] | None = None) -> tuple[str, ...]:
     """Load settings that must be rejected, and return the reported problems."""
     with pytest.raises(SettingsError) as error:
-        settings.load(environ, overrides)
+        settings.load(environ, options)
     return error.value.problems
 
 
-def problem(environ: dict[str, str]) -> str:
+def problem(environ: dict[str, str], options: dict[str, str] | None = None) -> str:
     """Load settings that must be rejected, and return the only reported problem."""
-    (only,) = problems(environ)
+    (only,) = problems(environ, options)
     return only
 
 
@@ -30,13 +31,13 @@ def load_file(path: Path, text: str, environ: dict[str, str] | None = None) -> S
 
 
 def secrets_of(loaded: Settings) -> list[str]:
-    return [secret.reveal() for secret in loaded.client_secrets]
+    return [secret.reveal() for secret in loaded.client_secret]
 
 
 def test_empty_environment_yields_the_defaults() -> None:
     loaded = settings.load({"PATH": "/usr/bin"})
     assert (str(loaded.listen), str(loaded.http_listen)) == ("127.0.0.1:50051", "127.0.0.1:8080")
-    assert (loaded.data_dir, loaded.store_path, loaded.keys_path) == (
+    assert (loaded.data_dir, loaded.store, loaded.keys) == (
         Path(".zoomgate"),
         Path(".zoomgate/zoomgate.db"),
         Path(".zoomgate/keys.json"),
@@ -46,8 +47,8 @@ def test_empty_environment_yields_the_defaults() -> None:
         "https://api.zoom.us/v2",
         "https://zoom.us/oauth",
     )
-    assert (loaded.log_level, loaded.log_format, loaded.reflection) == ("info", "json", True)
-    assert (loaded.client_id, loaded.client_secrets, loaded.callers_path) == ("", (), None)
+    assert (loaded.log_level, loaded.log_format, loaded.reflection) == ("info", "auto", True)
+    assert (loaded.client_id, loaded.client_secret, loaded.callers) == ("", (), None)
 
 
 def test_options_override_the_environment_which_overrides_the_file(tmp_path: Path) -> None:
@@ -61,7 +62,7 @@ def test_options_override_the_environment_which_overrides_the_file(tmp_path: Pat
             "ZOOMGATE_HTTP_LISTEN": "127.0.0.1:4",
             "ZOOMGATE_DATA_DIR": "",
         },
-        {"ZOOMGATE_LISTEN": "127.0.0.1:5"},
+        {"listen": "127.0.0.1:5"},
     )
     assert (loaded.listen.port, loaded.http_listen.port, loaded.data_dir) == (5, 4, Path("file"))
 
@@ -73,7 +74,7 @@ def test_toml_file_accepts_all_value_types(tmp_path: Path) -> None:
         'drain_seconds = 5\nreflection = false\nstore = "sqlite:////srv/z.db"\n'
         '[return_to]\na = "https://a.example/x"\nb = "http://localhost:3000/y"\n',
     )
-    assert (loaded.drain_seconds, loaded.reflection, loaded.store_path) == (5, False, Path("/srv/z.db"))
+    assert (loaded.drain_seconds, loaded.reflection, loaded.store) == (5, False, Path("/srv/z.db"))
     assert loaded.return_to == {"a": "https://a.example/x", "b": "http://localhost:3000/y"}
 
 
@@ -89,9 +90,9 @@ def test_problems_in_the_file_have_file_and_line(tmp_path: Path) -> None:
         )
     text = "\n".join(error.value.problems)
     assert f"unknown setting lisen in {file}:1; did you mean listen?" in text
-    assert f"ZOOMGATE_LISTEN ({file}:3) is '0.0.0.0:1'" in text
-    assert f"ZOOMGATE_DRAIN_SECONDS ({file}:4) must be" in text
-    assert f"ZOOMGATE_RETURN_TO ({file}:6) contains 'x'" in text
+    assert f"listen ({file}:3) is '0.0.0.0:1'" in text
+    assert f"drain_seconds ({file}:4) must be" in text
+    assert f"return_to ({file}:6) contains 'x'" in text
     assert "ZOOMGATE_LOG_LEVEL must be one of debug, info, warning, error, not 'louder'" in text
     assert len(error.value.problems) == 5
 
@@ -164,7 +165,7 @@ def test_webhook_secrets_are_read_newest_first_from_one_source(tmp_path: Path) -
     """The environment takes precedence over the secrets directory; both are optional; an invalid secret is rejected."""
 
     def secrets(environ: dict[str, str]) -> list[str]:
-        return [secret.reveal() for secret in settings.load(APP | environ).webhook_secrets]
+        return [secret.reveal() for secret in settings.load(APP | environ).webhook_secret]
 
     directory = {"ZOOMGATE_SECRETS_DIR": str(tmp_path)}
     assert secrets({}) == []
@@ -177,13 +178,24 @@ def test_webhook_secrets_are_read_newest_first_from_one_source(tmp_path: Path) -
     assert "copy it from Zoom again" in problem(APP | {"ZOOMGATE_WEBHOOK_SECRET": "hunter2é"})
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["ZOOMGATE_TLS_CLIENT_CA"],
-)
-def test_unsupported_settings_are_rejected(name: str) -> None:
-    """A setting without effect is not silently ignored."""
-    assert problem({name: "x"}) == f"{name} is not supported yet; omit it"
+def test_problem_names_what_the_user_specified(tmp_path: Path) -> None:
+    """The name is that of the option, the variable or the key in the file whose value is used."""
+    file = tmp_path / "z.toml"
+    file.write_text('workers = 0\nlisten = "127.0.0.1:1"\n')
+    config = {"ZOOMGATE_CONFIG": str(file)}
+    rule = "must be an integer from 1 to 64, not '0'"
+    assert problem(config) == f"workers ({file}:1) {rule}"
+    assert problem(config | {"ZOOMGATE_WORKERS": "0"}) == f"ZOOMGATE_WORKERS {rule}"
+    assert problem(config | {"ZOOMGATE_WORKERS": "1"}, {"workers": "0"}) == f"--workers {rule}"
+    assert problem({}, {"listen": "0.0.0.0:1"}).startswith("--listen is '0.0.0.0:1'")
+    assert problem({}, {"config": "none.toml"}).startswith("--config refers to none.toml")
+    names = settings.load(config | {"ZOOMGATE_WORKERS": "1"}, {"data_dir": "data"}).names
+    assert [names[name] for name in ("data_dir", "workers", "listen", "store")] == [
+        "--data-dir",
+        "ZOOMGATE_WORKERS",
+        f"listen ({file}:2)",
+        "ZOOMGATE_STORE",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -364,13 +376,12 @@ def test_all_problems_are_reported_together() -> None:
             "ZOOMGATE_LISTN": "x",
             "ZOOMGATE_LISTEN": "0.0.0.0:1",
             "ZOOMGATE_STORE": "postgres://h/z",
-            "ZOOMGATE_TLS_CLIENT_CA": "c",
             "ZOOMGATE_CLIENT_ID": "app",
             "ZOOMGATE_DRAIN_SECONDS": "x",
         },
-        {"ZOOMGATE_LOG_LEVEL": "loud"},
+        {"log_level": "loud"},
     )
-    assert len(texts) == 7
+    assert len(texts) == 6
     assert all("\n" not in text for text in texts)
 
 

@@ -82,7 +82,7 @@ class Components:
         """Build the domain objects; the exit stack closes the opened clients and files."""
         app = settings.app
         key_ring = ReloadingKeyRing(
-            settings.keys_path, loaded_key_ring, clock, metrics.key_ring_reloaded, timing.key_ring
+            settings.keys, loaded_key_ring, clock, metrics.key_ring_reloaded, timing.key_ring
         )
         envelope = Envelope(app=app, keys=key_ring)
         await key_check.verify(store, envelope)
@@ -149,7 +149,6 @@ class Components:
             max_pending_per_user=settings.max_pending_per_user,
             max_pending_per_caller=settings.max_pending_per_caller,
         )
-        defaults = settings.meeting_defaults
         rng = random.Random()  # noqa: S311 - for jitter only, not for secrets
         return cls(
             audit=audit,
@@ -164,7 +163,7 @@ class Components:
             ),
             key_ring=key_ring,
             webhooks=WebhookReceiver(
-                secrets=settings.webhook_secrets,
+                secrets=settings.webhook_secret,
                 client_id=settings.client_id,
                 disconnector=disconnector,
                 events=SeenEvents(app=app, store=store, envelope=envelope),
@@ -206,9 +205,9 @@ class Components:
             meetings=MeetingsService(
                 zoom_calls=zoom_calls,
                 defaults=MeetingDefaults(
-                    topic=defaults.topic,
-                    duration_minutes=defaults.duration_minutes,
-                    timezone=defaults.timezone,
+                    topic=settings.default_topic,
+                    duration_minutes=settings.default_duration_minutes,
+                    timezone=settings.default_timezone,
                 ),
             ),
             proxy=ProxyService(zoom_calls=zoom_calls, api_url=settings.zoom_api_url),
@@ -238,10 +237,10 @@ class Components:
 
 def _audit_trail(settings: Settings, key: bytes, clock: SystemClock, metrics: Metrics) -> AuditTrail:
     try:
-        if settings.audit_path is not None and settings.audit_path.parent == settings.data_dir:
+        if settings.audit is not None and settings.audit.parent == settings.data_dir:
             settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return AuditTrail(settings.audit_path, key=key, clock=clock, on_lost=metrics.audit_failed)
+        return AuditTrail(settings.audit, key=key, clock=clock, on_lost=metrics.audit_failed)
     except OSError as error:
         raise StartError(
-            f"ZOOMGATE_AUDIT: cannot write to {settings.audit_path} ({error.strerror}); set it to a writable file or `log`"
+            f"ZOOMGATE_AUDIT: cannot write to {settings.audit} ({error.strerror}); set it to a writable file or `log`"
         ) from None

@@ -104,7 +104,7 @@ async def run(
         shared_metrics,
     )
     shared = shared_metrics is not None
-    keys = [*rpc_server.caller_keys(settings.callers_path), *extra_keys]
+    keys = [*rpc_server.caller_keys(settings.callers, settings.names["callers"]), *extra_keys]
     async with AsyncExitStack() as stack:
         server = rpc_server.new_server(shared_port=shared)
         web = WebServer(
@@ -112,12 +112,12 @@ async def run(
             secure=(settings.public_url or settings.redirect_uri).startswith("https://"),
             trusted_proxies=settings.trusted_proxies,
             pages=Pages(brand_name=settings.brand_name, brand_color=settings.brand_color),
-            webhooks_enabled=bool(settings.webhook_secrets),
+            webhooks_enabled=bool(settings.webhook_secret),
         )
 
         async def bind_ports() -> ServiceAddresses:
-            grpc_port = rpc_server.bind(server, str(settings.listen), settings.tls)
-            listener = stack.enter_context(listeners.listen(settings.http_listen, shared=shared))
+            grpc_port = rpc_server.bind(server, str(settings.listen), settings.names["listen"], settings.tls)
+            listener = stack.enter_context(listeners.listen(settings, shared=shared))
             await web.start(listener)
             stack.push_async_callback(web.stop)
             http_port = listener.getsockname()[1]
@@ -133,10 +133,10 @@ async def run(
             else await bind_ports()
         )
         if peers_serving:
-            settings = replace(settings, store_wait_seconds=math.inf)
+            settings = replace(settings, store_wait=math.inf)
         if not settings.redirect_uri:
             settings = replace(settings, redirect_uri=f"http://{started.http}/oauth/callback")
-        is_new_key_ring = not os.access(settings.keys_path, os.F_OK)
+        is_new_key_ring = not os.access(settings.keys, os.F_OK)
         store, key_ring = await open_store(settings, stack, stop or asyncio.Event(), timing.store)
         web.set_ready("starting")
         store = instrumented(store, metrics.store_error)
@@ -145,7 +145,7 @@ async def run(
         except (ZoomgateError, StoreError) as error:
             raise StartError(str(error)) from None
         if is_new_key_ring:
-            details = {"key_id": key_ring.primary_id, "file": str(settings.keys_path)}
+            details = {"key_id": key_ring.primary_id, "file": str(settings.keys)}
             components.audit(AuditEvent("keys.created", "ok", "", ZOOMGATE, details=details))
         # outermost first, so that the access log records the final status, even if authentication fails
         pipeline = Pipeline(

@@ -8,22 +8,23 @@ import contextlib
 import socket
 from collections.abc import Callable, Iterator, Sequence
 
-from zoomgate_server.settings import Address
+from zoomgate_server.address import Address
+from zoomgate_server.settings import Settings
 from zoomgate_server.startup import StartError
 
 _WILDCARDS = {"", "0.0.0.0", "::"}  # noqa: S104 - recognized, not bound
 
 
-def listen(address: Address, *, shared: bool = False) -> socket.socket:
+def listen(settings: Settings, *, shared: bool = False) -> socket.socket:
     """Return a listening socket for HTTP.
 
     Args:
-        address: The address to listen on; port 0 picks a free port.
         shared: Whether other processes of this service listen on the same port.
 
     Raises:
         StartError: The port cannot be bound.
     """
+    address = settings.http_listen
     try:
         family = _http_family(address)
         listener = socket.socket(family, socket.SOCK_STREAM)
@@ -37,23 +38,29 @@ def listen(address: Address, *, shared: bool = False) -> socket.socket:
             listener.close()
             raise
     except OSError as error:
-        raise _cannot_listen("ZOOMGATE_HTTP_LISTEN", address, error) from None
+        raise _cannot_listen(settings.names["http_listen"], address, error) from None
     return listener
 
 
 @contextlib.contextmanager
-def reserved(grpc: Address, http: Address) -> Iterator[tuple[Address, Address]]:
+def reserved(settings: Settings) -> Iterator[tuple[Address, Address]]:
     """Reserve both ports for the processes of this service; yield the addresses with the actual ports.
 
     Raises:
         StartError: A port is in use, even with SO_REUSEPORT, or the system does not support shared ports.
     """
     if not hasattr(socket, "SO_REUSEPORT"):
-        raise StartError("ZOOMGATE_WORKERS: this system cannot share ports between processes; set it to 1")
+        raise StartError(
+            f"{settings.names['workers']}: this system cannot share ports between processes; set it to 1"
+        )
+    grpc, http = settings.listen, settings.http_listen
     with contextlib.ExitStack() as stack:
-        grpc_port = _reserve("ZOOMGATE_LISTEN", grpc, _grpc_hosts, stack)
+        grpc_port = _reserve(settings.names["listen"], grpc, _grpc_hosts, stack)
         http_port = _reserve(
-            "ZOOMGATE_HTTP_LISTEN", http, lambda address: [(_http_family(address), address.host)], stack
+            settings.names["http_listen"],
+            http,
+            lambda address: [(_http_family(address), address.host)],
+            stack,
         )
         yield Address(grpc.host, grpc_port), Address(http.host, http_port)
 

@@ -61,32 +61,34 @@ async def open_store(
         StartError: The store or the key ring cannot be opened.
         StartCancelled: `stop` was set.
     """
-    if settings.store_uri is not None:
-        return await _open_mongodb(settings, settings.store_uri, stack, stop, timing)
+    path = settings.store
+    if isinstance(path, Secret):
+        return await _open_mongodb(settings, path, stack, stop, timing)
     created: list[Path] = []
     try:
-        for directory in {settings.data_dir, settings.store_path.parent}:
+        for directory in {settings.data_dir, path.parent}:
             if not directory.exists():
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
                 created.append(directory)
-        is_new = not settings.store_path.exists()
-        if is_new and settings.keys_are_default and not settings.keys_path.exists():
+        is_new = not path.exists()
+        if is_new and settings.keys_are_default and not settings.keys.exists():
             with contextlib.suppress(
                 key_file.KeyFileExistsError
             ):  # another process has created the file in the meantime
-                key_file.create(settings.keys_path)
-                created.append(settings.keys_path)
-        key_ring = key_file.load(settings.keys_path)
-        store = await SqliteStore.open(settings.store_path, SystemClock().wall, timing.sqlite)
+                key_file.create(settings.keys)
+                created.append(settings.keys)
+        key_ring = key_file.load(settings.keys)
+        store = await SqliteStore.open(path, SystemClock().wall, timing.sqlite)
     except (key_file.KeyFileError, StoreOpenError, OSError) as error:
-        if settings.keys_path in created and settings.store_path.exists():
+        if settings.keys in created and path.exists():
             created.clear()  # a process that started at the same time may already use these keys
         for path in reversed(created):
             with contextlib.suppress(OSError):
                 path.rmdir() if path.is_dir() else path.unlink()
         if isinstance(error, OSError):
             raise StartError(
-                f"ZOOMGATE_DATA_DIR: cannot create or use {settings.data_dir} ({error.strerror}); check its owner and permissions"
+                f"{settings.names['data_dir']}: cannot create or use {settings.data_dir} ({error.strerror});"
+                " check its owner and permissions"
             ) from None
         raise StartError(str(error)) from None
     stack.push_async_callback(store.close)
@@ -98,15 +100,15 @@ async def _open_mongodb(
 ) -> tuple[RecordStore, KeyRing]:
     """Open a MongoDB database and the key ring. No key ring is created, since other processes may already use the store with theirs.
 
-    If the database is unreachable, attempts are repeated for `store_wait_seconds`, since services and their databases often start together.
+    If the database is unreachable, attempts are repeated for `store_wait` seconds, since services and their databases often start together.
     """
     from zoomgate_server.storage.mongodb import MongoStore  # noqa: PLC0415 - not needed with SQLite
 
     try:
-        key_ring = key_file.load(settings.keys_path)
+        key_ring = key_file.load(settings.keys)
         store = await _with_retries(
             lambda: MongoStore.open(uri.reveal(), timing=timing.mongodb),
-            settings.store_wait_seconds,
+            settings.store_wait,
             stop,
             timing,
         )

@@ -110,7 +110,7 @@ async def supervise(
         StartError: The service cannot start, or a worker could not be restarted.
     """
     with (
-        listeners.reserved(settings.listen, settings.http_listen) as (grpc, http),
+        listeners.reserved(settings) as (grpc, http),
         tempfile.TemporaryDirectory(prefix="zoomgate-metrics-", ignore_cleanup_errors=True) as directory,
     ):
         config = WorkerConfig(replace(settings, listen=grpc, http_listen=http), anonymous, tuple(keys))

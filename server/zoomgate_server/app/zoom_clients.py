@@ -17,7 +17,7 @@ def open_clients(settings: Settings, clock: Clock, stack: AsyncExitStack) -> tup
         oauth_url=settings.zoom_oauth_url,
         api_url=settings.zoom_api_url,
         client_id=settings.client_id,
-        client_secrets=[secret.reveal() for secret in settings.client_secrets],
+        client_secrets=[secret.reveal() for secret in settings.client_secret],
         redirect_uri=settings.redirect_uri,
         user_agent=user_agent,
         wall=clock.wall,

@@ -2,14 +2,11 @@
 
 import difflib
 import errno
-import functools
 import importlib
 import io
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -132,35 +129,6 @@ def cli() -> None:
 
     Example: zoomgate run
     """
-
-
-_OPTIONS = (
-    ("--listen", "ZOOMGATE_LISTEN", "Address (HOST:PORT) of the gRPC server."),
-    ("--http-listen", "ZOOMGATE_HTTP_LISTEN", "Address (HOST:PORT) of the HTTP server."),
-    ("--data-dir", "ZOOMGATE_DATA_DIR", "Directory of the store and the key ring."),
-    ("--store", "ZOOMGATE_STORE", "URI of the store, such as sqlite:///PATH."),
-    ("--config", "ZOOMGATE_CONFIG", "TOML file of settings, or a Velo config.json."),
-    ("--callers", "ZOOMGATE_CALLERS", "TOML file of the callers."),
-    ("--workers", "ZOOMGATE_WORKERS", "Number of processes."),
-    ("--log-level", "ZOOMGATE_LOG_LEVEL", "Minimum log level: debug, info, warning or error."),
-    ("--log-format", "ZOOMGATE_LOG_FORMAT", "Log format: json or console."),
-)
-
-
-def setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that override settings. The command receives the specified settings as `overrides`."""
-    names = {option.lstrip("-").replace("-", "_"): setting for option, setting, _ in _OPTIONS}
-
-    @functools.wraps(command)
-    def collect(**values: Any) -> Any:
-        overrides = {setting: values.pop(name) for name, setting in names.items()}
-        specified = {name: value for name, value in overrides.items() if value is not None}
-        return command(overrides=specified, **values)
-
-    wrapped: Callable[..., Any] = collect
-    for option, setting, text in reversed(_OPTIONS):
-        wrapped = click.option(option, metavar="TEXT", help=f"{text} [{setting}]")(wrapped)
-    return wrapped
 
 
 def main() -> None:

@@ -175,7 +175,7 @@ def fingerprint_() -> None:
 
 async def _fingerprints(loaded: Settings, token: str) -> list[str]:
     """Return the fingerprints of a token, one for each Zoom app in the store that has a key for fingerprints."""
-    ring = key_file.load(loaded.keys_path)
+    ring = key_file.load(loaded.keys)
     fingerprints = []
     async with open_store(loaded) as store:
         for app in await store.apps():
@@ -225,7 +225,7 @@ def _matches_action(action: str, pattern: str) -> bool:
 
 def _trail_files(since: datetime | None) -> Iterator[Path]:
     """Yield the files of the trail, oldest first, excluding files that were last modified before `since`."""
-    path = load_settings("pass the files with `zoomgate audit show FILE`").audit_path
+    path = load_settings("pass the files with `zoomgate audit show FILE`").audit
     if path is None:
         fail(
             'ZOOMGATE_AUDIT is set to log, so the trail is written to the log with "event":"audit"; pass the log files as FILES'

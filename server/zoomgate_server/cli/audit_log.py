@@ -28,7 +28,7 @@ class AuditLog:
     """
 
     def __init__(self, loaded: Settings | None, key: bytes = b"", *, store: bool = False) -> None:
-        self._path = None if loaded is None else loaded.audit_path
+        self._path = None if loaded is None else loaded.audit
         self._trail: AuditTrail | None = None
         if loaded is None or (self._path is not None and not self._path.parent.is_dir() and not store):
             return

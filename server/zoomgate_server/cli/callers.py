@@ -69,7 +69,7 @@ def add(
     Example: zoomgate callers add calendar --role service --users '*@example.com'
     """
     loaded = optional_settings() if path else load_settings("specify the file with --file")
-    file = Path(path) if path else (loaded and loaded.callers_path) or Path("callers.toml")
+    file = Path(path) if path else (loaded and loaded.callers) or Path("callers.toml")
     key = new_key()
     entry = ["[[callers]]", f'name = "{_quote(name)}"', f'role = "{role}"', f'key_sha256 = "{digest(key)}"']
     for field, values in (("users", users), ("methods", methods), ("proxy_paths", proxy_paths)):

@@ -11,6 +11,7 @@ import click
 import grpc
 
 from zoomgate import Client, errors
+from zoomgate_server.address import Address
 from zoomgate_server.cli import caller_key
 from zoomgate_server.cli.option_types import UserEmail
 from zoomgate_server.cli.output import (
@@ -22,7 +23,6 @@ from zoomgate_server.cli.output import (
     USAGE,
     fail,
 )
-from zoomgate_server.settings import Address
 
 _EXIT_CODES: tuple[tuple[type[errors.ZoomgateError], int], ...] = (
     (errors.InvalidRequest, USAGE),

@@ -17,13 +17,14 @@ import click
 import orjson
 
 from zoomgate_server import settings
-from zoomgate_server.cli import setting_options
 from zoomgate_server.cli.output import log_warnings_to_stderr
+from zoomgate_server.cli.setting_options import setting_options
 from zoomgate_server.encryption import key_check, key_file
 from zoomgate_server.encryption.envelope import Envelope
 from zoomgate_server.errors import RecordFault
 from zoomgate_server.rpc import callers_file, tls
 from zoomgate_server.rpc.middleware.access_policy import CALLABLE_METHODS
+from zoomgate_server.secret import Secret
 from zoomgate_server.storage import sqlite
 from zoomgate_server.storage.record_store import StoreInspection, StoreOpenError
 from zoomgate_server.telemetry.logs import plain
@@ -78,11 +79,11 @@ def _run_checks(overrides: Mapping[str, str]) -> Iterator[CheckResult]:
     log_warnings_to_stderr(loaded)
     yield CheckResult("settings", OK, "valid")
     yield _app(loaded)
-    if loaded.store_uri is None or loaded.data_dir.exists():  # with MongoDB, the directory is optional
+    if isinstance(loaded.store, Path) or loaded.data_dir.exists():  # with MongoDB, the directory is optional
         yield _data(loaded.data_dir)
     store, contents = _store(loaded)
     yield store
-    yield _audit(loaded.audit_path, loaded.data_dir)
+    yield _audit(loaded.audit, loaded.data_dir)
     yield _keys(loaded, contents)
     yield _callers(loaded)
     if loaded.tls is not None:
@@ -95,7 +96,7 @@ def _run_checks(overrides: Mapping[str, str]) -> Iterator[CheckResult]:
 
 def _app(loaded: settings.Settings) -> CheckResult:
     if loaded.client_id:
-        return CheckResult("Zoom app", OK, f"client ID and {len(loaded.client_secrets)} secret(s) are set")
+        return CheckResult("Zoom app", OK, f"client ID and {len(loaded.client_secret)} secret(s) are set")
     return CheckResult(
         "Zoom app",
         WARNING,
@@ -145,28 +146,28 @@ def _audit(path: Path | None, data_dir: Path) -> CheckResult:
 
 def _store(loaded: settings.Settings) -> tuple[CheckResult, StoreInspection | None]:
     """Check the store. Return the result, and a summary of the contents if the store can be read."""
-    if loaded.store_uri is None and _is_missing(loaded.store_path):
-        text = f"{loaded.store_path} does not exist yet; the first start creates it"
+    if isinstance(loaded.store, Path) and _is_missing(loaded.store):
+        text = f"{loaded.store} does not exist yet; the first start creates it"
         return CheckResult("store", WARNING, text), None
     try:
         contents = _examine(loaded)
     except StoreOpenError as error:
         return CheckResult("store", FAILURE, str(error)), None
-    if loaded.store_uri is None and not os.access(loaded.store_path, os.W_OK):
-        text = f"{loaded.store_path} is not writable; check its owner and permissions"
+    if isinstance(loaded.store, Path) and not os.access(loaded.store, os.W_OK):
+        text = f"{loaded.store} is not writable; check its owner and permissions"
         return CheckResult("store", FAILURE, text), contents
-    if loaded.store_uri is not None and not contents.replicated:
+    if isinstance(loaded.store, Secret) and not contents.replicated:
         text = f"{contents.location} is a single server; if its disk fails, all connections are lost"
         return CheckResult("store", WARNING, text), contents
     return CheckResult("store", OK, f"{contents.location}, {contents.users} connection record(s)"), contents
 
 
 def _examine(loaded: settings.Settings) -> StoreInspection:
-    if loaded.store_uri is None:
-        return asyncio.run(sqlite.examine(loaded.store_path))
+    if isinstance(loaded.store, Path):
+        return asyncio.run(sqlite.examine(loaded.store))
     from zoomgate_server.storage import mongodb  # noqa: PLC0415 - its driver is not needed with SQLite
 
-    return asyncio.run(mongodb.examine(loaded.store_uri.reveal()))
+    return asyncio.run(mongodb.examine(loaded.store.reveal()))
 
 
 def _is_missing(path: Path) -> bool:
@@ -182,14 +183,14 @@ def _is_missing(path: Path) -> bool:
 
 def _keys(loaded: settings.Settings, contents: StoreInspection | None) -> CheckResult:
     is_created_at_start = (
-        loaded.store_uri is None and loaded.keys_are_default and _is_missing(loaded.store_path)
+        isinstance(loaded.store, Path) and loaded.keys_are_default and _is_missing(loaded.store)
     )
-    if is_created_at_start and _is_missing(loaded.keys_path):
+    if is_created_at_start and _is_missing(loaded.keys):
         return CheckResult(
-            "key ring", WARNING, f"{loaded.keys_path} does not exist yet; the first start creates it"
+            "key ring", WARNING, f"{loaded.keys} does not exist yet; the first start creates it"
         )
     try:
-        ring = key_file.load(loaded.keys_path)
+        ring = key_file.load(loaded.keys)
     except key_file.KeyFileError as error:
         return CheckResult("key ring", FAILURE, str(error))
     text = f"{len(ring.ids)} key(s), primary key {ring.primary_id}"
@@ -201,21 +202,21 @@ def _keys(loaded: settings.Settings, contents: StoreInspection | None) -> CheckR
         for app in sorted(apps):
             key_check.check(contents.encryption[app], Envelope(app=app, keys=ring))
     except RecordFault as error:
-        return CheckResult("key ring", FAILURE, f"{error.message} (ZOOMGATE_KEYS is {loaded.keys_path})")
+        return CheckResult("key ring", FAILURE, f"{error.message} (ZOOMGATE_KEYS is {loaded.keys})")
     if not apps:
         return CheckResult("key ring", OK, f"{text}; the store has no records of this app yet")
     return CheckResult("key ring", OK, f"{text}; matches the store")
 
 
 def _callers(loaded: settings.Settings) -> CheckResult:
-    if loaded.callers_path is None:
+    if loaded.callers is None:
         return CheckResult(
             "callers",
             WARNING,
             "no callers file; `zoomgate serve` requires ZOOMGATE_CALLERS (see `zoomgate callers add`)",
         )
     try:
-        principals = callers_file.load(loaded.callers_path, CALLABLE_METHODS)
+        principals = callers_file.load(loaded.callers, CALLABLE_METHODS)
     except callers_file.CallersError as error:
         return CheckResult("callers", FAILURE, "; ".join(error.problems))
     if not principals:
@@ -260,7 +261,7 @@ def _redirect(loaded: settings.Settings) -> CheckResult:
 
 
 def _webhooks(loaded: settings.Settings) -> CheckResult:
-    if not loaded.webhook_secrets:
+    if not loaded.webhook_secret:
         return CheckResult(
             "webhooks",
             WARNING if loaded.client_id else OK,
@@ -268,7 +269,7 @@ def _webhooks(loaded: settings.Settings) -> CheckResult:
         )
     url = (loaded.public_url or f"http://{loaded.http_listen}") + "/webhooks/zoom"
     return CheckResult(
-        "webhooks", OK, f"{len(loaded.webhook_secrets)} secret(s) are set; endpoint for Zoom's events: {url}"
+        "webhooks", OK, f"{len(loaded.webhook_secret)} secret(s) are set; endpoint for Zoom's events: {url}"
     )
 
 

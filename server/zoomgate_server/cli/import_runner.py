@@ -102,7 +102,7 @@ def import_file(
         replace: Whether rows replace older connections.
     """
     loaded = load_settings("run this command on the machine and with the settings of the service")
-    if not loaded.client_id or not loaded.client_secrets:
+    if not loaded.client_id or not loaded.client_secret:
         fail(
             "ZOOMGATE_CLIENT_ID and ZOOMGATE_CLIENT_SECRET are required; set them to the credentials of the app that the users authorized"
         )
@@ -207,7 +207,7 @@ async def _create_importer(
     clock, metrics, cache = SystemClock(), Metrics(version("zoomgate-server"), []), TokenCache()
     app = loaded.app
     store, key_ring = await open_store(loaded, stack, interrupted)
-    ring = ReloadingKeyRing(loaded.keys_path, key_ring, clock)
+    ring = ReloadingKeyRing(loaded.keys, key_ring, clock)
     envelope = Envelope(app=app, keys=ring)
     await key_check.verify(store, envelope)
     fingerprints = await shared_secret.obtain(store, envelope, FINGERPRINT_SECRET)
@@ -217,7 +217,7 @@ async def _create_importer(
         if not audit_log.try_record(event):
             stop.request(
                 StopReason.FATAL_ERROR,
-                f"{loaded.audit_path} cannot be written and lacks the most recently imported users; free some disk space",
+                f"{loaded.audit} cannot be written and lacks the most recently imported users; free some disk space",
             )
 
     connections = ConnectionRepository(

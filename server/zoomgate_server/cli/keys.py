@@ -44,7 +44,7 @@ def new(path: str | None) -> None:
     Example: zoomgate keys new /etc/zoomgate/keys.json
     """
     loaded = optional_settings() if path else load_settings("specify the file with `zoomgate keys new PATH`")
-    file = Path(path) if path else loaded.keys_path if loaded else Path()
+    file = Path(path) if path else loaded.keys if loaded else Path()
     try:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with AuditLog(loaded) as audit:
@@ -73,7 +73,7 @@ def list_(path: str | None, as_json: bool) -> None:
     if path is None:
         required = load_settings("specify the file with `zoomgate keys list PATH`")
         loaded: settings.Settings | None = required
-        file = required.keys_path
+        file = required.keys
     else:
         loaded, file = optional_settings(), Path(path)
     ring = _load(file)
@@ -120,7 +120,7 @@ def rotate(path: str | None, now: bool, as_json: bool) -> None:
     Example: zoomgate keys rotate
     """
     loaded = load_settings("run this command on the machine of the service")
-    file = Path(path) if path else loaded.keys_path
+    file = Path(path) if path else loaded.keys
     ring = _load(file)
     with AuditLog(loaded, store=exists(loaded)) as audit:
         _rotate(loaded, file, ring, audit, now=now, as_json=as_json)
@@ -174,7 +174,7 @@ def reencrypt_(path: str | None, as_json: bool) -> None:
     Example: zoomgate keys reencrypt
     """
     loaded = load_settings("run this command on the machine of the service")
-    ring = _load(Path(path) if path else loaded.keys_path)
+    ring = _load(Path(path) if path else loaded.keys)
     with AuditLog(loaded, store=exists(loaded)) as audit:
         summary = reencrypt_store(loaded, ring)
         _audit_reencryption(audit, summary)
@@ -196,7 +196,7 @@ def retire(key_id: str, path: str | None, as_json: bool) -> None:
     Example: zoomgate keys retire 5e884898
     """
     loaded = load_settings("run this command on the machine of the service")
-    file = Path(path) if path else loaded.keys_path
+    file = Path(path) if path else loaded.keys
     ring = _load(file)
     if key_id not in ring.ids:
         fail(f"key {key_id} is not in {file}; list its keys with `zoomgate keys list`")

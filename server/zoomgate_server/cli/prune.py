@@ -58,7 +58,7 @@ def prune(dry_run: bool, as_json: bool) -> None:
     """
     loaded = load_settings("run this command on the machine of the service")
     try:
-        ring = key_file.load(loaded.keys_path)
+        ring = key_file.load(loaded.keys)
     except key_file.KeyFileError as error:
         fail(str(error))
     started = time.monotonic()

@@ -15,11 +15,11 @@ from zoom_simulator import Simulator, SimulatorOptions
 from zoom_simulator.command_line import parse_address
 from zoom_simulator.loopback_address import LoopbackAddress
 from zoomgate_server import settings
-from zoomgate_server.cli import setting_options
 from zoomgate_server.cli.audit_log import AuditLog
 from zoomgate_server.cli.caller_key import CALLER_KEY_FILE, MEMBER_KEY_FILE, CallerKeyError, digest, obtain
 from zoomgate_server.cli.output import fail
 from zoomgate_server.cli.serve import load, ready, run_forever, serve_with
+from zoomgate_server.cli.setting_options import setting_options
 from zoomgate_server.identity import Principal, Role, UserPatterns
 from zoomgate_server.startup import ServiceAddresses, StartError
 
@@ -43,21 +43,17 @@ def run(overrides: Mapping[str, str], simulator_listen: LoopbackAddress) -> None
 
     Example: zoomgate run
     """
-    environ = dict(os.environ)
-    loaded = load(overrides, environ)
+    loaded = load(overrides)
     if loaded.client_id:
         run_forever(_with_zoom(loaded), loaded)
     else:
-        for name, address in (
-            ("ZOOMGATE_LISTEN", loaded.listen),
-            ("ZOOMGATE_HTTP_LISTEN", loaded.http_listen),
-        ):
+        for name, address in (("listen", loaded.listen), ("http_listen", loaded.http_listen)):
             if not address.is_loopback:
                 fail(
-                    f"{name} is {address}, but calls need no key with the Zoom simulator;"
+                    f"{loaded.names[name]} is {address}, but calls need no key with the Zoom simulator;"
                     " listen on 127.0.0.1, or set ZOOMGATE_CLIENT_ID to use Zoom"
                 )
-        run_forever(_with_simulator(dict(overrides), environ, simulator_listen), loaded)
+        run_forever(_with_simulator(overrides, simulator_listen), loaded)
 
 
 async def _with_zoom(loaded: settings.Settings) -> None:
@@ -71,9 +67,7 @@ async def _with_zoom(loaded: settings.Settings) -> None:
         await serve_with(loaded, announce=announce, keys=keys)
 
 
-async def _with_simulator(
-    overrides: dict[str, str], environ: Mapping[str, str], listen: LoopbackAddress
-) -> None:
+async def _with_simulator(overrides: Mapping[str, str], listen: LoopbackAddress) -> None:
     """Serve with the Zoom simulator; calls without credentials are attributed to the caller `dev`."""
     secret = secrets.token_urlsafe(32)
     simulator = Simulator(SimulatorOptions(host=listen.host, port=listen.port, webhook_secret=secret))
@@ -83,7 +77,8 @@ async def _with_simulator(
         fail(f"--simulator-listen: cannot listen on {listen} ({error.strerror}); choose a different port")
     try:
         loaded = load(
-            overrides
+            overrides,
+            os.environ
             | {
                 "ZOOMGATE_CLIENT_ID": simulator.options.client_id,
                 "ZOOMGATE_CLIENT_SECRET": simulator.options.client_secret,
@@ -91,7 +86,6 @@ async def _with_simulator(
                 "ZOOMGATE_ZOOM_OAUTH_URL": simulator.oauth_url,
                 "ZOOMGATE_WEBHOOK_SECRET": secret,
             },
-            environ,
         )
         member = Principal(
             name="monica",
@@ -152,7 +146,7 @@ def _keys(
         fail(str(error))
     except OSError as error:
         fail(
-            f"ZOOMGATE_DATA_DIR: cannot create or use {folder} ({error.strerror}); check its owner and permissions"
+            f"{loaded.names['data_dir']}: cannot create or use {folder} ({error.strerror}); check its owner and permissions"
         )
     try:
         yield (

@@ -9,8 +9,9 @@ from typing import Any
 import click
 
 from zoomgate_server import settings
-from zoomgate_server.cli import event_loop, setting_options
+from zoomgate_server.cli import event_loop
 from zoomgate_server.cli.output import fail
+from zoomgate_server.cli.setting_options import setting_options
 from zoomgate_server.identity import Principal
 from zoomgate_server.startup import ServiceAddresses, StartError
 from zoomgate_server.telemetry import logs
@@ -29,7 +30,7 @@ def serve(overrides: Mapping[str, str]) -> None:
         missing.append(
             "ZOOMGATE_CLIENT_ID is required; set it to the client ID of your Zoom app, or run `zoomgate run` to use the Zoom simulator"
         )
-    if loaded.callers_path is None:
+    if loaded.callers is None:
         missing.append(
             "ZOOMGATE_CALLERS is required; create the file with `zoomgate callers add NAME --role service --users '*'`"
         )
@@ -41,9 +42,7 @@ def serve(overrides: Mapping[str, str]) -> None:
 def load(overrides: Mapping[str, str], environ: Mapping[str, str] | None = None) -> settings.Settings:
     """Read the settings and configure the logs; exit with all problems if the settings are invalid."""
     try:
-        loaded = settings.load(
-            os.environ if environ is None else environ, overrides, terminal=sys.stderr.isatty()
-        )
+        loaded = settings.load(os.environ if environ is None else environ, overrides)
     except settings.SettingsError as error:
         fail("\n".join(error.problems))
     logs.configure(loaded.log_level, loaded.log_format)

@@ -48,7 +48,7 @@ def backup(file: Path, as_json: bool) -> None:
         audit.record("store.backed_up", file=str(file), records=records)
     _print(
         as_json,
-        f"Copied {records} record(s) to {file} and verified them. The keys are not included: store a copy of {loaded.keys_path} in a"
+        f"Copied {records} record(s) to {file} and verified them. The keys are not included: store a copy of {loaded.keys} in a"
         " different place.",
         {"file": str(file), "records": records},
     )
@@ -68,7 +68,7 @@ def restore(file: Path, as_json: bool) -> None:
     with AuditLog(loaded, store=file.exists()) as audit:
         records, used_keys = _run(_restore(loaded, file))
         audit.record("store.restored", file=str(file), records=records)
-    missing = sorted(set(used_keys) - _ids(loaded.keys_path) - {""})
+    missing = sorted(set(used_keys) - _ids(loaded.keys) - {""})
     _print(
         as_json,
         f"Restored {records} record(s) from {file}.",
@@ -76,7 +76,7 @@ def restore(file: Path, as_json: bool) -> None:
     )
     if missing:
         fail(
-            f"{loaded.keys_path} does not contain key {', '.join(missing)}, which encrypted restored records; backups contain no keys,"
+            f"{loaded.keys} does not contain key {', '.join(missing)}, which encrypted restored records; backups contain no keys,"
             " so restore your copy of the key ring"
         )
 

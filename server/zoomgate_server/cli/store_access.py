@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from zoomgate_server.clock import SystemClock
+from zoomgate_server.secret import Secret
 from zoomgate_server.settings import Settings
 from zoomgate_server.storage.record_store import RecordStore, StoreOpenError
 from zoomgate_server.storage.sqlite import SqliteStore
@@ -16,12 +17,12 @@ class NoStoreError(StoreOpenError):
 
 def file_of(loaded: Settings) -> Path | None:
     """Return the store's file, or None if the store is a database server."""
-    return loaded.store_path if loaded.store_uri is None else None
+    return loaded.store if isinstance(loaded.store, Path) else None
 
 
 def exists(loaded: Settings) -> bool:
     """Return whether the store exists. A database server is treated as existing until it is opened."""
-    return loaded.store_uri is not None or loaded.store_path.exists()
+    return isinstance(loaded.store, Secret) or loaded.store.exists()
 
 
 @contextlib.asynccontextmanager
@@ -33,15 +34,15 @@ async def open_store(loaded: Settings) -> AsyncIterator[RecordStore]:
         StoreOpenError: The store cannot be used.
     """
     store: RecordStore
-    if loaded.store_uri is not None:
+    if isinstance(loaded.store, Secret):
         from zoomgate_server.storage.mongodb import MongoStore  # noqa: PLC0415 - not needed with SQLite
 
-        store = await MongoStore.open(loaded.store_uri.reveal())
-    elif loaded.store_path.exists():
-        store = await SqliteStore.open(loaded.store_path, SystemClock().wall)
+        store = await MongoStore.open(loaded.store.reveal())
+    elif loaded.store.exists():
+        store = await SqliteStore.open(loaded.store, SystemClock().wall)
     else:
         raise NoStoreError(
-            f"there is no store at {loaded.store_path}; set your store with ZOOMGATE_STORE or ZOOMGATE_DATA_DIR"
+            f"there is no store at {loaded.store}; set your store with ZOOMGATE_STORE or ZOOMGATE_DATA_DIR"
         )
     try:
         yield store

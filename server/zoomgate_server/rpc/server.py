@@ -68,8 +68,8 @@ def new_server(*, shared_port: bool) -> grpc.aio.Server:
     return grpc.aio.server(options=[*SERVER_OPTIONS, ("grpc.so_reuseport", int(shared_port))])
 
 
-def caller_keys(path: Path | None) -> list[StaticKey]:
-    """Return the keys in the callers file, or no keys if there is no file.
+def caller_keys(path: Path | None, setting: str) -> list[StaticKey]:
+    """Return the keys in the callers file, or no keys if there is no file. Errors start with the name of the setting.
 
     Raises:
         StartError: The file is invalid.
@@ -79,11 +79,11 @@ def caller_keys(path: Path | None) -> list[StaticKey]:
     try:
         callers = callers_file.load(path, access_policy.CALLABLE_METHODS)
     except callers_file.CallersError as error:
-        raise StartError("\n".join(f"ZOOMGATE_CALLERS: {problem}" for problem in error.problems)) from None
+        raise StartError("\n".join(f"{setting}: {problem}" for problem in error.problems)) from None
     return [StaticKey(caller.key_sha256, caller.principal) for caller in callers]
 
 
-def bind(server: grpc.aio.Server, address: str, certificate: tuple[Path, Path] | None) -> int:
+def bind(server: grpc.aio.Server, address: str, setting: str, certificate: tuple[Path, Path] | None) -> int:
     """Bind the gRPC port and return the port number. Clients can connect before the server starts; their calls wait until then.
 
     Raises:
@@ -96,7 +96,7 @@ def bind(server: grpc.aio.Server, address: str, certificate: tuple[Path, Path] |
         return server.add_insecure_port(address)
     except RuntimeError:
         raise StartError(
-            f"ZOOMGATE_LISTEN: cannot listen on {address} (in use, or not permitted); choose a different port"
+            f"{setting}: cannot listen on {address} (in use, or not permitted); choose a different port"
         ) from None
 
 

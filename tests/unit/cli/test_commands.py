@@ -342,7 +342,7 @@ class TestDoctor:
         results = {row["check"]: row["result"] for row in map(json.loads, result.stdout.splitlines())}
         assert result.exit_code == 1
         assert (results["data directory"], results["store"], results["key ring"]) == ("failure",) * 3
-        assert "ZOOMGATE_DATA_DIR" in stderr_of(
+        assert "--data-dir: cannot create or use" in stderr_of(
             zoomgate("run", "--data-dir", name, "--simulator-listen", "127.0.0.1:0"), 1
         )
 

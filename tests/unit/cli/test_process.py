@@ -286,9 +286,9 @@ def test_key_file_accessible_to_other_users_is_rejected(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("option", "problem"),
     [
-        ("--listen", "cannot listen on"),
-        ("--http-listen", "cannot listen on"),
-        ("--simulator-listen", "cannot listen on"),
+        ("--listen", "--listen: cannot listen on"),
+        ("--http-listen", "--http-listen: cannot listen on"),
+        ("--simulator-listen", "--simulator-listen: cannot listen on"),
     ],
 )
 def test_port_in_use_is_reported_and_no_files_remain(tmp_path: Path, option: str, problem: str) -> None:

@@ -1,0 +1,26 @@
+"""Command-line options for settings."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from zoomgate_server.settings import SETTINGS
+
+
+def setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options for settings. The command receives the given options as `overrides`, by the names of the settings."""
+    settings = [setting for setting in SETTINGS if setting.has_option]
+
+    @functools.wraps(command)
+    def collect(**values: Any) -> Any:
+        given = {setting.name: values.pop(setting.name) for setting in settings}
+        return command(overrides={name: text for name, text in given.items() if text is not None}, **values)
+
+    decorated: Callable[..., Any] = collect
+    for setting in reversed(settings):
+        purpose = setting.description[:1].upper() + setting.description[1:]
+        text = f"{purpose} ({setting.type.values}). [{setting.variable}]"
+        decorated = click.option(setting.option, metavar="TEXT", help=text)(decorated)
+    return decorated
