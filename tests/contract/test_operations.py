@@ -10,7 +10,8 @@ import click
 import pytest
 
 from zoomgate_server.cli import cli
-from zoomgate_server.telemetry.metrics import REFRESH_OUTCOMES, WEBHOOK_OUTCOMES
+from zoomgate_server.connections.refresh import refresher
+from zoomgate_server.webhooks import receiver
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "server/zoomgate_server"
@@ -34,8 +35,8 @@ RULE = re.compile(
     re.MULTILINE | re.VERBOSE,
 )
 OUTCOMES = {
-    "zoomgate_refreshes_total": set(REFRESH_OUTCOMES),
-    "zoomgate_webhooks_total": set(WEBHOOK_OUTCOMES),
+    "zoomgate_refreshes_total": set(refresher.OUTCOMES),
+    "zoomgate_webhooks_total": set(receiver.OUTCOMES),
 }
 LEVELS = {"warning": "warning", "error": "error", "exception": "error", "critical": "error"}
 

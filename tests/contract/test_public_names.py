@@ -8,11 +8,12 @@ import click
 import pytest
 from prometheus_client import Metric
 
+from zoomgate_server.app.metric_labels import new_metrics
 from zoomgate_server.audit.trail import ACTIONS
 from zoomgate_server.cli import cli
+from zoomgate_server.connections.record import State
 from zoomgate_server.settings import SETTINGS
 from zoomgate_server.settings.sources import CLIENT_VARIABLES
-from zoomgate_server.telemetry.metrics import Metrics
 
 ROOT = Path(__file__).parents[2]
 EXPECTED = Path(__file__).parent / "golden/public_names.txt"
@@ -29,9 +30,10 @@ def setting_names() -> Iterator[str]:
 
 def metric_names() -> Iterator[str]:
     """Yield the metrics with their types, and the label values that are exported from the start."""
-    metrics = Metrics("0", ["Service.Method"])
-    metrics.rpc("Service.Method")
-    metrics.connections({})
+    metrics = new_metrics("0")
+    metrics.of_rpc("AuthService.GetToken")
+    for state in State:
+        metrics.connections.labels(state)
     families: list[Metric] = list(metrics.registry.collect())
     for family in families:
         yield f"metric {family.name} {family.type}"

@@ -103,7 +103,7 @@ async def test_connections_are_counted_at_most_every_15_seconds() -> None:
         app="app", keys=KeyRing([Key(key_id="01020304", secret=bytes(range(32)), primary=True)])
     )
     connections = ConnectionRepository(
-        app="app", store=store, envelope=envelope, clock=clock, on_read=metrics.store_read
+        app="app", store=store, envelope=envelope, clock=clock, on_read=metrics.store_reads.inc
     )
     gauge = ConnectionCountGauge(connections, clock, metrics)
     counts = []

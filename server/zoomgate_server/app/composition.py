@@ -82,7 +82,7 @@ class Components:
         """Build the domain objects; the exit stack closes the opened clients and files."""
         app = settings.app
         key_ring = ReloadingKeyRing(
-            settings.keys, loaded_key_ring, clock, metrics.key_ring_reloaded, timing.key_ring
+            settings.keys, loaded_key_ring, clock, metrics.key_ring_reloads.inc, timing.key_ring
         )
         envelope = Envelope(app=app, keys=key_ring)
         await key_check.verify(store, envelope)
@@ -92,7 +92,7 @@ class Components:
         stack.callback(audit.close)
         page_tokens = PageTokens(await shared_secret.obtain(store, envelope, "page-tokens"))
         connections = ConnectionRepository(
-            app=app, store=store, envelope=envelope, clock=clock, on_read=metrics.store_read
+            app=app, store=store, envelope=envelope, clock=clock, on_read=metrics.store_reads.inc
         )
         zoom, oauth = open_clients(settings, clock, stack)
         journal = TokenJournal(settings.data_dir / "journal", app=app, key_ring=key_ring, observer=metrics)
@@ -169,7 +169,7 @@ class Components:
                 events=SeenEvents(app=app, store=store, envelope=envelope),
                 now=connections.now,
                 clock=clock,
-                count=metrics.webhook,
+                count=lambda outcome: metrics.webhooks.labels(outcome).inc(),
                 audit=audit,
             ),
             proactive_refresh=ProactiveRefresh(
@@ -189,7 +189,7 @@ class Components:
                 clock=clock,
                 reauth_days=settings.reauth_retention_days,
                 audit=audit,
-                on_pruned=metrics.pruned,
+                on_pruned=lambda kind: metrics.pruned_records.labels(kind).inc(),
                 rng=rng,
             ),
             auth=AuthService(
@@ -239,7 +239,7 @@ def _audit_trail(settings: Settings, key: bytes, clock: SystemClock, metrics: Me
     try:
         if settings.audit is not None and settings.audit.parent == settings.data_dir:
             settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return AuditTrail(settings.audit, key=key, clock=clock, on_lost=metrics.audit_failed)
+        return AuditTrail(settings.audit, key=key, clock=clock, on_lost=metrics.audit_failures.inc)
     except OSError as error:
         raise StartError(
             f"ZOOMGATE_AUDIT: cannot write to {settings.audit} ({error.strerror}); set it to a writable file or `log`"

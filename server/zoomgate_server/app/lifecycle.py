@@ -18,6 +18,7 @@ from grpc_health.v1.health import aio as health_aio
 
 from zoomgate_server.app import listeners
 from zoomgate_server.app.composition import Components
+from zoomgate_server.app.metric_labels import new_metrics
 from zoomgate_server.app.stores import StartCancelled, StoreOpener, open_store
 from zoomgate_server.app.timing import Timing
 from zoomgate_server.audit.event import ZOOMGATE, AuditEvent
@@ -34,7 +35,6 @@ from zoomgate_server.startup import ServiceAddresses, StartError
 from zoomgate_server.storage.instrumented import instrumented
 from zoomgate_server.storage.record_store import StoreError
 from zoomgate_server.telemetry import background_tasks, logs
-from zoomgate_server.telemetry.metrics import Metrics
 from zoomgate_server.watch.change_feed import ChangeFeed
 from zoomgate_server.web.pages import Pages
 from zoomgate_server.web.server import WebServer
@@ -98,11 +98,7 @@ async def run(
 ) -> AsyncIterator[ServiceAddresses]:
     """Run the service within the context; see `serve`. Setting `stop` cancels the wait for an unreachable store."""
     clock = SystemClock()
-    metrics = Metrics(
-        version("zoomgate-server"),
-        [name.removeprefix("zoomgate.v1.") for name in rpc_server.METHODS],
-        shared_metrics,
-    )
+    metrics = new_metrics(version("zoomgate-server"), shared_metrics)
     shared = shared_metrics is not None
     keys = [*rpc_server.caller_keys(settings.callers, settings.names["callers"]), *extra_keys]
     async with AsyncExitStack() as stack:
@@ -139,7 +135,7 @@ async def run(
         is_new_key_ring = not os.access(settings.keys, os.F_OK)
         store, key_ring = await open_store(settings, stack, stop or asyncio.Event(), timing.store)
         web.set_ready("starting")
-        store = instrumented(store, metrics.store_error)
+        store = instrumented(store, metrics.store_errors.inc)
         try:
             components = await Components.build(settings, store, key_ring, clock, metrics, timing, stack)
         except (ZoomgateError, StoreError) as error:

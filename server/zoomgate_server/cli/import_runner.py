@@ -221,7 +221,7 @@ async def _create_importer(
             )
 
     connections = ConnectionRepository(
-        app=app, store=store, envelope=envelope, clock=clock, on_read=metrics.store_read
+        app=app, store=store, envelope=envelope, clock=clock, on_read=metrics.store_reads.inc
     )
     zoom, oauth = open_clients(loaded, clock, stack)
     folder = loaded.data_dir / "journal"

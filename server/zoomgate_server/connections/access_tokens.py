@@ -269,7 +269,7 @@ class AccessTokens:
         if not read.precedes(before):
             self._rolled_back.discard(user_email)
             return
-        self._metrics.store_rollback_detected()
+        self._metrics.store_rollbacks_detected.inc()
         if user_email not in self._rolled_back:
             if len(self._rolled_back) >= MAX_ROLLED_BACK:
                 self._rolled_back.clear()

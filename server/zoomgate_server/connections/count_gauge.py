@@ -1,6 +1,7 @@
 """Metric for the number of connections, which are counted in the store at a limited rate."""
 
 from zoomgate_server.clock import Clock
+from zoomgate_server.connections.record import State
 from zoomgate_server.connections.repository import ConnectionRepository
 from zoomgate_server.storage.record_store import StoreError
 from zoomgate_server.telemetry import logs
@@ -27,6 +28,9 @@ class ConnectionCountGauge:
             return
         self._next = self._clock.monotonic() + COUNT_INTERVAL
         try:
-            self._metrics.connections(await self._connections.count_by_state())
+            counts = await self._connections.count_by_state()
         except StoreError:
             _log.warning("connections.count_failed")
+            return
+        for state in State:
+            self._metrics.connections.labels(state).set(counts.get(state, 0))

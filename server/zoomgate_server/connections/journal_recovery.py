@@ -51,4 +51,4 @@ class JournalRecovery:
             # the refresher counts the recovered entry itself, once the tokens are stored
             self._refresher.resume(entry)
         elif await self._account_linker.resume(entry):
-            self._metrics.journal_replayed()
+            self._metrics.journal_replays.inc()

@@ -9,6 +9,7 @@ import random
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from functools import partial
+from typing import Literal, get_args
 
 from zoomgate_server.clock import Clock
 from zoomgate_server.connections.access_tokens import REFRESH_BEFORE_SECONDS
@@ -101,6 +102,10 @@ MAX_REJECTIONS = 20
 """Number of consecutive rejections after which refreshes pause. So many rejections indicate a failure of Zoom, not revoked grants."""
 
 _RECORD_ERRORS = (KeyUnavailable, RecordUnreadable, RecordVersionUnsupported)
+_Reason = Literal["in_use", "idle"]
+REASONS = get_args(_Reason)
+"""All reasons for a proactive refresh, as used in metrics and the log."""
+
 _log = logs.get("zoomgate.proactive_refresh")
 
 
@@ -197,7 +202,7 @@ class ProactiveRefresh:
         self._rng.shuffle(due)  # concurrent processes start with different grants
         while due:
             await self._refresh_one(due.pop())
-            self._metrics.proactive_refreshes_due(len(due))
+            self._metrics.proactive_refreshes_due.set(len(due))
 
     async def _find_due(self) -> list[str]:
         """Return the users whose grants are due, and update the metrics."""
@@ -215,8 +220,8 @@ class ProactiveRefresh:
                 break
             after = page[-1].key.subject
         self._idle_after = after
-        self._metrics.proactive_refreshes_due(len(due))
-        self._metrics.proactive_refresh_max_overdue(now - oldest)
+        self._metrics.proactive_refreshes_due.set(len(due))
+        self._metrics.proactive_refresh_max_overdue_seconds.set(now - oldest)
         return due
 
     async def _refresh_one(self, user_email: str) -> None:
@@ -292,7 +297,7 @@ class ProactiveRefresh:
         self._next_slot = slot + 60.0 / self._per_minute
         await asyncio.sleep(slot - now)
 
-    async def _refresh(self, user_email: str, generation: int, reason: str) -> ConnectionRecord | None:
+    async def _refresh(self, user_email: str, generation: int, reason: _Reason) -> ConnectionRecord | None:
         """Refresh one token. Return None if the refresh failed for a reason specific to this connection.
 
         Raises:
@@ -319,10 +324,10 @@ class ProactiveRefresh:
         self._rejections_in_a_row = 0
         # An earlier refresh time means that another refresh came first and Zoom was not called.
         if record.refresh_time >= started - CLOCK_SKEW_TOLERANCE:
-            self._metrics.proactive_refresh(reason)
+            self._metrics.proactive_refreshes.labels(reason).inc()
         return record
 
-    def _defer(self, user_email: str, reason: str, error: Exception) -> None:
+    def _defer(self, user_email: str, reason: _Reason, error: Exception) -> None:
         """Skip a connection for `DEFERRAL_SECONDS`, so that its failures do not use up the refresh rate limit."""
         if len(self._deferred_until) >= MAX_DUE:
             self._deferred_until.clear()

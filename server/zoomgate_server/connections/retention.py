@@ -22,6 +22,7 @@ from zoomgate_server.telemetry.background_tasks import TaskSet
 
 REAUTH_REQUIRED, DISCONNECTED = "reauth_required", "disconnected"
 EXPIRING = (Kind.STATE, Kind.REQUEST, Kind.WEBHOOK)
+KINDS = (REAUTH_REQUIRED, DISCONNECTED, *EXPIRING)
 """Kinds of records that are deleted once they have expired. MongoDB also deletes expired records by itself, but later."""
 
 DAY_SECONDS = 24 * 3600.0

@@ -128,7 +128,7 @@ class Watchers:
                 "Too many active watches; retry later", metadata={"limit": "watches"}, retry_after=5.0
             )
         self._running += 1
-        self._metrics.watches(self._running)
+        self._metrics.watches.set(self._running)
         try:
             await self._feed.wait_until_started()
             if self._feed.closing:
@@ -138,11 +138,11 @@ class Watchers:
             with self._feed.subscribe(names, is_visible) as subscription:
                 watch = _Watch(self._feed, subscription, permit, position, self._timing)
                 async for event in watch.events():
-                    self._metrics.watch_event(event.type)
+                    self._metrics.watch_events.labels(event.type).inc()
                     yield event
         finally:
             self._running -= 1
-            self._metrics.watches(self._running)
+            self._metrics.watches.set(self._running)
 
     def _check_age(self, position: Position) -> None:
         """Reject a position after which changes may be missing.

@@ -189,7 +189,7 @@ class WebServer:
         response.headers.update(self._pages.headers)
         if self._secure:
             response.headers["Strict-Transport-Security"] = _HSTS
-        self._metrics.http_request(route, response.status)
+        self._metrics.http_requests.labels(route, f"{response.status // 100}xx").inc()
         _log.debug(
             "http.request",
             method=request.method,

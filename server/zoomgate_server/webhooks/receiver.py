@@ -13,13 +13,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal, get_args
 
 import orjson
 
 from zoomgate_server.audit.event import Actor, AuditEvent, AuditSink
 from zoomgate_server.clock import Clock
-from zoomgate_server.connections.disconnection import Disconnector
+from zoomgate_server.connections.disconnection import Disconnector, ZoomDisconnectOutcome
 from zoomgate_server.connections.record import Cause
 from zoomgate_server.errors import RecordFault
 from zoomgate_server.secret import Secret
@@ -76,6 +76,10 @@ class Rejection(StrEnum):
     MALFORMED = "rejected_malformed"
     OTHER_APP = "rejected_other_app"
 
+
+_Outcome = Literal["ignored", "validated", "duplicate", "store_unavailable", "record_error"]
+OUTCOMES = (*ZoomDisconnectOutcome, *Rejection, *get_args(_Outcome))
+"""All outcomes of events, as used in metrics."""
 
 _STATUSES = {
     Rejection.CONTENT_TYPE: 415,
@@ -148,7 +152,7 @@ class WebhookReceiver:
         events: SeenEvents,
         now: Callable[[], float],
         clock: Clock,
-        count: Callable[[str], None],
+        count: Callable[[_Outcome | ZoomDisconnectOutcome | Rejection], None],
         audit: AuditSink,
     ) -> None:
         self._keys = [secret.reveal().encode() for secret in secrets]
@@ -231,7 +235,7 @@ class WebhookReceiver:
         Args:
             client: The address of the sender.
         """
-        self._count(reason.value)
+        self._count(reason)
         self._audit(AuditEvent("webhook.rejected", reason.value, "", Actor(), details={"client": client}))
         now = self._clock.monotonic()
         if now - self._window_start >= LOG_WINDOW_SECONDS:
@@ -273,7 +277,9 @@ class WebhookReceiver:
         self._count("validated")
         return WebhookResponse(200, orjson.dumps({"plainToken": plain, "encryptedToken": encrypted}))
 
-    async def _disconnect(self, body: bytes, zoom_user_id: str, cause: Cause, happened_at: float) -> str:
+    async def _disconnect(
+        self, body: bytes, zoom_user_id: str, cause: Cause, happened_at: float
+    ) -> _Outcome | ZoomDisconnectOutcome:
         """Disconnect the user once per event, and return the outcome for the metrics."""
         try:
             if await self._events.has(body):
@@ -289,7 +295,7 @@ class WebhookReceiver:
             await self._events.add(body)
         except StoreError:
             pass  # the user is already disconnected, so a retried event has no further effect
-        return outcome.value
+        return outcome
 
 
 def _parse(body: bytes) -> dict[str, Any]:

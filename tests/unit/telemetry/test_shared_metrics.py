@@ -32,17 +32,17 @@ def test_gauges_are_combined_over_processes(tmp_path: Path) -> None:
         tmp_path,
         1,
         "journal_entries(2)",
-        "pending_age(7)",
-        "circuit_breaker_open(True)",
-        "connections({'ACTIVE': 5})",
+        "oldest_pending_attempt_seconds.set(7)",
+        "token_endpoint_circuit_breaker_open.set(1)",
+        "connections.labels('ACTIVE').set(5)",
     )
     run_worker(
         tmp_path,
         2,
         "journal_entries(3)",
-        "pending_age(4)",
-        "circuit_breaker_open(False)",
-        "connections({'ACTIVE': 4})",
+        "oldest_pending_attempt_seconds.set(4)",
+        "token_endpoint_circuit_breaker_open.set(0)",
+        "connections.labels('ACTIVE').set(4)",
     )
     assert metric_value(tmp_path, "zoomgate_journal_entries") == "5.0"
     assert metric_value(tmp_path, "zoomgate_oldest_pending_attempt_seconds") == "7.0"
@@ -55,17 +55,17 @@ def test_counters_of_terminated_worker_remain_but_gauges_are_removed(tmp_path: P
     run_worker(
         tmp_path,
         1,
-        "store_error()",
-        "store_error()",
-        "refresh_seconds(0.2)",
+        "store_errors.inc()",
+        "store_errors.inc()",
+        "refresh_seconds.observe(0.2)",
         "journal_entries(2)",
-        "circuit_breaker_open(True)",
+        "token_endpoint_circuit_breaker_open.set(1)",
     )
-    run_worker(tmp_path, 2, "store_error()", "refresh_seconds(0.4)", "journal_entries(3)")
+    run_worker(tmp_path, 2, "store_errors.inc()", "refresh_seconds.observe(0.4)", "journal_entries(3)")
     metrics.drop_gauges(1, tmp_path)
     assert metric_value(tmp_path, "zoomgate_journal_entries") == "3.0"
     assert metric_value(tmp_path, "zoomgate_token_endpoint_circuit_breaker_open") == "0.0"
-    run_worker(tmp_path, 1, "store_error()")
+    run_worker(tmp_path, 1, "store_errors.inc()")
     assert metric_value(tmp_path, "zoomgate_store_errors_total") == "4.0"
     assert metric_value(tmp_path, "zoomgate_refresh_seconds_count") == "2.0"
     assert metric_value(tmp_path, "zoomgate_journal_entries") == "3.0"

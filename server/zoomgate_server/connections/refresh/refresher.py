@@ -8,7 +8,7 @@ import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal, get_args
 
 from zoomgate_server.audit.event import ZOOMGATE, AuditEvent, AuditSink
 from zoomgate_server.clock import Clock
@@ -41,6 +41,26 @@ POLL_INTERVAL = 0.25
 
 AGE_REPORT_INTERVAL = 1.0
 """Interval between two reports of the age of the oldest attempt."""
+
+_Outcome = Literal[
+    "refreshed",
+    "not_needed",
+    "reauth_required",
+    "not_connected",
+    "lease_held",
+    "rate_limited",
+    "store_unavailable",
+    "superseded",
+    "zoom_rate_limited",
+    "app_credentials_rejected",
+    "bad_response",
+    "zoom_unavailable",
+    "record_error",
+    "alternate_pair_kept",
+    "circuit_breaker_open",
+]
+OUTCOMES = get_args(_Outcome)
+"""All outcomes of attempts, as used in metrics and the log."""
 
 _log = logs.get("zoomgate.refresh")
 
@@ -186,7 +206,7 @@ class Refresher:
             sent = [
                 in_flight.pending_since for in_flight in self._attempts if in_flight.pending_since is not None
             ]
-            self._metrics.pending_age(now - min(sent, default=now))
+            self._metrics.oldest_pending_attempt_seconds.set(now - min(sent, default=now))
             await asyncio.sleep(AGE_REPORT_INTERVAL)
 
     async def drain(self, seconds: float) -> bool:
@@ -258,7 +278,7 @@ class Refresher:
         try:
             verdict = await self._drive(protocol, user_email, attempt_id, in_flight)
         except RecordFault as error:
-            self._metrics.refreshes("record_error")
+            self._metrics.refreshes.labels("record_error").inc()
             in_flight.fail(error)
             return None
         except BaseException as error:
@@ -268,7 +288,7 @@ class Refresher:
             )
             raise
         if in_flight.called_zoom:
-            self._metrics.refresh_seconds(self._clock.monotonic() - started)
+            self._metrics.refresh_seconds.observe(self._clock.monotonic() - started)
         return verdict
 
     async def _drive(
@@ -333,11 +353,11 @@ class Refresher:
         opened = self._breaker.open_for()
         if opened is not None:
             outcome, seconds = opened
-            self._metrics.refreshes("circuit_breaker_open")
+            self._metrics.refreshes.labels("circuit_breaker_open").inc()
             raise _failure(outcome, retry_after=seconds)[1]
 
     def _report_circuit_breaker(self, is_open: bool) -> None:
-        self._metrics.circuit_breaker_open(is_open)
+        self._metrics.token_endpoint_circuit_breaker_open.set(is_open)
         if is_open:
             _log.error("refresh.circuit_breaker_opened")
         else:
@@ -348,11 +368,11 @@ class Refresher:
     ) -> None:
         """Set the result for waiting callers, and record the result in metrics, log and audit trail."""
         outcome, result = _interpret(verdict)
-        self._metrics.refreshes(outcome)
+        self._metrics.refreshes.labels(outcome).inc()
         if outcome == "alternate_pair_kept":
-            self._metrics.alternate_pair_kept()
+            self._metrics.alternate_pairs_kept.inc()
         if in_flight.resumed:
-            self._metrics.journal_replayed()
+            self._metrics.journal_replays.inc()
         _log.info("refresh.finished", user=user_email, attempt=attempt_id, outcome=outcome)
         if isinstance(verdict, refresh_protocol.Superseded) and (
             verdict.record is None or verdict.record.state is State.DISCONNECTED
@@ -363,7 +383,7 @@ class Refresher:
             and isinstance(result, ReauthRequired)
             and result.metadata["cause"] == Cause.OUTCOME_LOST
         ):
-            self._metrics.outcome_lost()
+            self._metrics.refresh_outcomes_lost.inc()
         if in_flight.called_zoom or in_flight.resumed:
             self._audit_outcome(user_email, attempt_id, verdict, in_flight.issued)
         if isinstance(result, ConnectionRecord):
@@ -422,7 +442,7 @@ def reauth_required(record: ConnectionRecord) -> ReauthRequired:
     )
 
 
-def _interpret(verdict: refresh_protocol.Verdict) -> tuple[str, ConnectionRecord | Exception]:
+def _interpret(verdict: refresh_protocol.Verdict) -> tuple[_Outcome, ConnectionRecord | Exception]:
     """Return the metric label of a verdict, and the record or error for waiting callers."""
     match verdict:
         case refresh_protocol.TokenAvailable(record, refreshed, alternate_pair_kept):
@@ -451,7 +471,7 @@ def _interpret(verdict: refresh_protocol.Verdict) -> tuple[str, ConnectionRecord
             return _failure(outcome)
 
 
-def _failure(outcome: TokenOutcome, *, retry_after: float | None = None) -> tuple[str, ZoomgateError]:
+def _failure(outcome: TokenOutcome, *, retry_after: float | None = None) -> tuple[_Outcome, ZoomgateError]:
     """Return the metric label and the error for an outcome without tokens; `retry_after` overrides the outcome's value."""
     match outcome:
         case Throttled(suggested):

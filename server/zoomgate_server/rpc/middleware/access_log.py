@@ -27,7 +27,7 @@ class AccessLog:
 
     def wrap(self, method: Method, respond: Handler) -> Handler:
         """Add the access log to a method."""
-        method_metrics = self._metrics.rpc(method.name)
+        method_metrics = self._metrics.of_rpc(method.name)
         name = method.name
         quiet = method.path.startswith(_QUIET)
 
