@@ -5,22 +5,19 @@ import re
 from pathlib import Path
 
 import aiohttp
-import pytest
 
-from support.harness import MONICA, SECONDS, Harness, running, serving
+from support.harness import MONICA, SECONDS, Harness, serving
 from zoom_simulator import Simulator, SimulatorOptions
+from zoom_simulator.faults import Fault
 from zoomgate.v1 import auth_service_pb2 as auth
 from zoomgate_server.clock import SystemClock
 from zoomgate_server.connections.count_gauge import COUNT_INTERVAL, ConnectionCountGauge
-from zoomgate_server.connections.refresh import refresher
 from zoomgate_server.connections.repository import ConnectionRepository
 from zoomgate_server.encryption.cipher import Key, KeyRing
 from zoomgate_server.encryption.envelope import Envelope
 from zoomgate_server.storage.memory import MemoryStore
 from zoomgate_server.storage.record_store import Kind, Record, RecordKey
 from zoomgate_server.telemetry.metrics import Metrics
-from zoomgate_server.zoom.oauth import OAuthClient
-from zoomgate_server.zoom.token_outcome import TokenOutcome
 
 
 async def metric_value(zoomgate: Harness, name: str) -> float:
@@ -59,21 +56,13 @@ async def test_concurrent_calls_for_one_user_share_store_reads(tmp_path: Path) -
             assert await metric_value(after, "zoomgate_store_reads_total") < 45
 
 
-async def test_age_of_pending_refresh_is_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_age_of_pending_refresh_is_exported(zoomgate: Harness) -> None:
     """The metric increases until Zoom responds, and returns to 0 after the outcome of the refresh is stored."""
-    response_released, real_refresh = asyncio.Event(), OAuthClient.refresh
-
-    async def refresh(self: OAuthClient, refresh_token: str) -> TokenOutcome:
-        outcome = await real_refresh(self, refresh_token)
-        await response_released.wait()
-        return outcome
-
-    monkeypatch.setattr(refresher, "AGE_REPORT_INTERVAL", 0.05)
-    monkeypatch.setattr(OAuthClient, "refresh", refresh)
     age = "zoomgate_oldest_pending_attempt_seconds"
-    async with running(tmp_path) as zoomgate, asyncio.timeout(SECONDS):
+    async with asyncio.timeout(SECONDS):
         await zoomgate.connect()
         assert await metric_value(zoomgate, age) == 0
+        zoomgate.simulator.faults.add(Fault("token", "delay", seconds=600))
         refreshing = asyncio.create_task(
             zoomgate.call(zoomgate.auth.RefreshToken, auth.RefreshTokenRequest(user_email=MONICA))
         )
@@ -81,7 +70,7 @@ async def test_age_of_pending_refresh_is_exported(tmp_path: Path, monkeypatch: p
             await asyncio.sleep(0.01)
         while await metric_value(zoomgate, age) <= first_age:
             await asyncio.sleep(0.01)
-        response_released.set()
+        zoomgate.simulator.faults.clear()
         assert (await refreshing).token.generation == 2
         while await metric_value(zoomgate, age):
             await asyncio.sleep(0.01)
