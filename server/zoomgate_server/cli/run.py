@@ -45,26 +45,15 @@ def run(overrides: Mapping[str, str], simulator_listen: LoopbackAddress) -> None
     """
     loaded = load(overrides)
     if loaded.client_id:
-        run_forever(_with_zoom(loaded), loaded)
-    else:
-        for name, address in (("listen", loaded.listen), ("http_listen", loaded.http_listen)):
-            if not address.is_loopback:
-                fail(
-                    f"{loaded.names[name]} is {address}, but calls need no key with the Zoom simulator;"
-                    " listen on 127.0.0.1, or set ZOOMGATE_CLIENT_ID to use Zoom"
-                )
-        run_forever(_with_simulator(overrides, simulator_listen), loaded)
-
-
-async def _with_zoom(loaded: settings.Settings) -> None:
-    """Serve with Zoom; calls need the key in the caller key file."""
-    with _keys(loaded, {CALLER_KEY_FILE: _dev()}) as (keys, created):
-
-        def announce(started: ServiceAddresses) -> None:
-            _audit_created_keys(loaded, created)
-            _announce(started, loaded, None)
-
-        await serve_with(loaded, announce=announce, keys=keys)
+        run_forever(_serve(loaded, {CALLER_KEY_FILE: _dev()}), loaded)
+        return
+    for name, address in (("listen", loaded.listen), ("http_listen", loaded.http_listen)):
+        if not address.is_loopback:
+            fail(
+                f"{loaded.names[name]} is {address}, but calls need no key with the Zoom simulator;"
+                " listen on 127.0.0.1, or set ZOOMGATE_CLIENT_ID to use Zoom"
+            )
+    run_forever(_with_simulator(overrides, simulator_listen), loaded)
 
 
 async def _with_simulator(overrides: Mapping[str, str], listen: LoopbackAddress) -> None:
@@ -87,33 +76,32 @@ async def _with_simulator(overrides: Mapping[str, str], listen: LoopbackAddress)
                 "ZOOMGATE_WEBHOOK_SECRET": secret,
             },
         )
-        member = Principal(
-            name="monica",
-            roles=frozenset({Role.MEMBER}),
-            email=MEMBER,
-            subject=MEMBER,
-        )
+        member = Principal(name="monica", roles=frozenset({Role.MEMBER}), email=MEMBER, subject=MEMBER)
         files = {MEMBER_KEY_FILE: member}
         # if a previous run with Zoom created this key, commands send it, so it must be accepted
         with contextlib.suppress(OSError):  # `_keys` reports an inaccessible directory
             if (loaded.data_dir / CALLER_KEY_FILE).exists():
                 files[CALLER_KEY_FILE] = _dev()
-
-        with _keys(loaded, files) as (keys, created):
-
-            def announce(started: ServiceAddresses) -> None:
-                simulator.webhooks.url = f"http://{started.http}/webhooks/zoom"
-                _audit_created_keys(loaded, created)
-                _announce(started, loaded, simulator)
-
-            await serve_with(
-                loaded,
-                announce=announce,
-                anonymous=_dev(),
-                keys=keys,
-            )
+        await _serve(loaded, files, simulator)
     finally:
         await simulator.stop()
+
+
+async def _serve(
+    loaded: settings.Settings, files: Mapping[str, Principal], simulator: Simulator | None = None
+) -> None:
+    """Serve callers with the keys in files, and print the commands to try next."""
+    with _keys(loaded, files) as (keys, created):
+
+        def announce(started: ServiceAddresses) -> None:
+            if simulator is not None:
+                simulator.webhooks.url = f"http://{started.http}/webhooks/zoom"
+            _audit_created_keys(loaded, created)
+            ready(started)
+            click.echo(_guide(started, loaded, simulator), color=None)
+            sys.stdout.flush()
+
+        await serve_with(loaded, announce=announce, anonymous=_dev() if simulator else None, keys=keys)
 
 
 def _dev() -> Principal:
@@ -174,13 +162,6 @@ def _audit_created_keys(loaded: settings.Settings, created: Mapping[Path, Princi
                 users=users,
                 file=str(file),
             )
-
-
-def _announce(started: ServiceAddresses, loaded: settings.Settings, simulator: Simulator | None) -> None:
-    """Print the ready line and the commands to try next."""
-    ready(started)
-    click.echo(_guide(started, loaded, simulator), color=None)
-    sys.stdout.flush()
 
 
 def _command() -> str:
