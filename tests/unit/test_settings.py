@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from zoomgate_server import settings
-from zoomgate_server.address import Address
 from zoomgate_server.settings import Settings, SettingsError
+from zoomgate_server.settings.address import Address
 
 APP = {"ZOOMGATE_CLIENT_ID": "app", "ZOOMGATE_CLIENT_SECRET": "hush"}
 
@@ -281,6 +281,7 @@ def test_client_id_and_secret_require_each_other(tmp_path: Path) -> None:
     """A missing client ID or secret is reported once; the Zoom simulator is not selected."""
     assert "ZOOMGATE_CLIENT_SECRET is required" in problem({"ZOOMGATE_CLIENT_ID": "app"})
     assert "ZOOMGATE_CLIENT_ID is required" in problem({"ZOOMGATE_CLIENT_SECRET": "hush"})
+    assert "ZOOMGATE_CLIENT_SECRET is empty" in problem(APP | {"ZOOMGATE_CLIENT_SECRET": " "})
     (tmp_path / "empty").write_text("\n")
     for name in ("empty", "none"):
         texts = problems({"ZOOMGATE_CLIENT_ID": "app", "ZOOMGATE_CLIENT_SECRET_FILE": str(tmp_path / name)})
@@ -414,6 +415,11 @@ def test_listening_beyond_loopback_is_accepted_with_tls_and_proxies() -> None:
         ({"ZOOMGATE_TLS_KEY": "c"}, "ZOOMGATE_TLS_CERT", "set both or neither"),
         (
             {"ZOOMGATE_HTTP_LISTEN": "0.0.0.0:1", "ZOOMGATE_TRUSTED_PROXIES": ""},
+            "ZOOMGATE_HTTP_LISTEN",
+            "TRUSTED_PROXIES",
+        ),
+        (
+            {"ZOOMGATE_HTTP_LISTEN": "0.0.0.0:1", "ZOOMGATE_TRUSTED_PROXIES": ","},
             "ZOOMGATE_HTTP_LISTEN",
             "TRUSTED_PROXIES",
         ),

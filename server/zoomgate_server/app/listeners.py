@@ -8,8 +8,8 @@ import contextlib
 import socket
 from collections.abc import Callable, Iterator, Sequence
 
-from zoomgate_server.address import Address
 from zoomgate_server.settings import Settings
+from zoomgate_server.settings.address import Address
 from zoomgate_server.startup import StartError
 
 _WILDCARDS = {"", "0.0.0.0", "::"}  # noqa: S104 - recognized, not bound

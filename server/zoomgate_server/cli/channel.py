@@ -11,7 +11,6 @@ import click
 import grpc
 
 from zoomgate import Client, errors
-from zoomgate_server.address import Address
 from zoomgate_server.cli import caller_key
 from zoomgate_server.cli.option_types import UserEmail
 from zoomgate_server.cli.output import (
@@ -23,6 +22,7 @@ from zoomgate_server.cli.output import (
     USAGE,
     fail,
 )
+from zoomgate_server.settings.address import Address
 
 _EXIT_CODES: tuple[tuple[type[errors.ZoomgateError], int], ...] = (
     (errors.InvalidRequest, USAGE),

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from zoomgate_server.address import Address
 from zoomgate_server.secret import Secret
+from zoomgate_server.settings.address import Address
 from zoomgate_server.settings.definition import Rejected, Setting, setting
 from zoomgate_server.settings.sources import Sources
 from zoomgate_server.settings.value_types import (
@@ -32,6 +32,7 @@ from zoomgate_server.settings.value_types import (
     Network,
     integer,
     one_of,
+    parse_secrets,
     text,
 )
 
@@ -231,7 +232,7 @@ def _check_listeners(sources: Sources, values: Mapping[str, Any]) -> None:
             f"is {str(values['listen'])!r}, which is reachable from other machines; set ZOOMGATE_TLS_CERT and"
             " ZOOMGATE_TLS_KEY, or listen on 127.0.0.1",
         )
-    is_behind_proxy = "trusted_proxies" in sources and values["public_url"].startswith("https://")
+    is_behind_proxy = values["trusted_proxies"] and values["public_url"].startswith("https://")
     if not is_behind_proxy and not values["http_listen"].is_loopback:
         sources.reject(
             "http_listen",
@@ -277,17 +278,13 @@ def _webhook_secrets(sources: Sources, values: Mapping[str, Any]) -> tuple[Secre
 
 def _read_secrets(sources: Sources, name: str, path: Path) -> tuple[Secret, ...]:
     try:
-        secrets = SECRETS.parse(path.read_text(encoding="utf-8"))
+        return parse_secrets(path.read_text(encoding="utf-8"))
     except OSError as error:
         problem = f"cannot be read ({error.strerror})"
     except UnicodeDecodeError:
         problem = "is not a text file; write the secrets to it, one per line"
     except Rejected as error:
         problem = str(error)
-    else:
-        if secrets:
-            return secrets
-        problem = "is empty; write the secret to it"
     sources.reject(name, f"refers to {path}, which {problem}")
     return ()
 

@@ -8,8 +8,8 @@ from typing import TypeVar
 from urllib.parse import SplitResult, urlsplit
 from zoneinfo import available_timezones
 
-from zoomgate_server.address import Address
 from zoomgate_server.secret import Secret
+from zoomgate_server.settings.address import Address
 from zoomgate_server.settings.definition import Rejected, ValueType
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -99,8 +99,11 @@ def _parse_store(text: str) -> Path | Secret:
     return Path(text.removeprefix("sqlite:///")) if text.startswith("sqlite:") else Secret(text)
 
 
-def _parse_secrets(text: str) -> tuple[Secret, ...]:
+def parse_secrets(text: str) -> tuple[Secret, ...]:
+    """Return at least one secret, or raise `Rejected`."""
     secrets = text.split()
+    if not secrets:
+        raise Rejected("is empty; copy the secret from Zoom")
     if not all(secret.isascii() and secret.isprintable() for secret in secrets):
         raise Rejected("contains characters outside visible ASCII; copy it from Zoom again")
     return tuple(map(Secret, secrets))
@@ -141,7 +144,9 @@ ADDRESS = ValueType("HOST:PORT, such as 127.0.0.1:50051", Address.parse)
 PATH = _type("a printable path", str.isprintable, Path)
 OPTIONAL_PATH = _type(PATH.values, str.isprintable, lambda text: Path(text) if text else None)
 SWITCH = _type("on or off", ("on", "off").__contains__, "on".__eq__)
-SECRETS = ValueType("secrets separated by spaces, newest first", _parse_secrets, secret=True)
+SECRETS = ValueType(
+    "secrets separated by spaces, newest first", lambda text: parse_secrets(text) if text else (), secret=True
+)
 BASE_URL = _url(
     "an https URL without user, query and fragment, such as https://api.zoom.us/v2",
     lambda url: not url.query and url.username is None,
