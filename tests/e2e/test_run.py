@@ -325,7 +325,7 @@ def test_unusable_data_directory_is_reported(tmp_path: Path) -> None:
     """The error message consists of one line."""
     (tmp_path / "data").write_text("a file, not a directory")
     text = start_error(tmp_path, "run", *isolated_options(tmp_path))
-    assert "ZOOMGATE_DATA_DIR" in text
+    assert "--data-dir: cannot create or use" in text
     assert len(text.strip().splitlines()) == 1
 
 
