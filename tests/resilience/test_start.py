@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
@@ -27,7 +28,6 @@ from zoomgate_server import settings
 from zoomgate_server.app import lifecycle, stores
 from zoomgate_server.app.stores import StartCancelled
 from zoomgate_server.app.timing import Timing
-from zoomgate_server.authorization.flow import Authorizations
 from zoomgate_server.encryption import key_file
 from zoomgate_server.encryption.cipher import KeyRing
 from zoomgate_server.startup import StartError
@@ -88,16 +88,16 @@ async def start_error(folder: Path, environ: dict[str, str]) -> tuple[str, int]:
 
 
 @pytest.mark.slow
-async def test_start_waits_for_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_start_waits_for_the_store(tmp_path: Path) -> None:
     """Until the store is available, no RPC is served, `/healthz` succeeds, and `/readyz` reports the store."""
-    monkeypatch.setattr(web_server, "OPEN_SECONDS", 60.0)  # longer than the store takes to start
     server = OwnServer(tmp_path)
     grpc_port, http_port = free_port(), free_port()
     environ = environ_with_store_wait(tmp_path, server.new_database(), 60) | {
         "ZOOMGATE_LISTEN": f"127.0.0.1:{grpc_port}",
         "ZOOMGATE_HTTP_LISTEN": f"127.0.0.1:{http_port}",
     }
-    starting = running(tmp_path / "data", environ=environ, timing=SHORT)
+    patient = replace(SHORT, web=web_server.Timing(open_timeout=60.0))  # longer than the store takes to start
+    starting = running(tmp_path / "data", environ=environ, timing=patient)
     with capture_logs() as lines:
         started = asyncio.create_task(starting.__aenter__())
         while sum(line["event"] == "store.unreachable" for line in lines) < 2:
@@ -135,35 +135,32 @@ async def fetch(session: aiohttp.ClientSession, path: str) -> tuple[int, str]:
         return page.status, await page.text()
 
 
-async def test_pages_wait_for_the_store_only_for_a_limited_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("open_timeout", [0.05, 600.0])
+async def test_pages_wait_for_the_store_only_for_a_limited_time(tmp_path: Path, open_timeout: float) -> None:
     """After a timeout, or when the service stops, a waiting page asks the user to retry."""
-    monkeypatch.setattr(web_server, "OPEN_SECONDS", 0.05)
     http_port, stop = free_port(), asyncio.Event()
     environ = environ_with_store_wait(tmp_path, UNREACHABLE, 60) | {
         "ZOOMGATE_HTTP_LISTEN": f"127.0.0.1:{http_port}"
     }
+    timing = replace(SHORT, web=web_server.Timing(open_timeout=open_timeout))
     with capture_logs() as lines:
-        starting = asyncio.create_task(start_until_stopped(tmp_path, environ, stop))
+        starting = asyncio.create_task(start_until_stopped(tmp_path, environ, stop, timing))
         while not any(line["event"] == "store.unreachable" for line in lines):
             await asyncio.sleep(0.01)
         async with aiohttp.ClientSession(f"http://127.0.0.1:{http_port}") as session:
-            status, text = await fetch(session, "/oauth/start?ticket=x")
-            assert (status, "Please try again in a moment" in text) == (503, True)
-            monkeypatch.setattr(web_server, "OPEN_SECONDS", 600.0)
-            is_waiting, when_open = asyncio.Event(), web_server.WebServer._when_open
-
-            async def waiting(self: web_server.WebServer) -> Authorizations:
-                is_waiting.set()
-                return await when_open(self)
-
-            monkeypatch.setattr(web_server.WebServer, "_when_open", waiting)
-            page_request = asyncio.create_task(session.get("/oauth/start?ticket=x", allow_redirects=False))
-            await is_waiting.wait()
-            stop.set()
-            async with await page_request as page:
-                assert page.headers["Location"] == "/oauth/result?outcome=try_later"
+            if open_timeout < 1:
+                status, text = await fetch(session, "/oauth/start?ticket=x")
+                assert (status, "Please try again in a moment" in text) == (503, True)
+                stop.set()
+            else:
+                page_request = asyncio.create_task(
+                    session.get("/oauth/start?ticket=x", allow_redirects=False)
+                )
+                await asyncio.sleep(0.2)
+                assert not page_request.done()
+                stop.set()
+                async with await page_request as page:
+                    assert page.headers["Location"] == "/oauth/result?outcome=try_later"
         with pytest.raises(StartCancelled):
             await starting
     assert not [line for line in lines if line["log_level"] == "error"]

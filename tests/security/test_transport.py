@@ -4,6 +4,7 @@ import asyncio
 import resource
 import zlib
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -15,12 +16,13 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from security import http2
 from security.http2 import Connection
 from security.memory import peak_of
-from support.harness import MONICA, Harness, RpcError, metadata, running
-from support.raw_upstream import OK, Endless, RawUpstream, http_response, raw_upstream
+from support.harness import MONICA, Harness, RpcError, metadata
+from support.raw_upstream import OK, Endless, RawUpstream, http_response, serving_upstream
 from zoomgate.v1 import auth_service_pb2 as auth
 from zoomgate.v1 import proxy_service_pb2 as proxy
 from zoomgate.v1.auth_service_pb2_grpc import AuthServiceStub
 from zoomgate.v1.proxy_service_pb2_grpc import ProxyServiceStub
+from zoomgate_server.app.timing import Timing
 from zoomgate_server.rpc.middleware import authentication
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -50,18 +52,9 @@ def _files() -> Iterator[None]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def service(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Service]:
-    """Run a service with a connected user, and replace Zoom's API by an HTTP server with scripted responses; yield both.
-
-    Tests share the service and must not affect each other's connections.
-    """
-    async with (
-        raw_upstream() as raw,
-        running(tmp_path_factory.mktemp("data"), zoom_api_url=raw.url) as zoomgate,
-    ):
-        raw.responses = [http_response("200 OK", b'{"id":"u","email":"monica@example.com"}'), OK]
-        await zoomgate.connect()
-        raw.requests.clear()
-        yield zoomgate, raw
+    """Yield a service and its upstream. Tests share them and must not affect each other's connections."""
+    async with serving_upstream(tmp_path_factory.mktemp("data")) as both:
+        yield both
 
 
 async def assert_serving(zoomgate: Harness) -> None:
@@ -356,21 +349,17 @@ async def test_call_without_time_is_not_sent_to_zoom(service: Service, timeout: 
     assert raw.requests == []
 
 
-@pytest.mark.parametrize(("limit", "seconds"), [("DEFAULT_SECONDS", None), ("MAX_SECONDS", 1e6)])
-async def test_every_call_has_a_time_limit(
-    service: Service, monkeypatch: pytest.MonkeyPatch, limit: str, seconds: float | None
-) -> None:
+@pytest.mark.parametrize(("limit", "seconds"), [("default_limit", None), ("max_limit", 1e6)])
+async def test_every_call_has_a_time_limit(tmp_path: Path, limit: str, seconds: float | None) -> None:
     """If the deadline is missing or too distant, the server's limit applies: 30 or 60 seconds. The test reduces the limit to 2 seconds."""
-    zoomgate, raw = service
-    monkeypatch.setattr(authentication, limit, 2.0)
-    raw.responses = [Endless(b"HTTP/1.1 200 OK\r\n"), OK]
-    async with asyncio.timeout(20):
+    timing = Timing(calls=authentication.Timing(**{limit: 2.0}))
+    async with serving_upstream(tmp_path, timing) as (zoomgate, raw), asyncio.timeout(20):
+        raw.responses = [Endless(b"HTTP/1.1 200 OK\r\n"), OK]
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await zoomgate.proxy.Get(
                 proxy.GetRequest(user_email=MONICA, url="/users/me"), metadata=metadata(), timeout=seconds
             )
     assert RpcError.of(error.value).short == ("UNAVAILABLE", "ZOOM_UNAVAILABLE")
-    raw.requests.clear()
 
 
 async def test_calls_beyond_the_stream_limit_all_succeed(service: Service) -> None:

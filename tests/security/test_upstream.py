@@ -12,11 +12,12 @@ import pytest_asyncio
 from google.protobuf.json_format import MessageToJson
 
 from security.memory import allocations_of
-from support.harness import MONICA, Harness, RpcError, running
-from support.raw_upstream import OK, Endless, RawUpstream, http_response, raw_upstream
+from support.harness import MONICA, Harness, RpcError
+from support.raw_upstream import OK, Endless, RawUpstream, http_response, serving_upstream
 from zoomgate.v1 import meetings_service_pb2 as meetings
 from zoomgate.v1 import proxy_service_pb2 as proxy
 from zoomgate.v1.proxy_service_pb2_grpc import ProxyServiceStub
+from zoomgate_server.app.timing import Timing
 from zoomgate_server.connections import access_tokens
 from zoomgate_server.rpc.middleware import authentication
 from zoomgate_server.zoom.client import MAX_RESPONSE_BYTES
@@ -304,14 +305,17 @@ RESPONSES: dict[str, tuple[bytes | Endless, Outcome, Outcome, Outcome]] = {
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def service(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Service]:
-    """Yield a service with a connected user, and the HTTP server with scripted responses that replaces Zoom's API."""
-    async with (
-        raw_upstream() as raw,
-        running(tmp_path_factory.mktemp("data"), zoom_api_url=raw.url) as zoomgate,
-    ):
-        raw.responses = [http_response("200 OK", b'{"id":"u","email":"monica@example.com"}'), OK]
-        await zoomgate.connect()
-        yield zoomgate, raw
+    """Yield a service and its upstream."""
+    async with serving_upstream(tmp_path_factory.mktemp("data")) as both:
+        yield both
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def impatient_service(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Service]:
+    """Yield a service that limits calls to 2 seconds instead of one minute, and its upstream."""
+    timing = Timing(calls=authentication.Timing(max_limit=2.0))
+    async with serving_upstream(tmp_path_factory.mktemp("impatient"), timing) as both:
+        yield both
 
 
 async def outcome(zoomgate: Harness, method: Any, request: Any) -> Outcome:
@@ -329,27 +333,23 @@ async def outcome(zoomgate: Harness, method: Any, request: Any) -> Outcome:
 
 
 @pytest.mark.parametrize("name", RESPONSES)
-async def test_response_has_its_outcome(service: Service, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+async def test_response_has_its_outcome(service: Service, impatient_service: Service, name: str) -> None:
     """Proxy calls return complete responses; meeting calls parse or reject them. Incomplete responses fail, and memory use is bounded."""
-    zoomgate, raw = service
     response, *expected = RESPONSES[name]
+    is_endless = isinstance(response, Endless) and expected[0] == UNAVAILABLE
+    zoomgate, raw = impatient_service if is_endless else service
     raw.responses = [response]
     # only after responses that the service treats as incomplete; after others, the service would reuse the closed connection
     raw.close_after_response = (
         expected[0] == UNAVAILABLE and isinstance(response, bytes) and b"Content-Encoding" not in response
     )
     raw.requests.clear()
-    if isinstance(response, Endless) and expected[0] == UNAVAILABLE:
-        monkeypatch.setattr(
-            authentication, "MAX_SECONDS", 2.0
-        )  # the server's limit on the duration of a call, one minute by default
     with allocations_of(48):
         outcomes = await asyncio.gather(
             outcome(zoomgate, zoomgate.proxy.Get, GET),
             outcome(zoomgate, zoomgate.meetings.GetMeeting, READ),
             outcome(zoomgate, zoomgate.meetings.CreateMeeting, WRITE),
         )
-    monkeypatch.undo()
     assert outcomes == expected
     assert sorted(line.split()[0] for line in raw.lines()) == ["GET", "GET", "POST"]
     raw.responses, raw.close_after_response = [http_response("200 OK", b'{"id":1}')], False

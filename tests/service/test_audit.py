@@ -17,11 +17,10 @@ from support.harness import BASIL, MONICA, OMAR, Harness, browser, consent, cons
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1 import meetings_service_pb2 as meetings_pb
 from zoomgate.v1 import proxy_service_pb2 as proxy_pb
+from zoomgate_server.app.timing import Timing
 from zoomgate_server.audit import trail
 from zoomgate_server.startup import StartError
-from zoomgate_server.storage.record_store import Record, StoreError
-from zoomgate_server.storage.sqlite import SqliteStore
-from zoomgate_server.zoom.client import ZoomClient
+from zoomgate_server.storage.record_store import Record, RecordKey, StoreError
 
 COMMON_FIELDS = [
     "time",
@@ -37,10 +36,8 @@ COMMON_FIELDS = [
 UNLIMITED_REFRESHES = {"ZOOMGATE_FORCED_REFRESH_SECONDS": "0"}
 
 
-@pytest.fixture(autouse=True)
-def _check_before_each_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the service check before each line whether the file was renamed."""
-    monkeypatch.setattr(trail, "FILE_CHECK_INTERVAL", 0.0)
+CHECK_BEFORE_EACH_LINE = Timing(audit=trail.Timing(file_check_interval=0.0))
+"""Makes the service check before each line whether the file was renamed."""
 
 
 def lines(data_dir: Path, action: str = "") -> list[dict[str, Any]]:
@@ -219,45 +216,46 @@ async def test_changed_email_address_is_audited(zoomgate: Harness) -> None:
 
 
 @pytest.mark.parametrize("failure", ["not confirmed", "not written", "conflict"])
-async def test_changed_email_address_is_audited_once(
-    zoomgate: Harness, monkeypatch: pytest.MonkeyPatch, failure: str
-) -> None:
+async def test_changed_email_address_is_audited_once(zoomgate: Harness, failure: str) -> None:
     """One line is written for the previous address, even if the first write that disconnects the address fails."""
     await zoomgate.connect()
     users = zoomgate.simulator.zoom.users
     users["monika@example.com"] = replace(users[MONICA], email="monika@example.com")
-    put, first = SqliteStore.put, True
+    first = True
 
-    async def failing_put(self: SqliteStore, record: Record, if_rev: int) -> int | None:
+    async def failing_put(put: Any, record: Record, if_rev: int) -> int | None:
         nonlocal first
         if record.state != "DISCONNECTED" or not first:
-            return await put(self, record, if_rev)
+            rev: int | None = await put(record, if_rev)
+            return rev
         first = False
         if failure == "conflict":
             return None
         if failure == "not confirmed":
-            await put(self, record, if_rev)
+            await put(record, if_rev)
         raise StoreError("injected")
 
-    monkeypatch.setattr(SqliteStore, "put", failing_put)
-    await zoomgate.connect("monika@example.com")
+    assert zoomgate.store is not None
+    with zoomgate.store.intercept("put", failing_put):
+        await zoomgate.connect("monika@example.com")
     assert not first
     rows = [(line["user"], line["generation"]) for line in lines(zoomgate.data_dir, "connection.unlinked")]
     assert rows == [(MONICA, 1)]
 
 
-async def test_superseded_consent_is_audited(zoomgate: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_superseded_consent_is_audited(zoomgate: Harness) -> None:
     """Tokens discarded in favor of a later consent are recorded as SUPERSEDED, not as stored."""
-    send, sent, proceed = ZoomClient.send, asyncio.Event(), asyncio.Event()
+    reads, is_verified, proceed = 0, asyncio.Event(), asyncio.Event()
 
-    async def delayed_send(self: ZoomClient, *arguments: Any, **named: Any) -> Any:
-        response = await send(self, *arguments, **named)
-        if not sent.is_set():
-            sent.set()
+    async def delay_second_read(get: Any, key: RecordKey) -> Any:
+        """Delay the read with which the first consent is stored; its first read precedes the exchange of the code."""
+        nonlocal reads
+        reads += key.subject == MONICA
+        if reads == 2 and not is_verified.is_set():
+            is_verified.set()
             await proceed.wait()
-        return response
+        return await get(key)
 
-    monkeypatch.setattr(ZoomClient, "send", delayed_send)
     zoom, redirect_uri = zoomgate.simulator.zoom, f"{zoomgate.http_url}/oauth/callback"
 
     async def create_token() -> None:
@@ -265,37 +263,39 @@ async def test_superseded_consent_is_audited(zoomgate: Harness, monkeypatch: pyt
         request = pb.CreateTokenRequest(user_email=MONICA, code=code)
         await zoomgate.call(zoomgate.auth.CreateToken, request, "blind")
 
-    first = asyncio.create_task(create_token())
-    await sent.wait()
-    await create_token()
-    proceed.set()
-    await first
+    assert zoomgate.store is not None
+    with zoomgate.store.intercept("get", delay_second_read):
+        first = asyncio.create_task(create_token())
+        await is_verified.wait()
+        await create_token()
+        proceed.set()
+        await first
     rows = [
         (line["outcome"], line.get("generation")) for line in lines(zoomgate.data_dir, "connection.stored")
     ]
     assert rows == [("ok", 1), ("SUPERSEDED", None)]
 
 
-async def test_consent_refreshed_before_its_write_is_confirmed_is_audited_as_stored(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_consent_refreshed_before_its_write_is_confirmed_is_audited_as_stored(tmp_path: Path) -> None:
     """The store has written the connection but fails to confirm the write, and the connection is refreshed in the meantime."""
     async with running(tmp_path / "data", environ=UNLIMITED_REFRESHES) as zoomgate:
-        put, first = SqliteStore.put, True
+        first = True
 
-        async def unconfirmed_put(self: SqliteStore, record: Record, if_rev: int) -> int | None:
+        async def unconfirmed_put(put: Any, record: Record, if_rev: int) -> int | None:
             nonlocal first
-            rev = await put(self, record, if_rev)
+            rev: int | None = await put(record, if_rev)
             if record.state == "ACTIVE" and first:
                 first = False
                 await zoomgate.call(zoomgate.auth.RefreshToken, pb.RefreshTokenRequest(user_email=MONICA))
                 raise StoreError("injected")
             return rev
 
-        monkeypatch.setattr(SqliteStore, "put", unconfirmed_put)
         zoom = zoomgate.simulator.zoom
         code = zoom.issue_code(zoom.users[MONICA], f"{zoomgate.http_url}/oauth/callback")
-        await zoomgate.call(zoomgate.auth.CreateToken, pb.CreateTokenRequest(user_email=MONICA, code=code))
+        create = pb.CreateTokenRequest(user_email=MONICA, code=code)
+        assert zoomgate.store is not None
+        with zoomgate.store.intercept("put", unconfirmed_put):
+            await zoomgate.call(zoomgate.auth.CreateToken, create)
         assert not first
         (line,) = lines(zoomgate.data_dir, "connection.stored")
         assert (line["outcome"], "generation" in line) == ("ok", False)
@@ -441,26 +441,27 @@ async def test_refreshed_token_is_stored_although_it_cannot_be_audited(tmp_path:
         assert response.connection.generation == 2
 
 
-async def test_new_file_is_created_after_a_rotation(zoomgate: Harness) -> None:
+async def test_new_file_is_created_after_a_rotation(tmp_path: Path) -> None:
     """After a rename or a removal, the next line is written to a new file with mode 0600."""
-    await zoomgate.connect()
-    path = zoomgate.data_dir / "audit.jsonl"
-    before = len(lines(zoomgate.data_dir))
-    path.rename(path.with_suffix(".jsonl.1"))
-    await zoomgate.call(zoomgate.auth.GetToken, get_token())
-    assert [line["action"] for line in lines(zoomgate.data_dir)] == ["token.returned"]
-    assert len(path.with_suffix(".jsonl.1").read_text().splitlines()) == before
-    path.unlink()
-    await zoomgate.call(zoomgate.auth.GetToken, get_token())
-    assert [line["action"] for line in lines(zoomgate.data_dir)] == ["token.returned"]
-    assert path.stat().st_mode & 0o777 == 0o600
+    async with running(tmp_path / "data", timing=CHECK_BEFORE_EACH_LINE) as zoomgate:
+        await zoomgate.connect()
+        path = zoomgate.data_dir / "audit.jsonl"
+        before = len(lines(zoomgate.data_dir))
+        path.rename(path.with_suffix(".jsonl.1"))
+        await zoomgate.call(zoomgate.auth.GetToken, get_token())
+        assert [line["action"] for line in lines(zoomgate.data_dir)] == ["token.returned"]
+        assert len(path.with_suffix(".jsonl.1").read_text().splitlines()) == before
+        path.unlink()
+        await zoomgate.call(zoomgate.auth.GetToken, get_token())
+        assert [line["action"] for line in lines(zoomgate.data_dir)] == ["token.returned"]
+        assert path.stat().st_mode & 0o777 == 0o600
 
 
 async def test_missing_directory_blocks_tokens(tmp_path: Path) -> None:
     """If the directory of the trail is renamed, no token is returned until the directory exists again."""
     (tmp_path / "trail").mkdir()
     environ = {"ZOOMGATE_AUDIT": str(tmp_path / "trail/audit.jsonl")}
-    async with running(tmp_path / "data", environ=environ) as zoomgate:
+    async with running(tmp_path / "data", environ=environ, timing=CHECK_BEFORE_EACH_LINE) as zoomgate:
         await zoomgate.connect()
         (tmp_path / "trail").rename(tmp_path / "away")
         assert (await zoomgate.error_of(zoomgate.auth.GetToken, get_token())).reason == "AUDIT_UNAVAILABLE"

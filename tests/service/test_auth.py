@@ -2,6 +2,7 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -25,8 +26,6 @@ from zoom_simulator import SimulatorOptions
 from zoom_simulator.faults import Fault
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1.connection_pb2 import Connection
-from zoomgate_server.connections.record import ConnectionRecord
-from zoomgate_server.connections.repository import ConnectionRepository
 from zoomgate_server.storage.record_store import StoreError
 
 CALLERS_PAGE = {"ZOOMGATE_REDIRECT_URI": "http://127.0.0.1:9/zoom-done"}
@@ -346,35 +345,34 @@ async def test_consent_of_a_different_user_is_rejected_and_revoked(zoomgate: Har
 
 @pytest.mark.parametrize("failures", [0, 2])
 async def test_mistaken_consent_of_a_connected_user_updates_that_users_connection(
-    zoomgate: Harness, monkeypatch: pytest.MonkeyPatch, failures: int
+    tmp_path: Path, failures: int
 ) -> None:
     """If a different user consents than requested, the new tokens are stored, because the consent invalidates that user's earlier tokens.
 
     The new tokens are stored even if the store is unavailable at first.
     """
-    find, remaining_failures = ConnectionRepository.find, failures
+    remaining_failures = failures
 
-    async def failing_find(
-        self: ConnectionRepository, zoom_user_id: str
-    ) -> tuple[ConnectionRecord | None, float]:
+    async def failing_find(find: Any, *arguments: Any) -> Any:
         nonlocal remaining_failures
         if remaining_failures:
             remaining_failures -= 1
             raise StoreError("injected")
-        return await find(self, zoom_user_id)
+        return await find(*arguments)
 
-    monkeypatch.setattr(ConnectionRepository, "find", failing_find)
-    async with running(zoomgate.data_dir / "own", environ=CALLERS_PAGE) as service:
-        for requested in (OMAR, MONICA):
-            started = await service.begin_authorization(requested)
-            code, state = await code_for(service, started.authorization_url, OMAR)
-            request = pb.CompleteAuthorizationRequest(code=code, state=state)
-            if requested == OMAR:
-                await service.call(service.auth.CompleteAuthorization, request)
-            else:
-                assert (
-                    await service.error_of(service.auth.CompleteAuthorization, request)
-                ).reason == "IDENTITY_MISMATCH"
+    async with running(tmp_path / "data", environ=CALLERS_PAGE) as service:
+        assert service.store is not None
+        with service.store.intercept("find", failing_find):
+            for requested in (OMAR, MONICA):
+                started = await service.begin_authorization(requested)
+                code, state = await code_for(service, started.authorization_url, OMAR)
+                request = pb.CompleteAuthorizationRequest(code=code, state=state)
+                if requested == OMAR:
+                    await service.call(service.auth.CompleteAuthorization, request)
+                else:
+                    assert (
+                        await service.error_of(service.auth.CompleteAuthorization, request)
+                    ).reason == "IDENTITY_MISMATCH"
         token = (await service.call(service.auth.GetToken, token_request(OMAR))).token
         assert token.generation == 2
         assert token.access_token in service.simulator.zoom.access_tokens

@@ -1,26 +1,24 @@
 """Tests for webhooks that arrive during a refresh or a consent, at each step."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import grpc
-import pytest
 
 from service.test_journal_recovery import stored
 from support.harness import MONICA, SECONDS, Harness, metadata, running
-from support.zoom_events import ENVIRON, app_deauthorized, send
+from support.zoom_events import ENVIRON, PATIENT, app_deauthorized, send
+from zoom_simulator.faults import Fault
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1.connection_pb2 import Connection
 from zoomgate_server.connections.record import Cause, State
-from zoomgate_server.storage.sqlite import SqliteStore
-from zoomgate_server.webhooks import receiver
-from zoomgate_server.zoom.oauth import OAuthClient
 
-STEPS = ((SqliteStore, "get"), (SqliteStore, "put"), (OAuthClient, "refresh"))
-"""The methods that a refresh uses to access the store and Zoom."""
+STEPS = ("get", "put")
+"""The methods with which a refresh or a consent accesses the store. A call to Zoom lies between two of these steps."""
 
 
 class Interruption:
@@ -48,34 +46,26 @@ class Interruption:
 
 
 @contextmanager
-def interrupted(interruption: Interruption) -> Iterator[None]:
+def interrupted(zoomgate: Harness, interruption: Interruption) -> Iterator[None]:
     """Run the interruption's action when its step is reached within the block."""
-    with pytest.MonkeyPatch.context() as patch:
-        for owner, name in STEPS:
-            patch.setattr(owner, name, _around(interruption, getattr(owner, name)))
-        yield
 
-
-def _around(interruption: Interruption, real: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-    async def call(*arguments: Any) -> Any:
+    async def step_around(real: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
         await interruption.step()
         result = await real(*arguments)
         await interruption.step()
         return result
 
-    return call
-
-
-@pytest.fixture(autouse=True)
-def _long_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Prevent timeouts on slow machines."""
-    monkeypatch.setattr(receiver, "STORE_TIMEOUT_SECONDS", SECONDS)
+    assert zoomgate.store is not None
+    with ExitStack() as stack:
+        for name in STEPS:
+            stack.enter_context(zoomgate.store.intercept(name, step_around))
+        yield
 
 
 @asynccontextmanager
 async def service(data_dir: Path) -> AsyncIterator[Harness]:
     environ = ENVIRON | {"ZOOMGATE_FORCED_REFRESH_SECONDS": "0", "ZOOMGATE_MAX_PENDING_PER_USER": "1000"}
-    async with running(data_dir, environ=environ) as harness:
+    async with running(data_dir, environ=environ, timing=PATIENT) as harness:
         yield harness
 
 
@@ -91,7 +81,7 @@ async def test_refresh_does_not_reconnect_a_user(tmp_path: Path) -> None:
         for number in count():
             await zoomgate.connect()
             interruption = Interruption(number, event)
-            with interrupted(interruption):
+            with interrupted(zoomgate, interruption):
                 code = await zoomgate.auth.RefreshToken(refresh, metadata=metadata(), timeout=SECONDS).code()
             assert interruption.done or code is grpc.StatusCode.OK, number
             if not interruption.done:
@@ -109,6 +99,28 @@ async def test_refresh_does_not_reconnect_a_user(tmp_path: Path) -> None:
     assert list((tmp_path / "journal").iterdir()) == []
 
 
+async def test_refresh_whose_request_is_in_flight_does_not_reconnect_a_user(tmp_path: Path) -> None:
+    """An event while Zoom processes the refresh disconnects the user permanently, and the new tokens are revoked."""
+    async with service(tmp_path) as zoomgate:
+        await zoomgate.connect()
+        faults = zoomgate.simulator.faults
+        faults.add(Fault("token", "delay", seconds=SECONDS))
+        refresh = pb.RefreshTokenRequest(user_email=MONICA)
+        call = zoomgate.auth.RefreshToken(refresh, metadata=metadata(), timeout=SECONDS)
+        code = asyncio.ensure_future(call.code())
+        while faults.active():
+            await asyncio.sleep(0.005)
+        assert await send(zoomgate.http_url, app_deauthorized(MONICA)) == (204, b"")
+        faults.clear()
+        assert await code is grpc.StatusCode.FAILED_PRECONDITION
+        async with asyncio.timeout(SECONDS):
+            while not zoomgate.simulator.zoom.grants[MONICA].revoked:
+                await asyncio.sleep(0.005)
+    record = await stored(tmp_path, MONICA)
+    assert (record.state, record.tokens, record.pair_to_revoke) == (State.DISCONNECTED, None, None)
+    assert list((tmp_path / "journal").iterdir()) == []
+
+
 async def test_earlier_event_does_not_disconnect_after_a_new_consent(tmp_path: Path) -> None:
     """An event older than the consent, arriving at any step of storing the consent, leaves the user connected."""
     async with service(tmp_path) as zoomgate:
@@ -120,7 +132,7 @@ async def test_earlier_event_does_not_disconnect_after_a_new_consent(tmp_path: P
 
         for number in count():
             interruption = Interruption(number, event)
-            with interrupted(interruption):
+            with interrupted(zoomgate, interruption):
                 await zoomgate.connect()
             if not interruption.done:
                 break

@@ -59,9 +59,7 @@ async def channel() -> AsyncIterator[grpc.aio.Channel]:
         Authentication(keys=keys, anonymous=None, clock=SystemClock(), audit=lambda _event: None),
     ]
     server = grpc.aio.server()
-    auth_service_pb2_grpc.add_AuthServiceServicer_to_server(
-        FailingAuthService(), Pipeline(server, stages).registrar
-    )
+    auth_service_pb2_grpc.add_AuthServiceServicer_to_server(FailingAuthService(), Pipeline(server, stages))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
@@ -147,9 +145,7 @@ async def test_method_without_a_policy_is_rejected(channel: grpc.aio.Channel) ->
         Authentication(keys=keys, anonymous=ADMIN, clock=SystemClock(), audit=lambda _event: None),
     ]
     server = grpc.aio.server()
-    Pipeline(server, stages).registrar.add_registered_method_handlers(
-        "zoomgate.v1.NewService", {"New": handler}
-    )
+    Pipeline(server, stages).add_registered_method_handlers("zoomgate.v1.NewService", {"New": handler})
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as new_channel:

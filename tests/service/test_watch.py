@@ -22,7 +22,7 @@ from zoomgate.v1.connection_pb2 import Connection
 from zoomgate_server.app.timing import Timing
 from zoomgate_server.encryption import key_file, reloading_key_ring
 from zoomgate_server.identity import Principal, UserPatterns
-from zoomgate_server.rpc.middleware import pipeline
+from zoomgate_server.rpc.middleware import authentication, pipeline
 from zoomgate_server.rpc.middleware.authentication import CallerKeys
 from zoomgate_server.storage.record_store import StoreError
 from zoomgate_server.watch import change_feed, watchers
@@ -410,13 +410,14 @@ async def test_idle_watch_renews_its_resume_token(zoomgate: Harness) -> None:
         assert watch.token != first
 
 
-async def test_watch_has_no_maximum_duration(zoomgate: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "timing", [replace(TIMING, calls=authentication.Timing(default_limit=1.0, max_limit=1.0))]
+)
+async def test_watch_has_no_maximum_duration(zoomgate: Harness) -> None:
     """The maximum duration of other calls does not apply to watches."""
-    monkeypatch.setattr("zoomgate_server.rpc.middleware.authentication.DEFAULT_SECONDS", -1.0)
-    monkeypatch.setattr("zoomgate_server.rpc.middleware.authentication.MAX_SECONDS", -1.0)
     async with watching(zoomgate) as watch:
         await watch.until_synced()
-        monkeypatch.undo()
+        await asyncio.sleep(1.2)
         await zoomgate.connect()
         assert await watch.next() == ("CREATED", MONICA)
 
@@ -436,9 +437,9 @@ async def test_watch_is_limited_to_the_users_of_the_caller(zoomgate: Harness) ->
     assert rejection.reason == "CALLER_NOT_ALLOWED"
 
 
-async def test_unread_watch_is_ended(zoomgate: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("timing", [replace(TIMING, streams=pipeline.Timing(write_timeout=0.1))])
+async def test_unread_watch_is_ended(zoomgate: Harness) -> None:
     """A caller with an open connection that reads no events does not occupy a watch forever."""
-    monkeypatch.setattr(pipeline, "WRITE_TIMEOUT_SECONDS", 0.1)
     await zoomgate.connect()
     headers = http2.request_headers("/zoomgate.v1.AuthService/WatchConnections", metadata("admin"))
     async with http2.connection(zoomgate.grpc_address) as bare:

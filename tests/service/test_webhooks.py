@@ -7,8 +7,8 @@ import hmac
 import io
 import json
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +17,26 @@ import grpc.aio
 import pytest
 
 from support.harness import MONICA, OMAR, SECONDS, Harness, running, serving
-from support.zoom_events import ENVIRON, SECRET, about_user, app_deauthorized, challenge, headers, send
+from support.zoom_events import (
+    ENVIRON,
+    PATIENT,
+    SECRET,
+    about_user,
+    app_deauthorized,
+    challenge,
+    headers,
+    send,
+)
 from zoom_simulator import SimulatorOptions
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1.connection_pb2 import Connection
-from zoomgate_server.connections.disconnection import Disconnector
+from zoomgate_server.app.timing import Timing
 from zoomgate_server.storage.record_store import Kind, Record, RecordKey, StoreError
 from zoomgate_server.storage.sqlite import SqliteStore
-from zoomgate_server.web import webhook_endpoint
+from zoomgate_server.web import server, webhook_endpoint
 from zoomgate_server.webhooks import receiver
 
 HOUR = 3600.0
-
-
-@pytest.fixture(autouse=True)
-def _long_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Prevent timeouts on slow machines."""
-    monkeypatch.setattr(receiver, "STORE_TIMEOUT_SECONDS", SECONDS)
-    monkeypatch.setattr(webhook_endpoint, "READ_SECONDS", SECONDS)
 
 
 @pytest.fixture
@@ -46,14 +48,14 @@ def environ(store_environ: dict[str, str]) -> dict[str, str]:
 @pytest.fixture
 async def stored(environ: dict[str, str], tmp_path: Path) -> AsyncIterator[Harness]:
     """Run a service that accepts webhooks, for each store."""
-    async with running(tmp_path / "data", environ=environ) as harness:
+    async with running(tmp_path / "data", environ=environ, timing=PATIENT) as harness:
         yield harness
 
 
 @pytest.fixture
 async def zoomgate(tmp_path: Path) -> AsyncIterator[Harness]:
     """Run a service that accepts webhooks, with the default store."""
-    async with running(tmp_path / "data", environ=ENVIRON) as harness:
+    async with running(tmp_path / "data", environ=ENVIRON, timing=PATIENT) as harness:
         yield harness
 
 
@@ -220,7 +222,7 @@ async def test_concurrent_events_in_two_services_disconnect_once(
     stored: Harness, environ: dict[str, str]
 ) -> None:
     """Both services accept the event, one service disconnects the user, and neither service returns the token after that."""
-    async with serving(stored.simulator, stored.data_dir, environ) as other:
+    async with serving(stored.simulator, stored.data_dir, environ, timing=PATIENT) as other:
         for number in range(3):
             await stored.connect()
             for each in (stored, other):
@@ -249,32 +251,29 @@ async def test_concurrent_events_in_two_services_disconnect_once(
 # -- store failures ------------------------------------------------------------------------------------------
 
 
-@asynccontextmanager
-async def failing(
-    monkeypatch: pytest.MonkeyPatch, method: str, *, after: bool = False
-) -> AsyncIterator[None]:
-    """Make a method of the SQLite store fail, either before or after it has performed the operation."""
-    real = getattr(SqliteStore, method)
+@contextmanager
+def failing(
+    zoomgate: Harness, method: str, error: type[Exception] = StoreError, *, after: bool = False
+) -> Iterator[None]:
+    """Make a method of the store fail, either before or after it has performed the operation."""
 
-    async def fails(self: SqliteStore, *arguments: Any, **named: Any) -> Any:
+    async def fail(proceed: Any, *arguments: Any) -> None:
         if after:
-            await real(self, *arguments, **named)
-        raise StoreError("injected")
+            await proceed(*arguments)
+        raise error("injected")
 
-    with monkeypatch.context() as patch:
-        patch.setattr(SqliteStore, method, fails)
+    assert zoomgate.store is not None
+    with zoomgate.store.intercept(method, fail):
         yield
 
 
 @pytest.mark.parametrize("method", ["get", "find", "put"])
-async def test_store_failure_makes_zoom_retry(
-    zoomgate: Harness, monkeypatch: pytest.MonkeyPatch, method: str
-) -> None:
+async def test_store_failure_makes_zoom_retry(zoomgate: Harness, method: str) -> None:
     """The response is 503, and the retried event disconnects the user."""
     await zoomgate.connect()
     event = app_deauthorized(MONICA)
     at = time.time()
-    async with failing(monkeypatch, method):
+    with failing(zoomgate, method):
         assert (await send(zoomgate.http_url, event, at))[0] == 503
     assert (await get_connection(zoomgate)).state == Connection.STATE_ACTIVE
     assert (await send(zoomgate.http_url, event, at))[0] == 204
@@ -282,11 +281,11 @@ async def test_store_failure_makes_zoom_retry(
     assert await outcomes(zoomgate) == {"store_unavailable": 1, "disconnected": 1}
 
 
-async def test_unconfirmed_tombstone_is_detected(zoomgate: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_unconfirmed_tombstone_is_detected(zoomgate: Harness) -> None:
     """If the store writes a disconnection without confirming it, the disconnection is audited and the token is not returned."""
     await zoomgate.connect()
     await zoomgate.call(zoomgate.auth.GetToken, pb.GetTokenRequest(user_email=MONICA))
-    async with failing(monkeypatch, "put", after=True):
+    with failing(zoomgate, "put", after=True):
         assert (await send(zoomgate.http_url, app_deauthorized(MONICA)))[0] == 204
     rejection = await zoomgate.error_of(zoomgate.auth.GetToken, pb.GetTokenRequest(user_email=MONICA))
     assert rejection.reason == "ZOOM_NOT_CONNECTED"
@@ -295,57 +294,54 @@ async def test_unconfirmed_tombstone_is_detected(zoomgate: Harness, monkeypatch:
     assert len(audited(zoomgate, "connection.disconnected")) == 1
 
 
-async def test_tombstone_stored_before_an_outage_remains(
-    zoomgate: Harness, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_tombstone_stored_before_an_outage_remains(zoomgate: Harness) -> None:
     """The store fails after it has written the disconnection. Zoom's retry has no further effect."""
     await zoomgate.connect()
     event = app_deauthorized(MONICA)
-    put, get = SqliteStore.put, SqliteStore.get
     failed = False
 
-    async def put_then_fail(self: SqliteStore, record: Record, if_rev: int) -> int | None:
+    async def put_then_fail(put: Any, record: Record, if_rev: int) -> None:
         nonlocal failed
         failed = True
-        await put(self, record, if_rev)
+        await put(record, if_rev)
         raise StoreError("injected")
 
-    async def get_or_fail(self: SqliteStore, key: RecordKey) -> tuple[Record | None, float]:
+    async def get_or_fail(get: Any, key: RecordKey) -> Any:
         if failed:
             raise StoreError("injected")
-        return await get(self, key)
+        return await get(key)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(SqliteStore, "put", put_then_fail)
-        patch.setattr(SqliteStore, "get", get_or_fail)
+    store = zoomgate.store
+    assert store is not None
+    with store.intercept("put", put_then_fail), store.intercept("get", get_or_fail):
         assert (await send(zoomgate.http_url, event))[0] == 503
     assert (await send(zoomgate.http_url, event))[0] == 204
     assert (await get_connection(zoomgate)).cause == Connection.CAUSE_APP_DEAUTHORIZED
     assert await outcomes(zoomgate) == {"store_unavailable": 1, "not_connected": 1}
 
 
-async def test_slow_store_does_not_delay_the_response(
-    zoomgate: Harness, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_slow_store_does_not_delay_the_response(tmp_path: Path) -> None:
     """The response is 503 before Zoom's timeout of 3 seconds. The disconnection continues in the background."""
-    await zoomgate.connect()
     gate = asyncio.Event()
-    real = SqliteStore.put
 
-    async def slow(self: SqliteStore, record: Record, if_rev: int) -> int | None:
+    async def slow(put: Any, record: Record, if_rev: int) -> Any:
         await gate.wait()
-        return await real(self, record, if_rev)
+        return await put(record, if_rev)
 
-    monkeypatch.setattr(receiver, "STORE_TIMEOUT_SECONDS", 0.05)
-    event = app_deauthorized(MONICA)
-    with monkeypatch.context() as patch:
-        patch.setattr(SqliteStore, "put", slow)
-        assert (await send(zoomgate.http_url, event))[0] == 503
-        gate.set()
-        while (await get_connection(zoomgate)).state == Connection.STATE_ACTIVE:
-            await asyncio.sleep(0.005)
-    monkeypatch.setattr(receiver, "STORE_TIMEOUT_SECONDS", SECONDS)
-    assert (await send(zoomgate.http_url, event))[0] == 204
+    timing = Timing(webhooks=receiver.Timing(store_timeout=0.1))
+    async with running(tmp_path / "data", environ=ENVIRON, timing=timing) as zoomgate:
+        await zoomgate.connect()
+        event = app_deauthorized(MONICA)
+        assert zoomgate.store is not None
+        with zoomgate.store.intercept("put", slow):
+            assert (await send(zoomgate.http_url, event))[0] == 503
+            gate.set()
+            while (await get_connection(zoomgate)).state == Connection.STATE_ACTIVE:
+                await asyncio.sleep(0.005)
+        async with asyncio.timeout(SECONDS):
+            while (status := (await send(zoomgate.http_url, event))[0]) == 503:  # a slow machine
+                pass
+        assert status == 204
 
 
 async def test_undecryptable_connection_makes_zoom_retry(zoomgate: Harness, lines: LogLines) -> None:
@@ -396,7 +392,7 @@ async def test_validation_cannot_be_used_to_forge_signatures(zoomgate: Harness) 
 async def test_secret_can_be_rotated_without_rejecting_events(tmp_path: Path) -> None:
     """With two secrets, events signed with either are accepted. The response to a challenge uses the secret that signed it."""
     both = {"ZOOMGATE_WEBHOOK_SECRET": f"new-hunter2@ {SECRET}"}
-    async with running(tmp_path / "data", environ=both) as zoomgate:
+    async with running(tmp_path / "data", environ=both, timing=PATIENT) as zoomgate:
         for secret in ("new-hunter2@", SECRET):
             await zoomgate.connect()
             status, body = await send(zoomgate.http_url, challenge("abc"), secret=secret)
@@ -574,29 +570,25 @@ async def test_compressed_bodies_are_not_decompressed(zoomgate: Harness, encodin
         assert response.status == 401  # the signature covers the uncompressed event
 
 
-async def test_unexpected_error_makes_zoom_retry(zoomgate: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_unexpected_error_makes_zoom_retry(zoomgate: Harness) -> None:
     """The response has status 500 instead of a redirect to an error page, so that Zoom retries."""
-
-    async def fails(*_: Any) -> None:
-        raise RuntimeError("injected")
-
     await zoomgate.connect()
     event = app_deauthorized(MONICA)
-    with monkeypatch.context() as patch:
-        patch.setattr(Disconnector, "disconnect_by_zoom", fails)
+    with failing(zoomgate, "find", RuntimeError):
         assert await send(zoomgate.http_url, event) == (500, b"")
     assert (await send(zoomgate.http_url, event))[0] == 204
     assert (await get_connection(zoomgate)).state == Connection.STATE_DISCONNECTED
 
 
-async def test_slow_body_times_out(zoomgate: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_slow_body_times_out(tmp_path: Path) -> None:
     """A body shorter than its Content-Length is rejected in time, and the connection is closed."""
-    monkeypatch.setattr(webhook_endpoint, "READ_SECONDS", 0.05)
-    reader, writer = await open_request(zoomgate, b"Content-Length: 500\r\n", b"{")
-    assert (await reader.readline()).startswith(b"HTTP/1.1 408 ")
-    await reader.read()  # read until the server closes the connection
-    writer.close()
-    assert await outcomes(zoomgate) == {"rejected_timeout": 1}
+    timing = Timing(web=server.Timing(webhooks=webhook_endpoint.Timing(read_timeout=0.05)))
+    async with running(tmp_path / "data", environ=ENVIRON, timing=timing) as zoomgate:
+        reader, writer = await open_request(zoomgate, b"Content-Length: 500\r\n", b"{")
+        assert (await reader.readline()).startswith(b"HTTP/1.1 408 ")
+        await reader.read()  # read until the server closes the connection
+        writer.close()
+        assert await outcomes(zoomgate) == {"rejected_timeout": 1}
 
 
 @pytest.mark.parametrize(
@@ -690,7 +682,7 @@ async def test_processed_event_is_stored_for_three_hours(zoomgate: Harness) -> N
 async def subscribed(tmp_path: Path) -> AsyncIterator[Harness]:
     """Run a service that receives the events of the Zoom simulator."""
     options = SimulatorOptions(port=0, webhook_secret=SECRET)
-    async with running(tmp_path / "data", environ=ENVIRON, simulator=options) as harness:
+    async with running(tmp_path / "data", environ=ENVIRON, simulator=options, timing=PATIENT) as harness:
         harness.simulator.webhooks.url = f"{harness.http_url}/webhooks/zoom"
         yield harness
 
@@ -722,13 +714,11 @@ async def test_events_of_the_simulator_are_accepted(subscribed: Harness) -> None
     assert (await get_connection(subscribed)).cause == Connection.CAUSE_APP_DEAUTHORIZED
 
 
-async def test_event_is_retried_after_a_store_failure(
-    subscribed: Harness, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_event_is_retried_after_a_store_failure(subscribed: Harness) -> None:
     """Zoom sends the event again after five minutes. It disconnects the user unless the user has reconnected in the meantime."""
     for reconnects in (False, True):
         await subscribed.connect()
-        async with failing(monkeypatch, "find"):
+        with failing(subscribed, "find"):
             await trigger(subscribed, "app_deauthorized", MONICA)
             assert await responses(subscribed, 1) == ["503, not accepted"]
         if reconnects:

@@ -4,6 +4,10 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
+
+from support.harness import Harness, running
+from zoomgate_server.app.timing import Timing
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
 CUT = b""
@@ -110,3 +114,15 @@ async def raw_upstream() -> AsyncIterator[RawUpstream]:
     upstream.port = server.sockets[0].getsockname()[1]
     async with server:
         yield upstream
+
+
+@asynccontextmanager
+async def serving_upstream(
+    data_dir: Path, timing: Timing = Timing()
+) -> AsyncIterator[tuple[Harness, RawUpstream]]:
+    """Run a service with a connected user, and replace Zoom's API by an HTTP server with scripted responses; yield both."""
+    async with raw_upstream() as raw, running(data_dir, zoom_api_url=raw.url, timing=timing) as zoomgate:
+        raw.responses = [http_response("200 OK", b'{"id":"u","email":"monica@example.com"}'), OK]
+        await zoomgate.connect()
+        raw.requests.clear()
+        yield zoomgate, raw

@@ -9,10 +9,21 @@ from typing import Any
 
 import aiohttp
 
+from support.harness import SECONDS
+from zoomgate_server.app.timing import Timing
+from zoomgate_server.web import server, webhook_endpoint
+from zoomgate_server.webhooks import receiver
+
 SECRET = "hush-webhook-hunter2@"
 """The webhook secret of the tests; `conftest` checks that it never appears in the log."""
 
 ENVIRON = {"ZOOMGATE_WEBHOOK_SECRET": SECRET}
+PATIENT = Timing(
+    web=server.Timing(webhooks=webhook_endpoint.Timing(read_timeout=SECONDS)),
+    webhooks=receiver.Timing(store_timeout=SECONDS),
+)
+"""The timing of services whose webhooks do not time out on slow machines."""
+
 USER_IDS = {"monica@example.com": "u-Monica-7Yc1", "omar@example.com": "u-Omar-2Kd9"}
 
 

@@ -86,9 +86,8 @@ class Components:
         )
         envelope = Envelope(app=app, keys=key_ring)
         await key_check.verify(store, envelope)
-        audit = _audit_trail(
-            settings, await shared_secret.obtain(store, envelope, FINGERPRINT_SECRET), clock, metrics
-        )
+        fingerprints = await shared_secret.obtain(store, envelope, FINGERPRINT_SECRET)
+        audit = _audit_trail(settings, fingerprints, clock, metrics, timing)
         stack.callback(audit.close)
         page_tokens = PageTokens(await shared_secret.obtain(store, envelope, "page-tokens"))
         connections = ConnectionRepository(
@@ -171,6 +170,7 @@ class Components:
                 clock=clock,
                 count=lambda outcome: metrics.webhooks.labels(outcome).inc(),
                 audit=audit,
+                timing=timing.webhooks,
             ),
             proactive_refresh=ProactiveRefresh(
                 connections=connections,
@@ -235,11 +235,15 @@ class Components:
         await self.retention.tasks.drain()
 
 
-def _audit_trail(settings: Settings, key: bytes, clock: SystemClock, metrics: Metrics) -> AuditTrail:
+def _audit_trail(
+    settings: Settings, key: bytes, clock: SystemClock, metrics: Metrics, timing: Timing
+) -> AuditTrail:
     try:
         if settings.audit is not None and settings.audit.parent == settings.data_dir:
             settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return AuditTrail(settings.audit, key=key, clock=clock, on_lost=metrics.audit_failures.inc)
+        return AuditTrail(
+            settings.audit, key=key, clock=clock, on_lost=metrics.audit_failures.inc, timing=timing.audit
+        )
     except OSError as error:
         raise StartError(
             f"ZOOMGATE_AUDIT: cannot write to {settings.audit} ({error.strerror}); set it to a writable file or `log`"

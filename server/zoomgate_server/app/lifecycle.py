@@ -109,6 +109,7 @@ async def run(
             trusted_proxies=settings.trusted_proxies,
             pages=Pages(brand_name=settings.brand_name, brand_color=settings.brand_color),
             webhooks_enabled=bool(settings.webhook_secret),
+            timing=timing.web,
         )
 
         async def bind_ports() -> ServiceAddresses:
@@ -150,9 +151,14 @@ async def run(
                 AccessLog(metrics),
                 ErrorStatus(),
                 Authentication(
-                    keys=CallerKeys(keys), anonymous=anonymous, clock=clock, audit=components.audit
+                    keys=CallerKeys(keys),
+                    anonymous=anonymous,
+                    clock=clock,
+                    audit=components.audit,
+                    timing=timing.calls,
                 ),
             ],
+            timing.streams,
         )
         health = health_aio.HealthServicer()
         rpc_server.register(

@@ -3,15 +3,24 @@
 from dataclasses import dataclass
 
 from zoomgate_server.app import stores
+from zoomgate_server.audit import trail
 from zoomgate_server.encryption import reloading_key_ring
+from zoomgate_server.rpc.middleware import authentication, pipeline
 from zoomgate_server.watch import change_feed, watchers
+from zoomgate_server.web import server as web_server
+from zoomgate_server.webhooks import receiver
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
     """The timing of each component."""
 
-    store: stores.Timing = stores.Timing()
-    key_ring: reloading_key_ring.Timing = reloading_key_ring.Timing()
+    audit: trail.Timing = trail.Timing()
+    calls: authentication.Timing = authentication.Timing()
     feed: change_feed.Timing = change_feed.Timing()
+    key_ring: reloading_key_ring.Timing = reloading_key_ring.Timing()
+    store: stores.Timing = stores.Timing()
+    streams: pipeline.Timing = pipeline.Timing()
     watches: watchers.Timing = watchers.Timing()
+    web: web_server.Timing = web_server.Timing()
+    webhooks: receiver.Timing = receiver.Timing()

@@ -14,6 +14,7 @@ import os
 import stat
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -31,9 +32,6 @@ FINGERPRINT_SECRET = "audit-fingerprints"
 FINGERPRINT_DIGITS = 16
 REJECTIONS_PER_MINUTE = 30
 """The maximum number of lines per minute for each kind of rejection and each caller. Further rejections are only counted."""
-
-FILE_CHECK_INTERVAL = 0.1
-"""The interval of the check whether the file was renamed or removed. Not done for every line, because it takes longer than writing one."""
 
 WINDOW_SECONDS = 60.0
 ACTIONS: Mapping[str, str] = {
@@ -77,6 +75,18 @@ def fingerprint(key: bytes, token: str) -> str:
     return hmac.digest(key, token.encode("utf-8", "replace"), "sha256").hex()[:FINGERPRINT_DIGITS]
 
 
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """The timing of an audit trail, in seconds.
+
+    Attributes:
+        file_check_interval: Time between two checks whether the file was renamed or removed. Not done for every line, because it takes
+            longer than writing one.
+    """
+
+    file_check_interval: float = 0.1
+
+
 class AuditTrail:
     """Writer of audit events.
 
@@ -89,8 +99,16 @@ class AuditTrail:
         OSError: The file cannot be opened for writing, or is not a regular file.
     """
 
-    def __init__(self, path: Path | None, *, key: bytes, clock: Clock, on_lost: Callable[[], None]) -> None:
-        self._output: _Output = _Log() if path is None else _File(path, clock)
+    def __init__(
+        self,
+        path: Path | None,
+        *,
+        key: bytes,
+        clock: Clock,
+        on_lost: Callable[[], None],
+        timing: Timing = Timing(),
+    ) -> None:
+        self._output: _Output = _Log() if path is None else _File(path, clock, timing)
         self._key = key
         self._limit = _Limit(clock)
         self._on_lost = on_lost
@@ -211,9 +229,10 @@ class _Log:
 class _File:
     """A file shared with other processes. It may be renamed or removed at any time."""
 
-    def __init__(self, path: Path, clock: Clock) -> None:
+    def __init__(self, path: Path, clock: Clock, timing: Timing) -> None:
         self._path = path
         self._clock = clock
+        self._timing = timing
         self._next_check = 0.0
         self._descriptor = -1
         self._identity = (0, 0)
@@ -221,7 +240,7 @@ class _File:
         self._open()
 
     def write(self, fields: dict[str, Any]) -> None:
-        """Write a line to the file at the path. A renamed or removed file may still receive lines for `FILE_CHECK_INTERVAL` seconds.
+        """Write a line to the file at the path. A renamed or removed file may still receive lines for `file_check_interval` seconds.
 
         Raises:
             OSError: The line was not written completely.
@@ -250,7 +269,7 @@ class _File:
             moved = True
         if moved:
             self._open()
-        self._next_check = self._clock.monotonic() + FILE_CHECK_INTERVAL
+        self._next_check = self._clock.monotonic() + self._timing.file_check_interval
 
     def _open(self) -> None:
         # without O_NONBLOCK, opening a pipe that has no reader would block the whole process

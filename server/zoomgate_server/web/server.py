@@ -6,6 +6,7 @@ import re
 import secrets
 import socket
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from urllib.parse import urlencode
 
@@ -25,8 +26,8 @@ from zoomgate_server.errors import (
 from zoomgate_server.storage.record_store import StoreError
 from zoomgate_server.telemetry import logs
 from zoomgate_server.telemetry.metrics import Metrics
+from zoomgate_server.web import webhook_endpoint
 from zoomgate_server.web.pages import OUTCOMES, Pages
-from zoomgate_server.web.webhook_endpoint import handle as handle_webhook
 from zoomgate_server.webhooks.receiver import PATH as WEBHOOKS
 from zoomgate_server.webhooks.receiver import WebhookReceiver
 
@@ -35,10 +36,6 @@ MAX_REQUEST_LINE = 8 * 1024
 
 MAX_PARAMETER = 2048
 """The maximum length of a query parameter in characters."""
-
-OPEN_SECONDS = 10.0
-"""The maximum time that the consent pages wait while the service is starting. Zoom delivers a code only once, so an immediate failure
-would lose the code."""
 
 _COOKIE = "zoomgate-browser"
 _COOKIE_SECONDS = 900
@@ -80,6 +77,20 @@ _server_log = logging.getLogger("aiohttp.server.zoomgate")
 _server_log.addFilter(_MalformedRequestFilter())
 
 
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """The timing of the HTTP server, in seconds.
+
+    Attributes:
+        open_timeout: Maximum time that the consent pages wait while the service is starting. Zoom delivers a code only once, so an
+            immediate failure would lose the code.
+        webhooks: The timing of the webhook endpoint.
+    """
+
+    open_timeout: float = 10.0
+    webhooks: webhook_endpoint.Timing = webhook_endpoint.Timing()
+
+
 class WebServer:
     """HTTP server for the `/oauth/` pages, `/healthz`, `/readyz`, `/metrics` and `/webhooks/zoom`.
 
@@ -101,11 +112,13 @@ class WebServer:
         webhooks_enabled: bool,
         secure: bool,
         trusted_proxies: Sequence[IPv4Network | IPv6Network] = (),
+        timing: Timing = Timing(),
     ) -> None:
         self._metrics = metrics
         self._pages = pages
         self._webhooks_enabled = webhooks_enabled
         self._secure = secure
+        self._timing = timing
         self._authorizations: Authorizations | None = None
         self._webhooks: WebhookReceiver | None = None
         self._before_metrics: Callable[[], Awaitable[None]] | None = None
@@ -300,7 +313,9 @@ class WebServer:
     async def _webhook(self, request: web.Request) -> web.StreamResponse:
         if self._webhooks is None:
             return web.Response(status=503)  # Zoom retries
-        return await handle_webhook(self._webhooks, request, self._client(request))
+        return await webhook_endpoint.handle(
+            self._webhooks, request, self._client(request), self._timing.webhooks
+        )
 
     async def _healthz(self, _request: web.Request) -> web.StreamResponse:
         return web.Response(text="ok\n")
@@ -318,13 +333,13 @@ class WebServer:
         )
 
     async def _when_open(self) -> Authorizations:
-        """Return the authorization flow, waiting up to `OPEN_SECONDS` while the service is starting.
+        """Return the authorization flow, waiting up to `open_timeout` while the service is starting.
 
         Raises:
             StoreUnavailable: The service is still starting.
         """
         try:
-            async with asyncio.timeout(OPEN_SECONDS):
+            async with asyncio.timeout(self._timing.open_timeout):
                 await self._opened.wait()
         except TimeoutError:
             pass  # reported below

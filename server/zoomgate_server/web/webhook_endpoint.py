@@ -2,20 +2,30 @@
 
 import asyncio
 import contextlib
+from dataclasses import dataclass
 
 from aiohttp import web
 
 from zoomgate_server.webhooks.receiver import MAX_BODY, Rejection, WebhookReceiver, WebhookRejected
 
-READ_SECONDS = 1.5
-"""The maximum time to read a body; Zoom waits 3 seconds in total for the response."""
 
-DISCARD_SECONDS = 0.1
-"""The maximum time to read the body of a request rejected by its headers. Otherwise, a sender that is still writing might miss the
-response."""
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """The timing of the webhook endpoint, in seconds.
+
+    Attributes:
+        read_timeout: Maximum time to read a body. Zoom waits 3 seconds in total for the response.
+        discard_timeout: Maximum time to read the body of a request rejected by its headers. If it were not read, a sender that is still
+            writing might miss the response.
+    """
+
+    read_timeout: float = 1.5
+    discard_timeout: float = 0.1
 
 
-async def handle(webhooks: WebhookReceiver, request: web.Request, client: str) -> web.Response:
+async def handle(
+    webhooks: WebhookReceiver, request: web.Request, client: str, timing: Timing
+) -> web.Response:
     """Return the response to a webhook request.
 
     Args:
@@ -30,10 +40,10 @@ async def handle(webhooks: WebhookReceiver, request: web.Request, client: str) -
         )
     except WebhookRejected as rejection:
         with contextlib.suppress(WebhookRejected):
-            await _read_body(request, DISCARD_SECONDS)
+            await _read_body(request, timing.discard_timeout)
         return _reject(webhooks, rejection, client)
     try:
-        result = await webhooks.receive(stamp, await _read_body(request, READ_SECONDS))
+        result = await webhooks.receive(stamp, await _read_body(request, timing.read_timeout))
     except WebhookRejected as rejection:
         return _reject(webhooks, rejection, client)
     return web.Response(status=result.status, body=result.body, content_type="application/json")

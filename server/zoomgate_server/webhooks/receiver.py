@@ -41,9 +41,6 @@ AHEAD_SECONDS = 300.0
 VALIDATION_SECONDS = 300.0
 """The maximum age of a URL validation challenge. Zoom sends a new challenge for each validation."""
 
-STORE_TIMEOUT_SECONDS = 1.0
-"""The maximum time to wait for the store before returning 503. Zoom waits 3 seconds in total for the response."""
-
 MAX_LOGGED_REJECTIONS, LOG_WINDOW_SECONDS = 10, 60.0
 """The maximum number of rejections logged per window. The metrics count all rejections."""
 
@@ -134,6 +131,17 @@ _ACCEPTED = WebhookResponse(204)
 _RETRY_LATER = WebhookResponse(503)
 
 
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """The timing of the webhook receiver, in seconds.
+
+    Attributes:
+        store_timeout: Maximum time to wait for the store before returning 503. Zoom waits 3 seconds in total for the response.
+    """
+
+    store_timeout: float = 1.0
+
+
 class WebhookReceiver:
     """Receiver of Zoom's events that disconnects the affected users.
 
@@ -154,6 +162,7 @@ class WebhookReceiver:
         clock: Clock,
         count: Callable[[_Outcome | ZoomDisconnectOutcome | Rejection], None],
         audit: AuditSink,
+        timing: Timing = Timing(),
     ) -> None:
         self._keys = [secret.reveal().encode() for secret in secrets]
         self._client_id = client_id
@@ -163,6 +172,7 @@ class WebhookReceiver:
         self._clock = clock
         self._count = count
         self._audit = audit
+        self._timing = timing
         self._window_start = -math.inf
         self._logged = self._suppressed = 0
 
@@ -220,7 +230,7 @@ class WebhookReceiver:
         happened_at = _happened_at(event, payload, stamp.time)
         # in the background, so that it also completes if Zoom closes the connection
         task = self._disconnector.tasks.spawn(self._disconnect(body, zoom_user_id, cause, happened_at))
-        await asyncio.wait({task}, timeout=STORE_TIMEOUT_SECONDS)
+        await asyncio.wait({task}, timeout=self._timing.store_timeout)
         if task.done():
             outcome = task.result()
         else:

@@ -38,12 +38,6 @@ from zoomgate_server.user_email import is_canonical
 
 AUTHORIZATION = "authorization"
 MEMBER_TOKEN = "zoomgate-member-token"
-DEFAULT_SECONDS = 30.0
-"""Time limit of calls without a deadline."""
-
-MAX_SECONDS = 60.0
-"""Maximum time limit of unary calls."""
-
 MAX_USERS = 1000
 """Maximum number of users in a request."""
 
@@ -65,6 +59,19 @@ class StaticKey:
 
     sha256: str
     principal: Principal
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """The time limits of unary calls, in seconds.
+
+    Attributes:
+        default_limit: Time limit of calls without a deadline.
+        max_limit: Maximum time limit.
+    """
+
+    default_limit: float = 30.0
+    max_limit: float = 60.0
 
 
 class CallerKeys:
@@ -102,12 +109,19 @@ class Authentication:
     """
 
     def __init__(
-        self, *, keys: CallerKeys, anonymous: Principal | None, clock: Clock, audit: AuditSink
+        self,
+        *,
+        keys: CallerKeys,
+        anonymous: Principal | None,
+        clock: Clock,
+        audit: AuditSink,
+        timing: Timing = Timing(),
     ) -> None:
         self._keys = keys
         self._anonymous = anonymous
         self._clock = clock
         self._audit = audit
+        self._timing = timing
 
     def wrap(self, method: Method, respond: Handler) -> Handler:
         """Add the checks to a method."""
@@ -136,7 +150,9 @@ class Authentication:
                 self._audit_rejection(principal, error, name, user_email, context)
                 raise
             remaining = context.time_remaining()
-            seconds = DEFAULT_SECONDS if remaining is None else min(remaining, MAX_SECONDS)
+            seconds = (
+                self._timing.default_limit if remaining is None else min(remaining, self._timing.max_limit)
+            )
             user_email = user_emails[0] if len(user_emails) == 1 else ""
             call = Call(
                 current_request_id.get(""), principal, self._clock.monotonic() + seconds, user_email, name

@@ -1,7 +1,7 @@
 """The pipeline of stages around every RPC handler.
 
 grpc.aio resolves interceptors on every call, which adds about 10% to a short call. This pipeline wraps the handlers only once, when
-generated code registers them through `Pipeline.registrar`. The stages decode the requests, so malformed requests are rejected only after
+generated code registers them. The stages decode the requests, so malformed requests are rejected only after
 the caller is authenticated, and with a Zoomgate error instead of a gRPC error.
 """
 
@@ -49,6 +49,18 @@ class Method:
         return getattr(getattr(message, "DESCRIPTOR", None), "full_name", "")
 
 
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """The timing of streams, in seconds.
+
+    Attributes:
+        write_timeout: Maximum time to wait for the caller to read a message. After this time, the handler returns and releases its
+            resources. gRPC retains the unread message and the status until the caller reads them or the connection is closed.
+    """
+
+    write_timeout: float = 60.0
+
+
 class Stage(Protocol):
     """A stage of the pipeline."""
 
@@ -58,20 +70,16 @@ class Stage(Protocol):
 
 
 class Pipeline:
-    """A sequence of stages that wraps every registered handler.
+    """A sequence of stages that wraps every registered handler; the server argument of the generated `add_…Servicer_to_server` functions.
 
     Args:
         stages: The stages, outermost first.
     """
 
-    def __init__(self, server: grpc.aio.Server, stages: Sequence[Stage]) -> None:
+    def __init__(self, server: grpc.aio.Server, stages: Sequence[Stage], timing: Timing = Timing()) -> None:
         self._server = server
         self._stages = tuple(reversed(stages))
-
-    @property
-    def registrar(self) -> Any:
-        """The server argument for the generated `add_…Servicer_to_server` functions."""
-        return self
+        self._timing = timing
 
     def add_generic_rpc_handlers(self, handlers: Sequence[Any]) -> None:
         """Do nothing, because generated code passes the same handlers to `add_registered_method_handlers`."""
@@ -85,25 +93,20 @@ class Pipeline:
         self._server.add_generic_rpc_handlers((_Handlers(wrapped),))
 
     def _wrap(self, path: str, handler: Any) -> Any:
-        if not handler.request_streaming and not handler.response_streaming:
-            respond = self._compose(
-                Method(path, handler.request_deserializer, streams=False), handler.unary_unary
-            )
-            return grpc.unary_unary_rpc_method_handler(
-                respond, request_deserializer=None, response_serializer=handler.response_serializer
-            )
-        if handler.request_streaming and handler.response_streaming:
-            respond = self._compose(Method(path, None, streams=True), _streamed(handler.stream_stream))
-            return grpc.stream_stream_rpc_method_handler(
-                respond, handler.request_deserializer, handler.response_serializer
-            )
-        if handler.response_streaming:
-            respond = self._compose(
-                Method(path, handler.request_deserializer, streams=True), _streamed(handler.unary_stream)
-            )
-            return grpc.unary_stream_rpc_method_handler(
-                respond, request_deserializer=None, response_serializer=handler.response_serializer
-            )
+        """Return a handler whose stages decode the requests; the requests of a stream are decoded by gRPC."""
+        decode, encode = handler.request_deserializer, handler.response_serializer
+        match handler.request_streaming, handler.response_streaming:
+            case False, False:
+                respond = self._compose(Method(path, decode, streams=False), handler.unary_unary)
+                return grpc.unary_unary_rpc_method_handler(respond, None, encode)
+            case False, True:
+                streamed = _streamed(handler.unary_stream, self._timing)
+                respond = self._compose(Method(path, decode, streams=True), streamed)
+                return grpc.unary_stream_rpc_method_handler(respond, None, encode)
+            case True, True:
+                streamed = _streamed(handler.stream_stream, self._timing)
+                respond = self._compose(Method(path, None, streams=True), streamed)
+                return grpc.stream_stream_rpc_method_handler(respond, decode, encode)
         raise TypeError(f"{path}: client streaming is not supported")
 
     def _compose(self, method: Method, respond: Handler) -> Handler:
@@ -123,40 +126,29 @@ class _Handlers(grpc.GenericRpcHandler):
         return self._handlers.get(handler_call_details.method)
 
 
-WRITE_TIMEOUT_SECONDS = 60.0
-"""Maximum time to wait for the caller to read a message of a stream. After this time, the handler returns and releases its resources. gRPC
-retains the unread message and the status until the caller reads them or the connection is closed."""
+def _streamed(behavior: Callable[[Any, Context], Any], timing: Timing) -> Handler:
+    """Convert a generator handler into a handler that writes the responses to the stream.
 
-
-def _streamed(behavior: Callable[[Any, Context], Any]) -> Handler:
-    """Convert a generator handler into a handler that writes the responses to the stream."""
+    The handler raises ServerOverloaded if the caller does not read a message in time.
+    """
 
     async def respond(request: Any, context: Context) -> None:
         responses = behavior(request, context)
-        if isinstance(responses, AsyncGenerator):
-            async with aclosing(
-                responses
-            ):  # otherwise the generator would run until the caller has received the status
-                async for response in responses:
-                    await _write(context, response)
-        else:
+        if not isinstance(responses, AsyncGenerator):
             await responses
+            return
+        async with aclosing(
+            responses
+        ):  # otherwise the generator would run until the caller has received the status
+            async for response in responses:
+                try:
+                    async with asyncio.timeout(timing.write_timeout):
+                        await context.write(response)
+                except TimeoutError:
+                    raise ServerOverloaded(
+                        f"The stream was not read for {timing.write_timeout:.0f} seconds; read messages faster",
+                        metadata={"limit": "unread_seconds"},
+                        retry_after=1.0,
+                    ) from None
 
     return respond
-
-
-async def _write(context: Context, response: Any) -> None:
-    """Write a message of a stream.
-
-    Raises:
-        ServerOverloaded: The caller did not read the message in time.
-    """
-    try:
-        async with asyncio.timeout(WRITE_TIMEOUT_SECONDS):
-            await context.write(response)
-    except TimeoutError:
-        raise ServerOverloaded(
-            f"The stream was not read for {WRITE_TIMEOUT_SECONDS:.0f} seconds; read messages faster",
-            metadata={"limit": "unread_seconds"},
-            retry_after=1.0,
-        ) from None
