@@ -14,8 +14,9 @@ from zoomgate.v1 import auth_service_pb2_grpc
 from zoomgate_server.cli.caller_key import digest
 from zoomgate_server.clock import SystemClock
 from zoomgate_server.errors import FieldViolation, InvalidRequest
+from zoomgate_server.rpc.callers_file import StaticKey
 from zoomgate_server.rpc.middleware.access_log import AccessLog
-from zoomgate_server.rpc.middleware.authentication import Authentication, CallerKeys, StaticKey
+from zoomgate_server.rpc.middleware.authentication import Authentication, CallerKeys
 from zoomgate_server.rpc.middleware.error_status import ErrorStatus
 from zoomgate_server.rpc.middleware.pipeline import Pipeline
 from zoomgate_server.telemetry.metrics import Metrics

@@ -30,7 +30,7 @@ from zoomgate_server.connections.record import ConnectionRecord
 from zoomgate_server.connections.refresh import schedule
 from zoomgate_server.encryption.cipher import KeyRing
 from zoomgate_server.identity import Principal, Role, UserPatterns
-from zoomgate_server.rpc.middleware.authentication import StaticKey
+from zoomgate_server.rpc.callers_file import StaticKey
 from zoomgate_server.storage.record_store import RecordStore
 
 MONICA, OMAR, BASIL = "monica@example.com", "omar@example.com", "basil@example.com"

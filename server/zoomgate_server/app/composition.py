@@ -29,7 +29,7 @@ from zoomgate_server.encryption.cipher import KeyRing
 from zoomgate_server.encryption.envelope import Envelope
 from zoomgate_server.encryption.reloading_key_ring import ReloadingKeyRing
 from zoomgate_server.rpc.services.auth import AuthService
-from zoomgate_server.rpc.services.meetings import MeetingDefaults, MeetingsService
+from zoomgate_server.rpc.services.meetings import MeetingsService
 from zoomgate_server.rpc.services.page_token import PageTokens
 from zoomgate_server.rpc.services.proxy import ProxyService
 from zoomgate_server.settings import Settings
@@ -204,11 +204,11 @@ class Components:
             ),
             meetings=MeetingsService(
                 zoom_calls=zoom_calls,
-                defaults=MeetingDefaults(
-                    topic=settings.default_topic,
-                    duration_minutes=settings.default_duration_minutes,
-                    timezone=settings.default_timezone,
-                ),
+                defaults={
+                    "topic": settings.default_topic,
+                    "duration": settings.default_duration_minutes,
+                    "timezone": settings.default_timezone,
+                },
             ),
             proxy=ProxyService(zoom_calls=zoom_calls, api_url=settings.zoom_api_url),
         )

@@ -26,8 +26,9 @@ from zoomgate_server.clock import SystemClock
 from zoomgate_server.errors import ZoomgateError
 from zoomgate_server.identity import Principal
 from zoomgate_server.rpc import server as rpc_server
+from zoomgate_server.rpc.callers_file import StaticKey
 from zoomgate_server.rpc.middleware.access_log import AccessLog
-from zoomgate_server.rpc.middleware.authentication import Authentication, CallerKeys, StaticKey
+from zoomgate_server.rpc.middleware.authentication import Authentication, CallerKeys
 from zoomgate_server.rpc.middleware.error_status import ErrorStatus
 from zoomgate_server.rpc.middleware.pipeline import Pipeline
 from zoomgate_server.settings import Settings

@@ -13,7 +13,7 @@ from zoomgate_server.app import lifecycle
 from zoomgate_server.app import supervisor as worker_supervisor
 from zoomgate_server.cli import event_loop
 from zoomgate_server.cli.output import fail
-from zoomgate_server.rpc.middleware.authentication import StaticKey
+from zoomgate_server.rpc.callers_file import StaticKey
 from zoomgate_server.startup import StartError
 from zoomgate_server.telemetry import logs, metrics
 

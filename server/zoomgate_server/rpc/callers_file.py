@@ -47,19 +47,19 @@ class CallersError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Caller:
-    """A caller and the digest of its key.
+class StaticKey:
+    """A static key of a caller. Only the SHA-256 of the key is stored.
 
     Attributes:
-        key_sha256: The SHA-256 of the key: 64 lower-case hex digits.
-        principal: The caller's identity and policy.
+        sha256: The SHA-256 of the key: 64 lower-case hex digits.
+        principal: The caller that the key authenticates.
     """
 
-    key_sha256: str
+    sha256: str
     principal: Principal
 
 
-def load(path: Path, methods: Collection[str]) -> tuple[Caller, ...]:
+def load(path: Path, methods: Collection[str]) -> tuple[StaticKey, ...]:
     """Read a callers file.
 
     Args:
@@ -82,7 +82,7 @@ def load(path: Path, methods: Collection[str]) -> tuple[Caller, ...]:
     return parse(text, str(path), methods)
 
 
-def parse(text: str, name: str, methods: Collection[str]) -> tuple[Caller, ...]:
+def parse(text: str, name: str, methods: Collection[str]) -> tuple[StaticKey, ...]:
     """Parse the content of a callers file. Error messages refer to the file as `name`.
 
     Raises:
@@ -101,7 +101,7 @@ def parse(text: str, name: str, methods: Collection[str]) -> tuple[Caller, ...]:
     entries = content.get("callers", [])
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise CallersError([*problems, f"{name}: callers must be written as [[callers]] tables"])
-    callers: list[Caller] = []
+    callers: list[StaticKey] = []
     used_values: set[tuple[str, str]] = set()
     for number, entry in enumerate(entries, start=1):
         parser = _EntryParser(entry, name, lines, number, methods)
@@ -162,7 +162,7 @@ class _EntryParser:
         """Record a problem with a key."""
         self.problems.append(f"{self._file}:{self._lines.of_key(self._number, key)}: {key} {problem}")
 
-    def read(self) -> Caller | None:
+    def read(self) -> StaticKey | None:
         """Return the caller, or None if there are `problems`."""
         for key in sorted(set(self._entry) - _KEYS):
             self.add_problem(key, f"is not a known key; use {', '.join(sorted(_KEYS))}")
@@ -190,7 +190,7 @@ class _EntryParser:
             refresh_tokens=self._flag("refresh_tokens"),
             proxy_paths=self._proxy_paths(),
         )
-        return None if self.problems else Caller(digest, principal)
+        return None if self.problems else StaticKey(digest, principal)
 
     def _text(self, key: str, pattern: re.Pattern[str], rule: str) -> str:
         value = self._entry.get(key)

@@ -1,5 +1,6 @@
 """The gRPC server: its options, credentials and services."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ from zoomgate.v1 import (
     proxy_service_pb2_grpc,
 )
 from zoomgate_server.rpc import callers_file, tls
+from zoomgate_server.rpc.callers_file import StaticKey
 from zoomgate_server.rpc.middleware import access_policy
-from zoomgate_server.rpc.middleware.authentication import StaticKey
 from zoomgate_server.rpc.middleware.pipeline import Pipeline
 from zoomgate_server.rpc.services.auth import AuthService
 from zoomgate_server.rpc.services.meetings import MeetingsService
@@ -69,19 +70,18 @@ def new_server(*, shared_port: bool) -> grpc.aio.Server:
     return grpc.aio.server(options=[*SERVER_OPTIONS, ("grpc.so_reuseport", int(shared_port))])
 
 
-def caller_keys(path: Path | None, setting: str) -> list[StaticKey]:
+def caller_keys(path: Path | None, setting: str) -> Sequence[StaticKey]:
     """Return the keys in the callers file, or no keys if there is no file. Errors start with the name of the setting.
 
     Raises:
         StartError: The file is invalid.
     """
     if path is None:
-        return []
+        return ()
     try:
-        callers = callers_file.load(path, access_policy.CALLABLE_METHODS)
+        return callers_file.load(path, access_policy.CALLABLE_METHODS)
     except callers_file.CallersError as error:
         raise StartError("\n".join(f"{setting}: {problem}" for problem in error.problems)) from None
-    return [StaticKey(caller.key_sha256, caller.principal) for caller in callers]
 
 
 def bind(server: grpc.aio.Server, address: str, setting: str, certificate: tuple[Path, Path] | None) -> int:

@@ -97,7 +97,7 @@ class TestCallersAdd:
         assert key.startswith("zgk_")
         assert key not in file.read_text()
         (caller,) = callers_file.load(file, CALLABLE_METHODS)
-        assert caller.key_sha256 == hashlib.sha256(key.encode()).hexdigest()
+        assert caller.sha256 == hashlib.sha256(key.encode()).hexdigest()
         principal = caller.principal
         assert (principal.name, principal.access_tokens, principal.refresh_tokens) == (
             "calendar",

@@ -6,7 +6,7 @@ import pytest
 
 from zoomgate_server.identity import Role, UserPatterns
 from zoomgate_server.rpc import callers_file
-from zoomgate_server.rpc.callers_file import Caller, CallersError
+from zoomgate_server.rpc.callers_file import CallersError, StaticKey
 from zoomgate_server.rpc.middleware.access_policy import CALLABLE_METHODS
 
 DIGEST = "a1" * 32
@@ -14,7 +14,7 @@ OTHER = "b2" * 32
 SERVICE = f'[[callers]]\nname = "calendar"\nrole = "service"\nkey_sha256 = "{DIGEST}"\n'
 
 
-def parse(text: str) -> tuple[Caller, ...]:
+def parse(text: str) -> tuple[StaticKey, ...]:
     return callers_file.parse(text, "callers.toml", CALLABLE_METHODS)
 
 
@@ -43,7 +43,7 @@ proxy_paths = ["/users/me/**", "/meetings/*"]
 """
     )
     principal = caller.principal
-    assert (caller.key_sha256, principal.name, principal.roles) == (
+    assert (caller.sha256, principal.name, principal.roles) == (
         DIGEST,
         "calendar",
         frozenset({Role.SERVICE}),

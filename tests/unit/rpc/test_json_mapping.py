@@ -3,14 +3,14 @@
 import math
 
 import orjson
-from google.protobuf import json_format
+from google.protobuf import json_format, struct_pb2
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zoomgate.v1 import meeting_pb2
-from zoomgate_server.errors import FieldViolation
 from zoomgate_server.rpc.services import json_value, meeting_mapping
 from zoomgate_server.rpc.services.json_mapping import MessageConverter
+from zoomgate_server.rpc.services.validation import Violations
 
 PLAN = MessageConverter(meeting_pb2.Meeting.DESCRIPTOR, meeting_mapping.CONVENTIONS)
 KEYS = st.one_of(
@@ -59,8 +59,9 @@ def test_json_object_is_converted_without_loss(data: dict[str, object]) -> None:
 @given(JSON)
 def test_json_value_round_trips_through_a_value(data: object) -> None:
     """JSON is unchanged if a `Value` can represent all its numbers exactly."""
+    value = struct_pb2.Value()
     try:
-        value = json_value.value_of(data)
+        json_value.fill(value, data)
     except RecursionError:
         return
     assert json_format.MessageToDict(value) == _as_doubles(data)
@@ -91,9 +92,9 @@ DETAILS = st.builds(
 @given(DETAILS)
 def test_meeting_details_round_trip_through_zoom_json(fields: dict[str, object]) -> None:
     details = meeting_pb2.MeetingDetails(**fields)
-    violations: list[FieldViolation] = []
+    violations = Violations()
     sent = meeting_mapping.details(details, "d", violations)
-    assert violations == []
+    assert not violations
     meeting = meeting_mapping.meeting(orjson.dumps({"id": 1, **sent}))
     for name in ("topic", "duration_minutes", "settings", "recurrence", "start_time"):
         assert getattr(meeting, name) == getattr(details, name)

@@ -31,6 +31,7 @@ from zoomgate_server.errors import (
     ZoomgateError,
 )
 from zoomgate_server.identity import Principal, Role
+from zoomgate_server.rpc.callers_file import StaticKey
 from zoomgate_server.rpc.middleware import access_policy
 from zoomgate_server.rpc.middleware.error_status import reason_of
 from zoomgate_server.rpc.middleware.pipeline import Context, Handler, Method
@@ -46,19 +47,6 @@ AUDITED_REJECTIONS = (CallerNotAllowed, CodeRefused, HeaderNotAllowed, InvalidPa
 
 _BEARER = re.compile(r"[Bb]earer ([A-Za-z0-9._~+/=-]{16,512})", re.ASCII)
 _KEY = re.compile(r"[A-Za-z0-9._~+/=-]{16,512}", re.ASCII)
-
-
-@dataclass(frozen=True, slots=True)
-class StaticKey:
-    """A static key of a caller. Only the SHA-256 of the key is stored.
-
-    Attributes:
-        sha256: The SHA-256 of the key: 64 lower-case hex digits.
-        principal: The caller that the key authenticates.
-    """
-
-    sha256: str
-    principal: Principal
 
 
 @dataclass(frozen=True, slots=True)

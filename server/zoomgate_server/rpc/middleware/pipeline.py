@@ -15,6 +15,7 @@ import grpc
 import grpc.aio
 
 from zoomgate_server.errors import ServerOverloaded
+from zoomgate_server.rpc.middleware.access_policy import method_name
 
 Context = Any  # grpc.aio.ServicerContext is generic in the message types, and they differ per method
 Handler = Callable[[Any, Context], Awaitable[Any]]
@@ -39,8 +40,7 @@ class Method:
     @property
     def name(self) -> str:
         """`Service.Method`."""
-        service, _, method = self.path.removeprefix("/").partition("/")
-        return f"{service.rpartition('.')[2]}.{method}"
+        return method_name(self.path)
 
     @property
     def request_type(self) -> str:

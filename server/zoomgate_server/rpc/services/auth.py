@@ -18,11 +18,11 @@ from zoomgate_server.clock import Clock
 from zoomgate_server.connections.access_tokens import AccessToken, AccessTokens
 from zoomgate_server.connections.disconnection import Disconnector
 from zoomgate_server.connections.queries import ConnectionQueries
-from zoomgate_server.errors import InvalidPageToken, InvalidRequest, InvalidResumeToken
+from zoomgate_server.errors import InvalidPageToken, InvalidResumeToken
 from zoomgate_server.rpc.services import connection_mapping, json_value
 from zoomgate_server.rpc.services.page_token import PageTokens
 from zoomgate_server.rpc.services.resume_token import ResumeTokens
-from zoomgate_server.rpc.services.validation import Violations
+from zoomgate_server.rpc.services.validation import Violations, check_user_email
 from zoomgate_server.watch.watchers import EventType, Watchers
 
 DEFAULT_MIN_VALIDITY_SECONDS = 60.0
@@ -194,9 +194,7 @@ class AuthService(AuthServiceServicer):
         return _token_status(stored.remaining, now)
 
     async def ValidateUser(self, request: pb.ValidateUserRequest, context: Any) -> pb.ValidateUserResponse:
-        violations = Violations()
-        violations.user_email(request.user_email)
-        violations.raise_if_any()
+        check_user_email(request.user_email)
         member = current_call.get().principal.member
         if member is None:
             return pb.ValidateUserResponse(valid=False, reason=NOT_LOGGED_IN)
@@ -204,9 +202,7 @@ class AuthService(AuthServiceServicer):
         return pb.ValidateUserResponse(valid=valid, reason="" if valid else EMAIL_MISMATCH)
 
     async def GetConnection(self, request: pb.GetConnectionRequest, context: Any) -> pb.GetConnectionResponse:
-        violations = Violations()
-        violations.user_email(request.user_email)
-        violations.raise_if_any()
+        check_user_email(request.user_email)
         record = await self._queries.get(current_call.get(), request.user_email)
         return pb.GetConnectionResponse(connection=connection_mapping.connection(record))
 
@@ -248,9 +244,7 @@ class AuthService(AuthServiceServicer):
     async def DeleteConnection(
         self, request: pb.DeleteConnectionRequest, context: Any
     ) -> pb.DeleteConnectionResponse:
-        violations = Violations()
-        violations.user_email(request.user_email)
-        violations.raise_if_any()
+        check_user_email(request.user_email)
         record = await self._disconnector.disconnect(current_call.get(), request.user_email)
         return pb.DeleteConnectionResponse(connection=connection_mapping.connection(record))
 
@@ -306,12 +300,9 @@ def _options(request: pb.BeginAuthorizationRequest, violations: Violations) -> b
     if request.options.ByteSize() > 4 * MAX_OPTIONS_BYTES:
         violations.add("options", f"is too large; send at most {MAX_OPTIONS_BYTES} bytes as JSON")
         return b"{}"
-    try:
+    options: dict[str, Any] = {}
+    with violations.collecting("options"):
         options = json_value.plain_struct(request.options, max_depth=MAX_OPTIONS_DEPTH)
-    except InvalidRequest as invalid:
-        for violation in invalid.violations:
-            violations.add(f"options{violation.field}", violation.description)
-        return b"{}"
     encoded = orjson.dumps(options)
     if len(encoded) > MAX_OPTIONS_BYTES:
         violations.add("options", f"has {len(encoded)} bytes as JSON; send at most {MAX_OPTIONS_BYTES}")

@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-import orjson
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 from google.protobuf.message import Message
-from google.protobuf.struct_pb2 import NULL_VALUE, Struct, Value
+from google.protobuf.struct_pb2 import Struct
 
-from zoomgate_server.errors import FieldViolation, InvalidRequest
 from zoomgate_server.rpc.services import json_value
+from zoomgate_server.rpc.services.validation import Violations
 
 ADDITIONAL = "additional_fields"
 ADDITIONAL_DEPTH = 20
@@ -105,13 +104,13 @@ class MessageConverter:
 
     # -- message to JSON ---------------------------------------------------------------------------------
 
-    def json(self, message: Message, path: str, violations: list[FieldViolation]) -> dict[str, Any]:
+    def json(self, message: Message, path: str, violations: Violations) -> dict[str, Any]:
         """Return the set fields of a message as a JSON object.
 
         Args:
             message: The message.
             path: The path of the message in the request, for violations.
-            violations: The list to which violations in `additional_fields` are added.
+            violations: Receives violations in `additional_fields`.
         """
         data: dict[str, Any] = {}
         for field, value in message.ListFields():
@@ -130,23 +129,15 @@ class MessageConverter:
                 data[key] = nested.json(value, f"{path}.{field.name}", violations)
         return data
 
-    def _merge(
-        self, data: dict[str, Any], value: Struct, path: str, violations: list[FieldViolation]
-    ) -> None:
-        try:
+    def _merge(self, data: dict[str, Any], value: Struct, path: str, violations: Violations) -> None:
+        extra: dict[str, Any] = {}
+        with violations.collecting():
             extra = json_value.plain_struct(value, field=path, max_depth=ADDITIONAL_DEPTH)
-        except InvalidRequest as invalid:
-            violations.extend(invalid.violations)
-            return
         for key in extra:
             if key in self._keys:
                 field = self._field_by_key[key]
                 field_path = path.removesuffix(ADDITIONAL) + field
-                violations.append(
-                    FieldViolation(
-                        f"{path}.{key[:64]}", f"is a field of the message; set {field_path} instead"
-                    )
-                )
+                violations.add(f"{path}.{key[:64]}", f"is a field of the message; set {field_path} instead")
         data.update(extra)
 
     # -- internals ---------------------------------------------------------------------------------------
@@ -211,33 +202,8 @@ def additional(extra: Mapping[str, Any]) -> Struct:
     """Return JSON values without a matching field as a Struct. Values that a Struct cannot represent become strings."""
     struct = Struct()
     for key, value in extra.items():
-        _fill(struct.fields[key], value, ADDITIONAL_DEPTH)
+        json_value.fill(struct.fields[key], value, ADDITIONAL_DEPTH, lossless=True)
     return struct
-
-
-def _fill(target: Value, value: Any, depth: int) -> None:
-    """Store parsed JSON in a `Value`: large integers as strings of digits, and values nested too deeply as JSON text."""
-    kind = value.__class__
-    if kind is str:
-        target.string_value = value
-    elif kind is bool:
-        target.bool_value = value
-    elif kind is int and not -json_value.MAX_EXACT <= value <= json_value.MAX_EXACT:
-        target.string_value = str(value)
-    elif kind is int or kind is float:
-        target.number_value = value
-    elif value is None:
-        target.null_value = NULL_VALUE
-    elif depth == 0:
-        target.string_value = orjson.dumps(value).decode()
-    elif kind is dict:
-        target.struct_value.SetInParent()
-        for key, item in value.items():
-            _fill(target.struct_value.fields[key], item, depth - 1)
-    else:
-        target.list_value.SetInParent()
-        for item in value:
-            _fill(target.list_value.values.add(), item, depth - 1)
 
 
 def _integer(limit: int) -> _In:

@@ -19,45 +19,55 @@ MAX_DEPTH = 30
 MAX_PARSED_BYTES = 1024 * 1024
 """Maximum size in bytes of a body to parse. Larger bodies are returned as bytes only."""
 
-TooDeep = RecursionError
 
+def fill(target: struct_pb2.Value, data: Any, depth: int = MAX_DEPTH, *, lossless: bool = False) -> None:
+    """Store parsed JSON in a `Value`.
 
-def value_of(data: Any, depth: int = MAX_DEPTH) -> struct_pb2.Value:
-    """Return parsed JSON as a `Value`. Integers outside ±2^53 become the nearest double.
+    Args:
+        target: An unset value.
+        data: Parsed JSON.
+        depth: The maximum nesting depth.
+        lossless: Whether to store integers outside ±2^53 as strings of digits, and values nested too deeply as JSON text. Otherwise, such
+            integers become the nearest double.
 
     Raises:
-        RecursionError: The JSON is nested deeper than `depth`.
+        RecursionError: The JSON is nested deeper than `depth`. Not raised if `lossless`.
     """
-    if data is None:
-        return struct_pb2.Value(null_value=struct_pb2.NULL_VALUE)
-    if isinstance(data, bool):
-        return struct_pb2.Value(bool_value=data)
-    if isinstance(data, int | float):
-        return struct_pb2.Value(number_value=data)
-    if isinstance(data, str):
-        return struct_pb2.Value(string_value=data)
-    if depth <= 0:
-        raise TooDeep
-    if isinstance(data, dict):
-        return struct_pb2.Value(struct_value=struct_of(data, depth))
-    return struct_pb2.Value(
-        list_value=struct_pb2.ListValue(values=[value_of(item, depth - 1) for item in data])
-    )
-
-
-def struct_of(data: dict[str, Any], depth: int = MAX_DEPTH) -> struct_pb2.Struct:
-    """Return a JSON object as a `Struct`; see `value_of`."""
-    return struct_pb2.Struct(fields={key: value_of(item, depth - 1) for key, item in data.items()})
+    kind = data.__class__
+    if kind is str:
+        target.string_value = data
+    elif kind is bool:
+        target.bool_value = data
+    elif kind is int and lossless and not -MAX_EXACT <= data <= MAX_EXACT:
+        target.string_value = str(data)
+    elif kind is int or kind is float:
+        target.number_value = data
+    elif data is None:
+        target.null_value = struct_pb2.NULL_VALUE
+    elif depth <= 0:
+        if not lossless:
+            raise RecursionError
+        target.string_value = orjson.dumps(data).decode()
+    elif kind is dict:
+        target.struct_value.SetInParent()
+        for key, item in data.items():
+            fill(target.struct_value.fields[key], item, depth - 1, lossless=lossless)
+    else:
+        target.list_value.SetInParent()
+        for item in data:
+            fill(target.list_value.values.add(), item, depth - 1, lossless=lossless)
 
 
 def parse(body: bytes) -> struct_pb2.Value | None:
     """Return a body as a `Value`, or None if the body is not JSON, too large or nested too deeply."""
     if not body or len(body) > MAX_PARSED_BYTES:
         return None
+    value = struct_pb2.Value()
     try:
-        return value_of(orjson.loads(body))
+        fill(value, orjson.loads(body))
     except (orjson.JSONDecodeError, RecursionError):
         return None
+    return value
 
 
 def plain(value: struct_pb2.Value, *, field: str = "", max_depth: int = MAX_DEPTH) -> Any:

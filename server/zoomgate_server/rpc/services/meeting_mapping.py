@@ -6,8 +6,9 @@ import orjson
 from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 
 from zoomgate.v1 import meeting_pb2 as pb
-from zoomgate_server.errors import FieldViolation, ZoomBadResponse
+from zoomgate_server.errors import ZoomBadResponse
 from zoomgate_server.rpc.services.json_mapping import MappingRules, MessageConverter
+from zoomgate_server.rpc.services.validation import Violations
 
 
 def _numbers(enum: Any, prefix: str, **values: int | str) -> dict[int, int | str]:
@@ -111,6 +112,6 @@ def meeting(body: bytes) -> pb.Meeting:
     return parsed
 
 
-def details(message: pb.MeetingDetails, path: str, violations: list[FieldViolation]) -> dict[str, Any]:
+def details(message: pb.MeetingDetails, path: str, violations: Violations) -> dict[str, Any]:
     """Return a meeting's details as JSON for Zoom. All enum values must be known."""
     return _DETAILS.json(message, path, violations)

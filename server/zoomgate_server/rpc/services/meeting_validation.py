@@ -1,7 +1,7 @@
 """Validation of meeting requests. Reports every invalid field (rules: https://developers.zoom.us/docs/api/meetings/)."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from datetime import datetime
 from functools import cache
 from typing import Any
@@ -57,6 +57,16 @@ _LISTS = {
 }
 """Maximum number of entries of repeated fields, by field name or `Message.field`."""
 
+_NUMBERS: Mapping[str, tuple[Container[int], str]] = {
+    "MeetingDetails.duration_minutes": (range(1, 1441), "1 to 1440 minutes"),
+    "MeetingSettings.jbh_time": ((0, 5, 10, 15), "0, 5, 10 or 15 minutes"),
+    "Recurrence.end_times": (range(61), "1 to 60, or 0 for no end"),
+    "Recurrence.monthly_day": (range(1, 32), "1 to 31"),
+    "Recurrence.monthly_week": ((-1, 1, 2, 3, 4), "1 to 4, or -1 for the last week"),
+    "Recurrence.monthly_week_day": (range(1, 8), "1 (Sunday) to 7 (Saturday)"),
+}
+"""The allowed numbers of integer fields, and what to send instead."""
+
 _SEPARATED = frozenset({"alternative_hosts", "authentication_domains", "interpreter_languages"})
 _MULTILINE = frozenset({"agenda", "audio_conference_info"})
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
@@ -90,8 +100,6 @@ def check_target(request: Any, violations: Violations) -> None:
 def check_details(details: pb.MeetingDetails, path: str, violations: Violations) -> None:
     """Validate a meeting's details."""
     _check_fields(details, path, violations)
-    if details.HasField("duration_minutes") and not 1 <= details.duration_minutes <= 1440:
-        violations.add(f"{path}.duration_minutes", f"is {details.duration_minutes}; send 1 to 1440 minutes")
     if details.HasField("password") and not _PASSWORD.fullmatch(details.password):
         violations.add(f"{path}.password", "is invalid; send at most 10 characters of a-z A-Z 0-9 @ - _ *")
     if details.HasField("timezone") and details.timezone not in _timezones():
@@ -114,10 +122,6 @@ def check_details(details: pb.MeetingDetails, path: str, violations: Violations)
         )
     if details.HasField("recurrence"):
         _check_recurrence(details.recurrence, f"{path}.recurrence", violations)
-    if details.settings.HasField("jbh_time") and details.settings.jbh_time not in (0, 5, 10, 15):
-        violations.add(
-            f"{path}.settings.jbh_time", f"is {details.settings.jbh_time}; send 0, 5, 10 or 15 minutes"
-        )
     for index, tracking in enumerate(details.tracking_fields):
         if not tracking.field:
             violations.add(
@@ -126,7 +130,7 @@ def check_details(details: pb.MeetingDetails, path: str, violations: Violations)
 
 
 def _check_fields(message: Message, path: str, violations: Violations) -> None:
-    """Validate the lengths, characters and enum numbers of all fields."""
+    """Validate the lengths, characters, numbers and times of all fields, independently of each other."""
     for field, value in message.ListFields():
         name = f"{path}.{field.name}"
         if field.name == ADDITIONAL:
@@ -142,6 +146,10 @@ def _check_fields(message: Message, path: str, violations: Violations) -> None:
                 )
             elif field.enum_type is not None:
                 _check_enum(field.enum_type, item, item_path, violations)
+            elif (name_in_message := f"{message.DESCRIPTOR.name}.{field.name}") in _NUMBERS:
+                allowed, advice = _NUMBERS[name_in_message]
+                if item not in allowed:
+                    violations.add(item_path, f"is {item}; send {advice}")
             elif isinstance(item, Timestamp):
                 _check_time(item, item_path, violations)
             elif isinstance(item, Message):
@@ -201,18 +209,6 @@ def _check_recurrence(recurrence: pb.Recurrence, path: str, violations: Violatio
         violations.add(
             f"{path}.repeat_interval",
             f"is {recurrence.repeat_interval}; send 1 to {max_interval} with this type",
-        )
-    if recurrence.HasField("monthly_day") and not 1 <= recurrence.monthly_day <= 31:
-        violations.add(f"{path}.monthly_day", f"is {recurrence.monthly_day}; send 1 to 31")
-    if recurrence.HasField("monthly_week_day") and not 1 <= recurrence.monthly_week_day <= 7:
-        violations.add(
-            f"{path}.monthly_week_day", f"is {recurrence.monthly_week_day}; send 1 (Sunday) to 7 (Saturday)"
-        )
-    if recurrence.HasField("end_times") and not 0 <= recurrence.end_times <= 60:
-        violations.add(f"{path}.end_times", f"is {recurrence.end_times}; send 1 to 60, or 0 for no end")
-    if recurrence.HasField("monthly_week") and recurrence.monthly_week not in (-1, 1, 2, 3, 4):
-        violations.add(
-            f"{path}.monthly_week", f"is {recurrence.monthly_week}; send 1 to 4, or -1 for the last week"
         )
     if any(not 1 <= day <= 7 for day in recurrence.weekly_days):
         violations.add(f"{path}.weekly_days", "contains an invalid day; send 1 (Sunday) to 7 (Saturday)")

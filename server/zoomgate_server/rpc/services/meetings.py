@@ -1,7 +1,7 @@
 """The MeetingsService RPCs."""
 
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import Any
 
 import orjson
 
@@ -9,42 +9,22 @@ from zoomgate.v1 import meeting_pb2
 from zoomgate.v1 import meetings_service_pb2 as pb
 from zoomgate.v1.meetings_service_pb2_grpc import MeetingsServiceServicer
 from zoomgate_server import user_email as addresses
-from zoomgate_server.call_context import Call, current_call
-from zoomgate_server.errors import FieldViolation
+from zoomgate_server.call_context import current_call
+from zoomgate_server.connections.zoom_calls import ZoomCalls
 from zoomgate_server.rpc.services import meeting_mapping, meeting_validation
 from zoomgate_server.rpc.services.validation import Violations
 from zoomgate_server.zoom import endpoints
-from zoomgate_server.zoom.request import ZoomRequest, ZoomResponse
 from zoomgate_server.zoom.urls import MAX_MEETING_ID
 
 
-class ZoomCalls(Protocol):
-    """The part of the domain that MeetingsService uses."""
+class MeetingsService(MeetingsServiceServicer):
+    """The MeetingsService: meetings of Zoom users.
 
-    async def send_typed(self, call: Call, user_email: str, request: ZoomRequest) -> ZoomResponse:
-        """Call Zoom's API with a user's token and return the successful response."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class MeetingDefaults:
-    """Default properties of new meetings.
-
-    Attributes:
-        topic: At most 200 characters.
-        duration_minutes: 1 to 1440.
-        timezone: An IANA time zone name.
+    Args:
+        defaults: Default properties of new meetings in Zoom's format.
     """
 
-    topic: str
-    duration_minutes: int
-    timezone: str
-
-
-class MeetingsService(MeetingsServiceServicer):
-    """The MeetingsService: meetings of Zoom users."""
-
-    def __init__(self, *, zoom_calls: ZoomCalls, defaults: MeetingDefaults) -> None:
+    def __init__(self, *, zoom_calls: ZoomCalls, defaults: Mapping[str, Any]) -> None:
         self._zoom_calls = zoom_calls
         self._defaults = defaults
 
@@ -54,14 +34,8 @@ class MeetingsService(MeetingsServiceServicer):
         if request.request_id:
             violations.add("request_id", "is not supported yet; leave it empty")
         meeting_validation.check_details(request.meeting_details, "meeting_details", violations)
-        mapping_violations: list[FieldViolation] = []
-        details = (
-            {}
-            if violations
-            else meeting_mapping.details(request.meeting_details, "meeting_details", mapping_violations)
-        )
-        for violation in mapping_violations:
-            violations.add(violation.field, violation.description)
+        violations.raise_if_any()
+        details = meeting_mapping.details(request.meeting_details, "meeting_details", violations)
         violations.raise_if_any()
         body = orjson.dumps(self._with_defaults(details))
         response = await self._zoom_calls.send_typed(
@@ -99,10 +73,8 @@ class MeetingsService(MeetingsServiceServicer):
         """Return a meeting's details, with defaults for unset properties."""
         kinds = meeting_mapping.CONVENTIONS.enums["MeetingType"]
         return {
-            "topic": self._defaults.topic,
             "type": kinds[meeting_pb2.MEETING_TYPE_SCHEDULED],
-            "duration": self._defaults.duration_minutes,
-            "timezone": self._defaults.timezone,
+            **self._defaults,
             **details,
         }
 

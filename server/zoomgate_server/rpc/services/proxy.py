@@ -1,31 +1,23 @@
 """The ProxyService RPCs."""
 
-from typing import Any, Protocol
+from typing import Any
 
 from zoomgate.v1 import proxy_service_pb2 as pb
 from zoomgate.v1.proxy_service_pb2_grpc import ProxyServiceServicer
-from zoomgate_server import user_email as addresses
 from zoomgate_server.call_context import Call, current_call
+from zoomgate_server.connections.zoom_calls import ZoomCalls
 from zoomgate_server.errors import (
     CallerNotAllowed,
-    FieldViolation,
     HeaderNotAllowed,
     InvalidPath,
     InvalidRequest,
 )
 from zoomgate_server.rpc.services import json_value, proxy_validation
+from zoomgate_server.rpc.services.validation import Violations
 from zoomgate_server.zoom.request import Target, ZoomRequest, ZoomResponse
 from zoomgate_server.zoom.urls import parse_target, proxy_path_allowed
 
 _JSON_TYPES = ("application/json", "application/problem+json")
-
-
-class ZoomCalls(Protocol):
-    """The part of the domain that ProxyService uses."""
-
-    async def send(self, call: Call, user_email: str, request: ZoomRequest) -> ZoomResponse:
-        """Call Zoom's API with a user's token and return any complete response, regardless of status."""
-        ...
 
 
 class ProxyService(ProxyServiceServicer):
@@ -69,55 +61,43 @@ class ProxyService(ProxyServiceServicer):
             InvalidRequest: Other fields are invalid. `violations` lists all of them.
             CallerNotAllowed: The caller may not use this path.
         """
-        violations: list[FieldViolation] = []
-        problem = addresses.problem(request.user_email)
-        if problem is not None:
-            violations.append(FieldViolation("user_email", problem))
-        target, path_is_invalid = self._target(request, violations)
+        violations = Violations()
+        violations.user_email(request.user_email)
+        error: type[InvalidRequest] = InvalidRequest
+        target = Target("/")
+        query = [(parameter.name, parameter.value) for parameter in request.query]
+        with violations.collecting():
+            try:
+                target = parse_target(request.url, query, api_url=self._api_url)
+            except InvalidPath:
+                error = InvalidPath
+                raise
         headers = [(header.name, header.value) for header in request.headers]
-        forbidden, header_violations = proxy_validation.check_headers(headers) if headers else ([], [])
-        violations += forbidden + header_violations
+        if not proxy_validation.check_headers(headers, violations) and error is InvalidRequest:
+            error = HeaderNotAllowed
         body, content_type = (
             _body(request, violations) if method in ("POST", "PATCH", "PUT") else (None, None)
         )
         if getattr(request, "request_id", ""):
-            violations.append(FieldViolation("request_id", "is not supported yet; leave it empty"))
-        if path_is_invalid:
-            raise InvalidPath(violations)
-        if forbidden:
-            raise HeaderNotAllowed(violations)
-        if violations:
-            raise InvalidRequest(violations)
+            violations.add("request_id", "is not supported yet; leave it empty")
+        violations.raise_if_any(error)
         if not proxy_path_allowed(call.principal.proxy_paths, target.path):
             raise CallerNotAllowed("The caller may not use this path through the proxy")
         return ZoomRequest(method, target, tuple(headers), body, content_type)
 
-    def _target(self, request: Any, violations: list[FieldViolation]) -> tuple[Target, bool]:
-        """Return the target of the request, and whether its path is invalid. Adds violations to `violations`."""
-        query = [(parameter.name, parameter.value) for parameter in request.query]
-        try:
-            return parse_target(request.url, query, api_url=self._api_url), False
-        except InvalidRequest as invalid:
-            violations.extend(invalid.violations)
-            return Target("/"), isinstance(invalid, InvalidPath)
 
-
-def _body(request: Any, violations: list[FieldViolation]) -> tuple[bytes | None, str | None]:
+def _body(request: Any, violations: Violations) -> tuple[bytes | None, str | None]:
     """Return the body and the content type of a request, if any. Adds violations to `violations`."""
     match request.WhichOneof("body"):
         case "raw":
             return request.raw, proxy_validation.check_raw(request.raw, request.content_type, violations)
         case "json":
             if request.content_type:
-                violations.append(
-                    FieldViolation("content_type", "is only allowed with raw; omit it with json")
-                )
+                violations.add("content_type", "is only allowed with raw; omit it with json")
             return proxy_validation.json_body(request.json, violations), proxy_validation.JSON_TYPE
         case _:
             if request.content_type:
-                violations.append(
-                    FieldViolation("content_type", "is only allowed with raw; omit it without a body")
-                )
+                violations.add("content_type", "is only allowed with raw; omit it without a body")
             return None, None
 
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import orjson
 from google.protobuf import struct_pb2
 
-from zoomgate_server.errors import FieldViolation, InvalidRequest
 from zoomgate_server.rpc.services import json_value
+from zoomgate_server.rpc.services.validation import Violations
 from zoomgate_server.zoom.request import ALLOWED_HEADERS, is_allowed_header
 
 MAX_HEADERS = 32
@@ -22,65 +22,49 @@ _CONTENT_TYPE = re.compile(
 )
 
 
-def check_headers(headers: Sequence[tuple[str, str]]) -> tuple[list[FieldViolation], list[FieldViolation]]:
-    """Validate headers.
-
-    Returns:
-        Two lists: the violations for headers that callers may not set, and all other violations.
-    """
-    forbidden: list[FieldViolation] = []
-    violations: list[FieldViolation] = []
+def check_headers(headers: Sequence[tuple[str, str]], violations: Violations) -> bool:
+    """Validate headers, and return whether callers may set all of them."""
     if len(headers) > MAX_HEADERS:
-        violations.append(
-            FieldViolation("headers", f"has {len(headers)} entries; send at most {MAX_HEADERS}")
-        )
-        return forbidden, violations
+        violations.add("headers", f"has {len(headers)} entries; send at most {MAX_HEADERS}")
+        return True
+    allowed = True
     seen: set[str] = set()
     for index, (name, value) in enumerate(headers):
         lower = name.lower()
         if not is_allowed_header(name):
-            allowed = ", ".join(sorted(ALLOWED_HEADERS))
-            forbidden.append(
-                FieldViolation(
-                    f"headers[{index}].name", f"is a header that callers may not set; send only {allowed}"
-                )
+            allowed = False
+            names = ", ".join(sorted(ALLOWED_HEADERS))
+            violations.add(
+                f"headers[{index}].name", f"is a header that callers may not set; send only {names}"
             )
         elif lower in seen:
-            violations.append(
-                FieldViolation(f"headers[{index}].name", "is a duplicate; send each header once")
-            )
+            violations.add(f"headers[{index}].name", "is a duplicate; send each header once")
         seen.add(lower)
         if len(value) > MAX_HEADER_VALUE or not _HEADER_VALUE.fullmatch(value):
-            violations.append(
-                FieldViolation(
-                    f"headers[{index}].value",
-                    f"must be at most {MAX_HEADER_VALUE} characters of printable ASCII and tab; remove all other characters",
-                )
+            violations.add(
+                f"headers[{index}].value",
+                f"must be at most {MAX_HEADER_VALUE} characters of printable ASCII and tab; remove all other characters",
             )
-    return forbidden, violations
+    return allowed
 
 
-def json_body(value: struct_pb2.Value, violations: list[FieldViolation]) -> bytes:
+def json_body(value: struct_pb2.Value, violations: Violations) -> bytes:
     """Return a `json` body as bytes. Adds violations to `violations`."""
-    try:
+    body = b""
+    with violations.collecting():
         body = orjson.dumps(json_value.plain(value, field="json"))
-    except InvalidRequest as invalid:
-        violations.extend(invalid.violations)
-        return b""
     if len(body) > MAX_BODY:
-        violations.append(FieldViolation("json", f"has {len(body)} bytes as JSON; send at most {MAX_BODY}"))
+        violations.add("json", f"has {len(body)} bytes as JSON; send at most {MAX_BODY}")
     return body
 
 
-def check_raw(body: bytes, content_type: str, violations: list[FieldViolation]) -> str:
+def check_raw(body: bytes, content_type: str, violations: Violations) -> str:
     """Validate a `raw` body and return the content type. Adds violations to `violations`."""
     if len(body) > MAX_BODY:
-        violations.append(FieldViolation("raw", f"has {len(body)} bytes; send at most {MAX_BODY}"))
+        violations.add("raw", f"has {len(body)} bytes; send at most {MAX_BODY}")
     if content_type and not _CONTENT_TYPE.fullmatch(content_type):
-        violations.append(
-            FieldViolation(
-                "content_type",
-                "is not supported; send application/json, application/x-www-form-urlencoded or text/plain, or omit it for JSON",
-            )
+        violations.add(
+            "content_type",
+            "is not supported; send application/json, application/x-www-form-urlencoded or text/plain, or omit it for JSON",
         )
     return content_type or JSON_TYPE

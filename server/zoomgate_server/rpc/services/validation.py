@@ -1,5 +1,8 @@
 """Collection of all violations of a request, to be reported in one error."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from zoomgate_server import user_email as addresses
 from zoomgate_server.errors import FieldViolation, InvalidRequest
 
@@ -33,11 +36,31 @@ class Violations:
         elif len(value) > limit:
             self.add(field, f"has {len(value)} characters; send at most {limit}")
 
-    def raise_if_any(self) -> None:
+    @contextmanager
+    def collecting(self, field: str = "") -> Iterator[None]:
+        """Add the violations of an InvalidRequest that is raised in the block, with `field` as a prefix of their fields."""
+        try:
+            yield
+        except InvalidRequest as invalid:
+            for violation in invalid.violations:
+                self.add(field + violation.field, violation.description)
+
+    def raise_if_any(self, error: type[InvalidRequest] = InvalidRequest) -> None:
         """Reject the request if there are violations.
 
         Raises:
-            InvalidRequest: There are violations.
+            InvalidRequest: There are violations; `error` is the class to raise.
         """
         if self._violations:
-            raise InvalidRequest(self._violations)
+            raise error(self._violations)
+
+
+def check_user_email(value: str) -> None:
+    """Check the only field of a request.
+
+    Raises:
+        InvalidRequest: The address is not in canonical form.
+    """
+    problem = addresses.problem(value)
+    if problem is not None:
+        raise InvalidRequest([FieldViolation("user_email", problem)])
