@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import orjson
 
@@ -116,8 +116,8 @@ class AuditTrail:
     def __call__(self, event: AuditEvent) -> None:
         """Write an event, or log its line as an error if the trail cannot be written."""
         if event.action in LIMITED:
-            for kind, suppressed in self._limit.pop_finished():
-                self._write_or_log(_suppressed_event(kind, suppressed))
+            for suppressed in self._limit.pop_finished():
+                self._write_or_log(suppressed)
             if not self._limit.allows(event):
                 return
         self._write_or_log(event)
@@ -141,13 +141,13 @@ class AuditTrail:
         """Write the number of suppressed rejections once per minute, until canceled."""
         while True:
             await asyncio.sleep(WINDOW_SECONDS)
-            for kind, suppressed in self._limit.pop_finished():
-                self._write_or_log(_suppressed_event(kind, suppressed))
+            for suppressed in self._limit.pop_finished():
+                self._write_or_log(suppressed)
 
     def close(self) -> None:
         """Write the number of suppressed rejections and close the file."""
-        for kind, suppressed in self._limit.pop_all():
-            self._write_or_log(_suppressed_event(kind, suppressed))
+        for suppressed in self._limit.pop_all():
+            self._write_or_log(suppressed)
         self._output.close()
 
     def _write_or_log(self, event: AuditEvent) -> None:
@@ -293,30 +293,24 @@ class _File:
             os.fchown(descriptor, directory.st_uid, directory.st_gid)
 
 
-class _Kind(NamedTuple):
-    """The fields by which rejections are grouped for the rate limit."""
-
-    action: str
-    outcome: str
-    actor: Actor
+_Kind = tuple[str, str, Actor]
 
 
 class _Limit:
     """Rate limit for rejections: `REJECTIONS_PER_MINUTE` of each kind are written per minute; further ones are only counted.
 
-    The number of kinds is bounded, because callers and members come from a file and outcomes from a fixed list. The counts
-    of a kind are discarded after a minute.
+    A kind is an action, an outcome and an actor without method and request ID. The number of kinds is bounded, because callers and
+    members come from a file and outcomes from a fixed list. The counts of a kind are discarded after a minute.
     """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._windows: dict[
-            _Kind, list[Any]
-        ] = {}  # for each kind: start time, lines written, lines suppressed
+        # for each kind: start time, lines written, lines suppressed
+        self._windows: dict[_Kind, list[Any]] = {}
 
     def allows(self, event: AuditEvent) -> bool:
         """Count an event, and return whether to write a line for the event."""
-        kind = _Kind(event.action, event.outcome, event.actor._replace(method="", request_id=""))
+        kind = (event.action, event.outcome, event.actor._replace(method="", request_id=""))
         window = self._windows.get(kind)
         if window is None:
             window = self._windows[kind] = [self._clock.monotonic(), 0, 0]
@@ -324,19 +318,19 @@ class _Limit:
         window[1 if written else 2] += 1
         return written
 
-    def pop_finished(self) -> list[tuple[_Kind, int]]:
-        """Discard counts older than a minute. Return the kinds with suppressed events, each with the number of suppressed events."""
+    def pop_finished(self) -> list[AuditEvent]:
+        """Discard counts older than a minute. Return an event for each kind that has suppressed lines, with their number."""
         before = self._clock.monotonic() - WINDOW_SECONDS
         return self._pop([kind for kind, window in self._windows.items() if window[0] <= before])
 
-    def pop_all(self) -> list[tuple[_Kind, int]]:
-        """Discard all counts. Return the kinds with suppressed events, each with the number of suppressed events."""
+    def pop_all(self) -> list[AuditEvent]:
+        """Discard all counts; see `pop_finished`."""
         return self._pop(list(self._windows))
 
-    def _pop(self, kinds: list[_Kind]) -> list[tuple[_Kind, int]]:
+    def _pop(self, kinds: list[_Kind]) -> list[AuditEvent]:
         counts = [(kind, self._windows.pop(kind)[2]) for kind in kinds]
-        return [(kind, suppressed) for kind, suppressed in counts if suppressed]
-
-
-def _suppressed_event(kind: _Kind, count: int) -> AuditEvent:
-    return AuditEvent(kind.action, kind.outcome, "", kind.actor, details={"suppressed": count})
+        return [
+            AuditEvent(action, outcome, "", actor, details={"suppressed": count})
+            for (action, outcome, actor), count in counts
+            if count
+        ]

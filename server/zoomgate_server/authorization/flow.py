@@ -8,12 +8,13 @@ consented has the requested email address.
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 from zoomgate_server.audit.event import BROWSER, Actor, AuditEvent, AuditSink
 from zoomgate_server.authorization.browser_binding import binding_of, challenge_of, is_bound, start_url_of
 from zoomgate_server.authorization.limits import STATE_SECONDS, PendingLimits
-from zoomgate_server.authorization.pending import PendingAuthorization
+from zoomgate_server.authorization.pending import AuthorizationKind, PendingAuthorization
 from zoomgate_server.authorization.repository import AuthorizationRepository
 from zoomgate_server.call_context import Call
 from zoomgate_server.clock import Clock
@@ -65,13 +66,6 @@ class CompletedAuthorization:
     user_email: str
     options: bytes
     connection: ConnectionRecord
-
-
-@dataclass(frozen=True, slots=True)
-class BrowserStart:
-    """The Zoom URL to which the browser is redirected for consent."""
-
-    zoom_url: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +185,7 @@ class Authorizations:
         pending, _ = await self._find_for_browser(ticket)
         return pending.user_email
 
-    async def start_in_browser(self, ticket: str, cookie: str) -> BrowserStart:
+    async def start_in_browser(self, ticket: str, cookie: str) -> str:
         """Return Zoom's consent URL, with a state that is bound to the browser's cookie.
 
         The link is not consumed and can be opened repeatedly.
@@ -202,7 +196,7 @@ class Authorizations:
         """
         pending, key = await self._find_for_browser(ticket)
         state = f"{ticket}.{binding_of(key, ticket, cookie)}"
-        return BrowserStart(self._oauth.authorize_url(state, challenge_of(pending.code_verifier)))
+        return self._oauth.authorize_url(state, challenge_of(pending.code_verifier))
 
     # -- complete ----------------------------------------------------------------------------------------
 
@@ -216,14 +210,8 @@ class Authorizations:
             AppCredentialsRejected, ZoomRateLimited, ZoomUnavailable, ZoomOutcomeUnknown, ZoomBadResponse: The call to Zoom failed.
             StoreError: The store failed.
         """
-        pending = await self._find(state, "authorization")
-        if pending.browser_key is not None or pending.initiated_by != call.principal.identity:
-            self._audit_rejection(Actor.of_call(call), "OTHER_CALLER", pending.user_email)
-            raise _invalid_state()
-        await self._consume(state, pending)
-        record = await self._exchange(
-            code, pending.code_verifier, pending.user_email, _owner(call), call.principal.identity, call
-        )
+        pending = await self._consume_for(call, state, "authorization")
+        record = await self._exchange_for(call, code, pending.code_verifier, pending.user_email)
         return CompletedAuthorization(pending.user_email, pending.options, record)
 
     async def redeem(self, call: Call, ticket: str) -> CompletedAuthorization:
@@ -233,11 +221,7 @@ class Authorizations:
             InvalidState: The ticket is unknown, used, expired, or was issued to a different caller.
             StoreError: The store failed.
         """
-        pending = await self._find(ticket, "ticket")
-        if pending.initiated_by != call.principal.identity:
-            self._audit_rejection(Actor.of_call(call), "OTHER_CALLER", pending.user_email)
-            raise _invalid_state()
-        await self._consume(ticket, pending)
+        pending = await self._consume_for(call, ticket, "ticket")
         record, _ = await self._connections.read(pending.user_email)
         if record is None:
             raise _invalid_state()
@@ -269,8 +253,15 @@ class Authorizations:
                     "The user declined the authorization in Zoom; if that was a mistake, start a new authorization",
                     metadata={"zoom_code": "access_denied"},
                 )
-            await self._exchange(
-                code, pending.code_verifier, pending.user_email, pending.owner, pending.initiated_by, None
+            await self.tasks.shield(
+                self._exchange_and_store(
+                    code,
+                    pending.code_verifier,
+                    pending.user_email,
+                    owner=pending.owner,
+                    initiated_by=pending.initiated_by,
+                    call=None,
+                )
             )
             return BrowserResult(await self._return_redirect(pending), view, None)
         except (ZoomgateError, StoreError) as failure:
@@ -302,19 +293,9 @@ class Authorizations:
             ZoomgateError: See `complete`.
         """
         if state:
-            pending = await self._find(state, "authorization")
-            if (
-                pending.browser_key is not None
-                or pending.initiated_by != call.principal.identity
-                or pending.user_email != user_email
-            ):
-                self._audit_rejection(Actor.of_call(call), "OTHER_CALLER", pending.user_email)
-                raise _invalid_state()
-            await self._consume(state, pending)
+            pending = await self._consume_for(call, state, "authorization", user_email)
             code_verifier = pending.code_verifier
-        return await self._exchange(
-            code, code_verifier, user_email, _owner(call), call.principal.identity, call
-        )
+        return await self._exchange_for(call, code, code_verifier, user_email)
 
     async def request_token(self, call: Call, user_email: str, refresh_token: str) -> ConnectionRecord:
         """Exchange a refresh token that the caller supplied, and store the new token pair.
@@ -365,17 +346,35 @@ class Authorizations:
         if not await self._authorizations.consume(state, pending):
             raise _invalid_state(cause)
 
-    async def _exchange(
-        self,
-        code: str,
-        verifier: str,
-        user_email: str,
-        owner: str | None,
-        initiated_by: str,
-        call: Call | None,
-    ) -> ConnectionRecord:
+    async def _consume_for(
+        self, call: Call, state: str, kind: AuthorizationKind, user_email: str = ""
+    ) -> PendingAuthorization:
+        """Find and consume an authorization or ticket that was issued to the caller, for `user_email` if it is set.
+
+        Raises:
+            InvalidState: The authorization is unknown, used or expired, is bound to a browser, or was issued to a different caller.
+        """
+        pending = await self._find(state, kind)
+        if (
+            pending.browser_key is not None
+            or pending.initiated_by != call.principal.identity
+            or pending.user_email != (user_email or pending.user_email)
+        ):
+            self._audit_rejection(Actor.of_call(call), "OTHER_CALLER", pending.user_email)
+            raise _invalid_state()
+        await self._consume(state, pending)
+        return pending
+
+    async def _exchange_for(self, call: Call, code: str, verifier: str, user_email: str) -> ConnectionRecord:
         return await self.tasks.shield(
-            self._exchange_and_store(code, verifier, user_email, owner, initiated_by, call)
+            self._exchange_and_store(
+                code,
+                verifier,
+                user_email,
+                owner=_owner(call),
+                initiated_by=call.principal.identity,
+                call=call,
+            )
         )
 
     async def _exchange_and_store(
@@ -383,6 +382,7 @@ class Authorizations:
         code: str,
         verifier: str,
         user_email: str,
+        *,
         owner: str | None,
         initiated_by: str,
         call: Call | None,
@@ -436,19 +436,8 @@ class Authorizations:
         """Store the details for the result page for 10 minutes. If the store fails, the page is shown without these details."""
         if pending.browser_key is None:
             return ""
-        name = secrets.token_urlsafe(32)
         try:
-            await self._authorizations.create(
-                name,
-                lambda now: replace(
-                    pending,
-                    kind="view",
-                    code_verifier="",
-                    options=b"{}",
-                    create_at=now,
-                    expire_at=now + STATE_SECONDS,
-                ),
-            )
+            name = await self._create_copy(pending, kind="view", options=b"{}")
         except StoreError:
             return ""
         return f"{name}.{binding_of(pending.browser_key, name, cookie)}"
@@ -458,20 +447,20 @@ class Authorizations:
         return_url = self._return_to.get(pending.return_to)
         if return_url is None:
             return None
-        ticket = secrets.token_urlsafe(32)
-        await self._authorizations.create(
-            ticket,
-            lambda now: replace(
-                pending,
-                kind="ticket",
-                code_verifier="",
-                browser_key=None,
-                create_at=now,
-                expire_at=now + STATE_SECONDS,
-            ),
-        )
+        ticket = await self._create_copy(pending, kind="ticket", browser_key=None)
         separator = "&" if urlsplit(return_url).query else "?"
         return f"{return_url}{separator}{urlencode({'ticket': ticket})}"
+
+    async def _create_copy(self, pending: PendingAuthorization, **changes: Any) -> str:
+        """Store a changed copy of an authorization (a ticket or a view) for 10 minutes, and return its name."""
+        name = secrets.token_urlsafe(32)
+        await self._authorizations.create(
+            name,
+            lambda now: replace(
+                pending, code_verifier="", create_at=now, expire_at=now + STATE_SECONDS, **changes
+            ),
+        )
+        return name
 
 
 def _owner(call: Call) -> str | None:

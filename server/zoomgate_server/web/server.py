@@ -263,8 +263,8 @@ class WebServer:
         if not ticket:
             return _redirect("bad_request")
         cookie = self._browser_cookie(request) or secrets.token_urlsafe(32)
-        start = await (await self._when_open()).start_in_browser(ticket, cookie)
-        response = web.Response(status=303, headers={"Location": start.zoom_url})
+        zoom_url = await (await self._when_open()).start_in_browser(ticket, cookie)
+        response = web.Response(status=303, headers={"Location": zoom_url})
         response.set_cookie(
             self._cookie,
             cookie,
