@@ -26,25 +26,28 @@ class ZoomgateError(Exception):
     """Base class of all errors that callers can receive.
 
     Args:
-        message: The public message: one sentence of at most 1 KiB.
+        message: The public message: one sentence of at most 1 KiB. May be omitted if the class has a fixed text.
         metadata: Public, machine-readable details. Returned as the metadata of `ErrorInfo`.
         retry_after: The delay in seconds before a retry, or None if the error does not suggest one.
         internal: Details for the log only. Must not contain secrets.
     """
 
+    message = ""
+    retry_after: float | None = None
+
     def __init__(
         self,
-        message: str,
+        message: str = "",
         *,
         metadata: Mapping[str, str] | None = None,
         retry_after: float | None = None,
         internal: str = "",
     ) -> None:
-        super().__init__(message)
-        self.message = message
+        self.message = message or self.message
         self.metadata = dict(metadata or {})
-        self.retry_after = retry_after
+        self.retry_after = self.retry_after if retry_after is None else retry_after
         self.internal = internal
+        super().__init__(self.message)
 
 
 class CallerUnauthenticated(ZoomgateError):
@@ -53,6 +56,8 @@ class CallerUnauthenticated(ZoomgateError):
 
 class CallerNotAllowed(ZoomgateError):
     """The caller is not permitted to make this call, for example because of its method, user or path."""
+
+    message = "The caller does not have permission for this call"
 
 
 class InvalidRequest(ZoomgateError):
@@ -107,17 +112,13 @@ class IdentityMismatch(ZoomgateError):
 class NotConnected(ZoomgateError):
     """The call requires a connection, and the user has none."""
 
-    def __init__(self) -> None:
-        super().__init__(
-            "This user is not connected to Zoom; call BeginAuthorization and have the user consent"
-        )
+    message = "This user is not connected to Zoom; call BeginAuthorization and have the user consent"
 
 
 class ConnectionNotFound(ZoomgateError):
     """The requested connection does not exist."""
 
-    def __init__(self) -> None:
-        super().__init__("This user has no connection")
+    message = "This user has no connection"
 
 
 class ReauthRequired(ZoomgateError):
@@ -135,8 +136,8 @@ class RefreshInProgress(ZoomgateError):
 class StoreUnavailable(ZoomgateError):
     """The public form of `StoreError`: the store cannot be reached or does not accept writes."""
 
-    def __init__(self) -> None:
-        super().__init__("The token store is unavailable; retry in a moment", retry_after=1.0)
+    message = "The token store is unavailable; retry in a moment"
+    retry_after = 1.0
 
 
 class AuditUnavailable(ZoomgateError):

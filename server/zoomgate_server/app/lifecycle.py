@@ -32,6 +32,7 @@ from zoomgate_server.rpc.middleware.authentication import Authentication, Caller
 from zoomgate_server.rpc.middleware.error_status import ErrorStatus
 from zoomgate_server.rpc.middleware.pipeline import Pipeline
 from zoomgate_server.settings import Settings
+from zoomgate_server.settings.address import Address
 from zoomgate_server.startup import ServiceAddresses, StartError
 from zoomgate_server.storage.instrumented import instrumented
 from zoomgate_server.storage.record_store import StoreError
@@ -120,8 +121,8 @@ async def run(
             stack.push_async_callback(web.stop)
             http_port = listener.getsockname()[1]
             return ServiceAddresses(
-                _format_address(settings.listen.host, grpc_port),
-                _format_address(settings.http_listen.host, http_port),
+                str(Address(settings.listen.host, grpc_port)),
+                str(Address(settings.http_listen.host, http_port)),
             )
 
         # bind first: a port in use must be detected before anything is written
@@ -203,7 +204,3 @@ async def _stop_serving(
     await health.enter_graceful_shutdown()
     change_feed.close()  # ends the watch streams, which would otherwise stay open
     await server.stop(seconds)
-
-
-def _format_address(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -4,7 +4,7 @@ import os
 import stat
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -33,13 +33,10 @@ class CertificatePair:
         not_after: The expiry time of the certificate.
     """
 
-    key: bytes
-    chain: bytes
+    key: bytes = field(repr=False)
+    chain: bytes = field(repr=False)
     names: tuple[str, ...]
     not_after: datetime
-
-    def __repr__(self) -> str:
-        return f"CertificatePair(names={self.names}, not_after={self.not_after})"
 
 
 def load(cert_path: Path, key_path: Path, now: datetime | None = None) -> CertificatePair:

@@ -289,7 +289,7 @@ class _Watch:
         if self._permit(subject):
             return True
         if self._subscription.user_emails is not None:
-            raise CallerNotAllowed("The caller does not have permission for this call")
+            raise CallerNotAllowed
         return False
 
     async def _retry(self, operation: Callable[[], Awaitable[_T]]) -> _T:

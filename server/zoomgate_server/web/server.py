@@ -17,7 +17,9 @@ from zoomgate_server.authorization.flow import Authorizations
 from zoomgate_server.errors import (
     AppCredentialsRejected,
     CodeRefused,
+    FieldViolation,
     IdentityMismatch,
+    InvalidRequest,
     InvalidState,
     StoreUnavailable,
     ZoomBadResponse,
@@ -42,6 +44,7 @@ _COOKIE_SECONDS = 900
 _HSTS = "max-age=31536000"
 _COOKIE_VALUE = re.compile(r"[A-Za-z0-9_-]{43}", re.ASCII)
 _ERRORS = (
+    (InvalidRequest, "bad_request"),
     (InvalidState, "link_expired"),
     (IdentityMismatch, "other_user"),
     (CodeRefused, "code_refused"),
@@ -250,18 +253,14 @@ class WebServer:
 
     async def _start_page(self, request: web.Request) -> web.StreamResponse:
         """Return the page that shows the app and the user. Nothing is changed yet."""
-        ticket = _single(request, "ticket")
-        if not ticket:
-            return _redirect("bad_request")
+        ticket = _parameter(request, "ticket")
         user_email = await (await self._when_open()).peek_user(ticket)
         continue_url = f"/oauth/continue?{urlencode({'ticket': ticket})}"
         return web.Response(text=self._pages.start(user_email, continue_url), content_type="text/html")
 
     async def _start_consent(self, request: web.Request) -> web.StreamResponse:
         """Redirect the user to Zoom and set the cookie that binds the callback to this browser."""
-        ticket = _single(request, "ticket")
-        if not ticket:
-            return _redirect("bad_request")
+        ticket = _parameter(request, "ticket")
         cookie = self._browser_cookie(request) or secrets.token_urlsafe(32)
         zoom_url = await (await self._when_open()).start_in_browser(ticket, cookie)
         response = web.Response(status=303, headers={"Location": zoom_url})
@@ -278,10 +277,10 @@ class WebServer:
 
     async def _callback(self, request: web.Request) -> web.StreamResponse:
         """Process Zoom's redirect, then redirect to a URL without the code to keep it out of the browser history."""
-        state = _single(request, "state")
-        code = _single(request, "code", required=False)
-        error = _single(request, "error", required=False)
-        if state is None or code is None or error is None or bool(code) == bool(error):
+        state = _parameter(request, "state")
+        code = _parameter(request, "code", required=False)
+        error = _parameter(request, "error", required=False)
+        if bool(code) == bool(error):
             return _redirect("bad_request")
         try:
             result = await (await self._when_open()).callback(state, code, self._browser_cookie(request))
@@ -299,10 +298,11 @@ class WebServer:
     async def _result(self, request: web.Request) -> web.StreamResponse:
         name = request.query.get("outcome", "")
         outcome = OUTCOMES.get(name, OUTCOMES["bad_request"])
-        view, cookie = _single(request, "view"), self._browser_cookie(request)
+        cookie = self._browser_cookie(request)
         user_email, scopes = "", tuple[str, ...]()
-        if view and cookie:
+        if "view" in request.query and cookie:
             try:
+                view = _parameter(request, "view")
                 details = await (await self._when_open()).result_view(view, cookie)
                 user_email, scopes = details.user_email, details.scopes if name == "connected" else ()
             except (ZoomgateError, StoreError):
@@ -353,16 +353,19 @@ class WebServer:
         return value if _COOKIE_VALUE.fullmatch(value) else ""
 
 
-def _single(request: web.Request, name: str, *, required: bool = True) -> str | None:
+def _parameter(request: web.Request, name: str, *, required: bool = True) -> str:
     """Return a query parameter, or an empty string if it is optional and absent.
 
-    Return None if it is required and absent, or if it is empty, repeated or too long.
+    Raises:
+        InvalidRequest: The parameter is required and absent, or it is empty, repeated or too long.
     """
     values = request.query.getall(name, [])
     if not values and not required:
         return ""
-    if len(values) != 1 or not values[0] or len(values[0]) > MAX_PARAMETER:
-        return None
+    if len(values) != 1 or not 0 < len(values[0]) <= MAX_PARAMETER:
+        raise InvalidRequest(
+            [FieldViolation(name, f"must be sent once, with 1 to {MAX_PARAMETER} characters")]
+        )
     return values[0]
 
 

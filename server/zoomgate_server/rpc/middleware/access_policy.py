@@ -138,6 +138,4 @@ def _parties(principal: Principal) -> tuple[Principal, ...]:
 
 
 def _not_allowed(path: str) -> CallerNotAllowed:
-    return CallerNotAllowed(
-        "The caller does not have permission for this call", metadata={"method": method_name(path)}
-    )
+    return CallerNotAllowed(metadata={"method": method_name(path)})

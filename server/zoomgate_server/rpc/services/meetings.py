@@ -31,8 +31,7 @@ class MeetingsService(MeetingsServiceServicer):
     async def CreateMeeting(self, request: pb.CreateMeetingRequest, context: Any) -> pb.CreateMeetingResponse:
         violations = Violations()
         violations.user_email(request.user_email)
-        if request.request_id:
-            violations.add("request_id", "is not supported yet; leave it empty")
+        violations.unsupported("request_id", request.request_id)
         meeting_validation.check_details(request.meeting_details, "meeting_details", violations)
         violations.raise_if_any()
         details = meeting_mapping.details(request.meeting_details, "meeting_details", violations)

@@ -78,8 +78,7 @@ class ProxyService(ProxyServiceServicer):
         body, content_type = (
             _body(request, violations) if method in ("POST", "PATCH", "PUT") else (None, None)
         )
-        if getattr(request, "request_id", ""):
-            violations.add("request_id", "is not supported yet; leave it empty")
+        violations.unsupported("request_id", getattr(request, "request_id", ""))
         violations.raise_if_any(error)
         if not proxy_path_allowed(call.principal.proxy_paths, target.path):
             raise CallerNotAllowed("The caller may not use this path through the proxy")

@@ -36,6 +36,11 @@ class Violations:
         elif len(value) > limit:
             self.add(field, f"has {len(value)} characters; send at most {limit}")
 
+    def unsupported(self, field: str, value: str) -> None:
+        """Check that a field without a function in this version is empty."""
+        if value:
+            self.add(field, "is not supported yet; leave it empty")
+
     @contextmanager
     def collecting(self, field: str = "") -> Iterator[None]:
         """Add the violations of an InvalidRequest that is raised in the block, with `field` as a prefix of their fields."""
