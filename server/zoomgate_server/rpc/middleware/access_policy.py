@@ -91,14 +91,13 @@ def check_method(principal: Principal, path: str) -> Policy:
     policy = METHOD_POLICY.get(path)
     name = method_name(path)
     if policy is None:
-        raise _not_allowed(name)
+        raise _not_allowed(path)
     for party in _parties(principal):
-        if not policy.roles & party.roles or not (
-            party.methods is None or _lists_method(party.methods, path)
-        ):
-            raise _not_allowed(name)
+        is_listed = party.methods is None or name in party.methods or not path.startswith("/zoomgate.")
+        if not is_listed or not policy.roles & party.roles:
+            raise _not_allowed(path)
     if policy.access_tokens and (not principal.access_tokens or principal.on_behalf_of is not None):
-        raise _not_allowed(name)
+        raise _not_allowed(path)
     return policy
 
 
@@ -126,10 +125,6 @@ def may_act_for(principal: Principal, path: str, user_email: str) -> bool:
         ):
             return False
     return True
-
-
-def _lists_method(methods: frozenset[str], path: str) -> bool:
-    return method_name(path) in methods or not path.startswith("/zoomgate.")
 
 
 def _parties(principal: Principal) -> tuple[Principal, ...]:

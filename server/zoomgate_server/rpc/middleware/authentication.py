@@ -113,7 +113,7 @@ class Authentication:
 
     def wrap(self, method: Method, respond: Handler) -> Handler:
         """Add the checks to a method."""
-        path, decode, name = method.path, method.decode, method.name
+        path, name = method.path, method.name
         if path in access_policy.OPEN_METHODS:
 
             async def respond_without_check(request: Any, context: Context) -> Any:
@@ -130,7 +130,7 @@ class Authentication:
                 if members:
                     principal = self._with_member(principal, members)
                 policy = access_policy.check_method(principal, path)
-                message = request if decode is None else _decoded(method, request)
+                message = _decoded(method, request)
                 user_emails = _users(message, policy.user_field)
                 for user_email in user_emails:
                     access_policy.check_user(principal, path, user_email)

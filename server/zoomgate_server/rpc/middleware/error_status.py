@@ -102,18 +102,15 @@ class ErrorStatus:
             except StoreError:
                 failure = errors.StoreUnavailable()
             except Exception:  # noqa: BLE001 - the text is logged, but must not be sent to the caller
-                _log.exception("rpc.failed", method=method.name, request_id=current_request_id.get(""))
+                request_id = current_request_id.get("")
+                _log.exception("rpc.failed", method=method.name, request_id=request_id)
                 failure = errors.Unexpected(
                     "Internal error; see the server log for this request_id",
-                    metadata={"request_id": current_request_id.get("")},
+                    metadata={"request_id": request_id},
                 )
             if failure.internal:
-                _log.info(
-                    "rpc.rejected",
-                    method=method.name,
-                    request_id=current_request_id.get(""),
-                    cause=failure.internal,
-                )
+                request_id = current_request_id.get("")
+                _log.info("rpc.rejected", method=method.name, request_id=request_id, cause=failure.internal)
             status = status_of(failure)
             current_rejection.set(reason_of(failure))
             converted = rpc_status.to_status(status)
