@@ -3,13 +3,12 @@
 import contextlib
 import fcntl
 import os
-import stat
 from collections.abc import Iterator
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 
 import click
 
+from zoomgate_server import private_file
 from zoomgate_server.cli.audit_log import AuditLog
 from zoomgate_server.cli.caller_key import digest, new_key
 from zoomgate_server.cli.output import fail, load_settings, optional_settings
@@ -87,7 +86,8 @@ def add(
             text = f"{previous.rstrip()}\n\n" if previous.strip() else ""
             text += "\n".join(entry) + "\n"
             callers_file.parse(text, str(file), CALLABLE_METHODS)
-            _replace(file, text)
+            write = private_file.replace if file.exists() else private_file.create
+            write(file.resolve(), text.encode())
             audit_log.record("callers.added", caller=name, role=role, users=" ".join(users), file=str(file))
     except callers_file.CallersError as error:
         fail("\n".join(error.problems))
@@ -112,34 +112,10 @@ def _quote(text: str) -> str:
 @contextlib.contextmanager
 def _lock(file: Path) -> Iterator[None]:
     """Lock a file, so that concurrent commands do not overwrite each other's changes."""
-    folder = os.open(
-        file.resolve().parent, os.O_RDONLY
-    )  # the directory is locked because the file is replaced
+    folder = os.open(file.resolve().parent, os.O_RDONLY)  # the file itself is replaced
     try:
         with contextlib.suppress(OSError):  # some network file systems do not support locks on directories
             fcntl.flock(folder, fcntl.LOCK_EX)
         yield
     finally:
         os.close(folder)
-
-
-def _replace(file: Path, text: str) -> None:
-    """Replace a file atomically, preserving the owner and mode of an existing file. A new file has mode 0600."""
-    file = file.resolve()  # replace the target of a symbolic link, not the link
-    previous = file.stat() if file.exists() else None
-    with NamedTemporaryFile(
-        "w", dir=file.parent, prefix=f".{file.name}.", delete=False, encoding="utf-8"
-    ) as temporary:
-        try:
-            temporary.write(text)
-            temporary.flush()
-            os.fsync(temporary.fileno())
-            if previous is not None:
-                if (previous.st_uid, previous.st_gid) != (os.geteuid(), os.getegid()):
-                    os.chown(temporary.name, previous.st_uid, previous.st_gid)
-                Path(temporary.name).chmod(stat.S_IMODE(previous.st_mode))
-            Path(temporary.name).replace(file)
-        except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                Path(temporary.name).unlink()
-            raise
