@@ -67,18 +67,19 @@ class AuditLog:
         """Write an event with the operator as principal; return False if the event could only be logged."""
         try:
             if self._trail is not None:
-                self._trail.require(event._replace(actor=Actor(_user(), _sudo_user(), "operator")))
+                actor = Actor(user_name(os.geteuid()), _sudo_user(), "operator")
+                self._trail.require(event._replace(actor=actor))
         except AuditUnavailable:
             return False
         return True
 
 
-def _user() -> str:
-    """Return the name of the system user that runs the command, or the uid if the user has no name."""
+def user_name(uid: int) -> str:
+    """Return the name of a system user, or the uid if the user has no name."""
     try:
-        return plain(pwd.getpwuid(os.geteuid()).pw_name)
+        return plain(pwd.getpwuid(uid).pw_name)
     except KeyError:
-        return f"uid {os.geteuid()}"
+        return f"uid {uid}"
 
 
 def _sudo_user() -> str:

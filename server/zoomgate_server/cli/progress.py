@@ -12,7 +12,9 @@ LINE_SECONDS = 5.0
 
 
 @contextlib.contextmanager
-def progress(operation: str, total: int, unit: str = "records") -> Iterator[Callable[[int], None]]:
+def progress(
+    operation: str, total: int, unit: str = "records", line_seconds: float = LINE_SECONDS
+) -> Iterator[Callable[[int], None]]:
     """Show the progress of an operation; yield a function to call with the number of newly processed items.
 
     Args:
@@ -31,7 +33,7 @@ def progress(operation: str, total: int, unit: str = "records") -> Iterator[Call
         nonlocal done, printed
         done += more
         now = time.monotonic()
-        if now - printed >= LINE_SECONDS:
+        if now - printed >= line_seconds:
             printed = now
             note(f"zoomgate: {operation}: {done} of {total} {unit}, {done / (now - started):.0f} {unit}/s")
 

@@ -1,6 +1,7 @@
 """Tests for `zoomgate connections watch` with a running service."""
 
 import asyncio
+import contextlib
 import io
 import json
 import os
@@ -98,9 +99,9 @@ async def test_event_that_was_not_printed_is_sent_again(
     async with running(tmp_path / "data") as harness:
         await harness.connect()
         monkeypatch.setenv("ZOOMGATE_KEY", caller_key("service"))
-        monkeypatch.setattr(sys, "stdout", Interrupted())
-        await asyncio.to_thread(
-            cli, ["connections", "watch", "--server", harness.grpc_address], standalone_mode=False
-        )
+        with contextlib.redirect_stdout(Interrupted()):
+            await asyncio.to_thread(
+                cli, ["connections", "watch", "--server", harness.grpc_address], standalone_mode=False
+            )
     expected = f"Continue with: zoomgate connections watch --server {harness.grpc_address}"
     assert capsys.readouterr().err.strip() == expected

@@ -244,13 +244,9 @@ def test_connections_fetches_all_pages_with_the_same_filter(
 
 
 def test_wait_for_connection_returns_only_a_newer_consent(
-    client: Client,
-    channel: grpc_testing.Channel,
-    pool: ThreadPoolExecutor,
-    monkeypatch: pytest.MonkeyPatch,
+    client: Client, channel: grpc_testing.Channel, pool: ThreadPoolExecutor
 ) -> None:
     """A missing connection, an inactive connection and an older consent do not end the wait. Other failures are raised."""
-    monkeypatch.setattr("zoomgate.client._POLL_SECONDS", 0.01)
 
     def connection_response(seconds: int, state: str = "STATE_ACTIVE") -> auth.GetConnectionResponse:
         connection = connection_pb2.Connection(state=state, generation=seconds)
