@@ -4,6 +4,7 @@ import difflib
 import errno
 import importlib
 import io
+import keyword
 import os
 import sys
 from pathlib import Path
@@ -11,57 +12,27 @@ from pathlib import Path
 import click
 
 _COMMANDS = {
-    "run": (
-        "zoomgate_server.cli.run",
-        "run",
-        "Start the service, its store and the Zoom simulator on the local machine.",
-    ),
-    "serve": ("zoomgate_server.cli.serve", "serve", "Start the service."),
-    "simulator": (
-        "zoom_simulator.command_line",
-        "simulator",
-        "Start the Zoom simulator without the service, or control it.",
-    ),
-    "connect": (
-        "zoomgate_server.cli.connect",
-        "connect",
-        "Connect a user: print the consent link, and wait.",
-    ),
-    "connections": (
-        "zoomgate_server.cli.connections",
-        "connections",
-        "List, show, watch, refresh and revoke connections.",
-    ),
-    "meetings": ("zoomgate_server.cli.meetings", "meetings", "Create, show and delete meetings."),
-    "proxy": ("zoomgate_server.cli.proxy", "proxy", "Call Zoom's REST API on a user's behalf."),
-    "token": ("zoomgate_server.cli.token", "token", "Check or print a user's access token."),
-    "callers": ("zoomgate_server.cli.callers", "callers", "Manage callers."),
-    "keys": ("zoomgate_server.cli.keys", "keys", "Manage the encryption keys."),
-    "store": ("zoomgate_server.cli.store", "store", "Back up and restore the store."),
-    "audit": ("zoomgate_server.cli.audit", "audit", "Search the audit trail."),
-    "prune": (
-        "zoomgate_server.cli.prune",
-        "prune",
-        "Delete expired records, and disconnect users who have needed to re-consent for too long.",
-    ),
-    "import": (
-        "zoomgate_server.cli.import_",
-        "import_",
-        "Import tokens from another system.",
-    ),
-    "doctor": (
-        "zoomgate_server.cli.doctor",
-        "doctor",
-        "Check the configuration and the environment of the service.",
-    ),
-    "completion": (
-        "zoomgate_server.cli.completion",
-        "completion",
-        "Print a shell completion script.",
-    ),
+    "run": "Start the service, its store and the Zoom simulator on the local machine.",
+    "serve": "Start the service.",
+    "simulator": "Start the Zoom simulator without the service, or control it.",
+    "connect": "Connect a user: print the consent link, and wait.",
+    "connections": "List, show, watch, refresh and revoke connections.",
+    "meetings": "Create, show and delete meetings.",
+    "proxy": "Call Zoom's REST API on a user's behalf.",
+    "token": "Check or print a user's access token.",
+    "callers": "Manage callers.",
+    "keys": "Manage the encryption keys.",
+    "store": "Back up and restore the store.",
+    "audit": "Search the audit trail.",
+    "prune": "Delete expired records, and disconnect users who have needed to re-consent for too long.",
+    "import": "Import tokens from another system.",
+    "doctor": "Check the configuration and the environment of the service.",
+    "completion": "Print a shell completion script.",
 }
+"""The name and the summary of each command. By default, the command's module in this package has the same name."""
 
-_HIDDEN_COMMANDS = {"worker": ("zoomgate_server.cli.worker", "worker", "")}
+_OTHER_MODULES = {"simulator": "zoom_simulator.command_line"}
+_HIDDEN_COMMANDS = ("worker",)
 
 
 class _SimulatorNotInstalled(click.ClickException):
@@ -83,13 +54,13 @@ class _LazyGroup(click.Group):
         return list(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        entry = _COMMANDS.get(cmd_name) or _HIDDEN_COMMANDS.get(cmd_name)
-        if entry is None:
+        if cmd_name not in (*_COMMANDS, *_HIDDEN_COMMANDS):
             suggestions = difflib.get_close_matches(cmd_name, _COMMANDS, n=1)
             if suggestions and not ctx.resilient_parsing:
                 ctx.fail(f"No such command '{cmd_name}'. Did you mean '{suggestions[0]}'?")
             return None
-        module, name, _ = entry
+        name = f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name
+        module = _OTHER_MODULES.get(cmd_name, f"{__name__}.{name}")
         try:
             command: click.Command = getattr(importlib.import_module(module), name)
         except ImportError as error:
@@ -102,7 +73,7 @@ class _LazyGroup(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
         with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, _, text) in _COMMANDS.items()])
+            formatter.write_dl(list(_COMMANDS.items()))
 
 
 def _print_version(ctx: click.Context, _parameter: click.Parameter, value: bool) -> None:
