@@ -1,6 +1,5 @@
 """Command `zoomgate audit`, which searches the audit trail."""
 
-import asyncio
 import glob
 import gzip
 import json
@@ -9,21 +8,19 @@ import sys
 import zlib
 from collections.abc import Iterator, Mapping
 from datetime import MAXYEAR, MINYEAR, UTC, datetime, timedelta
-from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
 import click
 
 from zoomgate_server.audit.trail import ACTIONS, FINGERPRINT_DIGITS, FINGERPRINT_SECRET, fingerprint
-from zoomgate_server.cli.option_types import UserEmail
-from zoomgate_server.cli.output import NOT_FOUND, Table, fail, load_settings, note
-from zoomgate_server.cli.store_access import open_store
-from zoomgate_server.encryption import key_file, shared_secret
+from zoomgate_server.cli.options import UserEmail, json_option, parse_time
+from zoomgate_server.cli.output import NOT_FOUND, fail, load_settings, note, print_table
+from zoomgate_server.cli.store_access import load_key_ring, open_store, run
+from zoomgate_server.encryption import shared_secret
+from zoomgate_server.encryption.cipher import KeyRing
 from zoomgate_server.encryption.envelope import Envelope
-from zoomgate_server.errors import ZoomgateError
 from zoomgate_server.settings import Settings
-from zoomgate_server.storage.record_store import StoreError, StoreOpenError
 from zoomgate_server.telemetry.logs import plain
 
 MAX_LINE = 64 * 1024
@@ -32,8 +29,6 @@ MAX_LINE = 64 * 1024
 _LOG_LINE_START = b'{"source":"'
 
 MAX_TOKEN = 64 * 1024
-_BATCH_SIZE = 200
-"""Number of rows whose column widths are computed together."""
 
 _DURATION = re.compile(r"(\d{1,6})([smhd])")
 _FINGERPRINT = re.compile(rf"[0-9a-f]{{{FINGERPRINT_DIGITS}}}")
@@ -57,14 +52,11 @@ def _parse_time(_context: click.Context, _parameter: click.Parameter, value: str
     try:
         if duration:
             return datetime.now(UTC) - timedelta(**{_UNITS[duration.group(2)]: int(duration.group(1))})
-        moment = datetime.fromisoformat(value)
-        if moment.tzinfo is not None:
-            return moment.astimezone(UTC)
+        return parse_time(value)
     except (ValueError, OverflowError):
-        pass
-    raise click.BadParameter(
-        f"{plain(value)!r} is not a time; use a duration (30m, 24h, 7d), or a time with a time zone such as 2030-01-07T09:00:00Z"
-    )
+        raise click.BadParameter(
+            f"{plain(value)!r} is not a time; use a duration (30m, 24h, 7d), or a time with a time zone such as 2030-01-07T09:00:00Z"
+        ) from None
 
 
 def _parse_fingerprint(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
@@ -97,7 +89,7 @@ def _parse_fingerprint(_context: click.Context, _parameter: click.Parameter, val
     callback=_parse_fingerprint,
     help="Only lines about the token with this fingerprint.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the original JSON lines.")
+@json_option("Print the original JSON lines.")
 @click.argument("files", nargs=-1, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 def show(
     user: str | None,
@@ -123,19 +115,19 @@ def show(
         )
     selected = _Filter(user, principal, action, since, until, token_fingerprint)
     errors: list[str] = []
-    matches = (
+    lines = (
         line
         for file in files or _trail_files(since)
         for line in _lines(file, errors)
         if selected.matches(line.fields)
     )
-    table, count = Table("TIME", "ACTION", "OUTCOME", "BY", "FOR", "USER", "MORE"), 0
-    while rows := list(islice(matches, _BATCH_SIZE)):
-        count += len(rows)
-        if as_json:
-            click.echo(b"\n".join(line.text for line in rows))
-        else:
-            table.add([_row(line.fields) for line in rows])
+    count = 0
+    if as_json:
+        for count, line in enumerate(lines, start=1):  # noqa: B007 - used after the loop
+            click.echo(line.text)
+    else:
+        titles = ("TIME", "ACTION", "OUTCOME", "BY", "FOR", "USER", "MORE")
+        count = print_table(titles, (_row(line.fields) for line in lines))
     if errors:
         fail("\n".join(errors))
     if not count:
@@ -158,24 +150,16 @@ def fingerprint_() -> None:
         fail(
             "standard input does not contain exactly one token; pass one token, as in `zoomgate audit fingerprint < file`"
         )
-    loaded = load_settings("run this command on the machine of the service")
-    try:
-        fingerprints = asyncio.run(_fingerprints(loaded, token))
-    except (StoreOpenError, key_file.KeyFileError) as error:
-        fail(str(error))
-    except StoreError as error:
-        fail(f"the store failed ({error}); run this command again")
-    except ZoomgateError as error:
-        fail(error.message)
+    loaded = load_settings()
+    fingerprints = run(_fingerprints(loaded, load_key_ring(loaded.keys), token))
     if not fingerprints:
         fail("the store has no key for fingerprints yet; start the service with this store once", NOT_FOUND)
     for each in fingerprints:
         click.echo(each)
 
 
-async def _fingerprints(loaded: Settings, token: str) -> list[str]:
+async def _fingerprints(loaded: Settings, ring: KeyRing, token: str) -> list[str]:
     """Return the fingerprints of a token, one for each Zoom app in the store that has a key for fingerprints."""
-    ring = key_file.load(loaded.keys)
     fingerprints = []
     async with open_store(loaded) as store:
         for app in await store.apps():

@@ -12,7 +12,7 @@ import grpc
 
 from zoomgate import Client, errors
 from zoomgate_server.cli import caller_key
-from zoomgate_server.cli.option_types import UserEmail
+from zoomgate_server.cli.options import combined, json_option
 from zoomgate_server.cli.output import (
     CONSENT_REQUIRED,
     FAILURE,
@@ -35,6 +35,29 @@ _EXIT_CODES: tuple[tuple[type[errors.ZoomgateError], int], ...] = (
 )
 
 
+_options = combined(
+    click.option(
+        "--server",
+        envvar="ZOOMGATE_SERVER",
+        default="127.0.0.1:50051",
+        show_default=True,
+        help="Address (HOST:PORT) of the service. TLS is used except for loopback addresses. [ZOOMGATE_SERVER]",
+    ),
+    click.option(
+        "--key-file",
+        type=click.Path(dir_okay=False),
+        help="File with the caller's key. Default: ZOOMGATE_KEY, or .zoomgate/caller.key.",
+    ),
+    click.option(
+        "--ca-file",
+        envvar="ZOOMGATE_CA_FILE",
+        type=click.Path(dir_okay=False),
+        help="PEM file of the CA that signed the server's certificate. [ZOOMGATE_CA_FILE]",
+    ),
+    json_option("Print the API's messages as JSON, one document per line."),
+)
+
+
 def calls_service(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options for the address of the service and the caller's key; pass a connected `client` to the command.
 
@@ -51,32 +74,7 @@ def calls_service(command: Callable[..., Any]) -> Callable[..., Any]:
             except UnicodeEncodeError:
                 fail("an argument is not valid UTF-8; encode it as UTF-8", USAGE)
 
-    wrapped: Callable[..., Any] = with_client
-    for option in (
-        click.option(
-            "--json", "as_json", is_flag=True, help="Print the API's messages as JSON, one document per line."
-        ),
-        click.option(
-            "--ca-file",
-            envvar="ZOOMGATE_CA_FILE",
-            type=click.Path(dir_okay=False),
-            help="PEM file of the CA that signed the server's certificate. [ZOOMGATE_CA_FILE]",
-        ),
-        click.option(
-            "--key-file",
-            type=click.Path(dir_okay=False),
-            help="File with the caller's key. Default: ZOOMGATE_KEY, or .zoomgate/caller.key.",
-        ),
-        click.option(
-            "--server",
-            envvar="ZOOMGATE_SERVER",
-            default="127.0.0.1:50051",
-            show_default=True,
-            help="Address (HOST:PORT) of the service. TLS is used except for loopback addresses. [ZOOMGATE_SERVER]",
-        ),
-    ):
-        wrapped = option(wrapped)
-    return wrapped
+    return _options(with_client)
 
 
 def resume_command(*arguments: str) -> str:
@@ -89,21 +87,6 @@ def resume_command(*arguments: str) -> str:
         for word in (f"--{name.replace('_', '-')}", str(context.params[name]))
     ]
     return shlex.join(("zoomgate", *arguments, *options, *(["--json"] if context.params["as_json"] else [])))
-
-
-def user_argument(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the argument USER, an email address."""
-    return click.argument("user", type=UserEmail())(command)
-
-
-def optional_user_argument(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the optional argument USER."""
-    return click.argument("user", required=False, type=UserEmail())(command)
-
-
-def user_arguments(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the argument USER, which may be repeated or omitted."""
-    return click.argument("users", metavar="[USER]...", nargs=-1, type=UserEmail())(command)
 
 
 def _open(server: str, key_file: str | None, ca_file: str | None) -> Client:
@@ -151,9 +134,8 @@ def _exit_code(error: errors.ZoomgateError) -> int:
 
 
 def _sentence(error: errors.ZoomgateError, server: str, user: str) -> str:
-    if (
-        isinstance(error, errors.ServiceUnavailable) and not error.reason
-    ):  # the error comes from gRPC, not from the service
+    # without a reason, the error comes from gRPC and not from the service
+    if isinstance(error, errors.ServiceUnavailable) and not error.reason:
         return (
             f"the service at {server} cannot be reached; start it with `zoomgate run`, or set its address with --server"
             f" ({error.message})"

@@ -6,13 +6,14 @@ import sys
 import click
 
 from zoomgate import Client, NotConnected
-from zoomgate_server.cli.channel import calls_service, user_argument
+from zoomgate_server.cli.channel import calls_service
 from zoomgate_server.cli.connections import print_connection
+from zoomgate_server.cli.options import user_argument
 from zoomgate_server.cli.output import fail, note, print_json
 
 
 @click.command()
-@user_argument
+@user_argument()
 @click.option("--no-browser", is_flag=True, help="Print the link without opening it.")
 @click.option(
     "--wait",

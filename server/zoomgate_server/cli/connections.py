@@ -1,42 +1,27 @@
 """Command `zoomgate connections`, which manages connections through the running service."""
 
-import json
-from collections.abc import Callable
 from datetime import UTC, datetime
-from itertools import islice
 
 import click
 
-from zoomgate import Client, errors
+from zoomgate import Client
 from zoomgate.v1.auth_service_pb2 import WatchConnectionsResponse
 from zoomgate.v1.connection_pb2 import Connection
-from zoomgate_server.cli.bulk import refresh as bulk_refresh
-from zoomgate_server.cli.bulk import revoke as bulk_revoke
-from zoomgate_server.cli.bulk import where_filter
-from zoomgate_server.cli.bulk.executor import Failure, RateLimiter
-from zoomgate_server.cli.bulk.where_filter import STATES, Condition, matches, moment, where_option
-from zoomgate_server.cli.channel import (
-    calls_service,
-    optional_user_argument,
-    resume_command,
-    user_argument,
-    user_arguments,
-)
-from zoomgate_server.cli.option_types import Rate
+from zoomgate_server.cli.bulk import executor, operations, where_filter
+from zoomgate_server.cli.bulk.where_filter import STATES, Condition, matches, where_option
+from zoomgate_server.cli.channel import calls_service, resume_command
+from zoomgate_server.cli.options import Time, rate_option, user_argument, yes_option
 from zoomgate_server.cli.output import (
-    FAILURE,
-    Table,
+    enum_name,
     local_time,
     note,
-    print_fields,
     print_json,
+    print_message,
+    print_table,
     relative_time,
 )
-from zoomgate_server.cli.progress import progress
+from zoomgate_server.rate_limiter import RateLimiter
 from zoomgate_server.telemetry.logs import escape, plain
-
-_ROWS = 500
-"""Number of rows that are formatted and printed together."""
 
 
 @click.group()
@@ -70,28 +55,25 @@ def list_(client: Client, as_json: bool, states: tuple[str, ...], where: tuple[C
         for connection in selected:
             print_json(connection)
         return
-    table, count = Table("USER", "STATE", "CONSENTED", "TOKEN EXPIRES", "SCOPES"), 0
-    while rows := list(islice(selected, _ROWS)):
-        count += len(rows)
-        table.add(
-            [
-                (
-                    connection.user_email,
-                    state_text(connection),
-                    relative_time(connection.consent_time),
-                    relative_time(connection.access_expire_time),
-                    str(len(connection.scopes)),
-                )
-                for connection in rows
-            ]
-        )
+    titles = ("USER", "STATE", "CONSENTED", "TOKEN EXPIRES", "SCOPES")
+    count = print_table(titles, map(_row, selected))
     note(f"{count} connection{'' if count == 1 else 's'}")
     if not count and not states and not where:
         note("connect a user with `zoomgate connect USER`")
 
 
+def _row(connection: Connection) -> tuple[str, ...]:
+    return (
+        connection.user_email,
+        state_text(connection),
+        relative_time(connection.consent_time.seconds),
+        relative_time(connection.access_expire_time.seconds),
+        str(len(connection.scopes)),
+    )
+
+
 @connections.command()
-@user_argument
+@user_argument()
 @calls_service
 def show(client: Client, as_json: bool, user: str) -> None:
     """Show the connection of USER (an email address).
@@ -102,8 +84,8 @@ def show(client: Client, as_json: bool, user: str) -> None:
 
 
 @connections.command()
-@user_argument
-@click.option("--yes", is_flag=True, help="Skip the confirmation prompt.")
+@user_argument()
+@yes_option
 @calls_service
 def delete(client: Client, as_json: bool, user: str, yes: bool) -> None:
     """Disconnect USER and revoke the user's tokens with Zoom.
@@ -116,7 +98,7 @@ def delete(client: Client, as_json: bool, user: str, yes: bool) -> None:
 
 
 @connections.command()
-@user_arguments
+@user_argument("users", metavar="[USER]...", nargs=-1)
 @click.option(
     "--resume-token",
     default="",
@@ -152,32 +134,23 @@ def _event_line(event: WatchConnectionsResponse) -> str:
     """Format an event as one line."""
     connection = event.connection
     time = datetime.fromtimestamp(connection.update_time.seconds, UTC).astimezone()
-    kind = WatchConnectionsResponse.Type.Name(event.type).removeprefix("TYPE_").lower()
+    kind = enum_name(WatchConnectionsResponse.Type, event.type)
     return f"{time:%Y-%m-%d %H:%M:%S}  {kind.ljust(8)}  {escape(connection.user_email)}  {escape(state_text(connection))}"
 
 
-def _parse_time(_context: click.Context, _parameter: click.Parameter, value: str | None) -> datetime | None:
-    try:
-        return None if value is None else moment(value)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
-
-
 @connections.command()
-@optional_user_argument
+@user_argument(required=False)
 @click.option("--all", "all_users", is_flag=True, help="All users with an active connection.")
-@click.option(
-    "--rate",
-    type=Rate(0.1, 100),
-    default=5,
-    show_default=True,
-    metavar="N",
-    help="With --all: maximum number of refreshes per second. Tokens are refreshed sequentially.",
+@rate_option(
+    0.1,
+    100,
+    5,
+    "With --all: maximum number of refreshes per second. Tokens are refreshed sequentially.",
 )
 @click.option(
     "--since",
+    type=Time(),
     metavar="TIME",
-    callback=_parse_time,
     help="With --all: skip tokens issued at or after TIME (such as 2030-01-07T09:00:00Z), to resume an interrupted run.",
 )
 @calls_service
@@ -201,7 +174,15 @@ def refresh(
     if all_users == (user is not None):
         raise click.UsageError("specify either USER or --all")
     if user is None:
-        _refresh_all(client, rate, since, as_json=as_json)
+        resume_time = f"{since or datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+        operation = operations.refresh(client, since)
+        executor.run(
+            operation,
+            RateLimiter(rate),
+            total=operation.count(),
+            as_json=as_json,
+            next_step=f"Continue with: {resume_command('connections', 'refresh', '--all', '--since', resume_time)}",
+        )
         return
     if since is not None:
         raise click.UsageError("--since requires --all")
@@ -216,16 +197,9 @@ def refresh(
 @click.option(
     "--all", "all_users", is_flag=True, help="Disconnect all users, for example before retiring the app."
 )
-@click.option(
-    "--rate",
-    type=Rate(0.1, 100),
-    default=5,
-    show_default=True,
-    metavar="N",
-    help="Maximum number of disconnections per second. Users are disconnected sequentially.",
-)
+@rate_option(0.1, 100, 5, "Maximum number of disconnections per second. Users are disconnected sequentially.")
 @click.option("--dry-run", is_flag=True, help="List the users without disconnecting them.")
-@click.option("--yes", is_flag=True, help="Skip the confirmation prompt.")
+@yes_option
 @calls_service
 def revoke(
     client: Client,
@@ -247,128 +221,32 @@ def revoke(
     """
     if all_users == bool(where):
         raise click.UsageError("specify either --where or --all")
+    operation = operations.revoke(client, where)
     if dry_run:
         total = 0
-        for connection in bulk_revoke.list_connected(client, where):
-            total += 1
+        for total, connection in enumerate(operation.connections(), start=1):  # noqa: B007 - used after the loop
             if as_json:
                 print_json(connection)
             else:
                 click.echo(f"{escape(connection.user_email)}  {state_text(connection)}")
         note(f"{total} user(s) would be disconnected")
         return
-    total = sum(1 for _ in bulk_revoke.list_connected(client, where))
+    total = operation.count()
     if total and not yes:
         click.confirm(f"Disconnect {total} user{'' if total == 1 else 's'}?", abort=True, err=True)
-    count = bulk_revoke.Count()
-
-    def run() -> None:
-        with progress("disconnecting", total, "users") as advance:
-            bulk_revoke.revoke_all(
-                client,
-                where,
-                pace=RateLimiter(rate),
-                count=count,
-                on_failure=lambda failure: _print_failure(failure, as_json=as_json),
-                advance=advance,
-            )
-
-    _run_and_report(run, count, lambda stopped: _report_revoked(count, stopped=stopped, as_json=as_json))
-
-
-def _run_and_report(
-    run: Callable[[], None], count: bulk_refresh.Count | bulk_revoke.Count, report: Callable[[bool], None]
-) -> None:
-    """Run a bulk operation and report the counts, even if the operation is interrupted or fails.
-
-    Args:
-        report: Prints the counts; the argument is True if the operation stopped early.
-    """
-    stopped = False
-    try:
-        run()
-    except KeyboardInterrupt:
-        stopped = True
-    except errors.ZoomgateError:
-        report(True)
-        raise
-    report(stopped)
-    if stopped or count.failed:
-        raise SystemExit(FAILURE)
-
-
-def _report_revoked(count: bulk_revoke.Count, *, stopped: bool, as_json: bool) -> None:
-    if as_json:
-        fields = {
-            "disconnected": count.revoked,
-            "skipped": count.skipped,
-            "failed": count.failed,
-            "stopped": stopped,
-        }
-        click.echo(json.dumps(fields))
-    note(
-        f"{'stopped: ' if stopped else ''}{count.revoked} disconnected, {count.skipped} skipped, {count.failed} failed"
+    executor.run(
+        operation,
+        RateLimiter(rate),
+        total=total,
+        as_json=as_json,
+        next_step="run the command again for the remaining users",
     )
-    if stopped or count.failed:
-        note("run the command again for the remaining users")
-
-
-def _print_failure(failure: Failure, *, as_json: bool) -> None:
-    if as_json:
-        fields = {"userEmail": failure.user_email, "reason": failure.reason, "message": failure.message}
-        click.echo(json.dumps(fields))
-    else:
-        click.echo(f"{escape(failure.user_email)}  {escape(failure.reason)}  {plain(failure.message)}")
-
-
-def _refresh_all(client: Client, rate: float, since: datetime | None, *, as_json: bool) -> None:
-    started, count = datetime.now(UTC), bulk_refresh.Count()
-
-    def run() -> None:
-        total = sum(bulk_refresh.is_due(connection, since) for connection in bulk_refresh.list_active(client))
-        with progress("refreshing", total, "tokens") as advance:
-            bulk_refresh.refresh_all(
-                client,
-                since=since,
-                pace=RateLimiter(rate),
-                count=count,
-                on_failure=lambda failure: _print_failure(failure, as_json=as_json),
-                advance=advance,
-            )
-
-    _run_and_report(
-        run,
-        count,
-        lambda stopped: _report_refreshed(count, since or started, stopped=stopped, as_json=as_json),
-    )
-
-
-def _report_refreshed(count: bulk_refresh.Count, since: datetime, *, stopped: bool, as_json: bool) -> None:
-    if as_json:
-        fields = {
-            "refreshed": count.refreshed,
-            "alreadyFresh": count.not_needed,
-            "skipped": count.skipped,
-            "failed": count.failed,
-            "stopped": stopped,
-        }
-        click.echo(json.dumps(fields))
-    note(
-        f"{'stopped: ' if stopped else ''}{count.refreshed} refreshed, {count.not_needed} up to date, {count.skipped} skipped, "
-        f"{count.failed} failed"
-    )
-    if stopped or count.failed:
-        note(
-            f"Continue with: {resume_command('connections', 'refresh', '--all', '--since', f'{since:%Y-%m-%dT%H:%M:%SZ}')}"
-        )
 
 
 def print_connection(connection: Connection, *, as_json: bool) -> None:
     """Print all details of a connection."""
-    if as_json:
-        print_json(connection)
-        return
-    print_fields(
+    print_message(
+        connection,
         {
             "user": connection.user_email,
             "state": state_text(connection),
@@ -382,19 +260,18 @@ def print_connection(connection: Connection, *, as_json: bool) -> None:
             "next refresh": local_time(connection.next_refresh_time),
             "generation": str(connection.generation),
             "last error": _last_error(connection.last_error),
-        }
+        },
+        as_json=as_json,
     )
 
 
 def _last_error(error: Connection.LastError) -> str:
     """Format the latest error and its time; return an empty string if there is none."""
-    return f"{error.message} ({relative_time(error.time)})" if error.message else ""
+    return f"{error.message} ({relative_time(error.time.seconds)})" if error.message else ""
 
 
 def state_text(connection: Connection) -> str:
     """Format the state of a connection and its cause."""
-    state = Connection.State.Name(connection.state).removeprefix("STATE_").lower().replace("_", " ")
-    if not connection.cause:
-        return state
-    cause = Connection.Cause.Name(connection.cause).removeprefix("CAUSE_").lower().replace("_", " ")
-    return f"{state} ({cause})"
+    state = enum_name(Connection.State, connection.state).replace("_", " ")
+    cause = enum_name(Connection.Cause, connection.cause).replace("_", " ")
+    return f"{state} ({cause})" if connection.cause else state

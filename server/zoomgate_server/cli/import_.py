@@ -1,12 +1,13 @@
 """Command `zoomgate import`, which imports tokens from another system."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from zoomgate_server.cli.option_types import Rate
+from zoomgate_server.cli import import_runner
+from zoomgate_server.cli.options import combined, json_option, rate_option
+from zoomgate_server.importing import formats
 
 
 @click.group("import")
@@ -24,38 +25,30 @@ def import_() -> None:
     """
 
 
-def _options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options and arguments of all formats."""
-    for option in (
-        click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),
-        click.option(
-            "--results",
-            metavar="PATH",
-            type=click.Path(path_type=Path, dir_okay=False),
-            help="File for the result of each row, created with mode 0600. Default: FILE.results.jsonl.",
-        ),
-        click.option(
-            "--rate",
-            type=Rate(0.1, 5000),
-            default=20,
-            show_default=True,
-            metavar="N",
-            help="Maximum number of rows per second. Each row requires one or two calls to Zoom.",
-        ),
-        click.option(
-            "--replace",
-            is_flag=True,
-            help="Replace existing connections that are older than the imported row.",
-        ),
-        click.option(
-            "--dry-run",
-            is_flag=True,
-            help="Only validate FILE. Nothing is sent, stored or written, and no settings are needed.",
-        ),
-        click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False)),
-    ):
-        command = option(command)
-    return command
+_options = combined(
+    click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False)),
+    click.option(
+        "--dry-run",
+        is_flag=True,
+        help="Only validate FILE. Nothing is sent, stored or written, and no settings are needed.",
+    ),
+    click.option(
+        "--replace",
+        is_flag=True,
+        help="Replace existing connections that are older than the imported row.",
+    ),
+    rate_option(
+        0.1, 5000, 20, "Maximum number of rows per second. Each row requires one or two calls to Zoom."
+    ),
+    click.option(
+        "--results",
+        metavar="PATH",
+        type=click.Path(path_type=Path, dir_okay=False),
+        help="File for the result of each row, created with mode 0600. Default: FILE.results.jsonl.",
+    ),
+    json_option(),
+)
+"""The parameters of all formats."""
 
 
 @import_.command("velo-users")
@@ -67,14 +60,12 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
     metavar="NAME",
     help="Name of the column that contains the user's email address.",
 )
-def velo_users(user_column: str, **options: Any) -> None:
+def velo_users(file: Path, user_column: str, **options: Any) -> None:
     """Import FILE, an export of the collection ZoomUsers of Wix Velo's Zoom package, as CSV or JSON.
 
     Example: zoomgate import velo-users ZoomUsers.csv --user-column userEmail
     """
-    from zoomgate_server.importing import formats  # noqa: PLC0415 - keeps help and completion fast
-
-    _import(lambda file: formats.velo_users(file, user_column), **options)
+    _import(formats.velo_users(file, user_column), **options)
 
 
 @import_.command("nango")
@@ -86,45 +77,32 @@ def velo_users(user_column: str, **options: Any) -> None:
     metavar="NAME",
     help="Name of the field that contains the user's email address, such as connection_id.",
 )
-def nango(user_field: str, **options: Any) -> None:
+def nango(file: Path, user_field: str, **options: Any) -> None:
     """Import FILE, connections with credentials as returned by Nango's API, in a JSON array or as a sequence of objects.
 
     Stop Nango first. Otherwise, Nango refreshes the tokens, which invalidates the refresh tokens in FILE.
 
     Example: zoomgate import nango connections.json --user-field connection_id
     """
-    from zoomgate_server.importing import formats  # noqa: PLC0415 - keeps help and completion fast
-
-    _import(lambda file: formats.nango(file, user_field), **options)
+    _import(formats.nango(file, user_field), **options)
 
 
 @import_.command("jsonl")
 @_options
-def jsonl(**options: Any) -> None:
+def jsonl(file: Path, **options: Any) -> None:
     """Import FILE, one JSON object per line.
 
     Required fields are user_email and refresh_token. Optional fields are access_token, expires_at, updated_at and scope.
 
     Example: zoomgate import jsonl tokens.jsonl
     """
-    from zoomgate_server.importing import formats  # noqa: PLC0415 - keeps help and completion fast
-
-    _import(formats.json_lines, **options)
+    _import(formats.json_lines(file), **options)
 
 
 def _import(
-    source: Callable[[Path], Any],
-    *,
-    file: Path,
-    dry_run: bool,
-    replace: bool,
-    rate: float,
-    results: Path | None,
-    as_json: bool,
+    source: formats.Source, *, dry_run: bool, replace: bool, rate: float, results: Path | None, as_json: bool
 ) -> None:
-    from zoomgate_server.cli import import_runner  # noqa: PLC0415 - keeps help and completion fast
-
     if dry_run:
-        import_runner.validate_file(source(file), as_json=as_json)
+        import_runner.validate_file(source, as_json=as_json)
     else:
-        import_runner.import_file(source(file), results, rate=rate, replace=replace, as_json=as_json)
+        import_runner.import_file(source, results, rate=rate, replace=replace, as_json=as_json)

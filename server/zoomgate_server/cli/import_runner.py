@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import fcntl
-import json
 import os
 import signal
 import sqlite3
@@ -15,15 +14,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import click
-
 from zoomgate_server.app.stores import StartCancelled, open_store
 from zoomgate_server.app.zoom_clients import open_clients
 from zoomgate_server.audit.event import AuditEvent
 from zoomgate_server.audit.trail import FINGERPRINT_SECRET
 from zoomgate_server.cli import event_loop
 from zoomgate_server.cli.audit_log import AuditLog
-from zoomgate_server.cli.output import FAILURE, UNREACHABLE, USAGE, fail, load_settings, note
+from zoomgate_server.cli.output import FAILURE, UNREACHABLE, USAGE, fail, load_settings, note, print_result
 from zoomgate_server.cli.progress import progress
 from zoomgate_server.clock import SystemClock
 from zoomgate_server.connections.account_linking import AccountLinker
@@ -38,11 +35,11 @@ from zoomgate_server.errors import ZoomgateError
 from zoomgate_server.importing.errors import ImportFileError, ResultsFileError
 from zoomgate_server.importing.formats import Source
 from zoomgate_server.importing.importer import Importer
-from zoomgate_server.importing.rate_limiter import RateLimiter
 from zoomgate_server.importing.results import Results, RowStatus
 from zoomgate_server.importing.run import run
 from zoomgate_server.importing.scan import DuplicateIndex, Scan, scan
 from zoomgate_server.importing.stop import StopReason, StopSignal
+from zoomgate_server.rate_limiter import RateLimiter
 from zoomgate_server.settings import Settings
 from zoomgate_server.startup import StartError
 from zoomgate_server.storage.record_store import StoreError
@@ -66,22 +63,22 @@ _CLEANUP = {
 def validate_file(source: Source, *, as_json: bool) -> None:
     """Validate a file without importing it, and print a summary."""
     _warn_if_readable_by_others(source.path)
-    with _duplicate_index() as duplicates:
+    with contextlib.closing(DuplicateIndex()) as duplicates:
         summary = _scan(source, duplicates)
-    sentence = (
+    print_result(
         f"{summary.rows} row(s): {summary.counts['usable']} to import, {summary.counts['superseded']} superseded by newer rows of the same"
         f" user, {summary.counts['rejected']} rejected. {summary.valid_access_tokens} access token(s) are still valid; for the other rows,"
-        " the refresh token will be used. Nothing was sent, stored or written."
+        " the refresh token will be used. Nothing was sent, stored or written.",
+        {
+            "rows": summary.rows,
+            "usable": summary.counts["usable"],
+            "superseded": summary.counts["superseded"],
+            "rejected": summary.counts["rejected"],
+            "validAccessTokens": summary.valid_access_tokens,
+            "misreadTimes": summary.invalid_times,
+        },
+        as_json=as_json,
     )
-    fields = {
-        "rows": summary.rows,
-        "usable": summary.counts["usable"],
-        "superseded": summary.counts["superseded"],
-        "rejected": summary.counts["rejected"],
-        "validAccessTokens": summary.valid_access_tokens,
-        "misreadTimes": summary.invalid_times,
-    }
-    click.echo(json.dumps(fields) if as_json else sentence)
     _warn_about_unreadable_times(summary)
     for row in summary.invalid_rows:
         note(f"line {row.line}: {row.user_email or 'unknown user'}: {row.reason}")
@@ -112,7 +109,7 @@ def import_file(
     with contextlib.suppress(OSError):  # the file does not exist, or `Results` reports the error
         if results_path.samefile(source.path):
             fail(f"--results: {results_path} is the export itself; choose a different file", USAGE)
-    with _duplicate_index() as duplicates:
+    with contextlib.closing(DuplicateIndex()) as duplicates:
         summary = _scan(source, duplicates)
         _warn_about_unreadable_times(summary)
         header = {
@@ -180,12 +177,12 @@ async def _import(
 
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, interrupt)
-    pace = RateLimiter(rate, SystemClock(), stop)
+    limiter = RateLimiter(rate)
     async with AsyncExitStack() as stack:
-        importer = await _create_importer(loaded, stack, interrupted, pace, stop, replace=replace)
+        importer = await _create_importer(loaded, stack, interrupted, limiter, stop, replace=replace)
         await importer.recover()
         with progress("importing", remaining, "rows") as advance:
-            await run(source, importer, duplicates, results, pace, stop, advance)
+            await run(source, importer, duplicates, results, limiter, stop, advance)
     return stop
 
 
@@ -193,7 +190,7 @@ async def _create_importer(
     loaded: Settings,
     stack: AsyncExitStack,
     interrupted: asyncio.Event,
-    pace: RateLimiter,
+    limiter: RateLimiter,
     stop: StopSignal,
     *,
     replace: bool,
@@ -248,7 +245,7 @@ async def _create_importer(
         oauth=oauth,
         journal=journal,
         secret=await shared_secret.obtain(store, envelope, "import"),
-        pace=pace,
+        limiter=limiter,
         stop=stop,
         replace=replace,
     )
@@ -293,10 +290,6 @@ def _run(import_task: Coroutine[Any, Any, StopSignal]) -> StopSignal:
         fail(error.message)
 
 
-def _duplicate_index() -> contextlib.closing[DuplicateIndex]:
-    return contextlib.closing(DuplicateIndex())
-
-
 def _scan(source: Source, duplicates: DuplicateIndex) -> Scan:
     try:
         return scan(source, duplicates, time.time(), _MAX_LISTED)
@@ -339,13 +332,12 @@ def _report(
     """Print a summary of the results and the next steps, and set the exit code."""
     counts = {status.value: results.counts[status] for status in RowStatus}
     remaining = rows - results.last_row
-    if as_json:
-        click.echo(json.dumps({"rows": rows, **counts, "left": remaining, "results": str(results_path)}))
-    else:
-        listed = ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "none processed"
-        click.echo(
-            f"{rows} row(s): {listed}{f', {remaining} remaining' if remaining else ''}. The result of each row is in {results_path}."
-        )
+    listed = ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "none processed"
+    print_result(
+        f"{rows} row(s): {listed}{f', {remaining} remaining' if remaining else ''}. The result of each row is in {results_path}.",
+        {"rows": rows, **counts, "left": remaining, "results": str(results_path)},
+        as_json=as_json,
+    )
     if stop.problem:
         note(f"zoomgate: {stop.problem}")
     if counts[RowStatus.REAUTH_REQUIRED]:

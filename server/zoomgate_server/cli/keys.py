@@ -1,9 +1,10 @@
 """Command `zoomgate keys`, which manages the key ring."""
 
 import asyncio
-import json
+import functools
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,19 @@ import click
 
 from zoomgate_server import settings
 from zoomgate_server.cli.audit_log import AuditLog
-from zoomgate_server.cli.output import Table, fail, load_settings, note, optional_settings
+from zoomgate_server.cli.options import json_option
+from zoomgate_server.cli.output import (
+    fail,
+    load_settings,
+    note,
+    optional_settings,
+    print_json,
+    print_result,
+    print_table,
+)
 from zoomgate_server.cli.progress import progress
-from zoomgate_server.cli.reencrypt import Summary, reencrypt_store
-from zoomgate_server.cli.store_access import NoStoreError, exists, open_store
+from zoomgate_server.cli.reencrypt import reencrypt_store
+from zoomgate_server.cli.store_access import NoStoreError, exists, load_key_ring, open_store
 from zoomgate_server.encryption import key_file, key_usage
 from zoomgate_server.encryption.cipher import KeyRing
 from zoomgate_server.storage import scan
@@ -43,8 +53,7 @@ def new(path: str | None) -> None:
 
     Example: zoomgate keys new /etc/zoomgate/keys.json
     """
-    loaded = optional_settings() if path else load_settings("specify the file with `zoomgate keys new PATH`")
-    file = Path(path) if path else loaded.keys if loaded else Path()
+    loaded, file = _locate(path, "new")
     try:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with AuditLog(loaded) as audit:
@@ -59,7 +68,7 @@ def new(path: str | None) -> None:
 
 @keys.command("list")
 @click.argument("path", required=False)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
+@json_option("Print one JSON object per line.")
 def list_(path: str | None, as_json: bool) -> None:
     """List the keys in PATH, the oldest first.
 
@@ -70,45 +79,60 @@ def list_(path: str | None, as_json: bool) -> None:
 
     Example: zoomgate keys list
     """
-    if path is None:
-        required = load_settings("specify the file with `zoomgate keys list PATH`")
-        loaded: settings.Settings | None = required
-        file = required.keys
-    else:
-        loaded, file = optional_settings(), Path(path)
-    ring = _load(file)
+    loaded, file = _locate(path, "list")
+    ring = load_key_ring(file)
     records = None if loaded is None else _records_by_key(loaded)
-    table = Table("KEY", "USE", *(["RECORDS"] if records is not None else []))
-    next_key = key_file.next_key(ring)
     uses = {key.key_id: "primary" if key.primary else "decrypts only" for key in ring.keys}
+    next_key = key_file.next_key(ring)
     if next_key is not None:
         uses[next_key] = "next primary"
     for key_id in sorted(set(records or ()) - set(uses) - {""}):
         uses[key_id] = "missing: restore it"
-    rows = []
-    for key_id, use in uses.items():
-        count = [] if records is None else [records.get(key_id, 0)]
-        if as_json:
+    if as_json:
+        for key_id in uses:
             fields: dict[str, Any] = {"keyId": key_id, "seals": key_id == ring.primary_id}
             if key_id not in ring.ids:
                 fields["missing"] = True
-            if count:
-                fields["records"] = count[0]
-            click.echo(json.dumps(fields))
-        else:
-            rows.append((key_id, use, *map(str, count)))
-    table.add(rows)
+            if records is not None:
+                fields["records"] = records.get(key_id, 0)
+            print_json(fields)
+    elif records is None:
+        print_table(("KEY", "USE"), uses.items())
+    else:
+        rows = ((key_id, use, str(records.get(key_id, 0))) for key_id, use in uses.items())
+        print_table(("KEY", "USE", "RECORDS"), rows)
+
+
+def _locate(path: str | None, command: str) -> tuple[settings.Settings | None, Path]:
+    """Return the settings and the file of the key ring. With a path, the command works without valid settings."""
+    if path:
+        return optional_settings(), Path(path)
+    loaded = load_settings(f"specify the file with `zoomgate keys {command} PATH`")
+    return loaded, loaded.keys
+
+
+def _changes_key_ring(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the argument PATH; the command receives the settings, the file and its key ring."""
+
+    @click.argument("path", required=False)
+    @functools.wraps(command)
+    def with_key_ring(path: str | None, **values: Any) -> None:
+        loaded = load_settings()
+        file = Path(path) if path else loaded.keys
+        command(loaded=loaded, file=file, ring=load_key_ring(file), **values)
+
+    return with_key_ring
 
 
 @keys.command()
-@click.argument("path", required=False)
+@_changes_key_ring
 @click.option(
     "--now",
     is_flag=True,
     help="Perform all steps immediately. Use this only with a single machine, or while every service is stopped.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def rotate(path: str | None, now: bool, as_json: bool) -> None:
+@json_option()
+def rotate(loaded: settings.Settings, file: Path, ring: KeyRing, now: bool, as_json: bool) -> None:
     """Perform and report the next step of a primary key rotation.
 
     First step: a new key is added, for decryption only. Copy the file to every machine that has a copy of it. Second step: the new key
@@ -119,9 +143,6 @@ def rotate(path: str | None, now: bool, as_json: bool) -> None:
 
     Example: zoomgate keys rotate
     """
-    loaded = load_settings("run this command on the machine of the service")
-    file = Path(path) if path else loaded.keys
-    ring = _load(file)
     with AuditLog(loaded, store=exists(loaded)) as audit:
         _rotate(loaded, file, ring, audit, now=now, as_json=as_json)
 
@@ -135,11 +156,11 @@ def _rotate(
             new = key_file.add(file, ring)
             audit.record("keys.added", key_id=new, file=str(file))
             if not now:
-                _print(
-                    as_json,
+                print_result(
                     f"Added key {new}, which only decrypts; {old} is still the primary key. Next: copy {file} to every machine that has a"
                     " copy of it, wait 10 seconds, then run `zoomgate keys rotate` again to make the new key the primary key.",
                     {"step": "added", "keyId": new, "seals": old},
+                    as_json=as_json,
                 )
                 return
             ring = key_file.load(file)
@@ -150,21 +171,21 @@ def _rotate(
     except key_file.KeyFileError as error:
         fail(str(error))
     note(f"zoomgate: {new} is the primary key now; re-encrypting records")
-    summary = reencrypt_store(loaded, key_file.load(file), must_exist=False)
-    _audit_reencryption(audit, summary)
-    _print(
-        as_json,
+    summary = reencrypt_store(loaded, key_file.load(file), audit, must_exist=False)
+    print_result(
         f"{new} is the primary key now; {old} only decrypts. {summary.sentence} Next: copy {file} to every machine that has a copy of it,"
         f" wait 10 seconds, then run `zoomgate keys retire {old}`.",
         {"step": "promoted", "keyId": new, "seals": new, **summary.fields},
+        as_json=as_json,
     )
-    _fail_if_incomplete(summary)
+    if summary.problem:
+        fail(summary.problem)
 
 
 @keys.command("reencrypt")
-@click.argument("path", required=False)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def reencrypt_(path: str | None, as_json: bool) -> None:
+@_changes_key_ring
+@json_option()
+def reencrypt_(loaded: settings.Settings, file: Path, ring: KeyRing, as_json: bool) -> None:  # noqa: ARG001 - passed by the decorator
     """Re-encrypt every record that is not encrypted under the primary key.
 
     Services may run at the same time. Records that are already re-encrypted are skipped, so an interrupted run can be repeated.
@@ -173,20 +194,18 @@ def reencrypt_(path: str | None, as_json: bool) -> None:
 
     Example: zoomgate keys reencrypt
     """
-    loaded = load_settings("run this command on the machine of the service")
-    ring = _load(Path(path) if path else loaded.keys)
     with AuditLog(loaded, store=exists(loaded)) as audit:
-        summary = reencrypt_store(loaded, ring)
-        _audit_reencryption(audit, summary)
-    _print(as_json, summary.sentence, summary.fields)
-    _fail_if_incomplete(summary)
+        summary = reencrypt_store(loaded, ring, audit)
+    print_result(summary.sentence, summary.fields, as_json=as_json)
+    if summary.problem:
+        fail(summary.problem)
 
 
 @keys.command()
 @click.argument("key_id")
-@click.argument("path", required=False)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def retire(key_id: str, path: str | None, as_json: bool) -> None:
+@_changes_key_ring
+@json_option()
+def retire(loaded: settings.Settings, file: Path, ring: KeyRing, key_id: str, as_json: bool) -> None:
     """Remove KEY_ID from the key ring. The command fails while a record or journal entry is encrypted with this key.
 
     Earlier backups remain encrypted with the key: as long as you retain them, store a copy of the key ring in a different place.
@@ -195,9 +214,6 @@ def retire(key_id: str, path: str | None, as_json: bool) -> None:
 
     Example: zoomgate keys retire 5e884898
     """
-    loaded = load_settings("run this command on the machine of the service")
-    file = Path(path) if path else loaded.keys
-    ring = _load(file)
     if key_id not in ring.ids:
         fail(f"key {key_id} is not in {file}; list its keys with `zoomgate keys list`")
     if key_id == ring.primary_id:
@@ -218,28 +234,12 @@ def retire(key_id: str, path: str | None, as_json: bool) -> None:
             audit.record("keys.retired", key_id=key_id, file=str(file))
     except key_file.KeyFileError as error:
         fail(str(error))
-    _print(
-        as_json,
+    print_result(
         f"Removed key {key_id} from {file}. Next: copy the file to every machine that has a copy of it. Earlier backups still need the"
         " key.",
         {"retired": key_id, "seals": ring.primary_id},
+        as_json=as_json,
     )
-
-
-def _audit_reencryption(audit: AuditLog, summary: Summary) -> None:
-    audit.record(
-        "keys.reencrypted",
-        "incomplete" if summary.problem else "ok",
-        reencrypted=summary.fields.get("reencrypted", 0),
-        failed=summary.fields.get("failed", 0),
-    )
-
-
-def _load(file: Path) -> KeyRing:
-    try:
-        return key_file.load(file)
-    except key_file.KeyFileError as error:
-        fail(str(error))
 
 
 def _require_settled(file: Path) -> None:
@@ -281,12 +281,3 @@ def _count_encrypted_with(loaded: settings.Settings, key_id: str) -> Counter[str
     except (StoreOpenError, StoreError, key_usage.UnknownFileError) as error:
         fail(f"key {key_id} cannot be retired, since its use cannot be determined: {error}")
     return +counts
-
-
-def _print(as_json: bool, sentence: str, fields: dict[str, Any]) -> None:
-    click.echo(json.dumps(fields) if as_json else sentence)
-
-
-def _fail_if_incomplete(summary: Summary) -> None:
-    if summary.problem:
-        fail(summary.problem)

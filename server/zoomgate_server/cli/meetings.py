@@ -8,9 +8,12 @@ from google.protobuf import json_format
 
 from zoomgate import Client
 from zoomgate.v1.meeting_pb2 import Meeting, MeetingDetails
-from zoomgate_server.cli.channel import calls_service, user_argument
-from zoomgate_server.cli.output import USAGE, fail, local_time, note, print_fields, print_json
+from zoomgate_server.cli.channel import calls_service
+from zoomgate_server.cli.options import combined, user_argument, yes_option
+from zoomgate_server.cli.output import USAGE, fail, local_time, note, print_json, print_message
 from zoomgate_server.telemetry.logs import plain
+
+_meeting_arguments = combined(user_argument(), click.argument("meeting_id", type=int, metavar="ID"))
 
 
 @click.group()
@@ -22,7 +25,7 @@ def meetings() -> None:
 
 
 @meetings.command()
-@user_argument
+@user_argument()
 @click.option("--topic", help="The topic of the meeting.")
 @click.option("--agenda", help="The agenda of the meeting.")
 @click.option(
@@ -67,8 +70,7 @@ def create(client: Client, as_json: bool, user: str, details: Any, start: str | 
 
 
 @meetings.command()
-@user_argument
-@click.argument("meeting_id", type=int, metavar="ID")
+@_meeting_arguments
 @calls_service
 def get(client: Client, as_json: bool, user: str, meeting_id: int) -> None:
     """Show the meeting of USER with the given ID.
@@ -79,15 +81,14 @@ def get(client: Client, as_json: bool, user: str, meeting_id: int) -> None:
 
 
 @meetings.command()
-@user_argument
-@click.argument("meeting_id", type=int, metavar="ID")
+@_meeting_arguments
 @click.option(
     "--occurrence",
     default="",
     metavar="ID",
     help="The occurrence of a recurring meeting to delete. Default: the whole meeting.",
 )
-@click.option("--yes", is_flag=True, help="Skip the confirmation prompt.")
+@yes_option
 @calls_service
 def delete(client: Client, as_json: bool, user: str, meeting_id: int, occurrence: str, yes: bool) -> None:
     """Delete the meeting of USER with the given ID.
@@ -126,10 +127,8 @@ def _set_start(details: MeetingDetails, text: str) -> None:
 
 
 def _print(meeting: Meeting, *, as_json: bool) -> None:
-    if as_json:
-        print_json(meeting)
-        return
-    print_fields(
+    print_message(
+        meeting,
         {
             "id": str(meeting.id),
             "topic": meeting.topic,
@@ -141,5 +140,6 @@ def _print(meeting: Meeting, *, as_json: bool) -> None:
             "join": meeting.join_url,
             "password": meeting.password,
             "host": meeting.host_email,
-        }
+        },
+        as_json=as_json,
     )

@@ -1,10 +1,13 @@
 """Output of commands: machine-readable, styled on a terminal, and without terminal control sequences from data."""
 
+import json
 import os
 import sys
+import time
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any, NoReturn
 
 import click
@@ -15,6 +18,9 @@ from zoomgate_server.telemetry.logs import escape, plain
 
 FAILURE, USAGE, NOT_FOUND, NOT_ALLOWED, UNREACHABLE, CONSENT_REQUIRED = 1, 2, 3, 4, 5, 6
 """Exit codes."""
+
+_BATCH_SIZE = 500
+"""Number of table rows that are formatted and printed together."""
 
 _UNITS = (("year", 31_536_000), ("day", 86_400), ("hour", 3600), ("minute", 60), ("second", 1))
 
@@ -31,7 +37,7 @@ def note(text: str) -> None:
     click.echo(plain(text), err=True)
 
 
-def load_settings(alternative: str) -> settings.Settings:
+def load_settings(alternative: str = "run this command on the machine of the service") -> settings.Settings:
     """Read the settings and configure the logs; exit with all problems if the settings are invalid.
 
     Args:
@@ -58,11 +64,36 @@ def optional_settings() -> settings.Settings | None:
         return None
 
 
-def print_json(message: Any) -> None:
-    """Print a message of the API as one line of JSON."""
-    from google.protobuf import json_format  # noqa: PLC0415 - not needed for tables
+def print_json(document: Any) -> None:
+    """Print a message of the API, or a mapping, as one line of JSON."""
+    if isinstance(document, Mapping):
+        click.echo(json.dumps(document))
+        return
+    from google.protobuf import json_format  # noqa: PLC0415 - not needed by commands without the service
 
-    click.echo(json_format.MessageToJson(message, indent=None))
+    click.echo(json_format.MessageToJson(document, indent=None))
+
+
+def print_result(sentence: str, document: Mapping[str, Any], *, as_json: bool) -> None:
+    """Print the result of a command as a sentence or as JSON."""
+    if as_json:
+        print_json(document)
+    else:
+        click.echo(sentence)
+
+
+def print_message(message: Any, rows: Mapping[str, str], *, as_json: bool) -> None:
+    """Print a message of the API as names and values, or as JSON."""
+    if as_json:
+        print_json(message)
+    else:
+        print_fields(rows)
+
+
+def enum_name(enum: Any, value: int) -> str:
+    """Return the name of an enum value in lower case, without the prefix that all values of the enum share."""
+    name: str = enum.Name(value)
+    return name.partition("_")[2].lower()
 
 
 def print_fields(rows: Mapping[str, str]) -> None:
@@ -78,31 +109,24 @@ def emphasis(text: str) -> str:
     return text if os.environ.get("NO_COLOR") or not sys.stdout.isatty() else click.style(text, bold=True)
 
 
-class Table:
-    """A table that is printed in batches without buffering; a later batch may have wider columns."""
+def print_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> int:
+    """Print a table, and return the number of rows. If there are no rows, nothing is printed.
 
-    def __init__(self, *titles: str) -> None:
-        self._titles = titles
-        self._widths = [len(title) for title in titles]
-        self._header_printed = False
+    The rows are printed in batches, so that memory use is limited; a later batch may have wider columns.
+    """
+    widths, count, remaining = [len(title) for title in titles], 0, iter(rows)
+    while batch := [[escape(cell) for cell in row] for row in islice(remaining, _BATCH_SIZE)]:
+        widths = [max(width, *map(_width, cells)) for width, *cells in zip(widths, *batch, strict=True)]
+        if not count:
+            click.echo(emphasis(_line(titles, widths)))
+        click.echo("\n".join(_line(row, widths) for row in batch))
+        count += len(batch)
+    return count
 
-    def add(self, rows: Sequence[Sequence[str]]) -> None:
-        """Print rows; each column is as wide as the widest cell so far."""
-        clean = [[escape(cell) for cell in row] for row in rows]
-        for row in clean:
-            for column, cell in enumerate(row):
-                self._widths[column] = max(self._widths[column], _width(cell))
-        if clean and not self._header_printed:
-            self._header_printed = True
-            click.echo(emphasis(self._line(self._titles)))
-        if clean:
-            click.echo("\n".join(self._line(row) for row in clean))
 
-    def _line(self, cells: Sequence[str]) -> str:
-        padded = (
-            cell + " " * (width - _width(cell)) for cell, width in zip(cells, self._widths, strict=True)
-        )
-        return "  ".join(padded).rstrip()
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    padded = (cell + " " * (width - _width(cell)) for cell, width in zip(cells, widths, strict=True))
+    return "  ".join(padded).rstrip()
 
 
 def _width(text: str) -> int:
@@ -114,27 +138,22 @@ def _width(text: str) -> int:
     )
 
 
-def local_time(time: Any, now: datetime | None = None) -> str:
+def local_time(timestamp: Any) -> str:
     """Format a Timestamp as local time, followed by the time relative to now; return an empty string if the Timestamp is not set."""
-    if not time.seconds:
+    if not timestamp.seconds:
         return ""
-    moment = datetime.fromtimestamp(time.seconds, UTC)
-    return f"{moment.astimezone():%Y-%m-%d %H:%M:%S} ({distance(moment, now or datetime.now(UTC))})"
+    local = datetime.fromtimestamp(timestamp.seconds, UTC).astimezone()
+    return f"{local:%Y-%m-%d %H:%M:%S} ({relative_time(timestamp.seconds)})"
 
 
-def relative_time(time: Any, now: datetime | None = None) -> str:
-    """Format a Timestamp relative to now, such as `in 5 minutes` or `2 hours ago`; return an empty string if not set."""
-    return (
-        distance(datetime.fromtimestamp(time.seconds, UTC), now or datetime.now(UTC)) if time.seconds else ""
-    )
-
-
-def distance(moment: datetime, now: datetime) -> str:
-    """Format the difference between a time and now in the largest applicable unit, rounded down."""
-    seconds = int((moment - now).total_seconds())
+def relative_time(seconds: float) -> str:
+    """Format a Unix time relative to now, such as `in 5 minutes` or `2 hours ago`; return an empty string for 0."""
+    if not seconds:
+        return ""
+    difference = int(seconds - time.time())
     for unit, size in _UNITS:
-        count = abs(seconds) // size
+        count = abs(difference) // size
         if count:
             text = f"{count} {unit}{'' if count == 1 else 's'}"
-            return f"in {text}" if seconds > 0 else f"{text} ago"
+            return f"in {text}" if difference > 0 else f"{text} ago"
     return "now"

@@ -10,7 +10,8 @@ import click
 
 from zoomgate import Client
 from zoomgate.v1.proxy_service_pb2 import ZoomResponse
-from zoomgate_server.cli.channel import calls_service, user_argument
+from zoomgate_server.cli.channel import calls_service
+from zoomgate_server.cli.options import Decorator, combined, user_argument
 from zoomgate_server.cli.output import FAILURE, USAGE, fail, note, print_json
 from zoomgate_server.telemetry.logs import escape
 
@@ -26,106 +27,55 @@ def proxy() -> None:
     """
 
 
-def _target(command: Any) -> Any:
-    for option in (
-        click.option("-i", "--include", is_flag=True, help="Print the status and headers before the body."),
-        click.option(
-            "-H",
-            "--header",
-            "headers",
-            multiple=True,
-            metavar="NAME:VALUE",
-            help="A header to send. Repeatable.",
-        ),
-        click.option(
-            "-q",
-            "--query",
-            "pairs",
-            multiple=True,
-            metavar="NAME=VALUE",
-            help="A query parameter. Repeatable.",
-        ),
-    ):
-        command = option(command)
-    return user_argument(click.argument("url")(command))
+_target = combined(
+    user_argument(),
+    click.argument("url"),
+    click.option(
+        "-q", "--query", "pairs", multiple=True, metavar="NAME=VALUE", help="A query parameter. Repeatable."
+    ),
+    click.option(
+        "-H", "--header", "headers", multiple=True, metavar="NAME:VALUE", help="A header to send. Repeatable."
+    ),
+    click.option("-i", "--include", is_flag=True, help="Print the status and headers before the body."),
+)
+
+_target_and_body = combined(
+    _target,
+    click.option(
+        "-d",
+        "--data",
+        metavar="TEXT",
+        help="The body: text, @FILE for the contents of a file, or - for standard input.",
+    ),
+    click.option(
+        "--content-type", default="application/json", show_default=True, help="The content type of the data."
+    ),
+)
+
+_METHODS = (
+    ("get", _target, "/users/me/meetings -q page_size=30"),
+    ("delete", _target, "/meetings/85746065432"),
+    ("post", _target_and_body, """/users/me/meetings -d '{"topic": "Review", "type": 1}'"""),
+    ("patch", _target_and_body, "/meetings/85746065432 -d @changes.json"),
+    ("put", _target_and_body, """/meetings/85746065432/status -d '{"action": "end"}'"""),
+)
+"""The methods, each with the parameters of its command and the end of its example."""
 
 
-def _body(command: Any) -> Any:
-    for option in (
-        click.option(
-            "--content-type",
-            default="application/json",
-            show_default=True,
-            help="The content type of the data.",
-        ),
-        click.option(
-            "-d",
-            "--data",
-            default=None,
-            metavar="TEXT",
-            help="The body: text, @FILE for the contents of a file, or - for standard input.",
-        ),
-    ):
-        command = option(command)
-    return command
+def _add_command(method: str, parameters: Decorator, example: str) -> None:
+    @proxy.command(
+        method,
+        help=f"Send a {method.upper()} request to URL (a path of Zoom's API) for USER.\n\n"
+        f"Example: zoomgate proxy {method} monica@example.com {example}",
+    )
+    @parameters
+    @calls_service
+    def call(client: Client, **arguments: Any) -> None:
+        _call(getattr(client.proxy, method), **arguments)
 
 
-@proxy.command()
-@_target
-@calls_service
-def get(client: Client, **arguments: Any) -> None:
-    """Send a GET request to URL (a path of Zoom's API) for USER.
-
-    Example: zoomgate proxy get monica@example.com /users/me/meetings -q page_size=30
-    """
-    _call(client.proxy.get, **arguments)
-
-
-@proxy.command()
-@_target
-@calls_service
-def delete(client: Client, **arguments: Any) -> None:
-    """Send a DELETE request to URL (a path of Zoom's API) for USER.
-
-    Example: zoomgate proxy delete monica@example.com /meetings/85746065432
-    """
-    _call(client.proxy.delete, **arguments)
-
-
-@proxy.command()
-@_target
-@_body
-@calls_service
-def post(client: Client, **arguments: Any) -> None:
-    """Send a POST request to URL (a path of Zoom's API) for USER.
-
-    Example: zoomgate proxy post monica@example.com /users/me/meetings -d '{"topic": "Review", "type": 1}'
-    """
-    _call(client.proxy.post, **arguments)
-
-
-@proxy.command()
-@_target
-@_body
-@calls_service
-def patch(client: Client, **arguments: Any) -> None:
-    """Send a PATCH request to URL (a path of Zoom's API) for USER.
-
-    Example: zoomgate proxy patch monica@example.com /meetings/85746065432 -d @changes.json
-    """
-    _call(client.proxy.patch, **arguments)
-
-
-@proxy.command()
-@_target
-@_body
-@calls_service
-def put(client: Client, **arguments: Any) -> None:
-    """Send a PUT request to URL (a path of Zoom's API) for USER.
-
-    Example: zoomgate proxy put monica@example.com /meetings/85746065432/status -d '{"action": "end"}'
-    """
-    _call(client.proxy.put, **arguments)
+for _method in _METHODS:
+    _add_command(*_method)
 
 
 def _call(

@@ -1,27 +1,22 @@
 """Command `zoomgate store`, which backs up and restores the store."""
 
 import asyncio
-import json
-from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any, TypeVar
 
 import click
 
 from zoomgate_server.cli.audit_log import AuditLog
-from zoomgate_server.cli.output import fail, load_settings, note
+from zoomgate_server.cli.options import json_option
+from zoomgate_server.cli.output import fail, load_settings, note, print_result
 from zoomgate_server.cli.progress import progress
-from zoomgate_server.cli.store_access import exists, file_of, open_store
+from zoomgate_server.cli.store_access import exists, file_of, open_store, run
 from zoomgate_server.clock import SystemClock
 from zoomgate_server.encryption import key_file, key_usage
 from zoomgate_server.encryption.envelope import require_supported
-from zoomgate_server.errors import ZoomgateError
 from zoomgate_server.settings import Settings
 from zoomgate_server.storage import backup as backups
 from zoomgate_server.storage import scan, sqlite
-from zoomgate_server.storage.record_store import StoreError, StoreOpenError
-
-_T = TypeVar("_T")
+from zoomgate_server.storage.record_store import StoreOpenError
 
 
 @click.group()
@@ -34,7 +29,7 @@ def store() -> None:
 
 @store.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option()
 def backup(file: Path, as_json: bool) -> None:
     """Copy the store to FILE while the service is running. FILE must not exist; it is created with mode 0600.
 
@@ -42,21 +37,21 @@ def backup(file: Path, as_json: bool) -> None:
 
     Example: zoomgate store backup /backups/zoomgate-monday.db
     """
-    loaded = load_settings("run this command on the machine of the service")
+    loaded = load_settings()
     with AuditLog(loaded, store=exists(loaded)) as audit:
-        records = _run(_backup(loaded, file))
+        records = run(_backup(loaded, file))
         audit.record("store.backed_up", file=str(file), records=records)
-    _print(
-        as_json,
+    print_result(
         f"Copied {records} record(s) to {file} and verified them. The keys are not included: store a copy of {loaded.keys} in a"
         " different place.",
         {"file": str(file), "records": records},
+        as_json=as_json,
     )
 
 
 @store.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option()
 def restore(file: Path, as_json: bool) -> None:
     """Restore the backup FILE into the store, which must be empty or missing. Stop the service first.
 
@@ -64,15 +59,15 @@ def restore(file: Path, as_json: bool) -> None:
 
     Example: zoomgate store restore /backups/zoomgate-monday.db
     """
-    loaded = load_settings("run this command on the machine of the service")
+    loaded = load_settings()
     with AuditLog(loaded, store=file.exists()) as audit:
-        records, used_keys = _run(_restore(loaded, file))
+        records, used_keys = run(_restore(loaded, file))
         audit.record("store.restored", file=str(file), records=records)
     missing = sorted(set(used_keys) - _ids(loaded.keys) - {""})
-    _print(
-        as_json,
+    print_result(
         f"Restored {records} record(s) from {file}.",
         {"file": str(file), "records": records, "missingKeys": missing},
+        as_json=as_json,
     )
     if missing:
         fail(
@@ -99,7 +94,12 @@ async def _restore(loaded: Settings, file: Path) -> tuple[int, list[str]]:
             require_supported(state.key_check)
     with progress("restoring", records) as advance:
         if path is not None and not path.exists():
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            try:
+                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            except OSError as error:
+                raise StoreOpenError(
+                    f"the directory of the store cannot be created ({error.strerror}); check ZOOMGATE_STORE"
+                ) from None
             records = await asyncio.to_thread(backups.copy_file, file, path, advance)
         else:
             async with open_store(loaded) as target:
@@ -108,27 +108,9 @@ async def _restore(loaded: Settings, file: Path) -> tuple[int, list[str]]:
         return records, list(await key_usage.by_key(target))
 
 
-def _run(operation: Coroutine[Any, Any, _T]) -> _T:
-    """Run an operation on the store; exit with an error message if the operation fails."""
-    try:
-        return asyncio.run(operation)
-    except (StoreOpenError, backups.BackupError) as error:
-        fail(str(error))
-    except StoreError as error:
-        fail(f"the store failed ({error}); run this command again")
-    except ZoomgateError as error:
-        fail(error.message)
-    except OSError as error:
-        fail(f"the directory of the store cannot be created ({error.strerror}); check ZOOMGATE_STORE")
-
-
 def _ids(path: Path) -> frozenset[str]:
     try:
         return key_file.load(path).ids
     except key_file.KeyFileError as error:
         note(f"zoomgate: {error}")
         return frozenset()
-
-
-def _print(as_json: bool, sentence: str, fields: dict[str, Any]) -> None:
-    click.echo(json.dumps(fields) if as_json else sentence)

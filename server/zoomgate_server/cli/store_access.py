@@ -1,14 +1,23 @@
-"""Access to the configured store, for commands that run with or without the service."""
+"""Access to the configured store and the key ring, for commands that run with or without the service."""
 
+import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
+from typing import Any, TypeVar
 
+from zoomgate_server.cli.output import fail
 from zoomgate_server.clock import SystemClock
+from zoomgate_server.encryption import key_file
+from zoomgate_server.encryption.cipher import KeyRing
+from zoomgate_server.errors import ZoomgateError
 from zoomgate_server.secret import Secret
 from zoomgate_server.settings import Settings
-from zoomgate_server.storage.record_store import RecordStore, StoreOpenError
+from zoomgate_server.storage.backup import BackupError
+from zoomgate_server.storage.record_store import RecordStore, StoreError, StoreOpenError
 from zoomgate_server.storage.sqlite import SqliteStore
+
+_T = TypeVar("_T")
 
 
 class NoStoreError(StoreOpenError):
@@ -48,3 +57,27 @@ async def open_store(loaded: Settings) -> AsyncIterator[RecordStore]:
         yield store
     finally:
         await store.close()
+
+
+def run(operation: Coroutine[Any, Any, _T], remedy: str = "run this command again") -> _T:
+    """Run an operation on the store; exit with an error message if the operation fails.
+
+    Args:
+        remedy: What to do if the store fails during the operation.
+    """
+    try:
+        return asyncio.run(operation)
+    except (StoreOpenError, BackupError) as error:
+        fail(str(error))
+    except StoreError as error:
+        fail(f"the store failed ({error}); {remedy}")
+    except ZoomgateError as error:
+        fail(error.message)
+
+
+def load_key_ring(path: Path) -> KeyRing:
+    """Read a key ring; exit with an error message if it cannot be used."""
+    try:
+        return key_file.load(path)
+    except key_file.KeyFileError as error:
+        fail(str(error))

@@ -3,8 +3,9 @@
 import click
 
 from zoomgate import Client
-from zoomgate_server.cli.channel import calls_service, user_argument
-from zoomgate_server.cli.output import FAILURE, local_time, print_fields, print_json
+from zoomgate_server.cli.channel import calls_service
+from zoomgate_server.cli.options import user_argument
+from zoomgate_server.cli.output import FAILURE, local_time, print_json, print_message
 
 
 @click.group()
@@ -16,7 +17,7 @@ def token() -> None:
 
 
 @token.command()
-@user_argument
+@user_argument()
 @calls_service
 def check(client: Client, as_json: bool, user: str) -> None:
     """Check whether the stored access token of USER has expired. The exit code is 0 if the token is valid, and 1 otherwise.
@@ -26,18 +27,14 @@ def check(client: Client, as_json: bool, user: str) -> None:
     Example: zoomgate token check monica@example.com
     """
     response = client.auth.check_token(user_email=user)
-    if as_json:
-        print_json(response)
-    else:
-        print_fields(
-            {"token": "expired" if response.expired else "valid", "until": local_time(response.expire_time)}
-        )
+    fields = {"token": "expired" if response.expired else "valid", "until": local_time(response.expire_time)}
+    print_message(response, fields, as_json=as_json)
     if response.expired:
         raise SystemExit(FAILURE)
 
 
 @token.command()
-@user_argument
+@user_argument()
 @click.option(
     "--min-validity",
     type=click.IntRange(0, 600),

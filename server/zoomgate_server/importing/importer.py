@@ -26,10 +26,10 @@ from zoomgate_server.errors import (
     ZoomRateLimited,
     ZoomUnavailable,
 )
-from zoomgate_server.importing.rate_limiter import RateLimiter
 from zoomgate_server.importing.results import RowStatus
 from zoomgate_server.importing.rows import Row
 from zoomgate_server.importing.stop import StopReason, StopSignal
+from zoomgate_server.rate_limiter import RateLimiter
 from zoomgate_server.storage.record_store import StoreError
 from zoomgate_server.zoom.oauth import DEFAULT_EXPIRES_IN, OAuthClient
 from zoomgate_server.zoom.token_outcome import Issued, Rejected, Unknown, issued_or_raise
@@ -83,7 +83,7 @@ class Importer:
         oauth: OAuthClient,
         journal: TokenJournal,
         secret: bytes,
-        pace: RateLimiter,
+        limiter: RateLimiter,
         stop: StopSignal,
         replace: bool,
     ) -> None:
@@ -92,7 +92,7 @@ class Importer:
         self._oauth = oauth
         self._journal = journal
         self._secret = secret
-        self._pace = pace
+        self._limiter = limiter
         self._stop = stop
         self._replace = replace
         self._recovering = asyncio.Lock()
@@ -113,7 +113,8 @@ class Importer:
         """Import one row. Errors are returned as outcomes; an error that would affect every row also stops the import."""
         response_lost, problem = False, ""
         for number in range(MAX_ATTEMPTS):
-            await self._pace.wait_while_held()
+            while self._stop.reason is None and (remaining := self._limiter.held_seconds()):
+                await self._stop.sleep(remaining)
             if number and self._stop.reason is not None:
                 break
             try:
@@ -124,7 +125,7 @@ class Importer:
                 pause = FIRST_PAUSE_SECONDS * 2**number
                 if isinstance(error, ZoomgateError):
                     pause = max(pause, error.retry_after or 0.0)
-                self._pace.hold(min(pause, LONGEST_PAUSE_SECONDS))
+                self._limiter.hold(min(pause, LONGEST_PAUSE_SECONDS))
             except _FATAL as error:
                 self._stop.request(StopReason.FATAL_ERROR, error.message)
                 return Outcome(RowStatus.INCOMPLETE, error.message)

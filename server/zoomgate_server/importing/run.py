@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 from zoomgate_server.importing.errors import ImportFileError, ResultsFileError
 from zoomgate_server.importing.formats import Source
 from zoomgate_server.importing.importer import Importer, Outcome
-from zoomgate_server.importing.rate_limiter import RateLimiter
 from zoomgate_server.importing.results import Result, Results, RowStatus
 from zoomgate_server.importing.rows import InvalidRow, Row
 from zoomgate_server.importing.scan import DuplicateIndex
 from zoomgate_server.importing.stop import StopReason, StopSignal
+from zoomgate_server.rate_limiter import RateLimiter
 
 MAX_CONCURRENT_ROWS = 32
 
@@ -21,7 +21,7 @@ async def run(
     importer: Importer,
     duplicates: DuplicateIndex,
     results: Results,
-    pace: RateLimiter,
+    limiter: RateLimiter,
     stop: StopSignal,
     advance: Callable[[int], None],
 ) -> None:
@@ -41,7 +41,7 @@ async def run(
     try:
         for row, known in _remaining_rows(source, duplicates, results):
             if known is None:
-                await pace.wait()
+                await stop.sleep(limiter.reserve())
             if stop.reason is not None:
                 break
             work = importer.import_row(row) if known is None and isinstance(row, Row) else _known(known)

@@ -2,9 +2,10 @@
 
 import asyncio
 import json
+import os
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,14 @@ from typing import Any
 import pytest
 
 from support.command_line import command, stderr_of, stdout_of, zoomgate
+from support.faulty_store import FaultyStore
 from support.harness import MONICA, OMAR, Harness, running
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1.connection_pb2 import Connection
+from zoomgate_server import settings
+from zoomgate_server.cli.audit_log import AuditLog
+from zoomgate_server.cli.prune import prune_store
+from zoomgate_server.cli.store_access import open_store
 from zoomgate_server.connections.record import State, decode, encode
 from zoomgate_server.encryption import key_file
 from zoomgate_server.encryption.envelope import Envelope
@@ -111,7 +117,7 @@ async def test_nothing_is_pruned_with_a_missing_key(service: Harness) -> None:
     assert await _all_records() == before
 
 
-def test_interruption_does_not_lose_the_audit_event(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interruption_does_not_lose_the_audit_event() -> None:
     """If a write is interrupted, the audit trail still contains the disconnection; the next run prunes the other records."""
 
     async def prepare() -> None:
@@ -121,19 +127,23 @@ def test_interruption_does_not_lose_the_audit_event(monkeypatch: pytest.MonkeyPa
             await _age_records()
             await _age_records(OMAR)
 
-    asyncio.run(prepare())
-    put = SqliteStore.put
-
-    async def interrupted(self: SqliteStore, record: Record, if_rev: int) -> int | None:
-        rev = await put(self, record, if_rev)
+    async def interrupted(put: Callable[..., Any], record: Record, if_rev: int) -> int | None:
+        rev: int | None = await put(record, if_rev)
         signal.raise_signal(signal.SIGINT)
         for _ in range(3):  # gives the event loop time to cancel the command
             await asyncio.sleep(0)
         return rev
 
-    with monkeypatch.context() as patch:
-        patch.setattr(SqliteStore, "put", interrupted)
-        assert zoomgate("prune").exit_code == 1
+    async def prune() -> None:
+        loaded = settings.load(os.environ)
+        async with open_store(loaded) as store:
+            faulty: Any = FaultyStore(store)
+            with faulty.intercept("put", interrupted), AuditLog(loaded) as audit_log:
+                await prune_store(faulty, key_file.load(loaded.keys_path), 90, audit_log)
+
+    asyncio.run(prepare())
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(prune())
     assert [line["user"] for line in _audit_events("connection.expired")] == [MONICA]
     stdout_of(zoomgate("prune"))
     assert [line["user"] for line in _audit_events("connection.expired")] == [MONICA, OMAR]

@@ -22,9 +22,9 @@ from zoom_simulator import SimulatorOptions
 from zoom_simulator.faults import Fault
 from zoomgate import Client
 from zoomgate.v1 import auth_service_pb2 as pb
-from zoomgate_server.cli.bulk import executor
-from zoomgate_server.cli.bulk import refresh as bulk_refresh
+from zoomgate_server.cli.bulk import executor, operations
 from zoomgate_server.identity import UserPatterns
+from zoomgate_server.rate_limiter import RateLimiter
 
 USERS = (BASIL, MONICA, OMAR)
 """All users, in the order in which the service lists them."""
@@ -184,29 +184,27 @@ class Time:
         self.now += seconds
 
 
-async def refresh_times(harness: Harness, rate: float) -> tuple[Time, list[executor.Failure]]:
-    """Return the times of all refreshes on a simulated clock."""
-    time, failures = Time(), []  # type: ignore[var-annotated]
+async def refresh_all(harness: Harness, rate: float) -> tuple[float, int | str | None]:
+    """Refresh all tokens on a simulated clock, and return the time and the exit code."""
+    time = Time()
 
-    def refresh_all() -> None:
+    def run() -> int | str | None:
         with Client(harness.grpc_address, key=caller_key("operator")) as client:
-            bulk_refresh.refresh_all(
-                client,
-                since=None,
-                pace=executor.RateLimiter(rate, time.read, time.sleep),
-                count=bulk_refresh.Count(),
-                on_failure=failures.append,
-                advance=lambda _: None,
-            )
+            operation = operations.refresh(client, since=None)
+            limiter = RateLimiter(rate, time.read)
+            try:
+                executor.run(operation, limiter, total=3, as_json=False, next_step="", sleep=time.sleep)
+            except SystemExit as error:
+                return error.code
+        return 0
 
-    await asyncio.to_thread(refresh_all)
-    return time, failures
+    code = await asyncio.to_thread(run)
+    return time.now, code
 
 
 async def test_rate_limits_the_refreshes(harness: Harness) -> None:
     """The rate determines the time between the starts of two refreshes, regardless of their duration."""
-    time, failures = await refresh_times(harness, 0.5)
-    assert (time.now, failures) == (4.0, [])
+    assert await refresh_all(harness, 0.5) == (4.0, 0)
     assert await generations(harness) == [2, 2, 2]
 
 
@@ -214,16 +212,17 @@ async def test_rate_limits_the_refreshes(harness: Harness) -> None:
     ("kind", "reason"), [("rate_limit_daily", "ZOOM_RATE_LIMITED"), ("status", "ZOOM_UNAVAILABLE")]
 )
 async def test_failures_that_affect_all_users_delay_the_next_refresh(
-    harness: Harness, kind: str, reason: str
+    harness: Harness, capsys: pytest.CaptureFixture[str], kind: str, reason: str
 ) -> None:
     """If Zoom fails or limits the rate, the next refresh starts after the retry delay of at most a minute; later refreshes succeed."""
     times = (
         1 if kind == "rate_limit_daily" else 12
     )  # 4 attempts by the client, each with 3 attempts by the service
     harness.simulator.faults.add(Fault("token", kind, times=times))
-    time, failures = await refresh_times(harness, 5)
-    assert [(failure.user_email, failure.reason) for failure in failures][:1] == [(BASIL, reason)]
-    assert 1 < time.now <= 61
+    time, code = await refresh_all(harness, 5)
+    assert code == 1
+    assert capsys.readouterr().out.startswith(f"{BASIL}  {reason}  ")
+    assert 1 < time <= 61
     if kind == "rate_limit_daily":
         assert await generations(harness) == [1, 2, 2]
 

@@ -19,10 +19,10 @@ from zoom_simulator.faults import Fault
 from zoomgate import Client
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1.connection_pb2 import Connection
-from zoomgate_server.cli.bulk import revoke as bulk_revoke
-from zoomgate_server.cli.bulk.executor import RateLimiter
+from zoomgate_server.cli.bulk import executor, operations
 from zoomgate_server.cli.bulk.where_filter import FIELDS, Condition
 from zoomgate_server.identity import UserPatterns
+from zoomgate_server.rate_limiter import RateLimiter
 
 USERS = (BASIL, MONICA, OMAR)
 CALLERS = {
@@ -140,17 +140,19 @@ async def test_interrupted_run_prints_counts_and_can_be_continued(harness: Harne
     assert await states(harness) == "DDD"
 
 
-async def test_user_who_consents_during_the_run_stays_connected(harness: Harness) -> None:
+async def test_user_who_consents_during_the_run_stays_connected(
+    harness: Harness, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The conditions are checked again before each disconnection."""
     before = datetime.now(UTC).isoformat()
-    loop, count = asyncio.get_running_loop(), bulk_revoke.Count()
-    paused = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    paused, resume = asyncio.Event(), asyncio.Event()
 
-    def pause(_seconds: float) -> None:
-        loop.call_soon_threadsafe(paused.set)
-        asyncio.run_coroutine_threadsafe(resume.wait(), loop).result()
+    def pause(seconds: float) -> None:
+        if seconds:
+            loop.call_soon_threadsafe(paused.set)
+            asyncio.run_coroutine_threadsafe(resume.wait(), loop).result()
 
-    resume = asyncio.Event()
     conditions = tuple(
         Condition(name, FIELDS[name](value))
         for name, value in (("consented-before", before), ("user", "*@example.com"))
@@ -158,21 +160,15 @@ async def test_user_who_consents_during_the_run_stays_connected(harness: Harness
 
     def run() -> None:
         with Client(harness.grpc_address, key=caller_key("admin")) as client:
-            bulk_revoke.revoke_all(
-                client,
-                conditions,
-                pace=RateLimiter(1e-6, sleep=pause),
-                count=count,
-                on_failure=pytest.fail,
-                advance=lambda _: None,
-            )
+            operation, limiter = operations.revoke(client, conditions), RateLimiter(1e-6)
+            executor.run(operation, limiter, total=3, as_json=False, next_step="", sleep=pause)
 
     task = asyncio.create_task(asyncio.to_thread(run))
     await paused.wait()
     await harness.connect(MONICA)
     resume.set()
     await task
-    assert (count.revoked, count.skipped) == (2, 1)
+    assert capsys.readouterr().err == "2 disconnected, 1 skipped, 0 failed\n"
     assert await states(harness) == "DAD"
 
 

@@ -4,98 +4,121 @@ import contextlib
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import FrameType
 
+import click
+
 from zoomgate import errors
 from zoomgate.v1.connection_pb2 import Connection
+from zoomgate_server.cli.output import FAILURE, note, print_json
+from zoomgate_server.cli.progress import progress
+from zoomgate_server.rate_limiter import RateLimiter
+from zoomgate_server.telemetry.logs import escape, plain
 
-LONGEST_PAUSE_SECONDS = 60.0
+MAX_PAUSE_SECONDS = 60.0
 """Maximum pause after a failure that affects all users, in seconds. At Zoom's daily limit, Zoom requests a delay until the next day."""
 
 _GLOBAL_FAILURES = frozenset({"STORE_UNAVAILABLE", "ZOOM_RATE_LIMITED", "ZOOM_UNAVAILABLE"})
 """Reasons of temporary failures that affect all users. Until the retry delay has passed, further calls would also fail."""
 
 
-class RateLimiter:
-    """A rate limiter for calls.
-
-    Args:
-        rate: The maximum number of calls per second.
-        now: Returns the time of a monotonic clock, in seconds.
-    """
-
-    def __init__(
-        self,
-        rate: float,
-        now: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
-        self._interval = 1 / rate
-        self._now = now
-        self._sleep = sleep
-        self._next = now()
-
-    def wait(self) -> None:
-        """Wait until the next call may start."""
-        remaining = self._next - self._now()
-        if remaining > 0:
-            self._sleep(remaining)
-        self._next = max(self._next, self._now()) + self._interval
-
-    def hold(self, seconds: float) -> None:
-        """Delay the next call by at least this number of seconds from now."""
-        self._next = max(self._next, self._now() + seconds)
-
-
 @dataclass(frozen=True, slots=True)
-class Failure:
-    """A failed operation on one connection.
+class BulkOperation:
+    """An operation on many connections.
 
     Attributes:
-        user_email: The user of the connection.
-        reason: An ErrorReason, or the name of a gRPC status code.
-        message: The error message.
+        participle: The operation in the progress display, such as `refreshing`.
+        unit: The plural noun in the progress display, such as `tokens`.
+        outcomes: The name of each outcome in the JSON summary, and its text in the summary for users.
+        connections: Returns the connections, loaded page by page. It can be called repeatedly.
+        apply: Performs the operation on a connection, and returns the outcome.
+        is_due: Returns whether a connection needs the operation; other connections are skipped without a call.
     """
 
-    user_email: str
-    reason: str
-    message: str
+    participle: str
+    unit: str
+    outcomes: Mapping[str, str]
+    connections: Callable[[], Iterator[Connection]]
+    apply: Callable[[Connection], str]
+    is_due: Callable[[Connection], bool] = lambda _: True
+
+    def count(self) -> int:
+        """Return the number of connections that need the operation."""
+        return sum(map(self.is_due, self.connections()))
 
 
-def for_each(
-    connections: Iterable[Connection],
-    operation: Callable[[Connection], None],
+def run(
+    operation: BulkOperation,
+    limiter: RateLimiter,
     *,
-    pace: RateLimiter,
-    on_failure: Callable[[Failure], None],
-    advance: Callable[[int], None],
+    total: int,
+    as_json: bool,
+    next_step: str,
+    sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Run an operation on every connection. At most one page of connections is held in memory.
+    """Run an operation, and print each failure and a summary; exit with an error if the run is stopped or an operation failed.
 
     On the first Ctrl+C, the current operation finishes and is counted. A second Ctrl+C interrupts the operation.
 
     Args:
-        on_failure: Called for every connection whose operation failed.
-        advance: Called with 1 after every connection.
+        total: The number of connections that need the operation, for the progress display.
+        next_step: How to process the remaining users; printed if the run is stopped or an operation failed.
 
     Raises:
         ZoomgateError: No call can succeed: the service is unreachable, the caller is not allowed, or Zoom rejects the app.
-        KeyboardInterrupt: Ctrl+C was pressed.
     """
-    for connection in connections:
-        pace.wait()
-        with _defer_interrupt():
-            try:
-                operation(connection)
-            except errors.ZoomgateError as error:
-                if _affects_all(error):
-                    raise
-                on_failure(Failure(connection.user_email, error.reason or error.code().name, error.message))
-                if error.reason in _GLOBAL_FAILURES:
-                    pace.hold(min(error.retry_delay or 0.0, LONGEST_PAUSE_SECONDS))
-            advance(1)
+    counts: Counter[str] = Counter()
+    stopped = True
+    try:
+        with progress(operation.participle, total, operation.unit) as advance:
+            for connection in operation.connections():
+                if not operation.is_due(connection):
+                    counts["skipped"] += 1
+                    continue
+                sleep(limiter.reserve())
+                with _defer_interrupt():
+                    counts[_apply(operation, connection, limiter, as_json=as_json)] += 1
+                    advance(1)
+        stopped = False
+    except KeyboardInterrupt:
+        pass
+    finally:
+        _print_summary(operation, counts, stopped=stopped, as_json=as_json)
+        if stopped or counts["failed"]:
+            note(next_step)
+    if stopped or counts["failed"]:
+        raise SystemExit(FAILURE)
+
+
+def _apply(operation: BulkOperation, connection: Connection, limiter: RateLimiter, *, as_json: bool) -> str:
+    """Perform the operation on one connection, print a failure, and return the outcome."""
+    try:
+        return operation.apply(connection)
+    except errors.ZoomgateError as error:
+        if _affects_all(error):
+            raise
+        _print_failure(connection.user_email, error, as_json=as_json)
+        if error.reason in _GLOBAL_FAILURES:
+            limiter.hold(min(error.retry_delay or 0.0, MAX_PAUSE_SECONDS))
+        return "failed"
+
+
+def _print_failure(user_email: str, error: errors.ZoomgateError, *, as_json: bool) -> None:
+    reason = error.reason or error.code().name
+    if as_json:
+        print_json({"userEmail": user_email, "reason": reason, "message": error.message})
+    else:
+        click.echo(f"{escape(user_email)}  {escape(reason)}  {plain(error.message)}")
+
+
+def _print_summary(operation: BulkOperation, counts: Counter[str], *, stopped: bool, as_json: bool) -> None:
+    if as_json:
+        print_json({name: counts[name] for name in operation.outcomes} | {"stopped": stopped})
+    listed = ", ".join(f"{counts[name]} {text}" for name, text in operation.outcomes.items())
+    note(f"{'stopped: ' if stopped else ''}{listed}")
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """The `--where` option, which filters connections."""
 
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import NamedTuple
 
 import click
@@ -9,6 +9,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from zoomgate.v1.connection_pb2 import Connection
 from zoomgate_server import user_email as addresses
+from zoomgate_server.cli.options import parse_time
+from zoomgate_server.cli.output import enum_name
 from zoomgate_server.telemetry.logs import plain
 
 Test = Callable[[Connection], bool]
@@ -27,24 +29,7 @@ class Condition(NamedTuple):
 
 
 STATES = ("active", "reauth_required", "disconnected")
-CAUSES = tuple(name.removeprefix("CAUSE_").lower() for name in Connection.Cause.keys()[1:])
-
-
-def moment(text: str) -> datetime:
-    """Parse a time with a time zone.
-
-    Raises:
-        ValueError: The text is not a time with a time zone. The message explains the format.
-    """
-    try:
-        parsed = datetime.fromisoformat(text)
-        if parsed.tzinfo is not None:
-            return parsed.astimezone(UTC)
-    except (ValueError, OverflowError):
-        pass
-    raise ValueError(
-        f"{plain(text)!r} is not a time; use a time with a time zone, such as 2030-01-07T09:00:00Z"
-    )
+CAUSES = tuple(enum_name(Connection.Cause, value) for value in Connection.Cause.values()[1:])
 
 
 def is_before(time: Timestamp, limit: datetime) -> bool:
@@ -53,21 +38,17 @@ def is_before(time: Timestamp, limit: datetime) -> bool:
 
 
 def _state(value: str) -> Test:
-    return _one_of(
-        value, STATES, lambda connection: Connection.State.Name(connection.state).removeprefix("STATE_")
-    )
+    return _one_of(value, STATES, lambda connection: enum_name(Connection.State, connection.state))
 
 
 def _cause(value: str) -> Test:
-    return _one_of(
-        value, CAUSES, lambda connection: Connection.Cause.Name(connection.cause).removeprefix("CAUSE_")
-    )
+    return _one_of(value, CAUSES, lambda connection: enum_name(Connection.Cause, connection.cause))
 
 
 def _one_of(value: str, known: tuple[str, ...], read: Callable[[Connection], str]) -> Test:
     if value.lower() not in known:
         raise ValueError(f"unknown value {plain(value)!r}; use one of {', '.join(known)}")
-    return lambda connection: read(connection).lower() == value.lower()
+    return lambda connection: read(connection) == value.lower()
 
 
 def _user(value: str) -> Test:
@@ -90,12 +71,12 @@ def _scope(value: str) -> Test:
 
 
 def _consented_before(value: str) -> Test:
-    limit = moment(value)
+    limit = parse_time(value)
     return lambda connection: is_before(connection.consent_time, limit)
 
 
 def _refreshed_before(value: str) -> Test:
-    limit = moment(value)
+    limit = parse_time(value)
     return lambda connection: is_before(connection.refresh_time, limit)
 
 

@@ -1,0 +1,95 @@
+"""Options and arguments of several commands, and their types."""
+
+import functools
+import math
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+from zoomgate_server import user_email as addresses
+from zoomgate_server.telemetry.logs import plain
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+class UserEmail(click.types.StringParamType):
+    """A user's email address in canonical form. Other spellings are rejected, not corrected."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Parse and validate the value."""
+        address = super().convert(value, param, ctx)
+        problem = addresses.problem(address)
+        if problem is not None:
+            self.fail(plain(problem), param, ctx)
+        return address
+
+
+class Time(click.types.StringParamType):
+    """A time with a time zone."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Parse and validate the value."""
+        try:
+            return parse_time(super().convert(value, param, ctx))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class _Rate(click.FloatRange):
+    """A number in a range. NaN is rejected here, since click accepts NaN for every range."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Parse and validate the value."""
+        rate = super().convert(value, param, ctx)
+        if math.isnan(rate):
+            self.fail(f"{value} is not a number; use a number such as {self.max:g}", param, ctx)
+        return rate
+
+
+def parse_time(text: str) -> datetime:
+    """Parse a time with a time zone.
+
+    Raises:
+        ValueError: The text is not a time with a time zone. The message explains the format.
+    """
+    try:
+        parsed = datetime.fromisoformat(text)
+        if parsed.tzinfo is not None:
+            return parsed.astimezone(UTC)
+    except (ValueError, OverflowError):
+        pass
+    raise ValueError(
+        f"{plain(text)!r} is not a time; use a time with a time zone, such as 2030-01-07T09:00:00Z"
+    )
+
+
+def combined(*decorators: Decorator) -> Decorator:
+    """Combine decorators of a command; the first one is the outermost, so its option is the first one in the help."""
+    return lambda command: functools.reduce(lambda inner, outer: outer(inner), reversed(decorators), command)
+
+
+def user_argument(name: str = "user", **attributes: Any) -> Decorator:
+    """Return a decorator that adds an argument for the email address of a user."""
+    return click.argument(name, type=UserEmail(), **attributes)
+
+
+def json_option(text: str = "Print one JSON object.") -> Decorator:
+    """Return a decorator that adds the option --json, which the command receives as `as_json`."""
+    return click.option("--json", "as_json", is_flag=True, help=text)
+
+
+def rate_option(minimum: float, maximum: float, default: float, text: str) -> Decorator:
+    """Return a decorator that adds the option --rate, a number of operations per second."""
+    return click.option(
+        "--rate",
+        type=_Rate(minimum, maximum),
+        default=default,
+        show_default=True,
+        metavar="N",
+        help=text,
+    )
+
+
+yes_option = click.option("--yes", is_flag=True, help="Skip the confirmation prompt.")
