@@ -4,7 +4,6 @@ import asyncio
 import os
 import stat
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http.client import HTTPException
@@ -14,10 +13,10 @@ from urllib.parse import urlsplit
 from urllib.request import ProxyHandler, Request, build_opener
 
 import click
-import orjson
 
 from zoomgate_server import settings
-from zoomgate_server.cli.output import log_warnings_to_stderr
+from zoomgate_server.cli.options import json_option
+from zoomgate_server.cli.output import log_warnings_to_stderr, print_result
 from zoomgate_server.cli.setting_options import setting_options
 from zoomgate_server.encryption import key_check, key_file
 from zoomgate_server.encryption.envelope import Envelope
@@ -33,23 +32,12 @@ OK, WARNING, FAILURE = "ok", "warning", "failure"
 MAX_CLOCK_SECONDS = 60
 MIN_CERTIFICATE_DAYS = 14
 
-
-@dataclass(frozen=True, slots=True)
-class CheckResult:
-    """The result of one check.
-
-    Attributes:
-        result: `ok`, `warning` or `failure`.
-        text: A description of the result, with the fix for a problem.
-    """
-
-    check: str
-    result: str
-    text: str
+Finding = tuple[str, str]
+"""`OK`, `WARNING` or `FAILURE`, and a description with the fix for a problem."""
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
+@json_option("Print one JSON object per line.")
 @setting_options
 def doctor(overrides: Mapping[str, str], as_json: bool) -> None:
     """Check settings, store, audit trail, keys, callers, access to Zoom and the clock, without changing anything.
@@ -59,70 +47,61 @@ def doctor(overrides: Mapping[str, str], as_json: bool) -> None:
     Example: zoomgate doctor
     """
     failed = False
-    for check_result in _run_checks(overrides):
-        failed = failed or check_result.result == FAILURE
-        if as_json:
-            click.echo(orjson.dumps(asdict(check_result)).decode())
-        else:
-            mark = {OK: "ok  ", WARNING: "warn", FAILURE: "FAIL"}[check_result.result]
-            click.echo(f"{mark}  {check_result.check:<13} {plain(check_result.text)}")
+    for check, (result, text) in _run_checks(overrides):
+        failed = failed or result == FAILURE
+        mark = {OK: "ok  ", WARNING: "warn", FAILURE: "FAIL"}[result]
+        fields = {"check": check, "result": result, "text": text}
+        print_result(f"{mark}  {check:<13} {plain(text)}", fields, as_json=as_json)
     raise SystemExit(1 if failed else 0)
 
 
-def _run_checks(overrides: Mapping[str, str]) -> Iterator[CheckResult]:
+def _run_checks(overrides: Mapping[str, str]) -> Iterator[tuple[str, Finding]]:
     try:
         loaded = settings.load(os.environ, overrides)
     except settings.SettingsError as error:
         for problem in error.problems:
-            yield CheckResult("settings", FAILURE, problem)
+            yield "settings", (FAILURE, problem)
         return
     log_warnings_to_stderr(loaded)
-    yield CheckResult("settings", OK, "valid")
-    yield _app(loaded)
+    yield "settings", (OK, "valid")
+    yield "Zoom app", _app(loaded)
     if isinstance(loaded.store, Path) or loaded.data_dir.exists():  # with MongoDB, the directory is optional
-        yield _data(loaded.data_dir)
+        yield "data directory", _data(loaded.data_dir)
     store, contents = _store(loaded)
-    yield store
-    yield _audit(loaded.audit, loaded.data_dir)
-    yield _keys(loaded, contents)
-    yield _callers(loaded)
+    yield "store", store
+    yield "audit trail", _audit(loaded.audit, loaded.data_dir)
+    yield "key ring", _keys(loaded, contents)
+    yield "callers", _callers(loaded)
     if loaded.tls is not None:
-        yield _tls(*loaded.tls)
-    yield _redirect(loaded)
-    yield _webhooks(loaded)
+        yield "TLS", _tls(*loaded.tls)
+    yield "redirect URI", _redirect(loaded)
+    yield "webhooks", _webhooks(loaded)
     if loaded.client_id:
         yield from _zoom(loaded.zoom_oauth_url)
 
 
-def _app(loaded: settings.Settings) -> CheckResult:
+def _app(loaded: settings.Settings) -> Finding:
     if loaded.client_id:
-        return CheckResult("Zoom app", OK, f"client ID and {len(loaded.client_secret)} secret(s) are set")
-    return CheckResult(
-        "Zoom app",
+        return OK, f"client ID and {len(loaded.client_secret)} secret(s) are set"
+    return (
         WARNING,
         "no client ID; `zoomgate run` uses the Zoom simulator, `zoomgate serve` requires ZOOMGATE_CLIENT_ID",
     )
 
 
-def _data(folder: Path) -> CheckResult:
+def _data(folder: Path) -> Finding:
     if _is_missing(folder):
-        return CheckResult(
-            "data directory", WARNING, f"{folder} does not exist yet; the first start creates it"
-        )
+        return WARNING, f"{folder} does not exist yet; the first start creates it"
     if not os.access(folder, os.W_OK | os.X_OK):
-        return CheckResult(
-            "data directory", FAILURE, f"{folder} is not writable; check its owner and permissions"
-        )
+        return FAILURE, f"{folder} is not writable; check its owner and permissions"
     if stat.S_IMODE(folder.stat().st_mode) & 0o077:
-        return CheckResult(
-            "data directory", WARNING, f"{folder} is accessible to other users; run `chmod 700` on it"
-        )
-    return CheckResult("data directory", OK, str(folder))
+        return WARNING, f"{folder} is accessible to other users; run `chmod 700` on it"
+    return OK, str(folder)
 
 
-def _audit(path: Path | None, data_dir: Path) -> CheckResult:
+def _audit(path: Path | None, data_dir: Path) -> Finding:
     if path is None:
-        return CheckResult("audit trail", OK, "written to the log")
+        return OK, "written to the log"
     if _is_missing(path):
         folder = path.parent
         if not os.access(folder, os.W_OK | os.X_OK) and not (folder == data_dir and _is_missing(folder)):
@@ -131,35 +110,32 @@ def _audit(path: Path | None, data_dir: Path) -> CheckResult:
                 if folder.is_dir()
                 else "create its directory"
             )
-            return CheckResult(
-                "audit trail", FAILURE, f"{path} cannot be created; {remedy}, or set a different file"
-            )
-        return CheckResult("audit trail", OK, f"{path} (the first event creates it)")
+            return FAILURE, f"{path} cannot be created; {remedy}, or set a different file"
+        return OK, f"{path} (the first event creates it)"
     if not os.access(path, os.W_OK) or path.is_dir():
-        return CheckResult(
-            "audit trail",
+        return (
             FAILURE,
             f"{path} is not writable; make the service's user its owner, or set a different file",
         )
-    return CheckResult("audit trail", OK, str(path))
+    return OK, str(path)
 
 
-def _store(loaded: settings.Settings) -> tuple[CheckResult, StoreInspection | None]:
+def _store(loaded: settings.Settings) -> tuple[Finding, StoreInspection | None]:
     """Check the store. Return the result, and a summary of the contents if the store can be read."""
     if isinstance(loaded.store, Path) and _is_missing(loaded.store):
         text = f"{loaded.store} does not exist yet; the first start creates it"
-        return CheckResult("store", WARNING, text), None
+        return (WARNING, text), None
     try:
         contents = _examine(loaded)
     except StoreOpenError as error:
-        return CheckResult("store", FAILURE, str(error)), None
+        return (FAILURE, str(error)), None
     if isinstance(loaded.store, Path) and not os.access(loaded.store, os.W_OK):
         text = f"{loaded.store} is not writable; check its owner and permissions"
-        return CheckResult("store", FAILURE, text), contents
+        return (FAILURE, text), contents
     if isinstance(loaded.store, Secret) and not contents.replicated:
         text = f"{contents.location} is a single server; if its disk fails, all connections are lost"
-        return CheckResult("store", WARNING, text), contents
-    return CheckResult("store", OK, f"{contents.location}, {contents.users} connection record(s)"), contents
+        return (WARNING, text), contents
+    return (OK, f"{contents.location}, {contents.users} connection record(s)"), contents
 
 
 def _examine(loaded: settings.Settings) -> StoreInspection:
@@ -181,133 +157,116 @@ def _is_missing(path: Path) -> bool:
     return False
 
 
-def _keys(loaded: settings.Settings, contents: StoreInspection | None) -> CheckResult:
+def _keys(loaded: settings.Settings, contents: StoreInspection | None) -> Finding:
     is_created_at_start = (
         isinstance(loaded.store, Path) and loaded.keys_are_default and _is_missing(loaded.store)
     )
     if is_created_at_start and _is_missing(loaded.keys):
-        return CheckResult(
-            "key ring", WARNING, f"{loaded.keys} does not exist yet; the first start creates it"
-        )
+        return WARNING, f"{loaded.keys} does not exist yet; the first start creates it"
     try:
         ring = key_file.load(loaded.keys)
     except key_file.KeyFileError as error:
-        return CheckResult("key ring", FAILURE, str(error))
+        return FAILURE, str(error)
     text = f"{len(ring.ids)} key(s), primary key {ring.primary_id}"
     if contents is None:
-        return CheckResult("key ring", OK, text)
+        return OK, text
     # without a client ID, the settings do not name the app (`zoomgate run` uses the simulator's app), so check all apps in the store
     apps = {loaded.app} & set(contents.encryption) if loaded.client_id else set(contents.encryption)
     try:
         for app in sorted(apps):
             key_check.check(contents.encryption[app], Envelope(app=app, keys=ring))
     except RecordFault as error:
-        return CheckResult("key ring", FAILURE, f"{error.message} (ZOOMGATE_KEYS is {loaded.keys})")
+        return FAILURE, f"{error.message} (ZOOMGATE_KEYS is {loaded.keys})"
     if not apps:
-        return CheckResult("key ring", OK, f"{text}; the store has no records of this app yet")
-    return CheckResult("key ring", OK, f"{text}; matches the store")
+        return OK, f"{text}; the store has no records of this app yet"
+    return OK, f"{text}; matches the store"
 
 
-def _callers(loaded: settings.Settings) -> CheckResult:
+def _callers(loaded: settings.Settings) -> Finding:
     if loaded.callers is None:
-        return CheckResult(
-            "callers",
+        return (
             WARNING,
             "no callers file; `zoomgate serve` requires ZOOMGATE_CALLERS (see `zoomgate callers add`)",
         )
     try:
         principals = callers_file.load(loaded.callers, CALLABLE_METHODS)
     except callers_file.CallersError as error:
-        return CheckResult("callers", FAILURE, "; ".join(error.problems))
+        return FAILURE, "; ".join(error.problems)
     if not principals:
-        return CheckResult(
-            "callers",
+        return (
             WARNING,
             "the callers file is empty, so every call is rejected; add callers with `zoomgate callers add`",
         )
-    return CheckResult("callers", OK, f"{len(principals)} caller(s)")
+    return OK, f"{len(principals)} caller(s)"
 
 
-def _tls(cert: Path, key: Path) -> CheckResult:
+def _tls(cert: Path, key: Path) -> Finding:
     try:
         pair = tls.load(cert, key)
     except tls.TlsError as error:
-        return CheckResult("TLS", FAILURE, str(error))
+        return FAILURE, str(error)
     days = (pair.not_after - datetime.now(UTC)).days
     names = ", ".join(pair.names) or "no name, so clients reject it (it needs a subject alternative name)"
     if days < MIN_CERTIFICATE_DAYS or not pair.names:
-        return CheckResult(
-            "TLS", WARNING, f"the certificate is valid for {days} more days, for {names}; renew it"
-        )
-    return CheckResult("TLS", OK, f"the certificate is valid for {days} more days, for {names}")
+        return WARNING, f"the certificate is valid for {days} more days, for {names}; renew it"
+    return OK, f"the certificate is valid for {days} more days, for {names}"
 
 
-def _redirect(loaded: settings.Settings) -> CheckResult:
+def _redirect(loaded: settings.Settings) -> Finding:
     if not loaded.redirect_uri:
         own = f"http://{loaded.http_listen}/oauth/callback"
-        return CheckResult(
-            "redirect URI",
+        return (
             WARNING if loaded.client_id else OK,
             f"{own} (derived from the address of the HTTP server; set ZOOMGATE_PUBLIC_URL to the address that browsers use)",
         )
     parts = urlsplit(loaded.redirect_uri)
     if loaded.client_id and parts.scheme == "http":
-        return CheckResult(
-            "redirect URI",
+        return (
             WARNING,
             f"{loaded.redirect_uri} is suitable for testing only; Zoom requires HTTPS in production",
         )
-    return CheckResult("redirect URI", OK, loaded.redirect_uri)
+    return OK, loaded.redirect_uri
 
 
-def _webhooks(loaded: settings.Settings) -> CheckResult:
+def _webhooks(loaded: settings.Settings) -> Finding:
     if not loaded.webhook_secret:
-        return CheckResult(
-            "webhooks",
+        return (
             WARNING if loaded.client_id else OK,
             "no secret, so Zoom's events are not received; set ZOOMGATE_WEBHOOK_SECRET to be notified when users remove the app",
         )
     url = (loaded.public_url or f"http://{loaded.http_listen}") + "/webhooks/zoom"
-    return CheckResult(
-        "webhooks", OK, f"{len(loaded.webhook_secret)} secret(s) are set; endpoint for Zoom's events: {url}"
-    )
+    return OK, f"{len(loaded.webhook_secret)} secret(s) are set; endpoint for Zoom's events: {url}"
 
 
-def _zoom(oauth_url: str) -> Iterator[CheckResult]:
+def _zoom(oauth_url: str) -> Iterator[tuple[str, Finding]]:
     request = Request(f"{oauth_url}/token", method="HEAD")  # noqa: S310 - a checked setting
+    opener = build_opener(ProxyHandler({}))  # without an HTTP proxy, as in the service
     try:
-        with build_opener(ProxyHandler({})).open(
-            request, timeout=3
-        ) as response:  # without an HTTP proxy, as in the service
+        with opener.open(request, timeout=3) as response:
             date = response.headers["Date"]
     except HTTPError as error:
         date = error.headers["Date"]  # any response shows that Zoom is reachable
     except (OSError, HTTPException, ValueError):  # unreachable, not HTTP, or invalid host name
-        yield CheckResult(
-            "Zoom",
-            FAILURE,
-            f"{oauth_url} cannot be reached; check the network, DNS and CA certificates of the local machine",
-        )
+        problem = "cannot be reached; check the network, DNS and CA certificates of the local machine"
+        yield "Zoom", (FAILURE, f"{oauth_url} {problem}")
         return
-    yield CheckResult("Zoom", OK, f"{oauth_url} is reachable")
-    yield _clock(date)
+    yield "Zoom", (OK, f"{oauth_url} is reachable")
+    yield "clock", _clock(date)
 
 
-def _clock(date: str | None) -> CheckResult:
+def _clock(date: str | None) -> Finding:
     """Compare the local clock with the Date header of a Zoom response. The header has a resolution of one second."""
     try:
         offset = (datetime.now(UTC) - parsedate_to_datetime(date or "")).total_seconds()
     except (ValueError, TypeError):  # no date, or a date without a time zone
-        return CheckResult(
-            "clock",
+        return (
             WARNING,
             "the Zoom response contains no valid date; check the clock of the local machine manually",
         )
     if abs(offset) > MAX_CLOCK_SECONDS:
         direction = "ahead of" if offset > 0 else "behind"
-        return CheckResult(
-            "clock",
+        return (
             WARNING,
             f"{abs(offset):.0f} seconds {direction} Zoom's clock, so times in responses and links are wrong; synchronize it with NTP",
         )
-    return CheckResult("clock", OK, "in sync with Zoom")
+    return OK, "in sync with Zoom"
