@@ -59,6 +59,12 @@ def _parse_time(_context: click.Context, _parameter: click.Parameter, value: str
         ) from None
 
 
+def _check_action(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    if value is None or any(_matches_action(known, value) for known in ACTIONS):
+        return value
+    raise click.BadParameter(f"{plain(value)!r} is not one of {', '.join(ACTIONS)}")
+
+
 def _parse_fingerprint(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
     if value is None or _FINGERPRINT.fullmatch(value.lower()):
         return value and value.lower()
@@ -73,6 +79,7 @@ def _parse_fingerprint(_context: click.Context, _parameter: click.Parameter, val
 @click.option(
     "--action",
     metavar="ACTION",
+    callback=_check_action,
     help="Only lines with this action, such as token.returned, or this group of actions, such as keys.",
 )
 @click.option(
@@ -91,16 +98,7 @@ def _parse_fingerprint(_context: click.Context, _parameter: click.Parameter, val
 )
 @json_option("Print the original JSON lines.")
 @click.argument("files", nargs=-1, type=click.Path(exists=True, dir_okay=False, path_type=Path))
-def show(
-    user: str | None,
-    principal: str | None,
-    action: str | None,
-    since: datetime | None,
-    until: datetime | None,
-    token_fingerprint: str | None,
-    as_json: bool,
-    files: tuple[Path, ...],
-) -> None:
+def show(as_json: bool, files: tuple[Path, ...], **conditions: Any) -> None:
     """Show lines of the audit trail, oldest first.
 
     FILES are read in the specified order. By default, the configured file (ZOOMGATE_AUDIT) and the rotated files in the same directory
@@ -109,15 +107,11 @@ def show(
 
     Example: zoomgate audit show --action token.returned --since 24h
     """
-    if action is not None and not any(_matches_action(known, action) for known in ACTIONS):
-        raise click.BadParameter(
-            f"{plain(action)!r} is not one of {', '.join(ACTIONS)}", param_hint="--action"
-        )
-    selected = _Filter(user, principal, action, since, until, token_fingerprint)
+    selected = _Filter(**conditions)
     errors: list[str] = []
     lines = (
         line
-        for file in files or _trail_files(since)
+        for file in files or _trail_files(selected.since)
         for line in _lines(file, errors)
         if selected.matches(line.fields)
     )

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,21 +71,23 @@ def add(
     loaded = optional_settings() if path else load_settings("specify the file with --file")
     file = Path(path) if path else (loaded and loaded.callers) or Path("callers.toml")
     key = new_key()
-    entry = ["[[callers]]", f'name = "{_quote(name)}"', f'role = "{role}"', f'key_sha256 = "{digest(key)}"']
-    for field, values in (("users", users), ("methods", methods), ("proxy_paths", proxy_paths)):
-        if values:
-            listed = ", ".join(f'"{_quote(value)}"' for value in values)
-            entry.append(f"{field} = [{listed}]")
-    if email:
-        entry.append(f'email = "{_quote(email)}"')
-    for field, enabled in (("access_tokens", access_tokens), ("refresh_tokens", refresh_tokens)):
-        if enabled:
-            entry.append(f"{field} = true")
+    fields = {
+        "name": name,
+        "role": role,
+        "key_sha256": digest(key),
+        "users": users,
+        "methods": methods,
+        "proxy_paths": proxy_paths,
+        "email": email,
+        "access_tokens": access_tokens,
+        "refresh_tokens": refresh_tokens,
+    }
+    entry = [f"{field} = {_toml(value)}\n" for field, value in fields.items() if value]
     try:
         with AuditLog(loaded) as audit_log, _lock(file):
             previous = file.read_text(encoding="utf-8") if file.exists() else ""
             text = f"{previous.rstrip()}\n\n" if previous.strip() else ""
-            text += "\n".join(entry) + "\n"
+            text += "[[callers]]\n" + "".join(entry)
             callers_file.parse(text, str(file), CALLABLE_METHODS)
             write = private_file.replace if file.exists() else private_file.create
             write(file.resolve(), text.encode())
@@ -104,9 +107,9 @@ def add(
         click.echo(f"zoomgate: {name} has no users yet; add users to its entry", err=True)
 
 
-def _quote(text: str) -> str:
-    """Escape text for a TOML string."""
-    return "".join(f"\\u{ord(c):04x}" if ord(c) < 32 or c in '"\\\x7f' else c for c in text)
+def _toml(value: object) -> str:
+    """Format a string, a list of strings or true; TOML shares the syntax of JSON, but requires DEL to be escaped."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from zoomgate import Client
 from zoomgate.v1.auth_service_pb2 import WatchConnectionsResponse
 from zoomgate.v1.connection_pb2 import Connection
 from zoomgate_server.cli.bulk import executor, operations, where_filter
-from zoomgate_server.cli.bulk.where_filter import STATES, Condition, matches, where_option
+from zoomgate_server.cli.bulk.where_filter import Condition, matches, where_option
 from zoomgate_server.cli.channel import calls_service, resume_command
 from zoomgate_server.cli.options import Time, rate_option, user_argument, yes_option
 from zoomgate_server.cli.output import (
@@ -22,6 +22,8 @@ from zoomgate_server.cli.output import (
 )
 from zoomgate_server.rate_limiter import RateLimiter
 from zoomgate_server.telemetry.logs import escape, plain
+
+_STATES = {enum_name(Connection.State, value): value for value in Connection.State.values()[1:]}
 
 
 @click.group()
@@ -37,7 +39,7 @@ def connections() -> None:
     "--state",
     "states",
     multiple=True,
-    type=click.Choice(STATES),
+    type=click.Choice(list(_STATES)),
     help="State of the connections to list. Repeatable.",
 )
 @where_option
@@ -48,9 +50,9 @@ def list_(client: Client, as_json: bool, states: tuple[str, ...], where: tuple[C
     Example: zoomgate connections list --state reauth_required --where 'user=*@example.com'
     """
     if not states and where_filter.includes_disconnected(where):
-        states = STATES
-    values = [Connection.State.Value(f"STATE_{state.upper()}") for state in states]
-    selected = (each for each in client.connections(states=values) if matches(where, each))
+        states = tuple(_STATES)
+    listed = client.connections(states=[_STATES[state] for state in states])
+    selected = (connection for connection in listed if matches(where, connection))
     if as_json:
         for connection in selected:
             print_json(connection)

@@ -8,11 +8,10 @@ import signal
 import sqlite3
 import stat
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from zoomgate_server.app.stores import StartCancelled, open_store
 from zoomgate_server.app.zoom_clients import open_clients
@@ -63,8 +62,8 @@ _CLEANUP = {
 def validate_file(source: Source, *, as_json: bool) -> None:
     """Validate a file without importing it, and print a summary."""
     _warn_if_readable_by_others(source.path)
-    with contextlib.closing(DuplicateIndex()) as duplicates:
-        summary = _scan(source, duplicates)
+    with _exit_on_error(source.path), contextlib.closing(DuplicateIndex()) as duplicates:
+        summary = scan(source, duplicates, time.time(), _MAX_LISTED)
     print_result(
         f"{summary.rows} row(s): {summary.counts['usable']} to import, {summary.counts['superseded']} superseded by newer rows of the same"
         f" user, {summary.counts['rejected']} rejected. {summary.valid_access_tokens} access token(s) are still valid; for the other rows,"
@@ -109,8 +108,8 @@ def import_file(
     with contextlib.suppress(OSError):  # the file does not exist, or `Results` reports the error
         if results_path.samefile(source.path):
             fail(f"--results: {results_path} is the export itself; choose a different file", USAGE)
-    with contextlib.closing(DuplicateIndex()) as duplicates:
-        summary = _scan(source, duplicates)
+    with _exit_on_error(source.path), contextlib.closing(DuplicateIndex()) as duplicates:
+        summary = scan(source, duplicates, time.time(), _MAX_LISTED)
         _warn_about_unreadable_times(summary)
         header = {
             "format": source.name,
@@ -119,16 +118,33 @@ def import_file(
             "sha256": summary.digest,
             "rows": summary.rows,
         }
-        with _lock(source.path):
-            results = _open_results(results_path, header)
-            try:
-                remaining = summary.rows - results.last_row + len(results.incomplete)
-                stop = _run(
-                    _import(loaded, source, duplicates, results, remaining, rate=rate, replace=replace)
-                )
-            finally:
-                _close(results)
+        with _lock(source.path), contextlib.closing(Results.open(results_path, header)) as results:
+            remaining = summary.rows - results.last_row + len(results.incomplete)
+            stop = event_loop.run(
+                _import(loaded, source, duplicates, results, remaining, rate=rate, replace=replace)
+            )
     _report(source, results_path, summary.rows, results, stop, as_json=as_json)
+
+
+@contextlib.contextmanager
+def _exit_on_error(path: Path) -> Iterator[None]:
+    """Exit with an error message if the file cannot be read, or the import cannot start."""
+    try:
+        yield
+    except ImportFileError as error:
+        fail(f"{path}: {error}", USAGE)
+    except ResultsFileError as error:
+        fail(str(error), USAGE)
+    except sqlite3.Error as error:
+        fail(
+            f"the temporary directory cannot be used ({error}); free some disk space, or set SQLITE_TMPDIR to a different directory"
+        )
+    except StartCancelled:
+        fail("stopped before the store could be reached; nothing was imported")
+    except (StartError, StoreError) as error:
+        fail(str(error))
+    except ZoomgateError as error:
+        fail(error.message)
 
 
 @contextlib.contextmanager
@@ -142,20 +158,6 @@ def _lock(export: Path) -> Iterator[None]:
         except OSError:  # some network file systems do not support locks
             pass
         yield
-
-
-def _open_results(path: Path, header: dict[str, Any]) -> Results:
-    try:
-        return Results.open(path, header)
-    except ResultsFileError as error:
-        fail(str(error), USAGE)
-
-
-def _close(results: Results) -> None:
-    try:
-        results.close()
-    except ResultsFileError as error:
-        fail(str(error))
 
 
 async def _import(
@@ -195,12 +197,7 @@ async def _create_importer(
     *,
     replace: bool,
 ) -> Importer:
-    """Create the importer and its dependencies. A missing store is created, as at the first start of the service.
-
-    Raises:
-        StartError, ZoomgateError, StoreError: The import cannot start.
-        StoppedWaiting: The command was interrupted before the store was reachable.
-    """
+    """Create the importer and its dependencies. A missing store is created, as at the first start of the service."""
     clock, metrics, cache = SystemClock(), Metrics(version("zoomgate-server"), []), TokenCache()
     app = loaded.app
     store, key_ring = await open_store(loaded, stack, interrupted)
@@ -275,29 +272,6 @@ class _StopOnJournalFailure:
         self._stop.request(
             StopReason.FATAL_ERROR,
             f"{self._folder} cannot be written; free some disk space, since tokens that Zoom issues must be journaled immediately",
-        )
-
-
-def _run(import_task: Coroutine[Any, Any, StopSignal]) -> StopSignal:
-    """Run an import; exit with an error message if the import cannot start."""
-    try:
-        return event_loop.run(import_task)
-    except StartCancelled:
-        fail("stopped before the store could be reached; nothing was imported")
-    except (StartError, StoreError) as error:
-        fail(str(error))
-    except ZoomgateError as error:
-        fail(error.message)
-
-
-def _scan(source: Source, duplicates: DuplicateIndex) -> Scan:
-    try:
-        return scan(source, duplicates, time.time(), _MAX_LISTED)
-    except ImportFileError as error:
-        fail(f"{source.path}: {error}", USAGE)
-    except sqlite3.Error as error:
-        fail(
-            f"the temporary directory cannot be used ({error}); free some disk space, or set SQLITE_TMPDIR to a different directory"
         )
 
 

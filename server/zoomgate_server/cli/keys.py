@@ -119,7 +119,10 @@ def _changes_key_ring(command: Callable[..., None]) -> Callable[..., None]:
     def with_key_ring(path: str | None, **values: Any) -> None:
         loaded = load_settings()
         file = Path(path) if path else loaded.keys
-        command(loaded=loaded, file=file, ring=load_key_ring(file), **values)
+        try:
+            command(loaded=loaded, file=file, ring=key_file.load(file), **values)
+        except key_file.KeyFileError as error:
+            fail(str(error))
 
     return with_key_ring
 
@@ -143,15 +146,8 @@ def rotate(loaded: settings.Settings, file: Path, ring: KeyRing, now: bool, as_j
 
     Example: zoomgate keys rotate
     """
-    with AuditLog(loaded, store=exists(loaded)) as audit:
-        _rotate(loaded, file, ring, audit, now=now, as_json=as_json)
-
-
-def _rotate(
-    loaded: settings.Settings, file: Path, ring: KeyRing, audit: AuditLog, *, now: bool, as_json: bool
-) -> None:
     old, new = ring.primary_id, key_file.next_key(ring)
-    try:
+    with AuditLog(loaded, store=exists(loaded)) as audit:
         if new is None:
             new = key_file.add(file, ring)
             audit.record("keys.added", key_id=new, file=str(file))
@@ -168,10 +164,8 @@ def _rotate(
             _require_settled(file)
         key_file.promote(file, ring, new)
         audit.record("keys.promoted", key_id=new, previous_key_id=old, file=str(file))
-    except key_file.KeyFileError as error:
-        fail(str(error))
-    note(f"zoomgate: {new} is the primary key now; re-encrypting records")
-    summary = reencrypt_store(loaded, key_file.load(file), audit, must_exist=False)
+        note(f"zoomgate: {new} is the primary key now; re-encrypting records")
+        summary = reencrypt_store(loaded, key_file.load(file), audit, must_exist=False)
     print_result(
         f"{new} is the primary key now; {old} only decrypts. {summary.sentence} Next: copy {file} to every machine that has a copy of it,"
         f" wait 10 seconds, then run `zoomgate keys retire {old}`.",
@@ -223,17 +217,14 @@ def retire(loaded: settings.Settings, file: Path, ring: KeyRing, key_id: str, as
     if used:
         listed = ", ".join(f"{count} {item}" for item, count in sorted(used.items()))
         remedy = (
-            "re-encrypt records with `zoomgate keys reencrypt`, and start the service to empty its journal"
-            if key_id != key_file.next_key(ring)
-            else "it is the newest key; make it the primary key with `zoomgate keys rotate`"
+            "it is the newest key; make it the primary key with `zoomgate keys rotate`"
+            if key_id == key_file.next_key(ring)
+            else "re-encrypt records with `zoomgate keys reencrypt`, and start the service to empty its journal"
         )
         fail(f"key {key_id} cannot be retired, since it encrypted {listed}; {remedy}")
-    try:
-        with AuditLog(loaded, store=exists(loaded)) as audit:
-            key_file.remove(file, ring, key_id)
-            audit.record("keys.retired", key_id=key_id, file=str(file))
-    except key_file.KeyFileError as error:
-        fail(str(error))
+    with AuditLog(loaded, store=exists(loaded)) as audit:
+        key_file.remove(file, ring, key_id)
+        audit.record("keys.retired", key_id=key_id, file=str(file))
     print_result(
         f"Removed key {key_id} from {file}. Next: copy the file to every machine that has a copy of it. Earlier backups still need the"
         " key.",

@@ -2,15 +2,23 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
 from zoomgate_server.importing import csv_file, json_file
 from zoomgate_server.importing.errors import ImportFileError
-from zoomgate_server.importing.rows import InvalidRow, Row, is_invalid_time, lifetime, parse_time, validated
+from zoomgate_server.importing.rows import (
+    Fields,
+    InvalidEntry,
+    InvalidRow,
+    Row,
+    validated,
+)
 from zoomgate_server.importing.text import MAX_ROW, Lines, opened
+
+_T = TypeVar("_T")
 
 _DELIMITERS = ",;\t"
 _VELO_COLUMNS = ("refresh_token", "access_token", "expires_in", "_updatedDate", "scope")
@@ -47,7 +55,10 @@ def velo_users(path: Path, user_column: str) -> Source:
         with opened(path) as text:
             is_json = text.read(MAX_ROW).lstrip()[:1] in ("[", "{")
         with opened(path) as text:
-            yield from _velo_objects(text, user_column) if is_json else _velo_records(text, user_column)
+            if is_json:
+                yield from _rows(json_file.objects(text), lambda value: _velo_object(value, user_column))
+            else:
+                yield from _velo_records(text, user_column)
 
     return Source("velo-users", path, user_column, read)
 
@@ -61,7 +72,7 @@ def nango(path: Path, user_field: str) -> Source:
 
     def read() -> Iterator[Row | InvalidRow]:
         with opened(path) as text:
-            yield from _nango_objects(text, user_field)
+            yield from _rows(json_file.objects(text), lambda value: _nango_fields(value, user_field))
 
     return Source("nango", path, user_field, read)
 
@@ -71,20 +82,36 @@ def json_lines(path: Path) -> Source:
 
     def read() -> Iterator[Row | InvalidRow]:
         with opened(path) as text:
-            yield from _line_objects(text)
+            yield from _rows(_line_objects(text), _line_fields)
 
     return Source("jsonl", path, "", read)
 
 
+def _rows(
+    entries: Iterable[tuple[int, _T | str]], parse: Callable[[_T], Fields]
+) -> Iterator[Row | InvalidRow]:
+    """Yield a row for each entry.
+
+    Args:
+        entries: The number of each entry's first line, and the entry or an error message.
+        parse: Returns the fields of an entry, or raises `InvalidEntry`.
+    """
+    for number, (line, entry) in enumerate(entries, start=1):
+        try:
+            if isinstance(entry, str):
+                raise InvalidEntry(entry)
+            yield validated(number, line, parse(entry))
+        except InvalidEntry as error:
+            yield InvalidRow(number, line, error.user_email, str(error))
+
+
 def _velo_records(text: TextIO, user_column: str) -> Iterator[Row | InvalidRow]:
     delimiter, names, user = _velo_header(text, user_column)
-    columns = {name: index for index, name in enumerate(names)}
-    for number, (line, fields) in enumerate(csv_file.records(text, delimiter, len(names)), start=1):
-        if isinstance(fields, str):
-            yield InvalidRow(number, line, "", fields)
-        else:
-            values = {name: fields[index] for name, index in columns.items()}
-            yield _velo_row(number, line, fields[user], values)
+
+    def parse(values: list[str]) -> Fields:
+        return _velo_fields(values[user], dict(zip(names, values, strict=True)))
+
+    return _rows(csv_file.records(text, delimiter, len(names)), parse)
 
 
 def _velo_header(text: TextIO, user_column: str) -> tuple[str, list[str], int]:
@@ -116,124 +143,73 @@ def _reject_duplicate_columns(names: Sequence[str], normalized: Sequence[str], u
         )
 
 
-def _velo_objects(text: TextIO, user_column: str) -> Iterator[Row | InvalidRow]:
-    for number, (line, value) in enumerate(json_file.objects(text), start=1):
-        if isinstance(value, str):
-            yield InvalidRow(number, line, "", value)
-            continue
-        item = value.get("data", value)
-        if not isinstance(item, dict):
-            yield InvalidRow(number, line, "", "the object has no fields")
-            continue
-        user = item.get(user_column)
-        if user is None:
-            yield InvalidRow(
-                number,
-                line,
-                "",
-                f"the field {user_column} is missing (to use a different field, set --user-column); the fields are {_listed(item)}",
-            )
-            continue
-        yield _velo_row(number, line, user, {_normalized(name): field for name, field in item.items()})
-
-
-def _velo_row(number: int, line: int, user: object, fields: Mapping[str, object]) -> Row | InvalidRow:
-    updated_date = fields.get("updateddate")
-    updated = parse_time(updated_date)
-    return validated(
-        number,
-        line,
-        user=user,
-        access_token=fields.get("accesstoken"),
-        refresh_token=fields.get("refreshtoken"),
-        scope=fields.get("scope"),
-        expires=updated + lifetime(fields.get("expiresin")) if updated else 0.0,
-        updated=updated,
-        has_invalid_time=is_invalid_time(updated_date, updated),
-    )
-
-
-def _nango_objects(text: TextIO, user_field: str) -> Iterator[Row | InvalidRow]:
-    for number, (line, value) in enumerate(json_file.objects(text), start=1):
-        if isinstance(value, str):
-            yield InvalidRow(number, line, "", value)
-            continue
-        credentials = value.get("credentials")
-        if not isinstance(credentials, dict):
-            yield InvalidRow(
-                number,
-                line,
-                "",
-                "the connection has no credentials; get each connection from Nango individually, since its list omits credentials",
-            )
-            continue
-        user = _at(value, user_field)
-        if user is None:
-            yield InvalidRow(
-                number,
-                line,
-                "",
-                f"the field {user_field} is missing (to use a different field, set --user-field)",
-            )
-            continue
-        raw = credentials.get("raw")
-        times = (credentials.get("expires_at"), value.get("last_fetched_at") or value.get("updated_at"))
-        expires, updated = map(parse_time, times)
-        yield validated(
-            number,
-            line,
-            user=user,
-            access_token=credentials.get("access_token"),
-            refresh_token=credentials.get("refresh_token"),
-            scope=raw.get("scope") if isinstance(raw, dict) else "",
-            expires=expires,
-            updated=updated,
-            has_invalid_time=any(map(is_invalid_time, times, (expires, updated))),
+def _velo_object(value: Mapping[str, Any], user_column: str) -> Fields:
+    item = value.get("data", value)
+    if not isinstance(item, dict):
+        raise InvalidEntry("the object has no fields")
+    user = item.get(user_column)
+    if user is None:
+        raise InvalidEntry(
+            f"the field {user_column} is missing (to use a different field, set --user-column); the fields are {_listed(item)}"
         )
+    return _velo_fields(user, {_normalized(name): field for name, field in item.items()})
 
 
-def _line_objects(text: TextIO) -> Iterator[Row | InvalidRow]:
-    lines, number = Lines(text), 0
+def _velo_fields(user: object, values: Mapping[str, object]) -> Fields:
+    return {
+        "user_email": user,
+        "access_token": values.get("accesstoken"),
+        "refresh_token": values.get("refreshtoken"),
+        "scope": values.get("scope"),
+        "expires_in": values.get("expiresin"),
+        "updated_at": values.get("updateddate"),
+    }
+
+
+def _nango_fields(value: Mapping[str, Any], user_field: str) -> Fields:
+    credentials = value.get("credentials")
+    if not isinstance(credentials, dict):
+        raise InvalidEntry(
+            "the connection has no credentials; get each connection from Nango individually, since its list omits credentials"
+        )
+    user = _at(value, user_field)
+    if user is None:
+        raise InvalidEntry(f"the field {user_field} is missing (to use a different field, set --user-field)")
+    raw = credentials.get("raw")
+    return {
+        "user_email": user,
+        "access_token": credentials.get("access_token"),
+        "refresh_token": credentials.get("refresh_token"),
+        "scope": raw.get("scope") if isinstance(raw, dict) else "",
+        "expires_at": credentials.get("expires_at"),
+        "updated_at": value.get("last_fetched_at") or value.get("updated_at"),
+    }
+
+
+def _line_objects(text: TextIO) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    lines = Lines(text)
     while (numbered := lines.read()) is not None:
         line, content = numbered
-        if content is not None and not content.strip():
-            continue
-        number += 1
-        value = _object(content)
-        if value is None:
-            yield InvalidRow(number, line, "", _NOT_AN_OBJECT)
-            continue
-        unknown = value.keys() - LINE_KEYS
-        if unknown:
-            known = ", ".join(sorted(LINE_KEYS))
-            yield InvalidRow(
-                number,
-                line,
-                "",
-                f"the object has unknown fields: {_listed(sorted(unknown))}; the known fields are {known}",
-            )
-            continue
-        times = (value.get("expires_at"), value.get("updated_at"))
-        expires, updated = map(parse_time, times)
-        yield validated(
-            number,
-            line,
-            user=value.get("user_email"),
-            access_token=value.get("access_token"),
-            refresh_token=value.get("refresh_token"),
-            scope=value.get("scope"),
-            expires=expires,
-            updated=updated,
-            has_invalid_time=any(map(is_invalid_time, times, (expires, updated))),
+        if content is None or content.strip():
+            yield line, _object(content)
+
+
+def _line_fields(value: dict[str, Any]) -> Fields:
+    unknown = value.keys() - LINE_KEYS
+    if unknown:
+        known = ", ".join(sorted(LINE_KEYS))
+        raise InvalidEntry(
+            f"the object has unknown fields: {_listed(sorted(unknown))}; the known fields are {known}"
         )
+    return value
 
 
-def _object(line: str | None) -> dict[str, Any] | None:
+def _object(line: str | None) -> dict[str, Any] | str:
     try:
         value = json.loads(line or "")
     except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
+        return _NOT_AN_OBJECT
+    return value if isinstance(value, dict) else _NOT_AN_OBJECT
 
 
 def _at(value: Mapping[str, Any], field: str) -> object:

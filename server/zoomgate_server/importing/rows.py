@@ -60,34 +60,46 @@ class InvalidRow:
     reason: str
 
 
-def validated(
-    number: int,
-    line: int,
-    *,
-    user: object,
-    access_token: object,
-    refresh_token: object,
-    scope: object,
-    expires: float,
-    updated: float,
-    has_invalid_time: bool,
-) -> Row | InvalidRow:
-    """Return a validated row, or an invalid row with the reason. Non-canonical addresses are rejected, not corrected."""
+class InvalidEntry(Exception):
+    """An entry of a file that cannot be imported. The message contains no data from the entry.
+
+    Attributes:
+        user_email: The address of the entry; empty if it is unknown or invalid.
+    """
+
+    def __init__(self, reason: str, user_email: str = "") -> None:
+        super().__init__(reason)
+        self.user_email = user_email
+
+
+Fields = Mapping[str, object]
+"""The fields of an entry before validation: those of the format `jsonl`, or `expires_in` instead of `expires_at`."""
+
+
+def validated(number: int, line: int, fields: Fields) -> Row:
+    """Return a validated row. Non-canonical addresses are rejected, not corrected.
+
+    Raises:
+        InvalidEntry: The address or a token is missing or invalid.
+    """
+    user, scope = fields.get("user_email"), fields.get("scope")
+    access_token, refresh_token = fields.get("access_token"), fields.get("refresh_token")
     if not isinstance(user, str):
-        return InvalidRow(number, line, "", "the email address is missing")
+        raise InvalidEntry("the email address is missing")
     problem = user_email.problem(user)
     if problem is not None:
-        return InvalidRow(number, line, "", f"the email address {problem.partition(':')[0]}")
+        raise InvalidEntry(f"the email address {problem.partition(':')[0]}")
     if not refresh_token:
-        return InvalidRow(number, line, user, "the refresh token is missing")
-    if not is_token(refresh_token):
-        return InvalidRow(
-            number, line, user, "the refresh token is invalid; it is truncated or in an unsupported encoding"
-        )
-    if access_token and not is_token(access_token):
-        return InvalidRow(
-            number, line, user, "the access token is invalid; it is truncated or in an unsupported encoding"
-        )
+        raise InvalidEntry("the refresh token is missing", user)
+    for name, token in (("refresh", refresh_token), ("access", access_token)):
+        if token and not is_token(token):
+            raise InvalidEntry(
+                f"the {name} token is invalid; it is truncated or in an unsupported encoding", user
+            )
+    times = {name: parse_time(fields.get(name)) for name in ("expires_at", "updated_at")}
+    expire_at, updated_at = times.values()
+    if updated_at and "expires_in" in fields:
+        expire_at = updated_at + lifetime(fields["expires_in"])
     return Row(
         number,
         line,
@@ -95,9 +107,9 @@ def validated(
         access_token if isinstance(access_token, str) else "",
         refresh_token if isinstance(refresh_token, str) else "",
         scope if isinstance(scope, str) and len(scope) <= _MAX_SCOPE and scope.isprintable() else "",
-        expires,
-        updated,
-        has_invalid_time,
+        expire_at,
+        updated_at,
+        has_invalid_time=any(not time and fields.get(name) not in (None, "") for name, time in times.items()),
     )
 
 
@@ -122,15 +134,6 @@ def parse_time(value: object) -> float:
     except (ValueError, OverflowError):
         return 0.0
     return seconds if 0 < seconds < LATEST else 0.0
-
-
-def is_invalid_time(value: object, seconds: float) -> bool:
-    """Return whether a value is set although `parse_time` returned 0 for it.
-
-    Args:
-        seconds: The result of `parse_time`.
-    """
-    return not seconds and value not in (None, "")
 
 
 def lifetime(value: object) -> float:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import click
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -28,27 +28,28 @@ class Condition(NamedTuple):
     test: Test
 
 
-STATES = ("active", "reauth_required", "disconnected")
-CAUSES = tuple(enum_name(Connection.Cause, value) for value in Connection.Cause.values()[1:])
-
-
 def is_before(time: Timestamp, limit: datetime) -> bool:
     """Return whether a timestamp is before a time, with a resolution of a millisecond."""
     return time.ToNanoseconds() < int(limit.timestamp() * 1000) * 1_000_000
 
 
-def _state(value: str) -> Test:
-    return _one_of(value, STATES, lambda connection: enum_name(Connection.State, connection.state))
+def _enum_field(enum: Any, field: str) -> Callable[[str], Test]:
+    known = [enum_name(enum, value) for value in enum.values()[1:]]
+
+    def parse(value: str) -> Test:
+        if value.lower() not in known:
+            raise ValueError(f"unknown value {plain(value)!r}; use one of {', '.join(known)}")
+        return lambda connection: enum_name(enum, getattr(connection, field)) == value.lower()
+
+    return parse
 
 
-def _cause(value: str) -> Test:
-    return _one_of(value, CAUSES, lambda connection: enum_name(Connection.Cause, connection.cause))
+def _before(field: str) -> Callable[[str], Test]:
+    def parse(value: str) -> Test:
+        limit = parse_time(value)
+        return lambda connection: is_before(getattr(connection, field), limit)
 
-
-def _one_of(value: str, known: tuple[str, ...], read: Callable[[Connection], str]) -> Test:
-    if value.lower() not in known:
-        raise ValueError(f"unknown value {plain(value)!r}; use one of {', '.join(known)}")
-    return lambda connection: read(connection) == value.lower()
+    return parse
 
 
 def _user(value: str) -> Test:
@@ -62,33 +63,16 @@ def _user(value: str) -> Test:
     return lambda connection: connection.user_email == value
 
 
-def _account(value: str) -> Test:
-    return lambda connection: connection.zoom_account_id == value
-
-
-def _scope(value: str) -> Test:
-    return lambda connection: value in connection.scopes
-
-
-def _consented_before(value: str) -> Test:
-    limit = parse_time(value)
-    return lambda connection: is_before(connection.consent_time, limit)
-
-
-def _refreshed_before(value: str) -> Test:
-    limit = parse_time(value)
-    return lambda connection: is_before(connection.refresh_time, limit)
-
-
 FIELDS: dict[str, Callable[[str], Test]] = {
     "user": _user,
-    "state": _state,
-    "cause": _cause,
-    "account": _account,
-    "scope": _scope,
-    "consented-before": _consented_before,
-    "refreshed-before": _refreshed_before,
+    "state": _enum_field(Connection.State, "state"),
+    "cause": _enum_field(Connection.Cause, "cause"),
+    "account": lambda value: lambda connection: connection.zoom_account_id == value,
+    "scope": lambda value: lambda connection: value in connection.scopes,
+    "consented-before": _before("consent_time"),
+    "refreshed-before": _before("refresh_time"),
 }
+"""Each name in a filter with a function that parses the value; the function raises ValueError for an invalid value."""
 
 
 def _parse_where(
