@@ -1,8 +1,8 @@
 """The audit trail of commands that change keys, callers or the store."""
 
+import contextlib
 import os
 import pwd
-from types import TracebackType
 
 from zoomgate_server.audit.event import Actor, AuditEvent
 from zoomgate_server.audit.trail import AuditTrail
@@ -13,7 +13,7 @@ from zoomgate_server.settings import Settings
 from zoomgate_server.telemetry.logs import plain
 
 
-class AuditLog:
+class AuditLog(contextlib.AbstractContextManager["AuditLog"]):
     """The configured audit trail, opened before a command makes changes.
 
     If the trail cannot be opened, the command exits without any change.
@@ -42,12 +42,7 @@ class AuditLog:
                 " run this command as the service's user, or set ZOOMGATE_AUDIT to a writable file"
             )
 
-    def __enter__(self) -> "AuditLog":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._trail is not None:
             self._trail.close()
 

@@ -8,6 +8,7 @@ import click
 from zoomgate_server.cli import import_runner
 from zoomgate_server.cli.options import combined, json_option, rate_option
 from zoomgate_server.importing import formats
+from zoomgate_server.importing.importer import Timing
 
 
 @click.group("import")
@@ -105,4 +106,5 @@ def _import(
     if dry_run:
         import_runner.validate_file(source, as_json=as_json)
     else:
-        import_runner.import_file(source, results, rate=rate, replace=replace, as_json=as_json)
+        timing = click.get_current_context().ensure_object(Timing)
+        import_runner.import_file(source, results, rate=rate, replace=replace, as_json=as_json, timing=timing)

@@ -33,7 +33,7 @@ from zoomgate_server.encryption.reloading_key_ring import ReloadingKeyRing
 from zoomgate_server.errors import ZoomgateError
 from zoomgate_server.importing.errors import ImportFileError, ResultsFileError
 from zoomgate_server.importing.formats import Source
-from zoomgate_server.importing.importer import Importer
+from zoomgate_server.importing.importer import Importer, Timing
 from zoomgate_server.importing.results import Results, RowStatus
 from zoomgate_server.importing.run import run
 from zoomgate_server.importing.scan import DuplicateIndex, Scan, scan
@@ -43,9 +43,6 @@ from zoomgate_server.settings import Settings
 from zoomgate_server.startup import StartError
 from zoomgate_server.storage.record_store import StoreError
 from zoomgate_server.telemetry.metrics import Metrics
-
-REVOKE_SECONDS = 10.0
-"""Maximum time, in seconds, to wait at the end of an import until tokens that belong to a different user than their row are revoked."""
 
 _MAX_LISTED = 10
 """Maximum number of invalid rows that a dry run lists."""
@@ -61,34 +58,32 @@ _CLEANUP = {
 
 def validate_file(source: Source, *, as_json: bool) -> None:
     """Validate a file without importing it, and print a summary."""
-    _warn_if_readable_by_others(source.path)
-    with _exit_on_error(source.path), contextlib.closing(DuplicateIndex()) as duplicates:
-        summary = scan(source, duplicates, time.time(), _MAX_LISTED)
+    with _scanned(source) as (summary, _):
+        counts = summary.counts
     print_result(
-        f"{summary.rows} row(s): {summary.counts['usable']} to import, {summary.counts['superseded']} superseded by newer rows of the same"
-        f" user, {summary.counts['rejected']} rejected. {summary.valid_access_tokens} access token(s) are still valid; for the other rows,"
+        f"{summary.rows} row(s): {counts['usable']} to import, {counts['superseded']} superseded by newer rows of the same user,"
+        f" {counts['rejected']} rejected. {summary.valid_access_tokens} access token(s) are still valid; for the other rows,"
         " the refresh token will be used. Nothing was sent, stored or written.",
         {
             "rows": summary.rows,
-            "usable": summary.counts["usable"],
-            "superseded": summary.counts["superseded"],
-            "rejected": summary.counts["rejected"],
+            "usable": counts["usable"],
+            "superseded": counts["superseded"],
+            "rejected": counts["rejected"],
             "validAccessTokens": summary.valid_access_tokens,
             "misreadTimes": summary.invalid_times,
         },
         as_json=as_json,
     )
-    _warn_about_unreadable_times(summary)
     for row in summary.invalid_rows:
         note(f"line {row.line}: {row.user_email or 'unknown user'}: {row.reason}")
-    if summary.counts["rejected"] > len(summary.invalid_rows):
-        note(f"and {summary.counts['rejected'] - len(summary.invalid_rows)} more")
-    if summary.counts["rejected"]:
+    if counts["rejected"] > len(summary.invalid_rows):
+        note(f"and {counts['rejected'] - len(summary.invalid_rows)} more")
+    if counts["rejected"]:
         raise SystemExit(FAILURE)
 
 
 def import_file(
-    source: Source, results_path: Path | None, *, rate: float, replace: bool, as_json: bool
+    source: Source, results_path: Path | None, *, rate: float, replace: bool, as_json: bool, timing: Timing
 ) -> None:
     """Import a file, and print a summary of the results.
 
@@ -103,14 +98,11 @@ def import_file(
             "ZOOMGATE_CLIENT_ID and ZOOMGATE_CLIENT_SECRET are required; set them to the credentials of the app that the users authorized"
         )
     _reject_root(loaded.data_dir)
-    _warn_if_readable_by_others(source.path)
     results_path = results_path or source.path.with_name(f"{source.path.name}.results.jsonl")
     with contextlib.suppress(OSError):  # the file does not exist, or `Results` reports the error
         if results_path.samefile(source.path):
             fail(f"--results: {results_path} is the export itself; choose a different file", USAGE)
-    with _exit_on_error(source.path), contextlib.closing(DuplicateIndex()) as duplicates:
-        summary = scan(source, duplicates, time.time(), _MAX_LISTED)
-        _warn_about_unreadable_times(summary)
+    with _scanned(source) as (summary, duplicates):
         header = {
             "format": source.name,
             "user": source.user_field,
@@ -121,18 +113,29 @@ def import_file(
         with _lock(source.path), contextlib.closing(Results.open(results_path, header)) as results:
             remaining = summary.rows - results.last_row + len(results.incomplete)
             stop = event_loop.run(
-                _import(loaded, source, duplicates, results, remaining, rate=rate, replace=replace)
+                _import(
+                    loaded, source, duplicates, results, remaining, rate=rate, replace=replace, timing=timing
+                )
             )
     _report(source, results_path, summary.rows, results, stop, as_json=as_json)
 
 
 @contextlib.contextmanager
-def _exit_on_error(path: Path) -> Iterator[None]:
-    """Exit with an error message if the file cannot be read, or the import cannot start."""
+def _scanned(source: Source) -> Iterator[tuple[Scan, DuplicateIndex]]:
+    """Scan a file, print warnings, and yield the summary; exit with an error message if the import fails."""
+    if stat.S_IMODE(source.path.stat().st_mode) & 0o077:
+        note(f"other users of the local machine can read the tokens in {source.path}; run `chmod 600` on it")
     try:
-        yield
+        with contextlib.closing(DuplicateIndex()) as duplicates:
+            summary = scan(source, duplicates, time.time(), _MAX_LISTED)
+            if summary.invalid_times:
+                note(
+                    f"{summary.invalid_times} row(s) contain an invalid time, which is ignored: their access tokens are treated as expired,"
+                    " and, if a user has several such rows, the last one is imported; use times such as 2030-01-07T10:00:00Z"
+                )
+            yield summary, duplicates
     except ImportFileError as error:
-        fail(f"{path}: {error}", USAGE)
+        fail(f"{source.path}: {error}", USAGE)
     except ResultsFileError as error:
         fail(str(error), USAGE)
     except sqlite3.Error as error:
@@ -169,6 +172,7 @@ async def _import(
     *,
     rate: float,
     replace: bool,
+    timing: Timing,
 ) -> StopSignal:
     """Import the rows that have no final result yet."""
     stop, interrupted = StopSignal(), asyncio.Event()
@@ -181,7 +185,9 @@ async def _import(
         asyncio.get_running_loop().add_signal_handler(number, interrupt)
     limiter = RateLimiter(rate)
     async with AsyncExitStack() as stack:
-        importer = await _create_importer(loaded, stack, interrupted, limiter, stop, replace=replace)
+        importer = await _create_importer(
+            loaded, stack, interrupted, limiter, stop, replace=replace, timing=timing
+        )
         await importer.recover()
         with progress("importing", remaining, "rows") as advance:
             await run(source, importer, duplicates, results, limiter, stop, advance)
@@ -196,6 +202,7 @@ async def _create_importer(
     stop: StopSignal,
     *,
     replace: bool,
+    timing: Timing,
 ) -> Importer:
     """Create the importer and its dependencies. A missing store is created, as at the first start of the service."""
     clock, metrics, cache = SystemClock(), Metrics(version("zoomgate-server"), []), TokenCache()
@@ -226,7 +233,7 @@ async def _create_importer(
             f"{loaded.data_dir} is not writable; tokens that Zoom issues must be journaled there before they are stored"
         )
     disconnector = Disconnector(connections=connections, cache=cache, oauth=oauth, clock=clock, audit=audit)
-    stack.push_async_callback(disconnector.tasks.drain, REVOKE_SECONDS)
+    stack.push_async_callback(disconnector.tasks.drain, timing.revocation_timeout)
     account_linker = AccountLinker(
         connections=connections,
         journal=journal,
@@ -245,6 +252,7 @@ async def _create_importer(
         limiter=limiter,
         stop=stop,
         replace=replace,
+        timing=timing,
     )
 
 
@@ -284,19 +292,6 @@ def _reject_root(data_dir: Path) -> None:
     if os.geteuid() == 0 and owner != 0:
         fail(
             f"{data_dir} belongs to user {owner}, and the service cannot start if it contains files of root; run this command as that user"
-        )
-
-
-def _warn_if_readable_by_others(path: Path) -> None:
-    if stat.S_IMODE(path.stat().st_mode) & 0o077:
-        note(f"other users of the local machine can read the tokens in {path}; run `chmod 600` on it")
-
-
-def _warn_about_unreadable_times(summary: Scan) -> None:
-    if summary.invalid_times:
-        note(
-            f"{summary.invalid_times} row(s) contain an invalid time, which is ignored: their access tokens are treated as expired, and,"
-            " if a user has several such rows, the last one is imported; use times such as 2030-01-07T10:00:00Z"
         )
 
 

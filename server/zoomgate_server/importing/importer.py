@@ -38,20 +38,33 @@ INITIATED_BY = "import"
 """The recorded initiator of imported connections."""
 
 MAX_ATTEMPTS = 5
-FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 30.0
-"""First and longest pause after failed attempts, in seconds. The pause doubles with each attempt; Zoom can request a longer pause."""
-
 MAX_CONSECUTIVE_INCOMPLETE = 3
 """Number of consecutive incomplete rows after which the import stops, since further rows would fail after the same pauses."""
 
 MAX_INITIAL_MISMATCHES = 3
 """Number of rows after which the import stops if all of them contain a different user's tokens, since all addresses may be wrong."""
 
-STORE_TIMEOUT_SECONDS = 60.0
-"""Maximum time, in seconds, to store a token pair. Without a journal entry, storing a newly issued pair is retried without a limit."""
-
 _RETRYABLE = (StoreError, ZoomUnavailable, ZoomRateLimited, ZoomOutcomeUnknown)
 _FATAL = (AppCredentialsRejected, KeyUnavailable, RecordVersionUnsupported)
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Times of an import, in seconds.
+
+    Attributes:
+        first_pause: The pause after a first failed attempt. It doubles with each attempt; Zoom can request a longer pause.
+        max_pause: The maximum pause.
+        store_timeout: The maximum time to store a token pair. Without a journal entry, storing a newly issued pair is retried without a
+            limit.
+        revocation_timeout: The maximum time to wait, at the end of the import, until tokens that belong to a different user than their
+            row are revoked.
+    """
+
+    first_pause: float = 1.0
+    max_pause: float = 30.0
+    store_timeout: float = 60.0
+    revocation_timeout: float = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +99,7 @@ class Importer:
         limiter: RateLimiter,
         stop: StopSignal,
         replace: bool,
+        timing: Timing = Timing(),
     ) -> None:
         self._connections = connections
         self._account_linker = account_linker
@@ -95,6 +109,7 @@ class Importer:
         self._limiter = limiter
         self._stop = stop
         self._replace = replace
+        self._timing = timing
         self._recovering = asyncio.Lock()
         self._consecutive_incomplete = 0
         self._mismatches = 0
@@ -122,10 +137,10 @@ class Importer:
             except _RETRYABLE as error:
                 response_lost = response_lost or isinstance(error, ZoomOutcomeUnknown)
                 problem = str(error)
-                pause = FIRST_PAUSE_SECONDS * 2**number
+                pause = self._timing.first_pause * 2**number
                 if isinstance(error, ZoomgateError):
                     pause = max(pause, error.retry_after or 0.0)
-                self._limiter.hold(min(pause, LONGEST_PAUSE_SECONDS))
+                self._limiter.hold(min(pause, self._timing.max_pause))
             except _FATAL as error:
                 self._stop.request(StopReason.FATAL_ERROR, error.message)
                 return Outcome(RowStatus.INCOMPLETE, error.message)
@@ -266,7 +281,7 @@ class Importer:
         """
         while True:
             try:
-                async with asyncio.timeout(STORE_TIMEOUT_SECONDS):
+                async with asyncio.timeout(self._timing.store_timeout):
                     return await self._account_linker.link_imported(
                         tokens,
                         replaced,

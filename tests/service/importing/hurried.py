@@ -1,10 +1,7 @@
 """The `zoomgate` command with short pauses and timeouts: `python -m service.importing.hurried import …`."""
 
-from zoomgate_server.cli import import_runner, main
-from zoomgate_server.importing import importer
+from zoomgate_server.cli import cli
+from zoomgate_server.importing.importer import Timing
 
 if __name__ == "__main__":
-    importer.FIRST_PAUSE_SECONDS, importer.LONGEST_PAUSE_SECONDS = 0.01, 0.05
-    importer.STORE_TIMEOUT_SECONDS = 2.0
-    import_runner.REVOKE_SECONDS = 0.2
-    main()
+    cli(obj=Timing(first_pause=0.01, max_pause=0.05, store_timeout=2.0, revocation_timeout=0.2))
