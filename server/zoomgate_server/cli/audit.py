@@ -26,14 +26,13 @@ from zoomgate_server.telemetry.logs import plain
 MAX_LINE = 64 * 1024
 """Maximum number of bytes read from a line. Valid lines are shorter than a tenth of this limit."""
 
-_LOG_LINE_START = b'{"source":"'
-
 MAX_TOKEN = 64 * 1024
 
-_DURATION = re.compile(r"(\d{1,6})([smhd])")
-_FINGERPRINT = re.compile(rf"[0-9a-f]{{{FINGERPRINT_DIGITS}}}")
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _LINE_START = b'{"time":"'
+_LOG_LINE_START = b'{"source":"'
+_DURATION = re.compile(r"(\d{1,6})([smhd])")
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+_FINGERPRINT = re.compile(rf"[0-9a-f]{{{FINGERPRINT_DIGITS}}}")
 _UNSUPPORTED_COMPRESSION = (".bz2", ".lz4", ".xz", ".zip", ".zst")
 
 

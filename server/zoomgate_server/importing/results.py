@@ -9,7 +9,7 @@ import fcntl
 import os
 import stat
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -114,15 +114,7 @@ class Results:
         Raises:
             ResultsFileError: The file cannot be written.
         """
-        self._write(
-            {
-                "row": result.row,
-                "line": result.line,
-                "user": result.user,
-                "status": result.status,
-                "reason": result.reason,
-            }
-        )
+        self._write(asdict(result))
         self._count(result.row, result.status)
 
     def close(self) -> None:

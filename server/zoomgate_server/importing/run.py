@@ -39,13 +39,13 @@ async def run(
         advance(1)
 
     try:
-        for row, known in _remaining_rows(source, duplicates, results):
-            if known is None:
+        for row, work in _remaining_rows(source, duplicates, results):
+            if isinstance(work, Row):
                 await stop.sleep(limiter.reserve())
             if stop.reason is not None:
                 break
-            work = importer.import_row(row) if known is None and isinstance(row, Row) else _known(known)
-            in_progress.append((row, asyncio.create_task(work)))
+            outcome = importer.import_row(work) if isinstance(work, Row) else _completed(work)
+            in_progress.append((row, asyncio.create_task(outcome)))
             while in_progress and (
                 len(in_progress) >= (MAX_CONCURRENT_ROWS if importer.proven else 1)
                 or in_progress[0][1].done()
@@ -62,8 +62,8 @@ async def run(
 
 def _remaining_rows(
     source: Source, duplicates: DuplicateIndex, results: Results
-) -> Iterator[tuple[Row | InvalidRow, Outcome | None]]:
-    """Yield the rows without a final result, each with the outcome if it is known without a call to Zoom."""
+) -> Iterator[tuple[Row | InvalidRow, Row | Outcome]]:
+    """Yield the rows without a final result, each with its outcome, or again with the row if it must be imported."""
     last_row, incomplete = results.last_row, frozenset(results.incomplete)
     superseded_rows = duplicates.rows()
     superseded, newest = next(superseded_rows, (0, 0))
@@ -77,10 +77,8 @@ def _remaining_rows(
         elif row.number == superseded:
             yield row, Outcome(RowStatus.SUPERSEDED, f"row {newest} of the same user is newer")
         else:
-            yield row, None
+            yield row, row
 
 
-async def _known(outcome: Outcome | None) -> Outcome:
-    if outcome is None:
-        raise AssertionError("the outcome of an invalid row is always known")
+async def _completed(outcome: Outcome) -> Outcome:
     return outcome
