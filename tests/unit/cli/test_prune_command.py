@@ -139,7 +139,7 @@ def test_interruption_does_not_lose_the_audit_event() -> None:
         async with open_store(loaded) as store:
             faulty: Any = FaultyStore(store)
             with faulty.intercept("put", interrupted), AuditLog(loaded) as audit_log:
-                await prune_store(faulty, key_file.load(loaded.keys_path), 90, audit_log)
+                await prune_store(faulty, key_file.load(loaded.keys), 90, audit_log)
 
     asyncio.run(prepare())
     with pytest.raises(KeyboardInterrupt):
