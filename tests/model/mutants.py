@@ -66,9 +66,7 @@ MUTANTS = (
     ),
     Mutant(
         "commit_not_retried",
-        "        except (StoreError, RecordFault):\n"
-        "            yield Sleep(pause)\n"
-        "            pause = min(2 * pause, MAX_RETRY_PAUSE_SECONDS)\n",
+        "        except (StoreError, RecordFault):\n            yield Sleep(backoff.next_pause())\n",
         "        except (StoreError, RecordFault):\n"
         "            yield DeleteJournal(issued)\n"
         "            return StoreFailed()\n",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from zoomgate_server.backoff import Backoff
 from zoomgate_server.clock import SystemClock
 from zoomgate_server.encryption import key_file
 from zoomgate_server.encryption.cipher import KeyRing
@@ -134,17 +135,17 @@ async def _with_retries(
         StartCancelled: `stop` was set.
     """
     loop = asyncio.get_running_loop()
-    deadline, pause = loop.time() + seconds, timing.min_pause
+    deadline, backoff = loop.time() + seconds, Backoff(timing.min_pause, timing.max_pause)
     while True:
         opening = asyncio.create_task(open_store())
         try:
             return await _await_unless_stopped(stop, opening)
         except StoreUnreachableError as error:
+            pause = backoff.next_pause()
             if loop.time() + pause > deadline:
                 raise
             _log.warning("store.unreachable", problem=str(error), retry_in=pause)
         await _await_unless_stopped(stop, asyncio.create_task(asyncio.sleep(pause)))
-        pause = min(2 * pause, timing.max_pause)
 
 
 async def _await_unless_stopped(stop: asyncio.Event, awaited: asyncio.Task[_T]) -> _T:

@@ -23,6 +23,7 @@ from typing import BinaryIO
 import orjson
 
 from zoomgate_server.app import listeners
+from zoomgate_server.backoff import Backoff
 from zoomgate_server.identity import Principal
 from zoomgate_server.settings import Settings
 from zoomgate_server.startup import ServiceAddresses, StartError
@@ -162,7 +163,7 @@ class _Workers:
         # the first worker starts alone and creates the store and the keys, so that problems are reported only once
         if number > 1:
             await self._first_is_ready.wait()
-        failed_starts, early_exits = 0, 0
+        failed_starts, backoff = 0, Backoff(MIN_RESTART_DELAY, MAX_RESTART_DELAY)
         while not self._stop.is_set():
             start_time = time.monotonic()
             problem = await self._run_one(number)
@@ -173,14 +174,10 @@ class _Workers:
                 context = f"a worker failed to start {failed_starts} times in a row: "
                 self._stop_workers((context if self._announced else "") + problem)
                 return
-            early_exits = (
-                early_exits + 1
-                if problem is not None or time.monotonic() - start_time < STEADY_SECONDS
-                else 0
-            )
-            delay = min(MAX_RESTART_DELAY, MIN_RESTART_DELAY * 2 ** min(early_exits, 20))
+            if problem is None and time.monotonic() - start_time >= STEADY_SECONDS:
+                backoff.reset()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stop.wait(), delay)
+                await asyncio.wait_for(self._stop.wait(), backoff.next_pause())
 
     async def _run_one(self, number: int) -> str | None:
         """Run one process until it exits. Return None if the process became ready, or the reason why it could not start."""

@@ -12,6 +12,7 @@ from uuid import uuid4
 import orjson
 
 from zoomgate_server.audit.event import BROWSER, ZOOMGATE, Actor, AuditEvent, AuditSink
+from zoomgate_server.backoff import Backoff
 from zoomgate_server.call_context import Call
 from zoomgate_server.connections.disconnection import make_tombstone
 from zoomgate_server.connections.record import Cause, ConnectionRecord, State
@@ -369,13 +370,13 @@ class AccountLinker:
 
         The retries must not stop, because no other copy of the tokens exists.
         """
-        pause = FIRST_PAUSE_SECONDS
+        backoff = Backoff(FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS)
         while True:
             try:
                 record, _ = await self._connections.find(zoom_user.user_id)
                 return record
             except StoreError:
-                pause = await _wait_for_store(zoom_user.email, pause)
+                await _wait_for_store(zoom_user.email, backoff)
             except RecordUnreadable:
                 return None
 
@@ -397,7 +398,7 @@ class AccountLinker:
             prefetched: The result of a recent read, used in the first attempt instead of reading the store; None to read the store.
         """
         grant = uuid4().hex
-        pause = FIRST_PAUSE_SECONDS
+        backoff = Backoff(FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS)
         while True:
             try:
                 if prefetched is None:
@@ -439,7 +440,7 @@ class AccountLinker:
             except ZoomUserTaken as conflict:
                 await self._unlink_previous_address(conflict.subject)
             except StoreError:
-                pause = await _wait_for_store(entry.user_email, pause)
+                await _wait_for_store(entry.user_email, backoff)
 
     def _is_superseded(self, current: PreviousConnection, entry: Entry) -> bool:
         """Return whether the user consented or was disconnected after the tokens of an entry were requested.
@@ -456,7 +457,7 @@ class AccountLinker:
     async def _unlink_previous_address(self, user_email: str) -> None:
         """Disconnect the connection that is stored under the Zoom user's previous email address, retrying until the store responds."""
         tombstone: ConnectionRecord | None = None
-        generation, pause = 0, FIRST_PAUSE_SECONDS
+        generation, backoff = 0, Backoff(FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS)
         while True:
             try:
                 current, now = await self._connections.read_previous(user_email)
@@ -472,16 +473,15 @@ class AccountLinker:
                 if await self._connections.write(tombstone) is not None:
                     break
             except StoreError:
-                pause = await _wait_for_store(user_email, pause)
+                await _wait_for_store(user_email, backoff)
         self._cache.drop(user_email)
         self._audit(AuditEvent("connection.unlinked", "ok", user_email, ZOOMGATE, generation))
 
 
-async def _wait_for_store(user_email: str, pause: float) -> float:
-    """Sleep for `pause` seconds because the store failed, and return the length of the next pause."""
+async def _wait_for_store(user_email: str, backoff: Backoff) -> None:
+    """Pause because the store failed."""
     _log.warning("account_linking.store_failed", user=user_email)
-    await asyncio.sleep(pause)
-    return min(2 * pause, LONGEST_PAUSE_SECONDS)
+    await asyncio.sleep(backoff.next_pause())
 
 
 def _placeholder_for_unreadable(user_email: str, current: PreviousConnection, now: float) -> ConnectionRecord:

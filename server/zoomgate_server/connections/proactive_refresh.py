@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Literal, get_args
 
+from zoomgate_server.backoff import Backoff
 from zoomgate_server.clock import Clock
 from zoomgate_server.connections.access_tokens import REFRESH_BEFORE_SECONDS
 from zoomgate_server.connections.record import ConnectionRecord, State
@@ -279,16 +280,17 @@ class ProactiveRefresh:
 
     async def _repeat(self, poll: Callable[[], Awaitable[None]], interval: float) -> None:
         """Poll periodically, with exponential backoff while Zoom or the store fails."""
-        pause = FIRST_POLL_DELAY
+        pause, backoff = FIRST_POLL_DELAY, Backoff(interval, LONGEST_PAUSE_SECONDS)
         while True:
             await asyncio.sleep(pause * self._rng.uniform(0.5, 1.5))
             try:
                 await poll()
             except (ReauthRequired, *_GLOBAL_FAILURES) as error:
-                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+                pause = backoff.next_pause()
                 _log.warning("proactive_refresh.paused", error=type(error).__name__, retry_in=pause)
             else:
                 pause = interval
+                backoff.reset()
 
     async def _wait_for_slot(self) -> None:
         """Wait until the rate limit allows the next refresh."""

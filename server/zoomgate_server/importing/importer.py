@@ -10,6 +10,7 @@ import asyncio
 import hmac
 from dataclasses import dataclass, replace
 
+from zoomgate_server.backoff import Backoff
 from zoomgate_server.connections.account_linking import VERIFICATION_TIMEOUT, AccountLinker, token_pair
 from zoomgate_server.connections.record import ConnectionRecord, State
 from zoomgate_server.connections.repository import ConnectionRepository, PreviousConnection
@@ -127,6 +128,7 @@ class Importer:
     async def import_row(self, row: Row) -> Outcome:
         """Import one row. Errors are returned as outcomes; an error that would affect every row also stops the import."""
         response_lost, problem = False, ""
+        backoff = Backoff(self._timing.first_pause, self._timing.max_pause)
         for number in range(MAX_ATTEMPTS):
             while self._stop.reason is None and (remaining := self._limiter.held_seconds()):
                 await self._stop.sleep(remaining)
@@ -137,7 +139,7 @@ class Importer:
             except _RETRYABLE as error:
                 response_lost = response_lost or isinstance(error, ZoomOutcomeUnknown)
                 problem = str(error)
-                pause = self._timing.first_pause * 2**number
+                pause = backoff.next_pause()
                 if isinstance(error, ZoomgateError):
                     pause = max(pause, error.retry_after or 0.0)
                 self._limiter.hold(min(pause, self._timing.max_pause))

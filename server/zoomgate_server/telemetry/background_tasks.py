@@ -6,6 +6,7 @@ import contextvars
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from typing import Any, TypeVar
 
+from zoomgate_server.backoff import Backoff
 from zoomgate_server.telemetry import logs
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 60.0
@@ -70,16 +71,16 @@ def supervised(tasks: Mapping[str, TaskFactory]) -> Iterator[None]:
 
 
 async def _keep_running(name: str, start: TaskFactory) -> None:
-    clock, pause = asyncio.get_running_loop().time, FIRST_PAUSE_SECONDS
+    clock, backoff = asyncio.get_running_loop().time, Backoff(FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS)
     while True:
         started_at = clock()
         try:
             await start()
         except Exception:  # noqa: BLE001 - an error in one record must not stop the processing of all others
             if clock() - started_at > LONGEST_PAUSE_SECONDS:
-                pause = FIRST_PAUSE_SECONDS
+                backoff.reset()
+            pause = backoff.next_pause()
             _log.exception("background_task.failed", task=name, retry_in=pause)
             await asyncio.sleep(pause)
-            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
         else:
             return

@@ -22,6 +22,7 @@ from collections.abc import Generator
 from dataclasses import dataclass, field, replace
 from typing import cast
 
+from zoomgate_server.backoff import Backoff
 from zoomgate_server.connections.record import (
     Cause,
     ConnectionRecord,
@@ -534,7 +535,7 @@ def _commit(
         current: The record as last written; None to read the record first.
         max_refreshes: Maximum number of refresh times in the record.
     """
-    pause = MIN_RETRY_PAUSE_SECONDS
+    backoff = Backoff(MIN_RETRY_PAUSE_SECONDS, MAX_RETRY_PAUSE_SECONDS)
     while True:
         try:
             snapshot = current or (yield from _read())
@@ -544,8 +545,7 @@ def _commit(
                 yield DeleteJournal(issued)
                 return verdict
         except (StoreError, RecordFault):
-            yield Sleep(pause)
-            pause = min(2 * pause, MAX_RETRY_PAUSE_SECONDS)
+            yield Sleep(backoff.next_pause())
 
 
 def _commit_once(
