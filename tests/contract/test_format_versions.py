@@ -15,6 +15,7 @@ from support.harness import OMAR, browser, consent, running
 from support.process import Process, RotatingZoom
 from zoom_simulator.faults import Fault
 from zoomgate.v1 import auth_service_pb2 as pb
+from zoomgate_server.app.timing import Timing
 from zoomgate_server.authorization import pending
 from zoomgate_server.connections import disconnection
 from zoomgate_server.connections import record as connection_record
@@ -190,12 +191,10 @@ async def test_record_version_error_is_returned_for_that_user_only(tmp_path: Pat
         await zoomgate.call(zoomgate.auth.GetConnection, pb.GetConnectionRequest(user_email=OMAR))
 
 
-async def test_unreadable_tombstone_does_not_block_other_revocations(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_unreadable_tombstone_does_not_block_other_revocations(tmp_path: Path) -> None:
     """The unreadable tombstone comes first when the store lists the tombstones."""
-    monkeypatch.setattr(disconnection, "RETRY_INTERVAL", 0.01)
-    async with running(tmp_path / "data") as zoomgate:
+    timing = Timing(disconnections=disconnection.Timing(retry_interval=0.01))
+    async with running(tmp_path / "data", timing=timing) as zoomgate:
         zoomgate.simulator.faults.add(Fault("revoke", "status", times=-1, status=503))
         for user in (USER, OMAR):
             await zoomgate.connect(user)

@@ -19,7 +19,6 @@ from zoomgate_server.connections.record import ConnectionRecord, State
 from zoomgate_server.connections.refresh import schedule
 from zoomgate_server.connections.refresh.refresher import Refresher
 from zoomgate_server.connections.repository import ConnectionRepository
-from zoomgate_server.connections.token_cache import TokenCache
 from zoomgate_server.connections.token_pair import TokenPair
 from zoomgate_server.connections.zoom_calls import ZoomCalls
 from zoomgate_server.encryption.cipher import Key, KeyRing
@@ -122,7 +121,6 @@ class Process:
         clock = Clock(loop)
         self.metrics = Metrics("0", [])
         self.journal = MemoryJournal()
-        self.cache = TokenCache()
         self.store = ConnectionRepository(
             app="app", store=store, envelope=Envelope(app="app", keys=RING), clock=clock, on_read=lambda: None
         )
@@ -140,7 +138,6 @@ class Process:
         self.connections = AccessTokens(
             connections=self.store,
             refresher=self.refresher,
-            cache=self.cache,
             clock=clock,
             metrics=self.metrics,
         )
@@ -152,8 +149,7 @@ class Process:
         self.proactive_refresh = ProactiveRefresh(
             connections=self.store,
             refresher=self.refresher,
-            cache=self.cache,
-            cache_token=self.connections.cache,
+            access_tokens=self.connections,
             clock=clock,
             metrics=self.metrics,
             per_minute=per_minute,
@@ -162,7 +158,7 @@ class Process:
         self.feed = ChangeFeed(
             connections=self.store,
             clock=clock,
-            on_change=lambda change: self.cache.drop(change.key.subject, unless_rev=change.rev),
+            on_change=self.connections.drop_changed,
         )
         self._loop = loop
         self._tasks = contextlib.ExitStack()

@@ -17,14 +17,15 @@ from zoom_simulator.faults import Fault
 from zoom_simulator.options import DEFAULT_USERS, SimulatedUser
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1.connection_pb2 import Connection
+from zoomgate_server.app.timing import Timing
 from zoomgate_server.clock import SystemClock
-from zoomgate_server.connections import access_tokens
 from zoomgate_server.connections import record as connection_record
 from zoomgate_server.connections.record import ConnectionRecord, PendingAttempt
 from zoomgate_server.connections.refresh import protocol
 from zoomgate_server.connections.repository import ConnectionRepository
 from zoomgate_server.encryption import key_file
 from zoomgate_server.encryption.envelope import Envelope
+from zoomgate_server.rpc.middleware import authentication
 from zoomgate_server.storage.record_store import StoreError
 from zoomgate_server.zoom.oauth import OAuthClient
 from zoomgate_server.zoom.token_outcome import TokenOutcome
@@ -130,29 +131,32 @@ async def test_lost_refresh_of_a_killed_process_is_recovered_with_a_tolerant_zoo
 
 
 async def test_ambiguous_rejection_is_not_final_and_costs_one_call(
-    zoomgate: Harness, place: Place, monkeypatch: pytest.MonkeyPatch
+    place: Place,
 ) -> None:
     """While the killed process could still store a result, calls fail with REFRESH_IN_PROGRESS and the record is unchanged."""
-    # reserves 9.5 of the 10 seconds of each call for the response, so that each call stops waiting for the refresh after 0.5 seconds
-    monkeypatch.setattr(access_tokens, "RESPONSE_MARGIN", 9.5)
-    await zoomgate.connect()
-    await simulate_killed_process(zoomgate, place)
-    for _ in range(3):
-        refusal = await zoomgate.error_of(zoomgate.auth.RefreshToken, REFRESH_REQUEST, seconds=10.0)
-        assert refusal.short == IN_PROGRESS
-        assert refusal.retry_after
-    assert await state(zoomgate) == "ACTIVE"
-    assert refresh_calls(zoomgate) == 1
-    aged = await change(
-        place,
-        lambda record: replace(record, lease=None, pending_attempts=(PendingAttempt(1, time.time() - 3600),)),
-    )
-    refusal = await zoomgate.error_of(zoomgate.auth.RefreshToken, REFRESH_REQUEST)
-    assert (*refusal.short, refusal.metadata["cause"]) == (*REAUTH, "OUTCOME_LOST")
-    assert aged.generation == 1
-    for _ in range(3):
-        assert (await zoomgate.error_of(zoomgate.auth.RefreshToken, REFRESH_REQUEST)).short == REAUTH
-    assert refresh_calls(zoomgate) == 2
+    # with 9.5 seconds reserved for the response, a call with a deadline of 10 seconds stops waiting for the refresh after 0.5 seconds
+    timing = Timing(calls=authentication.Timing(response_margin=9.5))
+    async with running(place.folder, environ=place.environ, timing=timing) as zoomgate:
+        await zoomgate.connect()
+        await simulate_killed_process(zoomgate, place)
+        for _ in range(3):
+            refusal = await zoomgate.error_of(zoomgate.auth.RefreshToken, REFRESH_REQUEST, seconds=10.0)
+            assert refusal.short == IN_PROGRESS
+            assert refusal.retry_after
+        assert await state(zoomgate) == "ACTIVE"
+        assert refresh_calls(zoomgate) == 1
+        aged = await change(
+            place,
+            lambda record: replace(
+                record, lease=None, pending_attempts=(PendingAttempt(1, time.time() - 3600),)
+            ),
+        )
+        refusal = await zoomgate.error_of(zoomgate.auth.RefreshToken, REFRESH_REQUEST)
+        assert (*refusal.short, refusal.metadata["cause"]) == (*REAUTH, "OUTCOME_LOST")
+        assert aged.generation == 1
+        for _ in range(3):
+            assert (await zoomgate.error_of(zoomgate.auth.RefreshToken, REFRESH_REQUEST)).short == REAUTH
+        assert refresh_calls(zoomgate) == 2
 
 
 async def test_lost_responses_are_retried_twice_and_then_reported(zoomgate: Harness) -> None:

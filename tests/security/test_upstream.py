@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import zlib
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import grpc.aio
@@ -18,7 +19,6 @@ from zoomgate.v1 import meetings_service_pb2 as meetings
 from zoomgate.v1 import proxy_service_pb2 as proxy
 from zoomgate.v1.proxy_service_pb2_grpc import ProxyServiceStub
 from zoomgate_server.app.timing import Timing
-from zoomgate_server.connections import access_tokens
 from zoomgate_server.rpc.middleware import authentication
 from zoomgate_server.zoom.client import MAX_RESPONSE_BYTES
 
@@ -356,19 +356,17 @@ async def test_response_has_its_outcome(service: Service, impatient_service: Ser
     assert await outcome(zoomgate, zoomgate.meetings.GetMeeting, READ) == MEETING
 
 
-async def test_missing_response_is_reported_before_the_deadline(
-    service: Service, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_missing_response_is_reported_before_the_deadline(tmp_path: Path) -> None:
     """The service reports the unknown outcome of a write before gRPC reports DEADLINE_EXCEEDED."""
     # tolerates slow machines, but is less than the amount by which aiohttp would round up one of these timeouts
-    monkeypatch.setattr(access_tokens, "RESPONSE_MARGIN", 0.7)
-    zoomgate, raw = service
-    raw.responses = [Endless(b"")]
-    calls = [
-        zoomgate.error_of(zoomgate.meetings.CreateMeeting, WRITE, seconds=seconds)
-        for seconds in (5.8, 6.0, 6.2, 6.4, 6.6)
-    ]
-    assert {error.short for error in await asyncio.gather(*calls)} == {UNKNOWN}
+    timing = Timing(calls=authentication.Timing(response_margin=0.7))
+    async with serving_upstream(tmp_path, timing) as (zoomgate, raw):
+        raw.responses = [Endless(b"")]
+        calls = [
+            zoomgate.error_of(zoomgate.meetings.CreateMeeting, WRITE, seconds=seconds)
+            for seconds in (5.8, 6.0, 6.2, 6.4, 6.6)
+        ]
+        assert {error.short for error in await asyncio.gather(*calls)} == {UNKNOWN}
 
 
 RETRY_AFTER = {

@@ -15,16 +15,14 @@ import pytest
 from support.harness import BASIL, MONICA, OMAR, Harness, metadata, running
 from zoom_simulator.faults import Fault
 from zoomgate.v1 import auth_service_pb2 as pb
+from zoomgate_server.app.timing import Timing
 from zoomgate_server.connections import disconnection
 from zoomgate_server.connections.record import ConnectionRecord, State, decode, encode
-from zoomgate_server.connections.repository import ConnectionRepository
 from zoomgate_server.connections.token_pair import TokenPair
 from zoomgate_server.encryption import key_file
 from zoomgate_server.encryption.envelope import Envelope
 from zoomgate_server.storage.record_store import Kind, Record, RecordKey, StoreError
 from zoomgate_server.storage.sqlite import SqliteStore
-from zoomgate_server.zoom.oauth import OAuthClient
-from zoomgate_server.zoom.token_outcome import RevokeOutcome, Unknown
 
 DELETE_MONICA = pb.DeleteConnectionRequest(user_email=MONICA)
 APP = "loopback|zoomgate-dev"
@@ -67,66 +65,71 @@ async def until(condition: Any) -> None:
             await asyncio.sleep(0.02)
 
 
-def delay_disconnect_confirmation(monkeypatch: pytest.MonkeyPatch) -> tuple[asyncio.Event, asyncio.Event]:
-    """Delay the store's confirmation of a disconnection.
+class HeldDisconnection:
+    """Interceptor of a store that holds the response to the write of a disconnection.
 
-    Return an event that is set once the disconnection is stored, and an event to set to end the delay.
+    Attributes:
+        stored: Event that is set once the disconnection is stored.
+        confirm: Event to set to release the response.
     """
-    stored, confirm = asyncio.Event(), asyncio.Event()
-    real_write = ConnectionRepository.write
 
-    async def delayed_write(self: ConnectionRepository, connection: ConnectionRecord) -> int | None:
-        rev = await real_write(self, connection)
-        if connection.pair_to_revoke is not None:
-            stored.set()
-            await confirm.wait()
+    def __init__(self) -> None:
+        self.stored, self.confirm = asyncio.Event(), asyncio.Event()
+
+    async def __call__(self, put: Any, record: Record, if_rev: int) -> int | None:
+        rev: int | None = await put(record, if_rev)
+        if record.state == State.DISCONNECTED.value:
+            self.stored.set()
+            await self.confirm.wait()
         return rev
 
-    monkeypatch.setattr(ConnectionRepository, "write", delayed_write)
-    return stored, confirm
 
-
-async def test_canceled_delete_is_audited_and_revoked(
-    zoomgate: Harness, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_canceled_delete_is_audited_and_revoked(zoomgate: Harness) -> None:
     """The caller cancels while the store is writing the disconnection."""
     await zoomgate.connect()
-    stored, confirm = delay_disconnect_confirmation(monkeypatch)
+    assert zoomgate.store is not None
+    held = HeldDisconnection()
+    with zoomgate.store.intercept("put", held):
+        await cancel_delete(zoomgate, held)
+
+        async def is_cancelled() -> bool:
+            async with (
+                aiohttp.ClientSession() as session,
+                session.get(f"{zoomgate.http_url}/metrics") as page,
+            ):
+                text = await page.text()
+            return 'zoomgate_rpc_total{code="CANCELLED",method="AuthService.DeleteConnection"} 1.0' in text
+
+        await until(is_cancelled)
+        held.confirm.set()
+
+        async def is_audited() -> bool:
+            events = audit_events(zoomgate)
+            return [(line["principal"], line["outcome"]) for line in events] == [("admin", "ok")]
+
+        await until(is_audited)
+        await until(lambda: _is_revoked(zoomgate, MONICA))
+
+
+async def cancel_delete(zoomgate: Harness, held: HeldDisconnection) -> None:
+    """Delete Monica's connection, and cancel the call once the disconnection is stored."""
     call = zoomgate.auth.DeleteConnection(DELETE_MONICA, metadata=metadata("admin"), timeout=20)
     waiting = asyncio.ensure_future(call.code())
-    await stored.wait()
+    await held.stored.wait()
     call.cancel()
     await waiting
 
-    async def is_cancelled() -> bool:
-        async with aiohttp.ClientSession() as session, session.get(f"{zoomgate.http_url}/metrics") as page:
-            text = await page.text()
-        return 'zoomgate_rpc_total{code="CANCELLED",method="AuthService.DeleteConnection"} 1.0' in text
 
-    await until(is_cancelled)
-    confirm.set()
-
-    async def is_audited() -> bool:
-        return [(line["principal"], line["outcome"]) for line in audit_events(zoomgate)] == [("admin", "ok")]
-
-    await until(is_audited)
-    await until(lambda: _is_revoked(zoomgate, MONICA))
-
-
-async def test_shutdown_revokes_the_tokens_of_a_canceled_delete(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_shutdown_revokes_the_tokens_of_a_canceled_delete(tmp_path: Path) -> None:
     """The tokens are revoked before the process exits, not after its next start."""
-    stored, confirm = delay_disconnect_confirmation(monkeypatch)
     async with running(tmp_path / "data") as zoomgate:
         await zoomgate.connect()
         zoomgate.simulator.faults.add(Fault("revoke", "delay", seconds=0.3))
-        call = zoomgate.auth.DeleteConnection(DELETE_MONICA, metadata=metadata("admin"), timeout=20)
-        waiting = asyncio.ensure_future(call.code())
-        await stored.wait()
-        call.cancel()
-        await waiting
-        asyncio.get_running_loop().call_later(0.3, confirm.set)
+        assert zoomgate.store is not None
+        held = HeldDisconnection()
+        with zoomgate.store.intercept("put", held):
+            await cancel_delete(zoomgate, held)
+        asyncio.get_running_loop().call_later(0.3, held.confirm.set)  # during the shutdown
     assert zoomgate.simulator.zoom.grants[MONICA].revoked
     assert (await read(zoomgate)).pair_to_revoke is None
 
@@ -136,30 +139,19 @@ async def _is_revoked(zoomgate: Harness, user: str) -> bool:
 
 
 @pytest.mark.parametrize("readable", [True, False])
-async def test_unconfirmed_disconnection_is_audited(
-    zoomgate: Harness, monkeypatch: pytest.MonkeyPatch, readable: bool
-) -> None:
+async def test_unconfirmed_disconnection_is_audited(zoomgate: Harness, readable: bool) -> None:
     """If the store cannot be read to check the write, the audit event has the outcome STORE_UNAVAILABLE. A retry finds no connection."""
     await zoomgate.connect()
-    put, get = SqliteStore.put, SqliteStore.get
-    unconfirmed = False
+    store = zoomgate.store
+    assert store is not None
 
-    async def unconfirmed_put(self: SqliteStore, record: Record, if_rev: int) -> int | None:
-        nonlocal unconfirmed
-        rev = await put(self, record, if_rev)
-        if record.state == State.DISCONNECTED.value and not unconfirmed:
-            unconfirmed = True
-            raise StoreError("injected")
-        return rev
+    async def unconfirmed_put(put: Any, record: Record, if_rev: int) -> int | None:
+        await put(record, if_rev)
+        if not readable:
+            store.fail("get", 1)
+        raise StoreError("injected")
 
-    async def failing_get(self: SqliteStore, key: RecordKey) -> tuple[Record | None, float]:
-        if unconfirmed and not readable:
-            raise StoreError("injected")
-        return await get(self, key)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(SqliteStore, "put", unconfirmed_put)
-        patch.setattr(SqliteStore, "get", failing_get)
+    with store.intercept("put", unconfirmed_put):
         if readable:
             await zoomgate.call(zoomgate.auth.DeleteConnection, DELETE_MONICA, "admin")
             assert zoomgate.simulator.zoom.grants[MONICA].revoked
@@ -190,38 +182,13 @@ async def test_alternate_pairs_are_revoked_and_erased(zoomgate: Harness) -> None
     await until(is_erased)
 
 
-async def test_tokens_are_erased_after_a_day_even_if_zoom_confirms_no_revocation(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """While Zoom does not respond, each cleanup calls Zoom for only a few users, in turn."""
-    monkeypatch.setattr(disconnection, "RETRY_INTERVAL", 0.05)
-    monkeypatch.setattr(disconnection, "MAX_CONSECUTIVE_FAILURES", 1)
-    async with running(tmp_path / "data") as zoomgate:
-        users = (BASIL, MONICA, OMAR)
-        for user in users:
+async def test_tokens_are_erased_after_a_day_even_if_zoom_confirms_no_revocation(tmp_path: Path) -> None:
+    """Until then, the revocation is retried."""
+    timing = Timing(disconnections=disconnection.Timing(retry_interval=0.05))
+    async with running(tmp_path / "data", timing=timing) as zoomgate:
+        zoomgate.simulator.faults.add(Fault("revoke", "status", times=-1, status=503))
+        for user in (BASIL, MONICA, OMAR):
             await zoomgate.connect(user)
-        user_of_token: dict[str, str] = {}
-        for user in users:
-            tokens = (await read(zoomgate, user)).tokens
-            assert tokens is not None
-            user_of_token |= {tokens.access_token: user, tokens.refresh_token: user}
-        steps: list[str] = []
-        page, is_unresponsive = ConnectionRepository.page, True
-        revoke = OAuthClient.revoke
-
-        async def recording_page(self: ConnectionRepository, **filters: Any) -> Any:
-            if filters.get("states") == [State.DISCONNECTED.value]:
-                steps.append("page")
-            return await page(self, **filters)
-
-        async def recording_revoke(self: OAuthClient, token: str) -> RevokeOutcome:
-            if not is_unresponsive:
-                return await revoke(self, token)
-            steps.append(user_of_token[token])
-            return Unknown("injected")
-
-        monkeypatch.setattr(OAuthClient, "revoke", recording_revoke)
-        for user in users:
             await zoomgate.call(
                 zoomgate.auth.DeleteConnection, pb.DeleteConnectionRequest(user_email=user), "admin"
             )
@@ -232,16 +199,7 @@ async def test_tokens_are_erased_after_a_day_even_if_zoom_confirms_no_revocation
             return (await read(zoomgate, OMAR)).pair_to_revoke is None
 
         await until(is_erased)
-        steps.clear()
-        monkeypatch.setattr(ConnectionRepository, "page", recording_page)
-
-        async def has_made_several_passes() -> bool:
-            return len(steps) > 20
-
-        await until(has_made_several_passes)
-        initials = "".join(step[0] for step in steps)  # each user has two tokens
-        assert "pbbpmmpbbpmmp" in initials
-        is_unresponsive = False
+        zoomgate.simulator.faults.clear()
         for user in (BASIL, MONICA):
             await until(lambda user=user: _is_revoked(zoomgate, user))
 

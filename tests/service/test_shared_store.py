@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,48 +10,71 @@ import pytest
 from yarl import URL
 
 from support.harness import MONICA, SECONDS, Harness, browser, consent_form, metadata, running, serving
+from zoom_simulator.faults import Fault
 from zoomgate.v1 import auth_service_pb2 as auth
 from zoomgate.v1 import meetings_service_pb2 as meetings
 from zoomgate.v1 import proxy_service_pb2 as proxy
 from zoomgate_server.app.timing import Timing
 from zoomgate_server.connections import access_tokens
-from zoomgate_server.connections.repository import ConnectionRepository
-from zoomgate_server.connections.token_journal import TokenJournal
-from zoomgate_server.storage.record_store import Change
+from zoomgate_server.storage.record_store import Record
 from zoomgate_server.watch import change_feed
-from zoomgate_server.zoom.client import ZoomClient
-from zoomgate_server.zoom.oauth import OAuthClient
 
 TOKEN = auth.GetTokenRequest(user_email=MONICA)
+REFRESH = auth.RefreshTokenRequest(user_email=MONICA)
+ME = proxy.GetRequest(user_email=MONICA, url="/users/me")
 
 
-@dataclass
-class Gate:
-    """A gate that, while it is closed, delays Zoom's responses to refreshes.
+class HeldRequests:
+    """Requests for the user's profile, which the Zoom simulator holds until they are released."""
+
+    def __init__(self, zoomgate: Harness) -> None:
+        self._zoomgate = zoomgate
+        self._hold(600.0)
+
+    @property
+    def count(self) -> int:
+        """The number of requests."""
+        return self._zoomgate.stat("faults.delay")
+
+    async def wait_for(self, number: int) -> None:
+        """Wait for a request, counted from 1."""
+        async with asyncio.timeout(SECONDS):
+            while self.count < number:
+                await asyncio.sleep(0.01)
+
+    def release(self, *, hold_next: bool) -> None:
+        """Let the simulator process the held request."""
+        self._zoomgate.simulator.faults.clear()
+        self._hold(600.0 if hold_next else 0.0)
+
+    def _hold(self, seconds: float) -> None:
+        self._zoomgate.simulator.faults.add(Fault("users_me", "delay", times=-1, seconds=seconds))
+
+
+class HeldCommit:
+    """Interceptor of a store that holds the write of a refreshed token, which follows the write of the lease.
+
+    Args:
+        after_effect: Whether to hold the response to the write instead of the write.
 
     Attributes:
-        responded: Event that is set when Zoom has responded.
-        open: Event that is set while the gate is open.
+        reached: Event that is set when the write is held.
+        proceed: Event to set to release the write.
     """
 
-    responded: asyncio.Event = field(default_factory=asyncio.Event)
-    open: asyncio.Event = field(default_factory=asyncio.Event)
+    def __init__(self, *, after_effect: bool) -> None:
+        self.reached, self.proceed = asyncio.Event(), asyncio.Event()
+        self._after_effect = after_effect
+        self._writes = 0
 
-
-@pytest.fixture
-def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
-    """Return an open gate. A test must request this fixture before the fixtures of the services."""
-    gate, original = Gate(), OAuthClient.refresh
-    gate.open.set()
-
-    async def refresh(self: OAuthClient, refresh_token: str) -> Any:
-        outcome = await original(self, refresh_token)
-        gate.responded.set()
-        await gate.open.wait()
-        return outcome
-
-    monkeypatch.setattr(OAuthClient, "refresh", refresh)
-    return gate
+    async def __call__(self, put: Any, record: Record, if_rev: int) -> int | None:
+        self._writes += 1
+        if self._writes == 1:
+            return await put(record, if_rev)
+        rev = await put(record, if_rev) if self._after_effect else None
+        self.reached.set()
+        await self.proceed.wait()
+        return rev if self._after_effect else await put(record, if_rev)
 
 
 @pytest.fixture
@@ -96,45 +118,39 @@ async def test_disconnection_removes_the_token_from_the_cache_of_the_other_servi
 @pytest.mark.parametrize(
     "timing",
     # without an overlap between polls, each change is reported only once
-    [Timing(feed=change_feed.Timing(poll_interval=0.01, overlap=0.0, full_poll_interval=1e6))],
+    [
+        Timing(
+            feed=change_feed.Timing(poll_interval=0.01, overlap=0.0, full_poll_interval=1e6),
+            tokens=access_tokens.Timing(change_visibility=0.0),
+        )
+    ],
     indirect=True,
 )
 async def test_token_refreshed_before_a_disconnection_is_not_cached_afterwards(
-    zoomgate: Harness, other: Harness, monkeypatch: pytest.MonkeyPatch
+    zoomgate: Harness, other: Harness
 ) -> None:
-    """The last step of the refresh, deleting the journal entry, ends only after the change feed has reported the disconnection."""
-    monkeypatch.setattr(access_tokens, "CHANGE_VISIBILITY_SECONDS", 0.0)
+    """The refresh ends only after the change feed has reported the disconnection."""
     await zoomgate.connect()
-    stored, may_delete = asyncio.Event(), asyncio.Event()
-    delete = TokenJournal.delete
+    polls = 0
 
-    async def delayed_delete(self: TokenJournal, entry_id: str) -> None:
-        stored.set()
-        await may_delete.wait()
-        await delete(self, entry_id)
-
-    monkeypatch.setattr(TokenJournal, "delete", delayed_delete)
-    refresh = asyncio.create_task(
-        other.call(other.auth.RefreshToken, auth.RefreshTokenRequest(user_email=MONICA))
-    )
-    await stored.wait()
-    await zoomgate.call(zoomgate.auth.DeleteConnection, auth.DeleteConnectionRequest(user_email=MONICA))
-    polls, changes = 0, ConnectionRepository.changes
-
-    async def counted_changes(
-        self: ConnectionRepository, since: float, limit: int
-    ) -> tuple[list[Change], float]:
+    async def count_polls(changes: Any, *arguments: Any, **options: Any) -> Any:
         nonlocal polls
-        result = await changes(self, since, limit)
+        result = await changes(*arguments, **options)
         polls += 1
         return result
 
-    monkeypatch.setattr(ConnectionRepository, "changes", counted_changes)
-    while polls < 5:
-        await asyncio.sleep(0.01)
-    may_delete.set()
-    with pytest.raises(grpc.aio.AioRpcError):
-        await refresh
+    assert other.store is not None
+    commit = HeldCommit(after_effect=True)
+    with other.store.intercept("put", commit), other.store.intercept("changes", count_polls):
+        refresh = asyncio.create_task(other.call(other.auth.RefreshToken, REFRESH))
+        await commit.reached.wait()
+        await zoomgate.call(zoomgate.auth.DeleteConnection, auth.DeleteConnectionRequest(user_email=MONICA))
+        polls = 0
+        while polls < 5:
+            await asyncio.sleep(0.01)
+        commit.proceed.set()
+        with pytest.raises(grpc.aio.AioRpcError):
+            await refresh
     assert (await other.error_of(other.auth.GetToken, TOKEN)).reason == "ZOOM_NOT_CONNECTED"
 
 
@@ -142,67 +158,55 @@ async def test_token_refreshed_by_the_other_service_is_read_instead_of_refreshed
     zoomgate: Harness, other: Harness
 ) -> None:
     await zoomgate.connect()
-    me = proxy.GetRequest(user_email=MONICA, url="/users/me")
-    await other.call(other.proxy.Get, me)
-    await zoomgate.call(zoomgate.auth.RefreshToken, auth.RefreshTokenRequest(user_email=MONICA))
-    assert (await other.call(other.proxy.Get, me)).response.status == 200
+    await other.call(other.proxy.Get, ME)
+    await zoomgate.call(zoomgate.auth.RefreshToken, REFRESH)
+    assert (await other.call(other.proxy.Get, ME)).response.status == 200
     assert zoomgate.stat("token.refresh_token.issued") == 1
 
 
 @pytest.mark.parametrize("timing", [Timing(feed=change_feed.Timing(poll_interval=1e6))], indirect=True)
 async def test_token_replaced_twice_during_a_call_does_not_require_consent(
-    zoomgate: Harness, other: Harness, monkeypatch: pytest.MonkeyPatch
+    zoomgate: Harness, other: Harness
 ) -> None:
     """The first service refreshes before the call and again before its retry, so the caller of the second receives REFRESH_IN_PROGRESS."""
-    me = proxy.GetRequest(user_email=MONICA, url="/users/me")
     await zoomgate.connect()
-    await other.call(other.proxy.Get, me)
-    refresh = auth.RefreshTokenRequest(user_email=MONICA)
-    original, sent = ZoomClient.send, 0
-
-    async def send(self: ZoomClient, *arguments: Any, **options: Any) -> Any:
-        nonlocal sent
-        sent += 1
-        if sent <= 2:
-            await zoomgate.call(zoomgate.auth.RefreshToken, refresh)
-        return await original(self, *arguments, **options)
-
-    monkeypatch.setattr(ZoomClient, "send", send)
-    failure = await other.error_of(other.proxy.Get, me)
-    assert (failure.short, sent) == (("UNAVAILABLE", "REFRESH_IN_PROGRESS"), 2)
+    await other.call(other.proxy.Get, ME)
+    requests = HeldRequests(zoomgate)
+    call = asyncio.create_task(other.error_of(other.proxy.Get, ME))
+    for number in (1, 2):
+        await requests.wait_for(number)
+        await zoomgate.call(zoomgate.auth.RefreshToken, REFRESH)
+        requests.release(hold_next=number == 1)
+    failure = await call
+    assert (failure.short, requests.count) == (("UNAVAILABLE", "REFRESH_IN_PROGRESS"), 2)
     assert failure.retry_after
-    assert (await other.call(other.proxy.Get, me)).response.status == 200
+    assert (await other.call(other.proxy.Get, ME)).response.status == 200
 
 
 @pytest.mark.parametrize("timing", [Timing(feed=change_feed.Timing(poll_interval=1e6))], indirect=True)
 async def test_token_being_refreshed_during_a_call_does_not_require_consent(
-    gate: Gate, zoomgate: Harness, other: Harness, monkeypatch: pytest.MonkeyPatch
+    zoomgate: Harness, other: Harness
 ) -> None:
     """The first service has received a new token, which invalidates the old one, but has not stored it when the second retries its call."""
-    me = proxy.GetRequest(user_email=MONICA, url="/users/me")
     await zoomgate.connect()
-    await other.call(other.proxy.Get, me)
-    refresh = auth.RefreshTokenRequest(user_email=MONICA)
-    original, sent, refreshes = ZoomClient.send, 0, list[asyncio.Task[Any]]()
-
-    async def send(self: ZoomClient, *arguments: Any, **options: Any) -> Any:
-        nonlocal sent
-        sent += 1
-        if sent == 1:
-            await zoomgate.call(zoomgate.auth.RefreshToken, refresh)
-            gate.open.clear()
-            gate.responded.clear()
-        if sent == 2:
-            refreshes.append(asyncio.create_task(zoomgate.call(zoomgate.auth.RefreshToken, refresh)))
-            await gate.responded.wait()
-        return await original(self, *arguments, **options)
-
-    monkeypatch.setattr(ZoomClient, "send", send)
-    failure = await other.error_of(other.proxy.Get, me)
-    assert (failure.short, sent) == (("UNAVAILABLE", "REFRESH_IN_PROGRESS"), 2)
-    gate.open.set()
-    await refreshes[0]
-    assert (await other.call(other.proxy.Get, me)).response.status == 200
+    await other.call(other.proxy.Get, ME)
+    requests = HeldRequests(zoomgate)
+    call = asyncio.create_task(other.error_of(other.proxy.Get, ME))
+    await requests.wait_for(1)
+    await zoomgate.call(zoomgate.auth.RefreshToken, REFRESH)
+    requests.release(hold_next=True)
+    await requests.wait_for(2)
+    assert zoomgate.store is not None
+    commit = HeldCommit(after_effect=False)
+    with zoomgate.store.intercept("put", commit):
+        refresh = asyncio.create_task(zoomgate.call(zoomgate.auth.RefreshToken, REFRESH))
+        await commit.reached.wait()
+        requests.release(hold_next=False)
+        failure = await call
+        commit.proceed.set()
+        await refresh
+    assert (failure.short, requests.count) == (("UNAVAILABLE", "REFRESH_IN_PROGRESS"), 2)
+    assert (await other.call(other.proxy.Get, ME)).response.status == 200
 
 
 async def test_two_services_refresh_an_expired_token_once(zoomgate: Harness, other: Harness) -> None:

@@ -21,7 +21,7 @@ from zoomgate_server.connections.queries import ConnectionQueries
 from zoomgate_server.connections.refresh.refresher import Refresher
 from zoomgate_server.connections.repository import ConnectionRepository
 from zoomgate_server.connections.retention import RetentionPolicy
-from zoomgate_server.connections.token_cache import TokenCache
+from zoomgate_server.connections.revocation import Revoker
 from zoomgate_server.connections.token_journal import TokenJournal
 from zoomgate_server.connections.zoom_calls import ZoomCalls
 from zoomgate_server.encryption import key_check, shared_secret
@@ -45,6 +45,10 @@ from zoomgate_server.webhooks.seen_events import SeenEvents
 REFRESH_DRAIN_SECONDS = 40.0
 """Maximum time, in seconds, for running refreshes to finish. A call to Zoom's token endpoint takes at most 35 seconds."""
 
+DISCONNECTION_DRAIN_SECONDS = 5.0
+"""Maximum time, in seconds, for running disconnections and revocations to finish. Unfinished revocations are retried after the next
+start."""
+
 _log = logs.get("zoomgate.app")
 
 
@@ -57,6 +61,7 @@ class Components:
     access_tokens: AccessTokens
     change_feed: ChangeFeed
     disconnector: Disconnector
+    revoker: Revoker
     connection_counts: ConnectionCountGauge
     refresher: Refresher
     journal_recovery: JournalRecovery
@@ -97,14 +102,11 @@ class Components:
         journal = TokenJournal(settings.data_dir / "journal", app=app, key_ring=key_ring, observer=metrics)
         stack.push_async_callback(journal.close)
         await journal.prepare()
-        cache = TokenCache()
-        disconnector = Disconnector(
-            connections=connections, cache=cache, oauth=oauth, clock=clock, audit=audit
-        )
+        revoker = Revoker(oauth)
         refresher = Refresher(
             connections=connections,
             exchange=oauth.refresh,
-            revoke_unused=disconnector.revoke_unused,
+            revoke_unused=revoker.revoke_unused,
             journal=journal,
             clock=clock,
             metrics=metrics,
@@ -115,9 +117,17 @@ class Components:
         access_tokens = AccessTokens(
             connections=connections,
             refresher=refresher,
-            cache=cache,
             clock=clock,
             metrics=metrics,
+            timing=timing.tokens,
+        )
+        disconnector = Disconnector(
+            connections=connections,
+            drop_token=access_tokens.drop,
+            revoker=revoker,
+            clock=clock,
+            audit=audit,
+            timing=timing.disconnections,
         )
         zoom_calls = ZoomCalls(access_tokens=access_tokens, zoom=zoom, clock=clock)
         change_feed = ChangeFeed(
@@ -129,10 +139,11 @@ class Components:
         account_linker = AccountLinker(
             connections=connections,
             journal=journal,
-            cache=cache,
+            drop_token=access_tokens.drop,
+            seen_generation=access_tokens.seen_generation,
             oauth=oauth,
             zoom=zoom,
-            revoke_unused=disconnector.revoke_unused,
+            revoke_unused=revoker.revoke_unused,
             audit=audit,
         )
         authorizations = Authorizations(
@@ -140,7 +151,7 @@ class Components:
             connections=connections,
             account_linker=account_linker,
             oauth=oauth,
-            revoke_unused=disconnector.revoke_unused,
+            revoke_unused=revoker.revoke_unused,
             clock=clock,
             audit=audit,
             redirect_uri=settings.redirect_uri,
@@ -155,6 +166,7 @@ class Components:
             access_tokens=access_tokens,
             change_feed=change_feed,
             disconnector=disconnector,
+            revoker=revoker,
             connection_counts=ConnectionCountGauge(connections, clock, metrics),
             refresher=refresher,
             journal_recovery=JournalRecovery(
@@ -175,8 +187,7 @@ class Components:
             proactive_refresh=ProactiveRefresh(
                 connections=connections,
                 refresher=refresher,
-                cache=cache,
-                cache_token=access_tokens.cache,
+                access_tokens=access_tokens,
                 clock=clock,
                 metrics=metrics,
                 per_minute=settings.proactive_refreshes_per_minute,
@@ -231,7 +242,8 @@ class Components:
         drains = (self.refresher.drain, self.authorizations.tasks.drain, self.journal_recovery.tasks.drain)
         if not all(await asyncio.gather(*(drain(REFRESH_DRAIN_SECONDS) for drain in drains))):
             _log.error("drain.incomplete", refreshes=self.refresher.running)
-        await self.disconnector.tasks.drain(5.0)
+        await self.disconnector.tasks.drain(DISCONNECTION_DRAIN_SECONDS)
+        await self.revoker.tasks.drain(DISCONNECTION_DRAIN_SECONDS)
         await self.retention.tasks.drain()
 
 

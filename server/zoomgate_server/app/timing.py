@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from zoomgate_server.app import stores
 from zoomgate_server.audit import trail
+from zoomgate_server.connections import access_tokens, disconnection
 from zoomgate_server.encryption import reloading_key_ring
 from zoomgate_server.rpc.middleware import authentication, pipeline
 from zoomgate_server.watch import change_feed, watchers
@@ -17,10 +18,12 @@ class Timing:
 
     audit: trail.Timing = trail.Timing()
     calls: authentication.Timing = authentication.Timing()
+    disconnections: disconnection.Timing = disconnection.Timing()
     feed: change_feed.Timing = change_feed.Timing()
     key_ring: reloading_key_ring.Timing = reloading_key_ring.Timing()
     store: stores.Timing = stores.Timing()
     streams: pipeline.Timing = pipeline.Timing()
+    tokens: access_tokens.Timing = access_tokens.Timing()
     watches: watchers.Timing = watchers.Timing()
     web: web_server.Timing = web_server.Timing()
     webhooks: receiver.Timing = receiver.Timing()

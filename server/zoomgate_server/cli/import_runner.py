@@ -23,9 +23,8 @@ from zoomgate_server.cli.output import FAILURE, UNREACHABLE, USAGE, fail, load_s
 from zoomgate_server.cli.progress import progress
 from zoomgate_server.clock import SystemClock
 from zoomgate_server.connections.account_linking import AccountLinker
-from zoomgate_server.connections.disconnection import Disconnector
 from zoomgate_server.connections.repository import ConnectionRepository
-from zoomgate_server.connections.token_cache import TokenCache
+from zoomgate_server.connections.revocation import Revoker
 from zoomgate_server.connections.token_journal import TokenJournal
 from zoomgate_server.encryption import key_check, shared_secret
 from zoomgate_server.encryption.envelope import Envelope
@@ -205,7 +204,7 @@ async def _create_importer(
     timing: Timing,
 ) -> Importer:
     """Create the importer and its dependencies. A missing store is created, as at the first start of the service."""
-    clock, metrics, cache = SystemClock(), Metrics(version("zoomgate-server"), []), TokenCache()
+    clock, metrics = SystemClock(), Metrics(version("zoomgate-server"), [])
     app = loaded.app
     store, key_ring = await open_store(loaded, stack, interrupted)
     ring = ReloadingKeyRing(loaded.keys, key_ring, clock)
@@ -232,15 +231,16 @@ async def _create_importer(
         raise StartError(
             f"{loaded.data_dir} is not writable; tokens that Zoom issues must be journaled there before they are stored"
         )
-    disconnector = Disconnector(connections=connections, cache=cache, oauth=oauth, clock=clock, audit=audit)
-    stack.push_async_callback(disconnector.tasks.drain, timing.revocation_timeout)
+    revoker = Revoker(oauth)
+    stack.push_async_callback(revoker.tasks.drain, timing.revocation_timeout)
     account_linker = AccountLinker(
         connections=connections,
         journal=journal,
-        cache=cache,
+        drop_token=lambda _user_email: None,  # an import caches no tokens
+        seen_generation=lambda _user_email: 0,
         oauth=oauth,
         zoom=zoom,
-        revoke_unused=disconnector.revoke_unused,
+        revoke_unused=revoker.revoke_unused,
         audit=audit,
     )
     return Importer(

@@ -1,9 +1,10 @@
-"""Valid access tokens for callers and for calls to Zoom's API."""
+"""Valid access tokens for callers and for calls to Zoom's API, cached so that most calls need neither the store nor decryption."""
 
 import asyncio
 import contextvars
 import functools
-from dataclasses import replace
+from collections import OrderedDict
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from zoomgate_server.call_context import Call
@@ -12,7 +13,6 @@ from zoomgate_server.connections.ownership import check_owner
 from zoomgate_server.connections.record import ConnectionRecord, State
 from zoomgate_server.connections.refresh.refresher import Refresher, reauth_required
 from zoomgate_server.connections.repository import ConnectionRepository
-from zoomgate_server.connections.token_cache import CachedToken, ConnectionVersion, TokenCache
 from zoomgate_server.connections.token_pair import TokenPair
 from zoomgate_server.errors import (
     AppCredentialsRejected,
@@ -33,21 +33,8 @@ REFRESH_BEFORE_SECONDS = 120.0
 """Minimum remaining lifetime of a token for a call to Zoom's API. With a smaller value, a token could expire during a call; with a larger
 value, a refresh could invalidate a token that other callers still use."""
 
-RESPONSE_MARGIN = 0.2
-"""Seconds of a caller's deadline that are reserved for returning the response."""
-
-CLOCK_SKEW_TOLERANCE = 60.0
-"""Tolerated deviation in seconds between two readings of the store's clock.
-
-If a token's issue time is further in the future than this, the store's clock was set back after the token was issued.
-"""
-
-CHANGE_VISIBILITY_SECONDS = 5.0
-"""Maximum age in seconds at which a refreshed record is cached without reading it again. The next poll of the change feed reports any later
-change."""
-
-MAX_ROLLED_BACK = 10_000
-"""Maximum number of users to remember so that the same store rollback is not logged again. At the limit, all are discarded."""
+CAPACITY = 100_000
+"""Maximum number of cached tokens, and also of other users whose latest version is remembered. The oldest entry is evicted first."""
 
 _KEEP_CURRENT_TOKEN_ON = (
     AppCredentialsRejected,
@@ -63,44 +50,106 @@ _KEEP_CURRENT_TOKEN_ON = (
 _log = logs.get("zoomgate.connections")
 
 
-class AccessToken(NamedTuple):
-    """A token as returned to a caller.
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """The timing of access tokens, in seconds.
 
     Attributes:
-        remaining: Remaining lifetime of the access token in seconds.
+        change_visibility: Maximum age at which a refreshed record is cached without reading it again. The next poll of the change feed
+            reports any later change.
+        max_issued_ahead: If a token was issued further in the future than this, the store's clock was set back afterwards.
     """
 
-    tokens: TokenPair
+    change_visibility: float = 5.0
+    max_issued_ahead: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class AccessToken:
+    """A user's token pair.
+
+    Attributes:
+        generation: The generation to replace when the pair is refreshed.
+        owner: Identity of the member that owns the connection, or None.
+        expires: Reading of the monotonic clock at which the access token expires.
+    """
+
+    tokens: TokenPair = field(repr=False)
     generation: int
-    remaining: float
+    owner: str | None
+    expires: float
 
 
-def work_deadline(call: Call) -> float:
-    """Return the reading of the monotonic clock by which the work for this call must be finished."""
-    return call.deadline - RESPONSE_MARGIN
+class _Version(NamedTuple):
+    """A version of a user's connection.
+
+    Attributes:
+        consent_time: When the user consented, on the store's clock.
+    """
+
+    grant: str
+    generation: int
+    consent_time: float
+
+    def precedes(self, other: "_Version") -> bool:
+        """Return whether this version is older than `other`.
+
+        A version with a later consent is never considered older, even if its generation is lower because of a store rollback.
+        """
+        return self.generation < other.generation and (
+            self.grant == other.grant or self.consent_time <= other.consent_time
+        )
+
+
+@dataclass(slots=True)
+class _Latest:
+    """The latest version of a user's connection that this process has seen.
+
+    Attributes:
+        rev: Revision of the record that the token was read from.
+        token: The cached token, or None after it was dropped.
+        used: Whether a call by this process used the token.
+        issued: Whether the token was returned to a caller.
+        rolled_back: Whether the latest read of the store returned an older version.
+    """
+
+    version: _Version
+    rev: int = 0
+    token: AccessToken | None = None
+    used: bool = False
+    issued: bool = False
+    rolled_back: bool = False
 
 
 class AccessTokens:
-    """The access tokens of all users, cached and refreshed as needed."""
+    """The access tokens of all users, cached and refreshed as needed.
+
+    A newer version of a connection is never replaced by an older one, neither after a slow read nor after a store rollback, such as a
+    restored backup. If a newer version was seen but is no longer cached, the token from the store is treated as expired: the access token
+    is not returned to callers, and the refresh token is used as soon as a token is needed.
+    """
 
     def __init__(
         self,
         *,
         connections: ConnectionRepository,
         refresher: Refresher,
-        cache: TokenCache,
         clock: Clock,
         metrics: Metrics,
+        capacity: int = CAPACITY,
+        timing: Timing = Timing(),
     ) -> None:
         self._connections = connections
         self._refresher = refresher
-        self._cache = cache
         self._clock = clock
         self._metrics = metrics
-        self._rolled_back: set[str] = set()
-        self._reads: dict[str, asyncio.Task[CachedToken]] = {}
+        self._capacity = capacity
+        self._timing = timing
+        self._cached: OrderedDict[str, _Latest] = OrderedDict()
+        self._dropped: OrderedDict[str, _Latest] = OrderedDict()
+        self._reads: dict[str, asyncio.Task[AccessToken]] = {}
 
-    # -- tokens ------------------------------------------------------------------------------------------
+    # -- for callers -------------------------------------------------------------------------------------
 
     async def get_token(self, call: Call, user_email: str, min_validity: float) -> AccessToken:
         """Return a token that is valid for at least `min_validity` seconds, refreshing the token if needed.
@@ -109,7 +158,7 @@ class AccessTokens:
             CallerNotAllowed: The connection belongs to a different member.
             ZoomgateError: See `Refresher.refresh`.
         """
-        return self._issue_to_caller(user_email, await self._token(call, user_email, min_validity))
+        return self._issue(user_email, await self._valid_token(call, user_email, min_validity, min_validity))
 
     async def refresh_token(self, call: Call, user_email: str, expected: str) -> AccessToken:
         """Refresh the stored token even if it is still valid.
@@ -133,47 +182,37 @@ class AccessTokens:
                     )
                 ]
             )
-        record = await self._refresher.refresh(
-            user_email, seen_generation=current.generation, deadline=work_deadline(call), forced=True
-        )
-        return self._issue_to_caller(user_email, await self._cache_refreshed(call, user_email, record))
+        return self._issue(user_email, await self._refresh(call, user_email, current, forced=True))
 
     async def peek(self, call: Call, user_email: str) -> AccessToken:
         """Return the stored token, expired or not, without calling Zoom."""
         current = await self._read(user_email)
         check_owner(call, current.owner)
-        self._cache.note_issued(user_email)
-        return AccessToken(current.tokens, current.generation, current.expires - self._clock.monotonic())
+        return self._issue(user_email, current)
 
-    def issued_to_caller(self, user_email: str, record: ConnectionRecord) -> AccessToken:
-        """Return the token of a record that was just stored."""
-        return self._issue_to_caller(user_email, self._cache_token(user_email, record))
+    def issue(self, record: ConnectionRecord) -> AccessToken:
+        """Return the token of a record that was just stored. The RPC service writes the audit event."""
+        return self._issue(record.user_email, self._cache(record))
 
-    def cache(self, user_email: str, record: ConnectionRecord) -> None:
-        """Cache the token of a record, unless the record is too old (see `_cache_refreshed`)."""
-        if self._is_covered_by_change_feed(record):
-            self._cache_token(user_email, record)
+    # -- for calls to Zoom's API -------------------------------------------------------------------------
 
-    async def for_call(self, call: Call, user_email: str) -> CachedToken:
+    async def for_call(self, call: Call, user_email: str) -> AccessToken:
         """Return a token for a call to Zoom's API, refreshing the token if its remaining lifetime is less than two minutes.
 
         Raises:
             CallerNotAllowed: The connection belongs to a different member.
             ZoomgateError: See `Refresher.refresh`.
         """
-        return await self._token(call, user_email, 0.0, preferred_validity=REFRESH_BEFORE_SECONDS)
+        return await self._valid_token(call, user_email, 0.0, REFRESH_BEFORE_SECONDS)
 
-    async def after_rejection(self, call: Call, user_email: str, rejected: CachedToken) -> CachedToken:
+    async def after_rejection(self, call: Call, user_email: str, rejected: AccessToken) -> AccessToken:
         """Return a token newer than the rejected one: the stored token if it is newer, otherwise a refreshed token."""
         current = await self._read(user_email)
         if current.generation > rejected.generation:
             return current
-        record = await self._refresher.refresh(
-            user_email, seen_generation=rejected.generation, deadline=work_deadline(call), forced=True
-        )
-        return await self._cache_refreshed(call, user_email, record)
+        return await self._refresh(call, user_email, rejected, forced=True)
 
-    async def is_being_replaced(self, user_email: str, rejected: CachedToken) -> bool:
+    async def is_being_replaced(self, user_email: str, rejected: AccessToken) -> bool:
         """Return whether the rejected token was replaced or is being refreshed.
 
         A refresh invalidates the previous token before the new token can be read from the store.
@@ -185,40 +224,95 @@ class AccessTokens:
             record.lease is not None and record.lease.expire_at > now
         )
 
+    # -- for proactive refresh ---------------------------------------------------------------------------
+
+    def in_use(self) -> list[tuple[str, AccessToken]]:
+        """Return users and tokens that calls by this process have used, excluding tokens that were returned to a caller."""
+        return [
+            (user_email, latest.token)
+            for user_email, latest in self._cached.items()
+            if latest.used and not latest.issued and latest.token is not None
+        ]
+
+    def is_in_use(self, user_email: str, token: AccessToken) -> bool:
+        """Return whether a token from `in_use` is still cached and has not been returned to a caller since."""
+        latest = self._cached.get(user_email)
+        return latest is not None and latest.token is token and not latest.issued
+
+    def cache(self, record: ConnectionRecord) -> None:
+        """Cache the token of a refreshed record, unless the user may have been disconnected since."""
+        if self._is_covered_by_change_feed(record):
+            self._cache(record)
+
+    # -- for writers of connections ----------------------------------------------------------------------
+
+    def drop(self, user_email: str) -> None:
+        """Remove the user's token from the cache."""
+        latest = self._cached.pop(user_email, None)
+        if latest is None:
+            return
+        latest.token, latest.used = None, False
+        self._dropped[user_email] = latest
+        if len(self._dropped) > self._capacity:
+            self._dropped.popitem(last=False)
+
     def drop_changed(self, change: Change) -> None:
-        """Drop the cached token of a changed connection, unless the token was read from the changed revision."""
-        self._cache.drop(change.key.subject, unless_rev=change.rev)
+        """Drop the token of a changed connection, unless the token was read from the changed revision."""
+        latest = self._cached.get(change.key.subject)
+        if latest is not None and latest.rev != change.rev:
+            self.drop(change.key.subject)
+
+    def seen_generation(self, user_email: str) -> int:
+        """Return the latest generation that this process has seen, or 0. After a store rollback, the stored generation is lower."""
+        latest = self._latest(user_email)
+        return 0 if latest is None else latest.version.generation
 
     # -- internals ---------------------------------------------------------------------------------------
 
-    async def _token(
-        self, call: Call, user_email: str, min_validity: float, *, preferred_validity: float = 0.0
-    ) -> CachedToken:
+    async def _valid_token(
+        self, call: Call, user_email: str, min_validity: float, preferred_validity: float
+    ) -> AccessToken:
         """Return a token that is valid for `min_validity` seconds.
 
         A token with a remaining lifetime of less than `preferred_validity` seconds is also refreshed, but is returned if the refresh fails.
         """
-        now = self._clock.monotonic()
-        token = self._cache.get(user_email)
-        if token is None or token.expires - now <= max(min_validity, preferred_validity):
+        latest = self._cached.get(user_email)
+        token = None if latest is None else latest.token
+        if token is None or token.expires - self._clock.monotonic() <= preferred_validity:
             token = await self._read_together(call, user_email)
-            now = self._clock.monotonic()
+            latest = self._cached.get(user_email)
         check_owner(call, token.owner)
-        if token.expires - now > max(min_validity, preferred_validity):
-            if preferred_validity:
-                self._cache.note_use(user_email)
+        if token.expires - self._clock.monotonic() > preferred_validity:
+            if latest is not None:
+                latest.used = True
             return token
         try:
-            record = await self._refresher.refresh(
-                user_email, seen_generation=token.generation, deadline=work_deadline(call)
-            )
+            return await self._refresh(call, user_email, token)
         except _KEEP_CURRENT_TOKEN_ON:
             if token.expires - self._clock.monotonic() > max(min_validity, 5.0):
                 return token
             raise
-        return await self._cache_refreshed(call, user_email, record)
 
-    async def _read_together(self, call: Call, user_email: str) -> CachedToken:
+    async def _refresh(
+        self, call: Call, user_email: str, token: AccessToken, *, forced: bool = False
+    ) -> AccessToken:
+        """Refresh and cache a token. If the refreshed record is too old to be cached, read the record again."""
+        record = await self._refresher.refresh(
+            user_email, seen_generation=token.generation, deadline=call.deadline, forced=forced
+        )
+        if self._is_covered_by_change_feed(record):
+            return self._cache(record)
+        return await self._read_together(call, user_email)
+
+    def _is_covered_by_change_feed(self, record: ConnectionRecord) -> bool:
+        """Return whether the next poll of the change feed includes all changes since the record was written.
+
+        Every poll covers the last `change_feed.Timing.overlap` seconds and thus reports a disconnection since. The token of an older record could
+        otherwise be used until it expires.
+        """
+        return self._connections.now() - record.update_time <= self._timing.change_visibility
+
+    async def _read_together(self, call: Call, user_email: str) -> AccessToken:
         """Read the user's token with `_read`, sharing one read among concurrent callers.
 
         Raises:
@@ -232,94 +326,83 @@ class AccessTokens:
             self._reads[user_email] = pending_read
             pending_read.add_done_callback(functools.partial(self._on_read_done, user_email))
         try:
-            async with asyncio.timeout(max(0.0, work_deadline(call) - self._clock.monotonic())):
+            async with asyncio.timeout(max(0.0, call.deadline - self._clock.monotonic())):
                 return await asyncio.shield(pending_read)
         except TimeoutError:
             raise StoreError("the store did not respond before the deadline of the call") from None
 
-    def _on_read_done(self, user_email: str, pending_read: asyncio.Task[CachedToken]) -> None:
+    def _on_read_done(self, user_email: str, pending_read: asyncio.Task[AccessToken]) -> None:
         del self._reads[user_email]
         if not pending_read.cancelled():
             pending_read.exception()  # marks the exception as retrieved, since all callers may have been canceled
 
-    async def _read(self, user_email: str) -> CachedToken:
-        """Read the user's token from the store and cache the token.
-
-        After a store rollback, such as a restored backup, the cached token takes precedence. If a later generation was seen but is no
-        longer cached, the token from the store is treated as expired: the access token is not returned to callers, and the refresh token is
-        used as soon as a token is needed.
-        """
-        before = self._cache.seen(user_email)
+    async def _read(self, user_email: str) -> AccessToken:
+        """Read the user's token from the store and cache the token."""
+        before = self._latest(user_email)
         record, _ = await self._connections.read(user_email)
         if record is None or record.state is State.DISCONNECTED:
-            self._cache.drop(user_email)
+            self.drop(user_email)
             raise NotConnected
         if record.state is State.REAUTH_REQUIRED:
-            self._cache.drop(user_email)
+            self.drop(user_email)
             raise reauth_required(record)
         if before is not None:
-            self._detect_rollback(user_email, _seen(record), before)
-        return self._cache_token(user_email, record)
+            self._detect_rollback(record, before)
+        return self._cache(record)
 
-    def _detect_rollback(self, user_email: str, read: ConnectionVersion, before: ConnectionVersion) -> None:
-        """Count and log a record that is older than the version seen before the read.
+    def _detect_rollback(self, record: ConnectionRecord, before: _Latest) -> None:
+        """Count a record that is older than the version seen before the read, and log the first of consecutive detections.
 
         This happens when a backup is restored or a write is lost.
         """
-        if not read.precedes(before):
-            self._rolled_back.discard(user_email)
-            return
-        self._metrics.store_rollbacks_detected.inc()
-        if user_email not in self._rolled_back:
-            if len(self._rolled_back) >= MAX_ROLLED_BACK:
-                self._rolled_back.clear()
-            self._rolled_back.add(user_email)
-            _log.error(
-                "connection.rolled_back", user=user_email, generation=read.generation, seen=before.generation
-            )
+        rolled_back = _version(record).precedes(before.version)
+        if rolled_back:
+            self._metrics.store_rollbacks_detected.inc()
+            if not before.rolled_back:
+                _log.error(
+                    "connection.rolled_back",
+                    user=record.user_email,
+                    generation=record.generation,
+                    seen=before.version.generation,
+                )
+        before.rolled_back = rolled_back
 
-    async def _cache_refreshed(self, call: Call, user_email: str, record: ConnectionRecord) -> CachedToken:
-        """Cache the token of a refreshed record.
-
-        The user may have been disconnected since the record was written. If the record was written recently, it is cached without another
-        read, because every poll of the change feed covers the last `change_feed.Timing.overlap` seconds and thus reports the disconnection.
-        An older record is read again, because the token of a disconnected user could otherwise be used until it expires.
-        """
-        if not self._is_covered_by_change_feed(record):
-            return await self._read_together(call, user_email)
-        return self._cache_token(user_email, record)
-
-    def _is_covered_by_change_feed(self, record: ConnectionRecord) -> bool:
-        """Return whether the next poll of the change feed includes all changes since the record was written."""
-        return self._connections.now() - record.update_time <= CHANGE_VISIBILITY_SECONDS
-
-    def _cache_token(self, user_email: str, record: ConnectionRecord) -> CachedToken:
-        """Cache the token of a record, and return the token to use (see `_read`).
+    def _cache(self, record: ConnectionRecord) -> AccessToken:
+        """Cache the token of a record unless a newer version was seen, and return the token to use.
 
         If the store's clock was set back since the token was issued, the remaining lifetime is unknown, so the token is treated as expired.
         """
-        tokens = record.tokens
+        tokens, version, user_email = record.tokens, _version(record), record.user_email
         if tokens is None:
             raise NotConnected
-        now = self._connections.now()
-        valid = tokens.access_expire_at - now if tokens.obtained_at < now + CLOCK_SKEW_TOLERANCE else 0.0
-        token = CachedToken(
-            tokens=tokens,
-            seen=_seen(record),
-            rev=record.rev,
-            owner=record.owner,
-            expires=self._clock.monotonic() + valid,
-        )
-        cached, seen = self._cache.put(user_email, token), self._cache.seen(user_email)
-        if cached is not None or seen is None:
-            return cached or token
-        return replace(token, seen=seen, expires=min(token.expires, self._clock.monotonic()))
+        store_now, now = self._connections.now(), self._clock.monotonic()
+        is_clock_consistent = tokens.obtained_at < store_now + self._timing.max_issued_ahead
+        expires = now + tokens.access_expire_at - store_now if is_clock_consistent else now
+        token = AccessToken(tokens, record.generation, record.owner, expires)
+        latest = self._latest(user_email)
+        if latest is not None and version.precedes(latest.version):
+            expired = replace(token, generation=latest.version.generation, expires=min(expires, now))
+            return latest.token or expired
+        if latest is None or latest.version != version:
+            latest = _Latest(version)
+        latest.rev, latest.token = record.rev, token
+        self._dropped.pop(user_email, None)
+        self._cached[user_email] = latest
+        self._cached.move_to_end(user_email)
+        if len(self._cached) > self._capacity:
+            self.drop(next(iter(self._cached)))
+        return token
 
-    def _issue_to_caller(self, user_email: str, token: CachedToken) -> AccessToken:
-        """Return a token for a caller, and record in the cache that it was returned. The RPC service writes the audit event."""
-        self._cache.note_issued(user_email)
-        return AccessToken(token.tokens, token.generation, max(0.0, token.expires - self._clock.monotonic()))
+    def _issue(self, user_email: str, token: AccessToken) -> AccessToken:
+        """Return a token for a caller, and record that it was returned."""
+        latest = self._latest(user_email)
+        if latest is not None:
+            latest.issued = True
+        return token
+
+    def _latest(self, user_email: str) -> _Latest | None:
+        return self._cached.get(user_email) or self._dropped.get(user_email)
 
 
-def _seen(record: ConnectionRecord) -> ConnectionVersion:
-    return ConnectionVersion(record.grant, record.generation, record.consent_time)
+def _version(record: ConnectionRecord) -> _Version:
+    return _Version(record.grant, record.generation, record.consent_time)

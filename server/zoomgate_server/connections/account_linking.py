@@ -18,7 +18,6 @@ from zoomgate_server.connections.disconnection import make_tombstone
 from zoomgate_server.connections.record import Cause, ConnectionRecord, State
 from zoomgate_server.connections.refresh import schedule
 from zoomgate_server.connections.repository import ConnectionRepository, PreviousConnection
-from zoomgate_server.connections.token_cache import TokenCache
 from zoomgate_server.connections.token_journal import Entry, Origin, TokenJournal
 from zoomgate_server.connections.token_pair import TokenPair
 from zoomgate_server.errors import (
@@ -60,14 +59,22 @@ _log = logs.get("zoomgate.account_linking")
 
 
 class AccountLinker:
-    """Verification and storage of token pairs from consents and imports."""
+    """Verification and storage of token pairs from consents and imports.
+
+    Args:
+        drop_token: Removes a user's token from the cache.
+        seen_generation: Returns the latest generation of a user's connection that this process has seen, or 0. After a store rollback, the
+            stored generation is lower.
+        revoke_unused: Revokes a token pair that no record contains.
+    """
 
     def __init__(
         self,
         *,
         connections: ConnectionRepository,
         journal: TokenJournal,
-        cache: TokenCache,
+        drop_token: Callable[[str], None],
+        seen_generation: Callable[[str], int],
         oauth: OAuthClient,
         zoom: ZoomClient,
         revoke_unused: Callable[[TokenPair], None],
@@ -75,7 +82,8 @@ class AccountLinker:
     ) -> None:
         self._connections = connections
         self._journal = journal
-        self._cache = cache
+        self._drop_token = drop_token
+        self._seen_generation = seen_generation
         self._oauth = oauth
         self._zoom = zoom
         self._revoke_unused = revoke_unused
@@ -411,14 +419,12 @@ class AccountLinker:
                     return None
                 if current.record is not None and _has_newer_consent(current.record, entry):
                     return current.record
-                # the version in the cache is newer than the stored one if the store was rolled back
-                seen = self._cache.seen(entry.user_email)
                 record = ConnectionRecord(
                     user_email=entry.user_email,
                     rev=current.rev,
                     state=State.ACTIVE,
                     grant=grant,
-                    generation=max(current.generation, seen.generation if seen else 0) + 1,
+                    generation=max(current.generation, self._seen_generation(entry.user_email)) + 1,
                     epoch=current.record.epoch if current.record else 0,
                     commit_id=entry.entry_id,
                     create_time=_create_time(current.record, now),
@@ -435,7 +441,7 @@ class AccountLinker:
                 )
                 rev = await self._connections.write(record)
                 if rev is not None:
-                    self._cache.drop(entry.user_email)
+                    self._drop_token(entry.user_email)
                     return replace(record, rev=rev)
             except ZoomUserTaken as conflict:
                 await self._unlink_previous_address(conflict.subject)
@@ -474,7 +480,7 @@ class AccountLinker:
                     break
             except StoreError:
                 await _wait_for_store(user_email, backoff)
-        self._cache.drop(user_email)
+        self._drop_token(user_email)
         self._audit(AuditEvent("connection.unlinked", "ok", user_email, ZOOMGATE, generation))
 
 

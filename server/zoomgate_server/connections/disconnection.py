@@ -1,7 +1,8 @@
 """Disconnection of users: a tombstone replaces the connection, then the tokens are revoked with Zoom."""
 
 import asyncio
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -11,29 +12,17 @@ from zoomgate_server.clock import Clock
 from zoomgate_server.connections.ownership import check_owner
 from zoomgate_server.connections.record import Cause, ConnectionRecord, State
 from zoomgate_server.connections.repository import ConnectionRepository
-from zoomgate_server.connections.token_cache import TokenCache
-from zoomgate_server.connections.token_pair import TokenPair
+from zoomgate_server.connections.revocation import Revoker
 from zoomgate_server.errors import ConnectionNotFound, ZoomgateError
 from zoomgate_server.storage.record_store import Query, StoreError
 from zoomgate_server.telemetry import logs
 from zoomgate_server.telemetry.background_tasks import TaskSet
-from zoomgate_server.zoom.oauth import OAuthClient
-from zoomgate_server.zoom.token_outcome import Revoked
-
-RESPONSE_MARGIN = 0.2
-"""Seconds of the caller's deadline that are reserved for returning the response."""
 
 REVOCATION_RETENTION_SECONDS = 24 * 3600.0
 """Maximum time to retain the encrypted tokens of a disconnected user while Zoom has not confirmed their revocation."""
 
-REVOCATION_WAIT_SECONDS = 3.0
-"""Maximum time for which a caller waits for Zoom's confirmation. After this time, the revocation continues in the background."""
-
 TOMBSTONE_SECONDS = 30 * 24 * 3600.0
 """Time to retain a tombstone, so that late writers detect the disconnection."""
-
-RETRY_INTERVAL = 30.0
-"""Seconds between passes that retry unconfirmed revocations."""
 
 MAX_CONSECUTIVE_FAILURES = 3
 """Number of consecutive unconfirmed revocations after which a pass stops calling Zoom. The next pass starts with the following users."""
@@ -48,6 +37,20 @@ invalidates the grant, and a deleted user has no grant.
 _log = logs.get("zoomgate.disconnection")
 
 
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """The timing of disconnections, in seconds.
+
+    Attributes:
+        revocation_wait: Maximum time for which a caller waits for Zoom's confirmation. After this time, the revocation continues in the
+            background.
+        retry_interval: Time between passes that retry unconfirmed revocations.
+    """
+
+    revocation_wait: float = 3.0
+    retry_interval: float = 30.0
+
+
 class ZoomDisconnectOutcome(StrEnum):
     """Outcome of a disconnection that was requested by a Zoom event."""
 
@@ -57,7 +60,11 @@ class ZoomDisconnectOutcome(StrEnum):
 
 
 class Disconnector:
-    """Disconnection of users, and revocation of tokens that are no longer needed.
+    """Disconnection of users.
+
+    Args:
+        drop_token: Removes a user's token from the cache.
+        max_consecutive_failures: See `MAX_CONSECUTIVE_FAILURES`.
 
     Attributes:
         tasks: The running disconnections and revocations. Unfinished revocations are retried after the next start.
@@ -67,16 +74,20 @@ class Disconnector:
         self,
         *,
         connections: ConnectionRepository,
-        cache: TokenCache,
-        oauth: OAuthClient,
+        drop_token: Callable[[str], None],
+        revoker: Revoker,
         clock: Clock,
         audit: AuditSink,
+        max_consecutive_failures: int = MAX_CONSECUTIVE_FAILURES,
+        timing: Timing = Timing(),
     ) -> None:
         self._connections = connections
-        self._cache = cache
-        self._oauth = oauth
+        self._drop_token = drop_token
+        self._revoker = revoker
         self._clock = clock
         self._audit = audit
+        self._max_consecutive_failures = max_consecutive_failures
+        self._timing = timing
         self.tasks = TaskSet()
         self._resume_after = ""
 
@@ -92,7 +103,7 @@ class Disconnector:
         """
         # The audit event and the revocation must take place even if the call is canceled.
         disconnected, revocation = await self.tasks.shield(self._disconnect(call, user_email))
-        timeout = min(REVOCATION_WAIT_SECONDS, call.deadline - RESPONSE_MARGIN - self._clock.monotonic())
+        timeout = min(self._timing.revocation_wait, call.deadline - self._clock.monotonic())
         await asyncio.wait({revocation}, timeout=max(0.0, timeout))
         return disconnected
 
@@ -127,26 +138,22 @@ class Disconnector:
             )
             if await self._write(tombstone, event) is not None:
                 break
-        self._cache.drop(record.user_email)
+        self._drop_token(record.user_email)
         self._audit(event)
         _log.info("connection.disconnected_by_zoom", user=record.user_email, cause=cause.value)
         if cause in _GRANT_MAY_SURVIVE and record.tokens is not None:
             for pair in (record.tokens, *record.alternate_pairs):
-                self.revoke_unused(pair)
+                self._revoker.revoke_unused(pair)
         return ZoomDisconnectOutcome.DISCONNECTED
 
     async def retry_revocations(self) -> None:
         """Retry revocations that Zoom did not confirm, until canceled."""
         while True:
-            await asyncio.sleep(RETRY_INTERVAL)
+            await asyncio.sleep(self._timing.retry_interval)
             try:
                 await self._retry_revocations_once()
             except (StoreError, ZoomgateError) as error:
                 _log.warning("revocations.retry_failed", error=type(error).__name__)
-
-    def revoke_unused(self, tokens: TokenPair) -> None:
-        """Revoke a token pair that no record contains, in the background and without a retry."""
-        self.tasks.spawn(self._revoke_pair(tokens))
 
     async def _disconnect(self, call: Call, user_email: str) -> tuple[ConnectionRecord, asyncio.Task[Any]]:
         """Disconnect a user locally, and start revoking the tokens."""
@@ -162,7 +169,7 @@ class Disconnector:
             rev = await self._write(tombstone, event)
             if rev is not None:
                 break
-        self._cache.drop(user_email)
+        self._drop_token(user_email)
         self._audit(event)
         disconnected = replace(tombstone, rev=rev)
         return disconnected, self.tasks.spawn(self._revoke(disconnected))
@@ -206,7 +213,7 @@ class Disconnector:
                     continue
                 if self._is_retention_over(tombstone):
                     await self._erase(tombstone)
-                elif failures == MAX_CONSECUTIVE_FAILURES:
+                elif failures == self._max_consecutive_failures:
                     self._resume_after = last_attempted
                 elif tombstone.user_email > resume_after:
                     last_attempted = tombstone.user_email
@@ -225,7 +232,7 @@ class Disconnector:
             return True
         # any of the pairs may be the valid one
         for pair in (tombstone.pair_to_revoke, *tombstone.alternate_pairs):
-            if not await self._revoke_pair(pair):
+            if not await self._revoker.revoke(pair):
                 return False
         await self._erase(tombstone)
         return True
@@ -238,13 +245,6 @@ class Disconnector:
             )
         except StoreError:
             _log.warning("revocation.not_recorded", user=tombstone.user_email)
-
-    async def _revoke_pair(self, pair: TokenPair) -> bool:
-        """Revoke both tokens of a pair. Return whether Zoom confirmed both revocations."""
-        outcomes = [
-            await self._oauth.revoke(token) for token in (pair.access_token, pair.refresh_token) if token
-        ]
-        return all(isinstance(outcome, Revoked) for outcome in outcomes)
 
 
 def make_tombstone(record: ConnectionRecord, now: float, *, revoke: bool) -> ConnectionRecord:

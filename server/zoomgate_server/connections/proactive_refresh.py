@@ -13,13 +13,12 @@ from typing import Literal, get_args
 
 from zoomgate_server.backoff import Backoff
 from zoomgate_server.clock import Clock
-from zoomgate_server.connections.access_tokens import REFRESH_BEFORE_SECONDS
+from zoomgate_server.connections.access_tokens import REFRESH_BEFORE_SECONDS, AccessToken, AccessTokens
 from zoomgate_server.connections.record import ConnectionRecord, State
 from zoomgate_server.connections.refresh import schedule
 from zoomgate_server.connections.refresh.protocol import LEASE_SECONDS
 from zoomgate_server.connections.refresh.refresher import Refresher
 from zoomgate_server.connections.repository import ConnectionRepository
-from zoomgate_server.connections.token_cache import CachedToken, TokenCache
 from zoomgate_server.errors import (
     AppCredentialsRejected,
     KeyUnavailable,
@@ -114,7 +113,6 @@ class ProactiveRefresh:
     """The background tasks that refresh tokens proactively.
 
     Args:
-        cache_token: Caches the token of a refreshed record.
         per_minute: Maximum refreshes per minute by this process; 0 disables proactive refresh.
         rng: Randomizes the times of polls, to spread the load of several processes.
     """
@@ -124,8 +122,7 @@ class ProactiveRefresh:
         *,
         connections: ConnectionRepository,
         refresher: Refresher,
-        cache: TokenCache,
-        cache_token: Callable[[str, ConnectionRecord], object],
+        access_tokens: AccessTokens,
         clock: Clock,
         metrics: Metrics,
         per_minute: int,
@@ -133,8 +130,7 @@ class ProactiveRefresh:
     ) -> None:
         self._connections = connections
         self._refresher = refresher
-        self._cache = cache
-        self._cache_token = cache_token
+        self._access_tokens = access_tokens
         self._clock = clock
         self._metrics = metrics
         self._per_minute = per_minute
@@ -167,19 +163,22 @@ class ProactiveRefresh:
             StoreError, ZoomUnavailable, ZoomRateLimited, ZoomBadResponse, AppCredentialsRejected: Further refreshes would fail too.
             ReauthRequired: Zoom rejected many consecutive refresh tokens.
         """
-        for number, (user_email, token) in enumerate(self._cache.in_use(), 1):
+        for number, (user_email, token) in enumerate(self._access_tokens.in_use(), 1):
             if number % 1000 == 0:
                 await asyncio.sleep(0)  # let calls run first
             if not self._expires_soon(token) or self._is_deferred(user_email):
                 continue
             await self._wait_for_slot()
-            if not self._cache.is_in_use(user_email, token) or token.expires <= self._clock.monotonic():
+            if (
+                not self._access_tokens.is_in_use(user_email, token)
+                or token.expires <= self._clock.monotonic()
+            ):
                 continue  # the token was returned to a caller, dropped or replaced in the meantime, or has expired
             record = await self._refresh(user_email, token.generation, "in_use")
             if record is not None:
-                self._cache_token(user_email, record)
+                self._access_tokens.cache(record)
 
-    def _expires_soon(self, token: CachedToken) -> bool:
+    def _expires_soon(self, token: AccessToken) -> bool:
         """Return whether a token is close enough to its expiry to be refreshed.
 
         An expired token is refreshed only by the next call that needs it, so that an outage is not followed by a burst of refreshes.
@@ -244,7 +243,7 @@ class ProactiveRefresh:
             return  # another process is refreshing the token
         await self._wait_for_slot()
         if await self._refresh(user_email, record.generation, "idle") is not None:
-            self._cache.drop(user_email)
+            self._access_tokens.drop(user_email)
 
     # -- due dates ---------------------------------------------------------------------------------------
 

@@ -2,9 +2,8 @@
 
 from zoomgate_server.call_context import Call
 from zoomgate_server.clock import Clock
-from zoomgate_server.connections.access_tokens import AccessTokens, work_deadline
+from zoomgate_server.connections.access_tokens import AccessToken, AccessTokens
 from zoomgate_server.connections.record import Cause
-from zoomgate_server.connections.token_cache import CachedToken
 from zoomgate_server.errors import ReauthRequired, RefreshInProgress, ScopeMissing
 from zoomgate_server.zoom import errors as zoom_errors
 from zoomgate_server.zoom.client import ZoomClient
@@ -72,7 +71,7 @@ class ZoomCalls:
             return response
         raise zoom_errors.error_for(request, response)
 
-    async def _send(self, call: Call, request: ZoomRequest, token: CachedToken) -> ZoomResponse:
+    async def _send(self, call: Call, request: ZoomRequest, token: AccessToken) -> ZoomResponse:
         return await self._zoom.send(
-            request, token.tokens.access_token, timeout=work_deadline(call) - self._clock.monotonic()
+            request, token.tokens.access_token, timeout=call.deadline - self._clock.monotonic()
         )

@@ -56,10 +56,12 @@ class Timing:
     Attributes:
         default_limit: Time limit of calls without a deadline.
         max_limit: Maximum time limit.
+        response_margin: Time before the caller's deadline that is reserved for returning the response.
     """
 
     default_limit: float = 30.0
     max_limit: float = 60.0
+    response_margin: float = 0.2
 
 
 class CallerKeys:
@@ -142,9 +144,8 @@ class Authentication:
                 self._timing.default_limit if remaining is None else min(remaining, self._timing.max_limit)
             )
             user_email = user_emails[0] if len(user_emails) == 1 else ""
-            call = Call(
-                current_request_id.get(""), principal, self._clock.monotonic() + seconds, user_email, name
-            )
+            deadline = self._clock.monotonic() + seconds - self._timing.response_margin
+            call = Call(current_request_id.get(""), principal, deadline, user_email, name)
             current_call.set(call)
             if method.streams:
                 current_access_check.set(functools.partial(self._recheck, credentials, members, path))

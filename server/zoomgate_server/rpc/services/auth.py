@@ -137,7 +137,7 @@ class AuthService(AuthServiceServicer):
         )
         if call.principal.member is not None or not call.principal.access_tokens:
             return pb.CreateTokenResponse(success=True)
-        token = self._access_tokens.issued_to_caller(request.user_email, record)
+        token = self._access_tokens.issue(record)
         return pb.CreateTokenResponse(success=True, token=self._token(call, request.user_email, token))
 
     async def GetToken(self, request: pb.GetTokenRequest, context: Any) -> pb.GetTokenResponse:
@@ -173,7 +173,7 @@ class AuthService(AuthServiceServicer):
         violations.raise_if_any()
         call = current_call.get()
         record = await self._authorizations.request_token(call, request.user_email, request.refresh_token)
-        token = self._access_tokens.issued_to_caller(request.user_email, record)
+        token = self._access_tokens.issue(record)
         return pb.RequestTokenResponse(token=self._token(call, request.user_email, token))
 
     async def CheckToken(self, request: pb.CheckTokenRequest, context: Any) -> pb.CheckTokenResponse:
@@ -191,7 +191,7 @@ class AuthService(AuthServiceServicer):
                 violations.add("subject", "is required; send facts or user_email")
         violations.raise_if_any()
         stored = await self._access_tokens.peek(current_call.get(), request.user_email)
-        return _token_status(stored.remaining, now)
+        return _token_status(stored.expires - self._clock.monotonic(), now)
 
     async def ValidateUser(self, request: pb.ValidateUserRequest, context: Any) -> pb.ValidateUserResponse:
         check_user_email(request.user_email)
@@ -290,7 +290,7 @@ class AuthService(AuthServiceServicer):
         event = AuditEvent("token.returned", "ok", user_email, Actor.of_call(call))
         refresh_token = tokens.refresh_token if with_refresh_token else ""
         self._audit(event.with_tokens(token.generation, tokens.access_token, refresh_token))
-        return connection_mapping.token(token, self._clock.wall(), refresh_token=with_refresh_token)
+        return connection_mapping.token(token, self._clock, refresh_token=with_refresh_token)
 
 
 def _options(request: pb.BeginAuthorizationRequest, violations: Violations) -> bytes:

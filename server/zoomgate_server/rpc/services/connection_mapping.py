@@ -6,6 +6,7 @@ from collections.abc import Collection
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from zoomgate.v1 import auth_service_pb2, connection_pb2, error_reason_pb2
+from zoomgate_server.clock import Clock
 from zoomgate_server.connections.access_tokens import REFRESH_BEFORE_SECONDS, AccessToken
 from zoomgate_server.connections.record import Cause, ConnectionRecord, LastError, State
 
@@ -65,19 +66,18 @@ def states(numbers: Collection[connection_pb2.Connection.State.ValueType]) -> tu
     return tuple(_STATES_BY_NUMBER[number] for number in numbers)
 
 
-def token(access_token: AccessToken, now: float, *, refresh_token: bool) -> auth_service_pb2.Token:
+def token(access_token: AccessToken, clock: Clock, *, refresh_token: bool) -> auth_service_pb2.Token:
     """Return a token as a message.
 
     Args:
-        access_token: The token.
-        now: The current time in seconds since 1970, used to compute `expires_in`.
         refresh_token: Whether to include the refresh token.
     """
+    remaining = max(0.0, access_token.expires - clock.monotonic())
     return auth_service_pb2.Token(
         access_token=access_token.tokens.access_token,
         token_type="bearer",
-        expires_in=max(0, int(access_token.remaining)),
-        expire_time=timestamp(now + access_token.remaining),
+        expires_in=int(remaining),
+        expire_time=timestamp(clock.wall() + remaining),
         scope=access_token.tokens.scope,
         generation=access_token.generation,
         refresh_token=access_token.tokens.refresh_token if refresh_token else "",

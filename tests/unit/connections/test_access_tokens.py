@@ -1,0 +1,204 @@
+"""Tests for the cache of access tokens, which never replaces a newer version with an older one, regardless of the order of reads."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from zoomgate_server.call_context import Call
+from zoomgate_server.connections.access_tokens import AccessToken, AccessTokens
+from zoomgate_server.connections.record import ConnectionRecord, State
+from zoomgate_server.connections.repository import ConnectionRepository
+from zoomgate_server.connections.token_pair import TokenPair
+from zoomgate_server.encryption.cipher import Key, KeyRing
+from zoomgate_server.encryption.envelope import Envelope
+from zoomgate_server.errors import RefreshInProgress
+from zoomgate_server.identity import Principal, Role
+from zoomgate_server.storage.memory import MemoryStore
+from zoomgate_server.storage.record_store import Change, Kind, RecordKey
+from zoomgate_server.telemetry.metrics import Metrics
+
+USER = "monica@example.com"
+NOW = 1_750_000_000.0
+CALL = Call("r", Principal(name="admin", roles=frozenset({Role.ADMIN})), NOW + 60.0)
+
+
+class StoppedClock:
+    """A clock that always returns the same time."""
+
+    def wall(self) -> float:
+        return NOW
+
+    def monotonic(self) -> float:
+        return NOW
+
+
+class RefresherOfOtherProcess:
+    """A refresher whose refreshes are all performed by another process."""
+
+    def __init__(self) -> None:
+        self.requested: list[int] = []
+
+    async def refresh(self, user_email: str, *, seen_generation: int, **_: Any) -> ConnectionRecord:
+        self.requested.append(seen_generation)
+        raise RefreshInProgress("injected")
+
+
+class World:
+    """Access tokens with an in-memory store.
+
+    Attributes:
+        reads: Number of reads of the store.
+        refresher: The refresher.
+    """
+
+    def __init__(self, capacity: int = 10) -> None:
+        clock = StoppedClock()
+        ring = KeyRing([Key("0a0b0c0d", bytes(range(32)), primary=True)])
+        self.reads = 0
+        self.refresher = RefresherOfOtherProcess()
+        self.connections = ConnectionRepository(
+            app="app",
+            store=MemoryStore(clock.wall),
+            envelope=Envelope(app="app", keys=ring),
+            clock=clock,
+            on_read=self._count_read,
+        )
+        self.tokens = AccessTokens(
+            connections=self.connections,
+            refresher=self.refresher,  # type: ignore[arg-type] - the only method in use
+            clock=clock,
+            metrics=Metrics("0", []),
+            capacity=capacity,
+        )
+
+    def _count_read(self) -> None:
+        self.reads += 1
+
+    async def store(self, stored: ConnectionRecord) -> None:
+        """Write a record to the store, replacing any other."""
+        current, _ = await self.connections.read(stored.user_email)
+        assert await self.connections.write(replace(stored, rev=0 if current is None else current.rev))
+
+    async def token(self, user: str = USER) -> AccessToken:
+        return await self.tokens.for_call(CALL, user)
+
+    async def is_cached(self, user: str = USER) -> bool:
+        """Return whether a call with the user's token needs no read of the store."""
+        reads = self.reads
+        await self.token(user)
+        return self.reads == reads
+
+
+def record(
+    generation: int, grant: str = "g", consent_time: float = 1.0, rev: int = 0, user: str = USER
+) -> ConnectionRecord:
+    """Return a record whose token is valid for an hour."""
+    return ConnectionRecord(
+        user_email=user,
+        rev=rev,
+        state=State.ACTIVE,
+        grant=grant,
+        generation=generation,
+        create_time=consent_time,
+        consent_time=consent_time,
+        update_time=NOW,
+        refresh_time=NOW,
+        tokens=TokenPair(f"a{generation}", f"r{generation}", "bearer", "s", "", NOW + 3600.0, NOW),
+    )
+
+
+async def test_older_token_does_not_replace_a_newer_one() -> None:
+    world = World()
+    newest = world.tokens.issue(record(5))
+    assert world.tokens.issue(record(4)) is newest
+    assert await world.token() is newest
+
+
+async def test_older_token_is_treated_as_expired_after_the_newer_one_was_dropped_or_evicted() -> None:
+    """A token of the same or a newer generation is cached."""
+    world = World(capacity=1)
+    world.tokens.cache(record(5))
+    world.tokens.drop(USER)
+    await world.store(record(4))
+    with pytest.raises(RefreshInProgress):
+        await world.token()
+    assert world.refresher.requested == [5], "the next generation is higher than all previous ones"
+    world.tokens.cache(record(5))
+    assert (await world.token()).tokens.access_token == "a5"
+    world.tokens.cache(record(1, user="omar@example.com"))
+    assert world.tokens.seen_generation(USER) == 5
+    with pytest.raises(RefreshInProgress):
+        await world.token()
+    world.tokens.cache(record(6))
+    assert (await world.token()).tokens.access_token == "a6"
+
+
+async def test_later_consent_with_a_lower_generation_is_cached() -> None:
+    """After a store has lost a connection, its generations start from one again. A token of an earlier consent is not cached."""
+    world = World()
+    newest = world.tokens.issue(record(5, "g2", 20.0))
+    assert world.tokens.issue(record(4, "g1", 10.0)) is newest
+    world.tokens.cache(record(1, "g3", 30.0))
+    assert (await world.token()).generation == 1
+
+
+async def test_capacity_limits_tokens_and_other_seen_versions() -> None:
+    world = World(capacity=2)
+    users = [f"user-{number}@example.com" for number in range(5)]
+    for user in users:
+        world.tokens.cache(record(5, user=user))
+    assert [world.tokens.seen_generation(user) for user in users] == [0, 5, 5, 5, 5]
+    assert [await world.is_cached(user) for user in users[3:]] == [True, True]
+    for user in users[:3]:
+        await world.store(record(5, user=user))
+    assert not await world.is_cached(users[0])
+
+
+async def test_changed_connection_is_dropped_unless_the_token_was_read_from_that_revision() -> None:
+    """The change event of the write that stored the token does not drop the token."""
+    world = World()
+    await world.store(record(5))
+    key = RecordKey("app", Kind.USER, USER)
+    world.tokens.cache(record(5, rev=7))
+    world.tokens.drop_changed(Change(key, 7, State.ACTIVE.value, NOW))
+    assert await world.is_cached()
+    world.tokens.drop_changed(Change(key, 8, State.ACTIVE.value, NOW))
+    assert not await world.is_cached()
+
+
+async def test_use_is_recorded_per_pair() -> None:
+    """A token is in use after a call has used it, unless it was returned to a caller. A new token pair or a drop resets the use."""
+    world = World()
+    world.tokens.cache(record(1))
+    assert world.tokens.in_use() == []
+    first = await world.token()
+    assert world.tokens.in_use() == [(USER, first)]
+    assert world.tokens.is_in_use(USER, first)
+    await world.tokens.get_token(CALL, USER, 0.0)
+    assert world.tokens.in_use() == []
+    assert not world.tokens.is_in_use(USER, first)
+    world.tokens.drop(USER)
+    world.tokens.cache(record(1))
+    await world.token()
+    assert world.tokens.in_use() == [], "the caller still has the token"
+    world.tokens.cache(record(2))
+    assert world.tokens.in_use() == []
+    second = await world.token()
+    assert world.tokens.in_use() == [(USER, second)]
+    world.tokens.drop(USER)
+    assert world.tokens.in_use() == []
+
+
+async def test_eviction_also_removes_recorded_use() -> None:
+    world = World(capacity=2)
+    users = [f"user{number}@example.com" for number in range(10)]
+    for user in users:
+        world.tokens.cache(record(1, user=user))
+        await world.token(user)
+    assert [user for user, _ in world.tokens.in_use()] == users[-2:]
+    for user in users:
+        world.tokens.issue(record(1, user=user))
+    world.tokens.cache(record(1, user=users[0]))
+    await world.token(users[0])
+    assert [user for user, _ in world.tokens.in_use()] == users[:1], "its return to a caller was evicted"
