@@ -18,9 +18,11 @@ If the environment variable `PROACTIVE_REFRESH_POLLS` is set, proactive refresh 
 """
 
 import asyncio
+import functools
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -44,7 +46,7 @@ POINTS = (
     "after_commit",  # the token pair is in the store and still in the journal
     "after_journal_delete",  # the journal entry is deleted; the caller has no response yet
 )
-LEASE_SECONDS, CALL_SECONDS, MARGIN_SECONDS, GRACE_SECONDS = 2.5, 0.5, 0.5, 5.0
+REFRESHES = protocol.Timing(lease=2.5, call=0.5, margin=0.5, grace=5.0)
 POLL_SECONDS = 0.2
 PROACTIVE_REFRESH_POLLS = "PROACTIVE_REFRESH_POLLS"
 STORE_TIMING = stores.Timing(
@@ -69,18 +71,13 @@ class Points:
 
 def shorten_timeouts() -> None:
     """Shorten the timeouts of the refresh protocol and of the stores, and some poll intervals."""
-    protocol.LEASE_SECONDS, protocol.CALL_SECONDS, protocol.MARGIN_SECONDS = (
-        LEASE_SECONDS,
-        CALL_SECONDS,
-        MARGIN_SECONDS,
-    )
-    protocol.GRACE_SECONDS = GRACE_SECONDS
-    journal_recovery.POLL_INTERVAL = POLL_SECONDS
-    lifecycle.run.__wrapped__.__kwdefaults__["timing"] = Timing(store=STORE_TIMING)  # type: ignore[attr-defined]
+    timing = Timing(store=STORE_TIMING, refreshes=REFRESHES, recovery=journal_recovery.Timing(POLL_SECONDS))
     if PROACTIVE_REFRESH_POLLS in os.environ:
-        proactive_refresh.FIRST_POLL_DELAY = proactive_refresh.USED_POLL_INTERVAL = (
-            proactive_refresh.IDLE_POLL_INTERVAL
-        ) = POLL_SECONDS
+        polls = proactive_refresh.Timing(
+            first_poll_delay=POLL_SECONDS, used_poll_interval=POLL_SECONDS, idle_poll_interval=POLL_SECONDS
+        )
+        timing = replace(timing, proactive_refreshes=polls)
+    lifecycle.run = functools.partial(lifecycle.run, timing=timing)
 
 
 def trace_refreshes(points: Points) -> None:

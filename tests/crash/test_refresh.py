@@ -25,7 +25,7 @@ from crash.cluster import (
     cluster,
     until,
 )
-from crash.launcher import GRACE_SECONDS, LEASE_SECONDS, POINTS
+from crash.launcher import POINTS, REFRESHES
 from crash.table import Table
 from zoomgate.v1 import auth_service_pb2 as auth
 
@@ -111,11 +111,11 @@ async def check_waiting_times(running: Cluster, leased_at: dict[str, float], los
     for point in NOT_SENT:
         record = await running.record(USERS[point])
         assert record is not None
-        assert record.refresh_time - leased_at[point] >= LEASE_SECONDS
+        assert record.refresh_time - leased_at[point] >= REFRESHES.lease
     for point in lost:
         record = await running.record(USERS[point])
         assert record is not None
-        assert record.update_time - leased_at[point] >= GRACE_SECONDS
+        assert record.update_time - leased_at[point] >= REFRESHES.grace
 
 
 async def check_and_record(

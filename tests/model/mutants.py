@@ -96,13 +96,13 @@ MUTANTS = (
     ),
     Mutant(
         "no_grace_period",
-        "if attempt.epoch != epoch and abs(now - attempt.started_at) < GRACE_SECONDS",
+        "if attempt.epoch != epoch and abs(now - attempt.started_at) < timing.grace",
         "if False",
     ),
     Mutant(
         "future_attempt_not_ignored",
-        "abs(now - attempt.started_at) < GRACE_SECONDS",
-        "now - attempt.started_at < GRACE_SECONDS",
+        "abs(now - attempt.started_at) < timing.grace",
+        "now - attempt.started_at < timing.grace",
     ),
     Mutant("not_appended_to_journal", "            yield AppendJournal(issued)\n", ""),
     Mutant(
@@ -117,7 +117,7 @@ MUTANTS = (
     ),
     Mutant(
         "lease_expiry_not_checked",
-        "if now - lease.snapshot.monotonic > LEASE_SECONDS - CALL_SECONDS - MARGIN_SECONDS:",
+        "if now - lease.snapshot.monotonic > timing.lease - timing.call - timing.margin:",
         "if False:",
     ),
 )

@@ -14,9 +14,10 @@ from model.loop import SeededLoop
 from support.memory_journal import MemoryJournal
 from zoomgate_server.call_context import Call
 from zoomgate_server.connections.access_tokens import AccessTokens
-from zoomgate_server.connections.proactive_refresh import ProactiveRefresh
+from zoomgate_server.connections.proactive_refresh import MAX_DUE, PAGE_SIZE, ProactiveRefresh
 from zoomgate_server.connections.record import ConnectionRecord, State
 from zoomgate_server.connections.refresh import schedule
+from zoomgate_server.connections.refresh.protocol import Config
 from zoomgate_server.connections.refresh.refresher import Refresher
 from zoomgate_server.connections.repository import ConnectionRepository
 from zoomgate_server.connections.token_pair import TokenPair
@@ -116,7 +117,15 @@ class Process:
     """A process of the service, without listeners."""
 
     def __init__(
-        self, loop: SeededLoop, store: RecordStore, zoom: Zoom, *, per_minute: int = 60, seed: int = 1
+        self,
+        loop: SeededLoop,
+        store: RecordStore,
+        zoom: Zoom,
+        *,
+        per_minute: int = 60,
+        seed: int = 1,
+        max_due: int = MAX_DUE,
+        page_size: int = PAGE_SIZE,
     ) -> None:
         clock = Clock(loop)
         self.metrics = Metrics("0", [])
@@ -132,8 +141,7 @@ class Process:
             clock=clock,
             metrics=self.metrics,
             audit=lambda _: None,
-            forced_interval=60.0,
-            max_refreshes=20,
+            config=Config(forced_interval=60.0, max_refreshes=20),
         )
         self.connections = AccessTokens(
             connections=self.store,
@@ -154,6 +162,8 @@ class Process:
             metrics=self.metrics,
             per_minute=per_minute,
             rng=random.Random(seed),  # noqa: S311 - deterministic on purpose
+            max_due=max_due,
+            page_size=page_size,
         )
         self.feed = ChangeFeed(
             connections=self.store,

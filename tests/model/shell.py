@@ -19,6 +19,7 @@ from model.loop import Killed, SeededLoop
 from support.faulty_store import FaultyStore
 from zoomgate_server.connections.record import Cause, ConnectionRecord, State
 from zoomgate_server.connections.refresh import refresher
+from zoomgate_server.connections.refresh.protocol import Config
 from zoomgate_server.connections.repository import ConnectionRepository
 from zoomgate_server.connections.token_journal import Entry, TokenJournal
 from zoomgate_server.connections.token_pair import TokenPair
@@ -208,8 +209,7 @@ class World:
             clock=self.clock,
             metrics=_METRICS,
             audit=lambda _event: None,
-            forced_interval=60.0,
-            max_refreshes=100,
+            config=Config(forced_interval=60.0, max_refreshes=100),
         )
 
     def _connections(self, store: Any) -> ConnectionRepository:

@@ -19,6 +19,7 @@ from zoomgate_server.storage.record_store import StoreError
 from zoomgate_server.zoom.token_outcome import Issued, NotSent, Rejected, TokenOutcome, Unknown
 
 USER = "monica@example.com"
+TIMING = shipped.Timing()
 PROCESSES = 3
 BUDGET = {"crash": 2, "consent": 1, "disconnect": 1, "fault": 4, "jump": 1}
 """Maximum number of occurrences of each disturbance per history. The limits make longer chains of dependent faults more likely."""
@@ -117,6 +118,7 @@ class World:
 
     def __init__(self, *, tolerant: bool, journal: bool, protocol: ModuleType = shipped) -> None:
         self.protocol = protocol
+        self.config = protocol.Config(forced_interval=0.0, max_refreshes=1_000_000)
         self.now = 1_000_000.0
         self.skew = 0.0
         self.tolerant = tolerant
@@ -178,7 +180,7 @@ class World:
         """Check that a token is exchanged only while a confirmed lease is held, and that the lease does not expire during the call."""
         if attempt.leased_at is None:
             raise InvariantViolation("a token was exchanged without a lease")
-        if attempt.checked_at - attempt.leased_at > shipped.LEASE_SECONDS - shipped.CALL_SECONDS:
+        if attempt.checked_at - attempt.leased_at > TIMING.lease - TIMING.call:
             raise InvariantViolation("a token was exchanged under a lease that does not cover the call")
 
     def _check_reauth(self, record: ConnectionRecord) -> None:
@@ -186,7 +188,7 @@ class World:
         if record.state is not State.REAUTH_REQUIRED or self.record.state is not State.ACTIVE or self.skew:
             return
         for holder in self.attempts:
-            in_grace = holder.leased_at is not None and self.now - holder.leased_at < shipped.GRACE_SECONDS
+            in_grace = holder.leased_at is not None and self.now - holder.leased_at < TIMING.grace
             if in_grace and self.zoom.valid in holder.received and record.grant == self.record.grant:
                 raise InvariantViolation("consent was required while an attempt held the valid token")
 
@@ -246,8 +248,7 @@ class World:
             seen_generation=self.record.generation,
             attempt_id=name,
             forced=False,
-            forced_interval=0.0,
-            max_refreshes=1_000_000,
+            config=self.config,
         )
         return self._start(name, self.protocol.refresh(request), set())
 
@@ -292,7 +293,7 @@ class World:
         for name, (issued, holder) in list(self.journal.items()):
             if holder is None:
                 resumed = self._start(
-                    name, self.protocol.resume(issued, 1_000_000), {issued.tokens.refresh_token}
+                    name, self.protocol.resume(issued, self.config), {issued.tokens.refresh_token}
                 )
                 self.journal[name] = (issued, resumed)
 
@@ -357,7 +358,7 @@ class World:
         self._finish(self.attempts)
         verdict = None
         for _ in range(6):
-            self.now += shipped.GRACE_SECONDS + shipped.LEASE_SECONDS
+            self.now += TIMING.grace + TIMING.lease
             last = self._request()
             assert last is not None
             self._finish([last])

@@ -159,11 +159,11 @@ class _Service:
                 await self._rolling_restart()
 
     async def _connect_users(self) -> None:
-        """Connect all users: most of them on one day, as an import would; the others long ago, without a due date."""
+        """Connect all users: most of them on one day, as an import would; the others long ago."""
         process = self._create_process()
         for user in self.users:
             if self.rng.random() < 0.3:
-                await connect(process, self.zoom, user, age=self.rng.uniform(0, 85 * DAY), due_at=None)
+                await connect(process, self.zoom, user, age=self.rng.uniform(0, 85 * DAY))
             else:
                 await connect(process, self.zoom, user, age=0.0)
 

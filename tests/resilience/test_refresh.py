@@ -3,16 +3,19 @@
 import asyncio
 import re
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from resilience.place import APP, Place
 from support.harness import MONICA, Harness, running, serving
-from zoom_simulator import SimulatorOptions
+from zoom_simulator import Simulator, SimulatorOptions
 from zoom_simulator.faults import Fault
 from zoom_simulator.options import DEFAULT_USERS, SimulatedUser
 from zoomgate.v1 import auth_service_pb2 as pb
@@ -22,13 +25,10 @@ from zoomgate_server.clock import SystemClock
 from zoomgate_server.connections import record as connection_record
 from zoomgate_server.connections.record import ConnectionRecord, PendingAttempt
 from zoomgate_server.connections.refresh import protocol
-from zoomgate_server.connections.repository import ConnectionRepository
 from zoomgate_server.encryption import key_file
 from zoomgate_server.encryption.envelope import Envelope
 from zoomgate_server.rpc.middleware import authentication
-from zoomgate_server.storage.record_store import StoreError
-from zoomgate_server.zoom.oauth import OAuthClient
-from zoomgate_server.zoom.token_outcome import TokenOutcome
+from zoomgate_server.storage.record_store import Kind, Record, StoreError
 
 REAUTH = ("FAILED_PRECONDITION", "ZOOM_REAUTH_REQUIRED")
 STORE = ("UNAVAILABLE", "STORE_UNAVAILABLE")
@@ -184,82 +184,112 @@ async def test_unambiguous_rejection_is_final(zoomgate: Harness) -> None:
     assert await state(zoomgate) == "REAUTH_REQUIRED"
 
 
+@asynccontextmanager
+async def without_rotation(simulator: Simulator, *, sent: bool) -> AsyncIterator[str]:
+    """Run a token endpoint that accepts each refresh token again. Yield its URL.
+
+    Args:
+        sent: Whether responses contain the refresh token.
+    """
+
+    async def refresh(request: web.Request) -> web.Response:
+        form = dict(await request.post())
+        credentials = {"Authorization": request.headers["Authorization"]}
+        async with (
+            aiohttp.ClientSession(headers=credentials) as session,
+            session.post(f"{simulator.oauth_url}{request.path}", data=form) as response,
+        ):
+            assert response.status == 200
+            issued = await response.json() | {"refresh_token": form["refresh_token"]}
+        simulator.zoom.grants[MONICA].refresh_token = issued["refresh_token"]
+        if not sent:
+            del issued["refresh_token"]
+        return web.json_response(issued)
+
+    app = web.Application()
+    app.router.add_post("/{path:.*}", refresh)
+    async with TestServer(app) as server:
+        yield str(server.make_url("")).rstrip("/")
+
+
 @pytest.mark.parametrize("sent", [True, False])
 async def test_refresh_token_that_is_not_rotated_is_reused(
-    zoomgate: Harness, monkeypatch: pytest.MonkeyPatch, sent: bool
+    zoomgate: Harness, place: Place, sent: bool
 ) -> None:
     """If Zoom's response contains no refresh token, or the same one, the next refresh uses the previous refresh token."""
     await zoomgate.connect()
-    zoom = zoomgate.simulator.zoom
-    real = zoom.refresh
-
-    def refresh_without_rotation(refresh_token: str) -> dict[str, Any]:
-        response = real(refresh_token) | {"refresh_token": refresh_token}
-        grant = zoom.grants[MONICA]
-        grant.refresh_token = refresh_token
-        if not sent:
-            del response["refresh_token"]
-        return response
-
-    monkeypatch.setattr(zoom, "refresh", refresh_without_rotation)
-    assert [(await refresh(zoomgate)).generation for _ in range(3)] == [2, 3, 4]
+    async with without_rotation(zoomgate.simulator, sent=sent) as oauth_url:
+        environ = place.elsewhere() | {"ZOOMGATE_ZOOM_OAUTH_URL": oauth_url}
+        async with serving(zoomgate.simulator, place.folder.with_name("other"), environ) as other:
+            assert [(await refresh(other)).generation for _ in range(3)] == [2, 3, 4]
+    assert refresh_calls(zoomgate) == 3
     assert zoomgate.stat("token.refresh_token.refused") == 0
 
 
 @pytest.mark.parametrize("after_effect", [False, True])
 @pytest.mark.parametrize("which", ["lease", "commit"])
-async def test_failed_write_loses_no_token(
-    zoomgate: Harness, place: Place, monkeypatch: pytest.MonkeyPatch, which: str, after_effect: bool
-) -> None:
+async def test_failed_write_loses_no_token(place: Place, which: str, after_effect: bool) -> None:
     """If the lease cannot be written, Zoom is not called. If the commit fails, the new pair is still stored, as one generation."""
-    monkeypatch.setattr(protocol, "LEASE_SECONDS", 1.0)
-    monkeypatch.setattr(protocol, "CALL_SECONDS", 0.5)
-    monkeypatch.setattr(protocol, "MARGIN_SECONDS", 0.0)
-    await zoomgate.connect()
-    real, failures = ConnectionRepository.write, [StoreError("injected")]
+    timing = Timing(refreshes=protocol.Timing(lease=1.0, call=0.5, margin=0.0))
+    async with running(place.folder, environ=place.environ, timing=timing) as zoomgate:
+        await zoomgate.connect()
+        writes = 0
 
-    async def write(self: ConnectionRepository, connection: ConnectionRecord) -> int | None:
-        if failures and (connection.lease is not None) is (which == "lease"):
-            failure = failures.pop()
-            if after_effect:
-                await real(self, connection)
-            raise failure
-        return await real(self, connection)
+        async def fail_once(put: Any, record: Record, if_rev: int) -> int | None:
+            nonlocal writes
+            writes += 1
+            if writes == (1 if which == "lease" else 2):
+                if after_effect:
+                    await put(record, if_rev)
+                raise StoreError("injected")
+            rev: int | None = await put(record, if_rev)
+            return rev
 
-    monkeypatch.setattr(ConnectionRepository, "write", write)
-    assert (await zoomgate.error_of(zoomgate.auth.RefreshToken, REFRESH_REQUEST)).short == STORE
-    assert refresh_calls(zoomgate) == (0 if which == "lease" else 1)
-    generation = 2
-    if which == "commit":
-        while not await metric(zoomgate, 'zoomgate_refreshes_total{outcome="refreshed"}'):
-            await asyncio.sleep(0.01)
-        generation = 3
-    assert (await refresh(zoomgate)).generation == generation
-    assert refresh_calls(zoomgate) == generation - 1
+        assert zoomgate.store is not None
+        with zoomgate.store.intercept("put", fail_once):
+            assert (await zoomgate.error_of(zoomgate.auth.RefreshToken, REFRESH_REQUEST)).short == STORE
+            assert refresh_calls(zoomgate) == (0 if which == "lease" else 1)
+            generation = 2
+            if which == "commit":
+                while not await metric(zoomgate, 'zoomgate_refreshes_total{outcome="refreshed"}'):
+                    await asyncio.sleep(0.01)
+                generation = 3
+            assert (await refresh(zoomgate)).generation == generation
+        assert refresh_calls(zoomgate) == generation - 1
+
+
+class JumpingClock(SystemClock):
+    """The system clock, whose wall time a test can set forward or back.
+
+    Attributes:
+        offset: Seconds by which the wall time is set forward.
+    """
+
+    offset = 0.0
+
+    def wall(self) -> float:
+        return super().wall() + self.offset
 
 
 @pytest.mark.parametrize("step", [-DAY, -300.0, 300.0, DAY])
-async def test_clock_jump_during_a_refresh_loses_no_token(
-    place: Place, monkeypatch: pytest.MonkeyPatch, step: float
-) -> None:
+async def test_clock_jump_during_a_refresh_loses_no_token(place: Place, step: float) -> None:
     """The token pair that Zoom issues is stored, the next refresh succeeds, and no expired token is returned.
 
     With SQLite, the store uses the clock of this process, which jumps; with MongoDB, it uses the clock of the database server.
     """
-    offset, real_wall, real_refresh = [0.0], SystemClock.wall, OAuthClient.refresh
-
-    async def refreshed(self: OAuthClient, refresh_token: str) -> TokenOutcome:
-        outcome = await real_refresh(self, refresh_token)
-        offset[0] = step
-        return outcome
-
-    monkeypatch.setattr(SystemClock, "wall", lambda self: real_wall(self) + offset[0])
-    monkeypatch.setattr(OAuthClient, "refresh", refreshed)
-    async with running(place.folder, environ=place.environ) as zoomgate:
+    clock = JumpingClock()
+    async with running(place.folder, environ=place.environ, clock=clock) as zoomgate:
         await zoomgate.connect()
-        assert (await refresh(zoomgate)).generation == 2
-        monkeypatch.setattr(OAuthClient, "refresh", real_refresh)
-        async with serving(zoomgate.simulator, place.folder, place.environ) as other:
+
+        async def jump_after_lease(put: Any, record: Record, if_rev: int) -> int | None:
+            rev: int | None = await put(record, if_rev)
+            clock.offset = step
+            return rev
+
+        assert zoomgate.store is not None
+        with zoomgate.store.intercept("put", jump_after_lease):
+            assert (await refresh(zoomgate)).generation == 2
+        async with serving(zoomgate.simulator, place.folder, place.environ, clock=clock) as other:
             returned = await token(other)
             assert returned.generation == (2 if place.uri or step == 300.0 else 3)
             assert returned.access_token in zoomgate.simulator.zoom.access_tokens
@@ -267,32 +297,42 @@ async def test_clock_jump_during_a_refresh_loses_no_token(
         assert zoomgate.stat("token.refresh_token.refused") == 0
 
 
+class HeldWrite:
+    """Interceptor of a store that holds the first write of a connection.
+
+    Attributes:
+        reached: Event that is set when the write is held.
+        proceed: Event to set to release the write.
+    """
+
+    def __init__(self) -> None:
+        self.reached, self.proceed = asyncio.Event(), asyncio.Event()
+
+    async def __call__(self, put: Any, record: Record, if_rev: int) -> int | None:
+        if record.key.kind is Kind.USER:
+            self.reached.set()
+            await self.proceed.wait()
+        rev: int | None = await put(record, if_rev)
+        return rev
+
+
 @pytest.mark.parametrize("later_first", [False, True])
 async def test_two_first_consents_create_one_connection(
-    zoomgate: Harness, place: Place, monkeypatch: pytest.MonkeyPatch, later_first: bool
+    zoomgate: Harness, place: Place, later_first: bool
 ) -> None:
     """If two processes store the first consents of a user concurrently, one record with a valid token remains."""
-    real, arrived = ConnectionRepository.write, asyncio.Event()
-    release = {"earlier": asyncio.Event(), "later": asyncio.Event()}
-    waiting = list(release)
-
-    async def write(self: ConnectionRepository, connection: ConnectionRecord) -> int | None:
-        if waiting:
-            name = waiting.pop(0)
-            arrived.set()
-            await release[name].wait()
-        return await real(self, connection)
-
-    monkeypatch.setattr(ConnectionRepository, "write", write)
     async with serving(zoomgate.simulator, place.folder, place.environ) as other:
-        consents = {}
-        for name, service in (("earlier", zoomgate), ("later", other)):
-            arrived.clear()
-            consents[name] = asyncio.create_task(service.connect())
-            await arrived.wait()
-        for name in ("later", "earlier") if later_first else ("earlier", "later"):
-            release[name].set()
-            await consents[name]
+        assert zoomgate.store is not None
+        assert other.store is not None
+        earlier, later = HeldWrite(), HeldWrite()
+        with zoomgate.store.intercept("put", earlier), other.store.intercept("put", later):
+            consents = {}
+            for service, write in ((zoomgate, earlier), (other, later)):
+                consents[write] = asyncio.create_task(service.connect())
+                await write.reached.wait()
+            for write in (later, earlier) if later_first else (earlier, later):
+                write.proceed.set()
+                await consents[write]
         for service in (zoomgate, other):
             request = pb.ListConnectionsRequest()
             (connection,) = (await service.call(service.auth.ListConnections, request, "admin")).connections

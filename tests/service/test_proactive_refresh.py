@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
@@ -11,6 +10,7 @@ import pytest
 
 from support.harness import BASIL, MONICA, OMAR, Harness, issued, running, serving
 from zoomgate.v1 import auth_service_pb2 as auth
+from zoomgate_server.app.timing import Timing
 from zoomgate_server.connections import proactive_refresh
 from zoomgate_server.connections.record import ConnectionRecord, State, decode, encode
 from zoomgate_server.encryption import key_file
@@ -23,11 +23,11 @@ USERS = (MONICA, OMAR, BASIL)
 DAY = 24 * 3600.0
 
 
-@pytest.fixture(autouse=True)
-def _short_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make services poll continuously."""
-    for name in ("FIRST_POLL_DELAY", "IDLE_POLL_INTERVAL", "USED_POLL_INTERVAL", "SCHEDULE_POLL_INTERVAL"):
-        monkeypatch.setattr(proactive_refresh, name, 0.2)
+FREQUENT_POLLS = Timing(
+    proactive_refreshes=proactive_refresh.Timing(
+        first_poll_delay=0.2, used_poll_interval=0.2, idle_poll_interval=0.2, correction_interval=0.2
+    )
+)
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def environ(store_environ: dict[str, str]) -> dict[str, str]:
 @pytest.fixture
 async def zoomgate(environ: dict[str, str], tmp_path: Path) -> AsyncIterator[Harness]:
     """Run a service with all users connected."""
-    async with running(tmp_path / "data", environ=environ) as harness:
+    async with running(tmp_path / "data", environ=environ, timing=FREQUENT_POLLS) as harness:
         for user in USERS:
             await harness.connect(user)
         yield harness
@@ -70,12 +70,12 @@ class Records:
         assert record is not None
         return decode(self._envelope, record)
 
-    async def make_idle(self, user: str, **changes: float | None) -> None:
+    async def make_idle(self, user: str) -> None:
         """Make a user's token pair 70 days old."""
         record = await self.read(user)
         assert record.tokens is not None
         old = issued(record, record.tokens.obtained_at - 70 * DAY)
-        assert await self._store.put(encode(self._envelope, replace(old, **changes)), record.rev)
+        assert await self._store.put(encode(self._envelope, old), record.rev)
 
 
 @pytest.fixture
@@ -88,14 +88,13 @@ async def records(zoomgate: Harness, store: RecordStore, environ: dict[str, str]
 async def test_several_services_refresh_each_idle_grant_once(
     zoomgate: Harness, records: Records, environ: dict[str, str]
 ) -> None:
-    """Three services poll the same three idle grants repeatedly. One of the records has no due date."""
+    """Three services poll the same three idle grants repeatedly."""
     async with (
-        serving(zoomgate.simulator, zoomgate.data_dir, environ) as second,
-        serving(zoomgate.simulator, zoomgate.data_dir, environ) as third,
+        serving(zoomgate.simulator, zoomgate.data_dir, environ, timing=FREQUENT_POLLS) as second,
+        serving(zoomgate.simulator, zoomgate.data_dir, environ, timing=FREQUENT_POLLS) as third,
     ):
-        await records.make_idle(MONICA)
-        await records.make_idle(OMAR)
-        await records.make_idle(BASIL, due_at=None)
+        for user in USERS:
+            await records.make_idle(user)
         while [(await records.read(user)).generation for user in USERS] != [2, 2, 2]:
             await asyncio.sleep(0.05)
         for harness in (zoomgate, second, third):

@@ -17,7 +17,6 @@ from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1 import connection_pb2
 from zoomgate_server.connections import record as connection_record
 from zoomgate_server.connections.record import ConnectionRecord
-from zoomgate_server.connections.refresh.refresher import Refresher
 from zoomgate_server.connections.token_journal import Entry, Origin, TokenJournal
 from zoomgate_server.connections.token_pair import TokenPair
 from zoomgate_server.encryption import key_file
@@ -25,8 +24,6 @@ from zoomgate_server.encryption.envelope import Envelope
 from zoomgate_server.storage.record_store import Kind, RecordKey
 from zoomgate_server.storage.sqlite import SqliteStore
 from zoomgate_server.telemetry.metrics import Metrics
-from zoomgate_server.zoom.oauth import OAuthClient
-from zoomgate_server.zoom.token_outcome import TokenOutcome
 
 REDIRECT = "http://127.0.0.1/x"
 STATE = connection_pb2.Connection.State
@@ -176,32 +173,17 @@ async def test_newer_consent_takes_precedence_over_a_journal_entry(tmp_path: Pat
         assert dict(zoom.zoom.counters) == counters
 
 
-async def test_refresh_of_an_entry_during_shutdown_is_not_lost(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_refresh_of_an_entry_during_shutdown_is_not_lost(tmp_path: Path) -> None:
     """The issued token pair is either stored before the process exits, or stored from the journal by the next process."""
-    draining, real_refresh, real_drain = asyncio.Event(), OAuthClient.refresh, Refresher.drain
-
-    async def refresh(self: OAuthClient, refresh_token: str) -> TokenOutcome:
-        refresh_called.set()
-        outcome = await real_refresh(self, refresh_token)
-        await draining.wait()
-        return outcome
-
-    async def drain(self: Refresher, seconds: float) -> bool:
-        draining.set()
-        return await real_drain(self, seconds)
-
     async with stopped(tmp_path) as zoom:
         tokens = issued(zoom)
         zoom.zoom.expire(MONICA)
         await write_journal(zoom, tmp_path, entry(replace(tokens, access_expire_at=0.0)))
-        refresh_called = asyncio.Event()
-        with monkeypatch.context() as patch:
-            patch.setattr(OAuthClient, "refresh", refresh)
-            patch.setattr(Refresher, "drain", drain)
-            async with serving(zoom, tmp_path):
-                await refresh_called.wait()
+        zoom.faults.add(Fault("token", "delay", seconds=SECONDS))
+        async with serving(zoom, tmp_path):
+            while not zoom.zoom.counters["faults.delay"]:
+                await asyncio.sleep(0.01)
+            asyncio.get_running_loop().call_later(0.3, zoom.faults.clear)  # during the shutdown
         async with serving(zoom, tmp_path) as service:
             await wait_until_empty(service)
             assert (await get_connection(service)).state == STATE.STATE_ACTIVE

@@ -26,6 +26,7 @@ from zoomgate_server import settings
 from zoomgate_server.app import lifecycle, stores
 from zoomgate_server.app.timing import Timing
 from zoomgate_server.cli.caller_key import digest
+from zoomgate_server.clock import Clock, SystemClock
 from zoomgate_server.connections.record import ConnectionRecord
 from zoomgate_server.connections.refresh import schedule
 from zoomgate_server.encryption.cipher import KeyRing
@@ -235,11 +236,12 @@ async def running(
     zoom_api_url: str = "",
     options: Sequence[tuple[str, Any]] = (),
     timing: Timing = Timing(),
+    clock: Clock = SystemClock(),
 ) -> AsyncIterator[Harness]:
     """Run a simulator and a service on free ports."""
     async with (
         Simulator(simulator or SimulatorOptions(port=0)) as zoom,
-        serving(zoom, data_dir, environ, callers, anonymous, zoom_api_url, options, timing) as harness,
+        serving(zoom, data_dir, environ, callers, anonymous, zoom_api_url, options, timing, clock) as harness,
     ):
         yield harness
 
@@ -254,6 +256,7 @@ async def serving(
     zoom_api_url: str = "",
     options: Sequence[tuple[str, Any]] = (),
     timing: Timing = Timing(),
+    clock: Clock = SystemClock(),
 ) -> AsyncIterator[Harness]:
     """Run a service on free ports with an existing simulator."""
     loaded = settings.load(
@@ -280,7 +283,12 @@ async def serving(
 
     async with (
         lifecycle.run(
-            loaded, extra_keys=keys, anonymous=anonymous, open_store=open_store, timing=timing
+            loaded,
+            extra_keys=keys,
+            anonymous=anonymous,
+            open_store=open_store,
+            timing=timing,
+            clock=clock,
         ) as started,
         grpc.aio.insecure_channel(started.grpc, options=list(options)) as channel,
     ):

@@ -5,6 +5,7 @@ import time
 from support.memory_journal import MemoryJournal
 from zoomgate_server.clock import SystemClock
 from zoomgate_server.connections.record import ConnectionRecord, State
+from zoomgate_server.connections.refresh.protocol import Config
 from zoomgate_server.connections.refresh.refresher import Refresher
 from zoomgate_server.connections.repository import ConnectionRepository
 from zoomgate_server.connections.token_pair import TokenPair
@@ -78,8 +79,7 @@ class Process:
             clock=SystemClock(),
             metrics=Metrics("0", []),
             audit=lambda _event: None,
-            forced_interval=0.0,
-            max_refreshes=10_000,
+            config=Config(forced_interval=0.0, max_refreshes=10_000),
         )
 
     async def connect(self, user: str) -> None:

@@ -10,7 +10,7 @@ from zoomgate_server.app.zoom_clients import open_clients
 from zoomgate_server.audit.trail import FINGERPRINT_SECRET, AuditTrail
 from zoomgate_server.authorization.flow import Authorizations
 from zoomgate_server.authorization.repository import AuthorizationRepository
-from zoomgate_server.clock import SystemClock
+from zoomgate_server.clock import Clock
 from zoomgate_server.connections.access_tokens import AccessTokens
 from zoomgate_server.connections.account_linking import AccountLinker
 from zoomgate_server.connections.count_gauge import ConnectionCountGauge
@@ -18,6 +18,7 @@ from zoomgate_server.connections.disconnection import Disconnector
 from zoomgate_server.connections.journal_recovery import JournalRecovery
 from zoomgate_server.connections.proactive_refresh import ProactiveRefresh
 from zoomgate_server.connections.queries import ConnectionQueries
+from zoomgate_server.connections.refresh import protocol as refresh_protocol
 from zoomgate_server.connections.refresh.refresher import Refresher
 from zoomgate_server.connections.repository import ConnectionRepository
 from zoomgate_server.connections.retention import RetentionPolicy
@@ -79,7 +80,7 @@ class Components:
         settings: Settings,
         store: RecordStore,
         loaded_key_ring: KeyRing,
-        clock: SystemClock,
+        clock: Clock,
         metrics: Metrics,
         timing: Timing,
         stack: AsyncExitStack,
@@ -111,8 +112,11 @@ class Components:
             clock=clock,
             metrics=metrics,
             audit=audit,
-            forced_interval=settings.forced_refresh_seconds,
-            max_refreshes=settings.max_refreshes_per_hour,
+            config=refresh_protocol.Config(
+                forced_interval=settings.forced_refresh_seconds,
+                max_refreshes=settings.max_refreshes_per_hour,
+                timing=timing.refreshes,
+            ),
         )
         access_tokens = AccessTokens(
             connections=connections,
@@ -170,7 +174,11 @@ class Components:
             connection_counts=ConnectionCountGauge(connections, clock, metrics),
             refresher=refresher,
             journal_recovery=JournalRecovery(
-                journal=journal, refresher=refresher, account_linker=account_linker, metrics=metrics
+                journal=journal,
+                refresher=refresher,
+                account_linker=account_linker,
+                metrics=metrics,
+                timing=timing.recovery,
             ),
             key_ring=key_ring,
             webhooks=WebhookReceiver(
@@ -192,6 +200,7 @@ class Components:
                 metrics=metrics,
                 per_minute=settings.proactive_refreshes_per_minute,
                 rng=rng,
+                timing=timing.proactive_refreshes,
             ),
             retention=RetentionPolicy(
                 app=app,
@@ -248,7 +257,7 @@ class Components:
 
 
 def _audit_trail(
-    settings: Settings, key: bytes, clock: SystemClock, metrics: Metrics, timing: Timing
+    settings: Settings, key: bytes, clock: Clock, metrics: Metrics, timing: Timing
 ) -> AuditTrail:
     try:
         if settings.audit is not None and settings.audit.parent == settings.data_dir:

@@ -22,7 +22,7 @@ from zoomgate_server.app.metric_labels import new_metrics
 from zoomgate_server.app.stores import StartCancelled, StoreOpener, open_store
 from zoomgate_server.app.timing import Timing
 from zoomgate_server.audit.event import ZOOMGATE, AuditEvent
-from zoomgate_server.clock import SystemClock
+from zoomgate_server.clock import Clock, SystemClock
 from zoomgate_server.errors import ZoomgateError
 from zoomgate_server.identity import Principal
 from zoomgate_server.rpc import server as rpc_server
@@ -97,9 +97,9 @@ async def run(
     stop: asyncio.Event | None = None,
     open_store: StoreOpener = open_store,
     timing: Timing = Timing(),
+    clock: Clock = SystemClock(),
 ) -> AsyncIterator[ServiceAddresses]:
     """Run the service within the context; see `serve`. Setting `stop` cancels the wait for an unreachable store."""
-    clock = SystemClock()
     metrics = new_metrics(version("zoomgate-server"), shared_metrics)
     shared = shared_metrics is not None
     keys = [*rpc_server.caller_keys(settings.callers, settings.names["callers"]), *extra_keys]
@@ -136,7 +136,7 @@ async def run(
         if not settings.redirect_uri:
             settings = replace(settings, redirect_uri=f"http://{started.http}/oauth/callback")
         is_new_key_ring = not os.access(settings.keys, os.F_OK)
-        store, key_ring = await open_store(settings, stack, stop or asyncio.Event(), timing.store)
+        store, key_ring = await open_store(settings, stack, stop or asyncio.Event(), clock, timing.store)
         web.set_ready("starting")
         store = instrumented(store, metrics.store_errors.inc)
         try:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from zoomgate_server.backoff import Backoff
-from zoomgate_server.clock import SystemClock
+from zoomgate_server.clock import Clock
 from zoomgate_server.encryption import key_file
 from zoomgate_server.encryption.cipher import KeyRing
 from zoomgate_server.secret import Secret
@@ -40,7 +40,7 @@ class Timing:
 
 
 StoreOpener = Callable[
-    [Settings, AsyncExitStack, asyncio.Event, Timing], Awaitable[tuple[RecordStore, KeyRing]]
+    [Settings, AsyncExitStack, asyncio.Event, Clock, Timing], Awaitable[tuple[RecordStore, KeyRing]]
 ]
 """The signature of `open_store`."""
 
@@ -50,13 +50,14 @@ class StartCancelled(Exception):
 
 
 async def open_store(
-    settings: Settings, stack: AsyncExitStack, stop: asyncio.Event, timing: Timing = Timing()
+    settings: Settings, stack: AsyncExitStack, stop: asyncio.Event, clock: Clock, timing: Timing = Timing()
 ) -> tuple[RecordStore, KeyRing]:
     """Open the store and the key ring. On failure, new files are removed, unless another process may already use them.
 
     Args:
         stack: The exit stack that closes the store.
         stop: The event that cancels the wait for an unreachable store.
+        clock: The clock of an SQLite store.
 
     Raises:
         StartError: The store or the key ring cannot be opened.
@@ -79,7 +80,7 @@ async def open_store(
                 key_file.create(settings.keys)
                 created.append(settings.keys)
         key_ring = key_file.load(settings.keys)
-        store = await SqliteStore.open(path, SystemClock().wall, timing.sqlite)
+        store = await SqliteStore.open(path, clock.wall, timing.sqlite)
     except (key_file.KeyFileError, StoreOpenError, OSError) as error:
         if settings.keys in created and path.exists():
             created.clear()  # a process that started at the same time may already use these keys

@@ -206,7 +206,7 @@ async def _create_importer(
     """Create the importer and its dependencies. A missing store is created, as at the first start of the service."""
     clock, metrics = SystemClock(), Metrics(version("zoomgate-server"), [])
     app = loaded.app
-    store, key_ring = await open_store(loaded, stack, interrupted)
+    store, key_ring = await open_store(loaded, stack, interrupted, clock)
     ring = ReloadingKeyRing(loaded.keys, key_ring, clock)
     envelope = Envelope(app=app, keys=ring)
     await key_check.verify(store, envelope)

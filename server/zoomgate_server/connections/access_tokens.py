@@ -307,8 +307,8 @@ class AccessTokens:
     def _is_covered_by_change_feed(self, record: ConnectionRecord) -> bool:
         """Return whether the next poll of the change feed includes all changes since the record was written.
 
-        Every poll covers the last `change_feed.Timing.overlap` seconds and thus reports a disconnection since. The token of an older record could
-        otherwise be used until it expires.
+        Every poll covers the last `change_feed.Timing.overlap` seconds and thus reports a disconnection since. The token of an older
+        record could otherwise be used until it expires.
         """
         return self._connections.now() - record.update_time <= self._timing.change_visibility
 

@@ -1,6 +1,7 @@
 """Recovery of token pairs that crashed processes left in the local journal."""
 
 import asyncio
+from dataclasses import dataclass
 
 from zoomgate_server.connections.account_linking import AccountLinker
 from zoomgate_server.connections.refresh.refresher import Refresher
@@ -9,10 +10,18 @@ from zoomgate_server.telemetry import logs
 from zoomgate_server.telemetry.background_tasks import TaskSet
 from zoomgate_server.telemetry.metrics import Metrics
 
-POLL_INTERVAL = 5.0
-"""Seconds between polls for entries of crashed processes that share the journal directory."""
-
 _log = logs.get("zoomgate.journal_recovery")
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """The timing of journal recovery, in seconds.
+
+    Attributes:
+        poll_interval: Time between polls for entries of crashed processes that share the journal directory.
+    """
+
+    poll_interval: float = 5.0
 
 
 class JournalRecovery:
@@ -24,12 +33,19 @@ class JournalRecovery:
     """
 
     def __init__(
-        self, *, journal: TokenJournal, refresher: Refresher, account_linker: AccountLinker, metrics: Metrics
+        self,
+        *,
+        journal: TokenJournal,
+        refresher: Refresher,
+        account_linker: AccountLinker,
+        metrics: Metrics,
+        timing: Timing = Timing(),
     ) -> None:
         self._journal = journal
         self._refresher = refresher
         self._account_linker = account_linker
         self._metrics = metrics
+        self._timing = timing
         self.tasks = TaskSet()
 
     async def run(self) -> None:
@@ -37,7 +53,7 @@ class JournalRecovery:
         while True:
             for entry in await self._journal.claim():
                 await self.tasks.shield(self._resume(entry))
-            await asyncio.sleep(POLL_INTERVAL)
+            await asyncio.sleep(self._timing.poll_interval)
 
     async def _resume(self, entry: Entry) -> None:
         _log.info("journal.recovery_started", entry=entry.entry_id, origin=entry.origin.value)

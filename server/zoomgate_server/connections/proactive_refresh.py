@@ -7,7 +7,7 @@ refreshes for calls. The rate is limited, so a backlog after an outage is proces
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, get_args
 
@@ -16,16 +16,13 @@ from zoomgate_server.clock import Clock
 from zoomgate_server.connections.access_tokens import REFRESH_BEFORE_SECONDS, AccessToken, AccessTokens
 from zoomgate_server.connections.record import ConnectionRecord, State
 from zoomgate_server.connections.refresh import schedule
-from zoomgate_server.connections.refresh.protocol import LEASE_SECONDS
 from zoomgate_server.connections.refresh.refresher import Refresher
 from zoomgate_server.connections.repository import ConnectionRepository
 from zoomgate_server.errors import (
     AppCredentialsRejected,
-    KeyUnavailable,
     NotConnected,
     ReauthRequired,
-    RecordUnreadable,
-    RecordVersionUnsupported,
+    RecordFault,
     ZoomBadResponse,
     ZoomgateError,
     ZoomRateLimited,
@@ -48,33 +45,8 @@ is shorter than `MIN_AHEAD_SECONDS - REFRESH_BEFORE_SECONDS`, the time before ca
 MIN_LIFETIME_SECONDS = 4 * MAX_AHEAD_SECONDS
 """Minimum lifetime of tokens that are refreshed proactively. Tokens with a shorter lifetime are refreshed by calls only."""
 
-USED_POLL_INTERVAL = 60.0
-"""Seconds between polls for tokens in use that are about to expire, randomized by 50 % in either direction."""
-
-IDLE_POLL_INTERVAL = 300.0
-"""Seconds between polls for idle grants that are due, randomized by 50 %. Due grants remain valid for weeks."""
-
-SCHEDULE_POLL_INTERVAL = 24 * 3600.0
-"""Seconds between scans for connections with a missing or impossible due date, randomized by 50 %.
-
-A due date can be missing or based on a wrong clock. The first scan runs shortly after startup, to correct such due dates early.
-"""
-
-FIRST_POLL_DELAY = 30.0
-"""Seconds before the first poll of a new process, randomized by 50 %."""
-
-LONGEST_PAUSE_SECONDS = 900.0
-"""Maximum pause of the backoff while Zoom or the store fails. The pause is long because each attempt risks losing Zoom's response,
-and thus the authorization."""
-
-REFRESH_WAIT_SECONDS = 90.0
-"""Maximum time to wait for one refresh. After this time, the refresh continues in the background."""
-
-CLOCK_SKEW_TOLERANCE = 1.0
+CLOCK_ESTIMATE_TOLERANCE = 1.0
 """Maximum difference in seconds between the store's clock and the local estimate of the store's time."""
-
-DEFERRAL_SECONDS = 3600.0
-"""Seconds for which a connection is skipped after a failed refresh."""
 
 MAX_DUE = 10_000
 """Maximum number of connections processed in one poll. The next poll continues with the following connections."""
@@ -101,12 +73,35 @@ users are affected.
 MAX_REJECTIONS = 20
 """Number of consecutive rejections after which refreshes pause. So many rejections indicate a failure of Zoom, not revoked grants."""
 
-_RECORD_ERRORS = (KeyUnavailable, RecordUnreadable, RecordVersionUnsupported)
 _Reason = Literal["in_use", "idle"]
 REASONS = get_args(_Reason)
 """All reasons for a proactive refresh, as used in metrics and the log."""
 
 _log = logs.get("zoomgate.proactive_refresh")
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """The timing of proactive refreshes, in seconds. The times of polls are randomized by 50 % in either direction.
+
+    Attributes:
+        first_poll_delay: Time before the first poll of a new process.
+        used_poll_interval: Time between polls for tokens in use that are about to expire.
+        idle_poll_interval: Time between polls for idle grants that are due. Due grants remain valid for weeks.
+        correction_interval: Time between scans for due dates that were computed from a wrong clock.
+        longest_pause: Maximum pause of the backoff while Zoom or the store fails. The pause is long because each attempt risks losing
+            Zoom's response, and thus the authorization.
+        refresh_wait: Maximum time to wait for one refresh. After this time, the refresh continues in the background.
+        deferral: Time for which a connection is skipped after a failed refresh.
+    """
+
+    first_poll_delay: float = 30.0
+    used_poll_interval: float = 60.0
+    idle_poll_interval: float = 300.0
+    correction_interval: float = 24 * 3600.0
+    longest_pause: float = 900.0
+    refresh_wait: float = 90.0
+    deferral: float = 3600.0
 
 
 class ProactiveRefresh:
@@ -115,6 +110,8 @@ class ProactiveRefresh:
     Args:
         per_minute: Maximum refreshes per minute by this process; 0 disables proactive refresh.
         rng: Randomizes the times of polls, to spread the load of several processes.
+        max_due: See `MAX_DUE`.
+        page_size: See `PAGE_SIZE`.
     """
 
     def __init__(
@@ -127,6 +124,9 @@ class ProactiveRefresh:
         metrics: Metrics,
         per_minute: int,
         rng: random.Random,
+        max_due: int = MAX_DUE,
+        page_size: int = PAGE_SIZE,
+        timing: Timing = Timing(),
     ) -> None:
         self._connections = connections
         self._refresher = refresher
@@ -135,6 +135,9 @@ class ProactiveRefresh:
         self._metrics = metrics
         self._per_minute = per_minute
         self._rng = rng
+        self._max_due = max_due
+        self._page_size = page_size
+        self._timing = timing
         self._next_slot = clock.monotonic()
         self._deferred_until: dict[str, float] = {}
         self._idle_after = ""
@@ -144,13 +147,12 @@ class ProactiveRefresh:
         """Return the background tasks by name."""
         if not self._per_minute:
             return {}
-        return {
-            "proactive refresh of tokens in use": partial(
-                self._repeat, self.refresh_used, USED_POLL_INTERVAL
-            ),
-            "proactive refresh of idle grants": partial(self._repeat, self.refresh_idle, IDLE_POLL_INTERVAL),
-            "proactive refresh schedule": partial(self._repeat, self.schedule, SCHEDULE_POLL_INTERVAL),
-        }
+        polls = (
+            ("proactive refresh of tokens in use", self.refresh_used, self._timing.used_poll_interval),
+            ("proactive refresh of idle grants", self.refresh_idle, self._timing.idle_poll_interval),
+            ("correction of due dates", self.correct_due_dates, self._timing.correction_interval),
+        )
+        return {name: partial(self._repeat, poll, interval) for name, poll, interval in polls}
 
     # -- tokens in use -----------------------------------------------------------------------------------
 
@@ -209,13 +211,13 @@ class ProactiveRefresh:
         now = self._connections.now()
         due: list[str] = []
         oldest, after = now, self._idle_after
-        while len(due) < MAX_DUE:
+        while len(due) < self._max_due:
             page = await self._connections.page(
-                Query(states=[State.ACTIVE], due_before=now, after=after, limit=PAGE_SIZE)
+                Query(states=[State.ACTIVE], due_before=now, after=after, limit=self._page_size)
             )
             due += [record.key.subject for record in page]
             oldest = min([oldest, *(record.due_at for record in page if record.due_at is not None)])
-            if len(page) < PAGE_SIZE:
+            if len(page) < self._page_size:
                 after = ""
                 break
             after = page[-1].key.subject
@@ -230,7 +232,7 @@ class ProactiveRefresh:
             return
         try:
             record, now = await self._connections.read(user_email)
-        except _RECORD_ERRORS as error:
+        except RecordFault as error:
             self._defer(user_email, "idle", error)
             return
         if record is None or record.state is not State.ACTIVE or record.tokens is None:
@@ -239,38 +241,34 @@ class ProactiveRefresh:
         if due_at is None or due_at > now:  # the `due_at` column does not match the record
             await self._connections.write(replace(record, due_at=due_at))
             return
-        if record.lease is not None and now < record.lease.expire_at <= now + 2 * LEASE_SECONDS:
-            return  # another process is refreshing the token
+        if self._refresher.is_leased(record, now):
+            return
         await self._wait_for_slot()
         if await self._refresh(user_email, record.generation, "idle") is not None:
             self._access_tokens.drop(user_email)
 
     # -- due dates ---------------------------------------------------------------------------------------
 
-    async def schedule(self) -> None:
-        """Set the due dates that are missing or based on a wrong clock.
+    async def correct_due_dates(self) -> None:
+        """Make grants due whose due date was computed from a wrong clock. `refresh_idle` then computes the correct date.
 
         Raises:
             StoreError: The store failed.
         """
         after = ""
         while True:
-            page = await self._connections.page(Query(states=[State.ACTIVE], after=after, limit=PAGE_SIZE))
+            page = await self._connections.page(
+                Query(states=[State.ACTIVE], after=after, limit=self._page_size)
+            )
             now = self._connections.now()
             for sealed in page:
-                if sealed.due_at is not None and sealed.due_at <= now + schedule.LATEST_SECONDS:
+                if sealed.due_at is None or sealed.due_at <= now + schedule.LATEST_SECONDS:
                     continue
-                try:
-                    record = self._connections.open(sealed)
-                except _RECORD_ERRORS:
-                    continue  # the error is reported when the connection is used
-                due_at = (
-                    None if record.tokens is None else schedule.due_at(record.user_email, record.tokens, now)
-                )
-                if due_at is not None:
+                record = self._connections.open_readable(sealed)
+                if record is not None:
                     # on a conflict, the other writer has set the date
-                    await self._connections.write(replace(record, due_at=due_at))
-            if len(page) < PAGE_SIZE:
+                    await self._connections.write(replace(record, due_at=now))
+            if len(page) < self._page_size:
                 return
             after = page[-1].key.subject
             await asyncio.sleep(PAGE_PAUSE_SECONDS)
@@ -279,7 +277,7 @@ class ProactiveRefresh:
 
     async def _repeat(self, poll: Callable[[], Awaitable[None]], interval: float) -> None:
         """Poll periodically, with exponential backoff while Zoom or the store fails."""
-        pause, backoff = FIRST_POLL_DELAY, Backoff(interval, LONGEST_PAUSE_SECONDS)
+        pause, backoff = self._timing.first_poll_delay, Backoff(interval, self._timing.longest_pause)
         while True:
             await asyncio.sleep(pause * self._rng.uniform(0.5, 1.5))
             try:
@@ -306,11 +304,11 @@ class ProactiveRefresh:
                 connections.
             ReauthRequired: Zoom rejected many consecutive refresh tokens, which indicates a failure that affects all connections.
         """
-        deadline, started = self._clock.monotonic() + REFRESH_WAIT_SECONDS, self._connections.now()
+        deadline, started = self._clock.monotonic() + self._timing.refresh_wait, self._connections.now()
         try:
             record = await self._refresher.refresh(user_email, seen_generation=generation, deadline=deadline)
         except _GLOBAL_FAILURES:
-            self._deferred_until[user_email] = self._clock.monotonic() + DEFERRAL_SECONDS
+            self._deferred_until[user_email] = self._clock.monotonic() + self._timing.deferral
             raise
         except ReauthRequired:
             self._rejections_in_a_row += 1
@@ -324,15 +322,15 @@ class ProactiveRefresh:
             return None
         self._rejections_in_a_row = 0
         # An earlier refresh time means that another refresh came first and Zoom was not called.
-        if record.refresh_time >= started - CLOCK_SKEW_TOLERANCE:
+        if record.refresh_time >= started - CLOCK_ESTIMATE_TOLERANCE:
             self._metrics.proactive_refreshes.labels(reason).inc()
         return record
 
     def _defer(self, user_email: str, reason: _Reason, error: Exception) -> None:
-        """Skip a connection for `DEFERRAL_SECONDS`, so that its failures do not use up the refresh rate limit."""
-        if len(self._deferred_until) >= MAX_DUE:
+        """Skip a connection for `deferral` seconds, so that its failures do not use up the refresh rate limit."""
+        if len(self._deferred_until) >= self._max_due:
             self._deferred_until.clear()
-        self._deferred_until[user_email] = self._clock.monotonic() + DEFERRAL_SECONDS
+        self._deferred_until[user_email] = self._clock.monotonic() + self._timing.deferral
         metadata = error.metadata if isinstance(error, ZoomgateError) else {}
         _log.info(
             "proactive_refresh.deferred",

@@ -92,20 +92,18 @@ def test_unrefreshable_connection_is_skipped(fields: dict[str, Any]) -> None:
     run_simulation(scenario)
 
 
-def test_missing_or_outdated_due_date_is_corrected() -> None:
-    """A connection without a due date is refreshed if its token is old; for a recent token, only the due date is corrected."""
+def test_outdated_due_date_of_a_recent_token_is_corrected() -> None:
+    """Zoom is not called."""
 
     async def scenario(loop: SeededLoop, store: RecordStore, zoom: Zoom) -> None:
         process = Process(loop, store, zoom)
-        await connect(process, zoom, MONICA, age=70 * DAY, due_at=None)
-        await connect(process, zoom, OMAR, age=DAY, due_at=EPOCH - DAY)
+        await connect(process, zoom, MONICA, age=DAY, due_at=EPOCH - DAY)
         process.start()
         await asyncio.sleep(1200.0)
-        assert zoom.calls == {MONICA: 1}
-        for user in (MONICA, OMAR):
-            record = await stored(process, user)
-            assert record.tokens is not None
-            assert record.due_at == schedule.due_at(user, record.tokens, process.store.now())
+        assert not zoom.calls
+        record = await stored(process, MONICA)
+        assert record.tokens is not None
+        assert record.due_at == schedule.due_at(MONICA, record.tokens, process.store.now())
         await process.stop()
 
     run_simulation(scenario)
@@ -433,14 +431,11 @@ def test_poll_continues_after_the_previous_one() -> None:
     assert proactive_refresh.MAX_DUE % proactive_refresh.PAGE_SIZE == 0
 
     async def scenario(loop: SeededLoop, store: RecordStore, zoom: Zoom) -> None:
-        process = Process(loop, store, zoom)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(proactive_refresh, "MAX_DUE", 10)
-            patch.setattr(proactive_refresh, "PAGE_SIZE", 5)
-            for number in range(23):
-                await connect(process, zoom, f"user{number:02}@example.com", age=70 * DAY)
-            for expected in (10, 20, 23):
-                await process.proactive_refresh.refresh_idle()
-                assert len(zoom.calls) == expected
+        process = Process(loop, store, zoom, max_due=10, page_size=5)
+        for number in range(23):
+            await connect(process, zoom, f"user{number:02}@example.com", age=70 * DAY)
+        for expected in (10, 20, 23):
+            await process.proactive_refresh.refresh_idle()
+            assert len(zoom.calls) == expected
 
     run_simulation(scenario)

@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import os
 import resource
 import stat
 import threading
@@ -13,7 +14,6 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from zoomgate_server import private_file
 from zoomgate_server.connections.token_journal import Entry, Origin, TokenJournal
 from zoomgate_server.connections.token_pair import TokenPair
 from zoomgate_server.encryption.cipher import Key, KeyRing
@@ -186,11 +186,12 @@ async def test_failed_sync_of_the_directory_leaves_no_entry(
 ) -> None:
     """No other process may claim an entry that its writer treats as not written."""
 
-    def fail(_: Path) -> None:
-        raise OSError(errno.EIO, "injected")
+    def fail_for_directories(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EIO, "injected")
 
     with monkeypatch.context() as patch:
-        patch.setattr(private_file, "sync_folder", fail)
+        patch.setattr(os, "fsync", fail_for_directories)
         assert not await mine.append(ENTRY)
     assert list((tmp_path / "journal").iterdir()) == []
     assert await mine.append(ENTRY)
@@ -200,14 +201,16 @@ async def test_concurrent_entries_share_a_sync_of_the_directory(
     mine: TokenJournal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No append returns before the file's content and directory entry are durable."""
-    syncs, proceed, real = [0], threading.Event(), private_file.sync_folder
+    syncs, proceed, fsync = [0], threading.Event(), os.fsync
 
-    def sync(folder: Path) -> None:
-        proceed.wait()
-        real(folder)
-        syncs[0] += 1
+    def sync(descriptor: int) -> None:
+        is_directory = stat.S_ISDIR(os.fstat(descriptor).st_mode)
+        if is_directory:
+            proceed.wait()
+        fsync(descriptor)
+        syncs[0] += is_directory
 
-    monkeypatch.setattr(private_file, "sync_folder", sync)
+    monkeypatch.setattr(os, "fsync", sync)
     entries = [replace(ENTRY, entry_id=f"{number:032x}") for number in range(51)]
     first = asyncio.create_task(mine.append(entries[0]))
     while not list((tmp_path / "journal").glob("*.entry")):

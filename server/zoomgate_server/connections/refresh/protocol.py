@@ -46,18 +46,6 @@ from zoomgate_server.zoom.token_outcome import (
     Unknown,
 )
 
-LEASE_SECONDS = 90.0
-"""Time for which a lease prevents other attempts for the same user."""
-
-CALL_SECONDS = 35.0
-"""Maximum duration of one call to the token endpoint, including the connection setup."""
-
-MARGIN_SECONDS = 5.0
-"""Safety margin in seconds at the end of a lease. No call to Zoom may be running during this time."""
-
-GRACE_SECONDS = 180.0
-"""Time for which an attempt with an unknown outcome prevents a rejection from being accepted."""
-
 IN_DOUBT_PAUSE_SECONDS = 10.0
 """Pause after a rejection that cannot be accepted yet. Until then, no process sends the same token again."""
 
@@ -81,6 +69,41 @@ MIN_RETRY_PAUSE_SECONDS, MAX_RETRY_PAUSE_SECONDS = 0.05, 2.0
 _RATE_LIMIT_REASON = "SERVER_OVERLOADED"
 _SCOPE_CODES = frozenset({"4711"})
 _REVOKED_CODES = frozenset({"4735", "4737", "4738", "4741"})
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """The timing of refreshes, in seconds.
+
+    Attributes:
+        lease: Time for which a lease prevents other attempts for the same user.
+        call: Maximum duration of one call to the token endpoint, including the connection setup.
+        margin: Safety margin at the end of a lease. No call to Zoom may be running during this time.
+        grace: Time for which an attempt with an unknown outcome prevents a rejection from being accepted.
+        lease_poll_interval: Maximum pause between two checks of a lease that another process holds.
+        age_report_interval: Time between two reports of the age of the oldest attempt.
+    """
+
+    lease: float = 90.0
+    call: float = 35.0
+    margin: float = 5.0
+    grace: float = 180.0
+    lease_poll_interval: float = 0.25
+    age_report_interval: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The configuration of refreshes.
+
+    Attributes:
+        forced_interval: Minimum seconds between two forced refreshes of one user.
+        max_refreshes: Maximum number of refreshes per user and hour.
+    """
+
+    forced_interval: float
+    max_refreshes: int
+    timing: Timing = Timing()
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,16 +267,13 @@ class RefreshRequest:
         seen_generation: The generation to replace. If the record already has a newer generation, no refresh is needed.
         attempt_id: Unique ID of the attempt, which identifies the holder of the lease and the attempt's own commit.
         forced: Whether to refresh a token that is still valid; limited to one forced refresh per `forced_interval`.
-        forced_interval: Minimum seconds between two forced refreshes.
-        max_refreshes: Maximum number of refreshes per user and hour.
     """
 
     user_email: str
     seen_generation: int
     attempt_id: str
     forced: bool
-    forced_interval: float
-    max_refreshes: int
+    config: Config
 
 
 Protocol = Generator[Effect, EffectResult, Verdict]
@@ -272,7 +292,7 @@ def refresh(request: RefreshRequest) -> Protocol:
     acquired = yield from _acquire(request)
     if not isinstance(acquired, _AcquiredLease):
         return acquired
-    lease = acquired
+    lease, timing = acquired, request.config.timing
     candidates = _candidates(lease.record)
     response_lost = False
     rejection: Rejected | None = None
@@ -282,9 +302,9 @@ def refresh(request: RefreshRequest) -> Protocol:
             if retry:
                 yield Sleep(UNKNOWN_PAUSE_SECONDS)
             now = yield from _now()
-            if now - lease.snapshot.monotonic > LEASE_SECONDS - CALL_SECONDS - MARGIN_SECONDS:
+            if now - lease.snapshot.monotonic > timing.lease - timing.call - timing.margin:
                 error = _last_error(Unknown("the lease would expire during the call"), lease.time_at(now))
-                yield from _release(lease, error, response_lost=response_lost)
+                yield from _release(request, lease, error, response_lost=response_lost)
                 return LeaseHeld(retry_after=1.0)
             outcome = yield from _exchange(candidate)
             if not isinstance(outcome, Unknown):
@@ -294,21 +314,22 @@ def refresh(request: RefreshRequest) -> Protocol:
             issued = _issued_tokens(request, lease, candidate, outcome, now)
             yield AppendJournal(issued)
             current = replace(lease.snapshot, record=lease.record)
-            return (yield from _commit(issued, current, request.max_refreshes))
+            return (yield from _commit(issued, current, request.config))
         if not isinstance(outcome, Rejected):
-            yield from _release(lease, _last_error(outcome, lease.time_at(now)), response_lost=response_lost)
+            error = _last_error(outcome, lease.time_at(now))
+            yield from _release(request, lease, error, response_lost=response_lost)
             return Failed(outcome)
         rejection = outcome
     return (yield from _handle_rejection(request, lease, candidates, rejection, response_lost=response_lost))
 
 
-def resume(issued: IssuedTokens, max_refreshes: int) -> Protocol:
+def resume(issued: IssuedTokens, config: Config) -> Protocol:
     """Store tokens from the journal of a crashed process.
 
     Returns:
         `TokenAvailable` or `Superseded`, since the write is retried until the store responds.
     """
-    return (yield from _commit(issued, None, max_refreshes))
+    return (yield from _commit(issued, None, config))
 
 
 def _read() -> Generator[Effect, EffectResult, Snapshot]:
@@ -368,7 +389,9 @@ def _acquire(request: RefreshRequest) -> Generator[Effect, EffectResult, _Acquir
         leased = replace(
             record,
             epoch=record.epoch + 1,
-            lease=Lease(holder=request.attempt_id, epoch=record.epoch + 1, expire_at=now + LEASE_SECONDS),
+            lease=Lease(
+                holder=request.attempt_id, epoch=record.epoch + 1, expire_at=now + request.config.timing.lease
+            ),
             pending_attempts=(
                 *record.pending_attempts,
                 PendingAttempt(epoch=record.epoch + 1, started_at=now),
@@ -388,23 +411,28 @@ def _not_refreshable(request: RefreshRequest, record: ConnectionRecord, now: flo
         return NotRefreshable(record)
     if record.generation > request.seen_generation:
         return TokenAvailable(record, refreshed=False)
+    config = request.config
     # Refresh times are estimated from a clock reading taken before the store was read, so they may be ahead of the store's clock
     # by the duration of the read. A time in the future is treated as the current time.
     refreshes = [
         min(time, now)
         for time in record.recent_refresh_times
-        if now - RATE_LIMIT_WINDOW_SECONDS < time <= now + LEASE_SECONDS
+        if now - RATE_LIMIT_WINDOW_SECONDS < time <= now + config.timing.lease
     ]
     # After a store rollback the caller has not seen the record's token, so the limit on forced refreshes does not apply.
     rolled_back = record.generation < request.seen_generation
-    if request.forced and not rolled_back and refreshes and now - refreshes[-1] < request.forced_interval:
+    if request.forced and not rolled_back and refreshes and now - refreshes[-1] < config.forced_interval:
         return TokenAvailable(record, refreshed=False)
-    lease = record.lease
-    if lease is not None and now < lease.expire_at <= now + 2 * LEASE_SECONDS:
-        return LeaseHeld(retry_after=min(lease.expire_at - now, 2.0))
-    if len(refreshes) >= request.max_refreshes:
+    if record.lease is not None and is_leased(record, now, config.timing):
+        return LeaseHeld(retry_after=min(record.lease.expire_at - now, 2.0))
+    if len(refreshes) >= config.max_refreshes:
         return RateLimited(retry_after=RATE_LIMIT_WINDOW_SECONDS - (now - refreshes[0]))
     return None
+
+
+def is_leased(record: ConnectionRecord, now: float, timing: Timing) -> bool:
+    """Return whether an attempt holds the lease. A lease that expires much later than any new lease came from a wrong clock."""
+    return record.lease is not None and now < record.lease.expire_at <= now + 2 * timing.lease
 
 
 def _record_rate_limit(record: ConnectionRecord, now: float) -> Generator[Effect, EffectResult, None]:
@@ -425,7 +453,7 @@ def _record_rate_limit(record: ConnectionRecord, now: float) -> Generator[Effect
         return
 
 
-def _in_doubt(record: ConnectionRecord, epoch: int, now: float) -> tuple[PendingAttempt, ...]:
+def _in_doubt(record: ConnectionRecord, epoch: int, now: float, timing: Timing) -> tuple[PendingAttempt, ...]:
     """Return the attempts of other epochs that may still deliver tokens.
 
     An attempt whose start time is further in the future than the grace period is ignored, because the time came from a wrong clock.
@@ -433,12 +461,12 @@ def _in_doubt(record: ConnectionRecord, epoch: int, now: float) -> tuple[Pending
     return tuple(
         attempt
         for attempt in record.pending_attempts
-        if attempt.epoch != epoch and abs(now - attempt.started_at) < GRACE_SECONDS
+        if attempt.epoch != epoch and abs(now - attempt.started_at) < timing.grace
     )
 
 
 def _without_attempt(
-    record: ConnectionRecord, epoch: int, *, response_lost: bool = False
+    record: ConnectionRecord, epoch: int, timing: Timing, *, response_lost: bool = False
 ) -> ConnectionRecord:
     """Return the record without the lease and the pending attempt of an epoch.
 
@@ -450,7 +478,7 @@ def _without_attempt(
     if response_lost:
         lost = (attempt for attempt in record.pending_attempts if attempt.epoch == epoch)
         pending = (
-            *(replace(attempt, started_at=attempt.started_at - GRACE_SECONDS) for attempt in lost),
+            *(replace(attempt, started_at=attempt.started_at - timing.grace) for attempt in lost),
             *pending,
         )
     return replace(
@@ -477,7 +505,7 @@ def _last_error(
 
 
 def _release(
-    lease: _AcquiredLease, error: LastError, *, response_lost: bool
+    request: RefreshRequest, lease: _AcquiredLease, error: LastError, *, response_lost: bool
 ) -> Generator[Effect, EffectResult, None]:
     """Release the lease and record the error. Store failures are ignored, since the lease expires by itself."""
     record: ConnectionRecord | None = lease.record
@@ -489,7 +517,9 @@ def _release(
         ):
             return
         try:
-            released = _without_attempt(record, lease.record.epoch, response_lost=response_lost)
+            released = _without_attempt(
+                record, lease.record.epoch, request.config.timing, response_lost=response_lost
+            )
             rev = yield from _put(replace(released, last_error=error, update_time=error.time))
             if rev is not None:
                 return
@@ -525,7 +555,7 @@ def _issued_tokens(
 
 
 def _commit(
-    issued: IssuedTokens, current: Snapshot | None, max_refreshes: int
+    issued: IssuedTokens, current: Snapshot | None, config: Config
 ) -> Generator[Effect, EffectResult, Verdict]:
     """Store issued tokens, retrying until the store accepts the write or the grant was replaced.
 
@@ -533,14 +563,13 @@ def _commit(
 
     Args:
         current: The record as last written; None to read the record first.
-        max_refreshes: Maximum number of refresh times in the record.
     """
     backoff = Backoff(MIN_RETRY_PAUSE_SECONDS, MAX_RETRY_PAUSE_SECONDS)
     while True:
         try:
             snapshot = current or (yield from _read())
             current = None  # every retry reads the record again
-            verdict = yield from _commit_once(issued, snapshot, max_refreshes)
+            verdict = yield from _commit_once(issued, snapshot, config)
             if verdict is not None:
                 yield DeleteJournal(issued)
                 return verdict
@@ -549,7 +578,7 @@ def _commit(
 
 
 def _commit_once(
-    issued: IssuedTokens, snapshot: Snapshot, max_refreshes: int
+    issued: IssuedTokens, snapshot: Snapshot, config: Config
 ) -> Generator[Effect, EffectResult, Verdict | None]:
     """Write the tokens to the record, as its next generation or as an alternate pair. Return None on conflict."""
     record = snapshot.record
@@ -562,7 +591,7 @@ def _commit_once(
     if generation_changed:
         # another attempt refreshed the same grant in the meantime; either pair may be the valid one, so both are stored
         alternate_pairs = (issued.tokens, *record.alternate_pairs)[:MAX_ALTERNATE_PAIRS]
-        released = _without_attempt(record, issued.epoch)
+        released = _without_attempt(record, issued.epoch, config.timing)
         updated = replace(
             released,
             state=State.ACTIVE,
@@ -573,7 +602,7 @@ def _commit_once(
             update_time=now,
         )
     else:
-        updated = _next_generation(issued, record, now, max_refreshes)
+        updated = _next_generation(issued, record, now, config)
     rev = yield from _put(updated)
     return (
         None
@@ -583,7 +612,7 @@ def _commit_once(
 
 
 def _next_generation(
-    issued: IssuedTokens, record: ConnectionRecord, now: float, max_refreshes: int
+    issued: IssuedTokens, record: ConnectionRecord, now: float, config: Config
 ) -> ConnectionRecord:
     """Return the record with the issued tokens as its next generation, updated now."""
     tokens = issued.tokens
@@ -597,10 +626,10 @@ def _next_generation(
         tokens=tokens,
         alternate_pairs=(),
         lease=None,
-        pending_attempts=_in_doubt(record, issued.epoch, now),
+        pending_attempts=_in_doubt(record, issued.epoch, now, config.timing),
         commit_id=issued.attempt_id,
         previous_commit_ids=_commit_ids(record.commit_id, record),
-        recent_refresh_times=(*recent, now)[-max(max_refreshes, 1) :],
+        recent_refresh_times=(*recent, now)[-max(config.max_refreshes, 1) :],
         refresh_time=tokens.obtained_at,
         update_time=now,
         access_expire_at=tokens.access_expire_at,
@@ -622,20 +651,20 @@ def _handle_rejection(
     response_lost: bool,
 ) -> Generator[Effect, EffectResult, Verdict]:
     """Decide whether the rejection of every candidate can be accepted, and record the result."""
-    epoch = lease.record.epoch
+    epoch, timing = lease.record.epoch, request.config.timing
     while True:
         try:
             snapshot = yield from _read()
             record, now = snapshot.record, snapshot.store_now
             if record is None or record.state is not State.ACTIVE:
                 return NotRefreshable(record)
-            released = _without_attempt(record, epoch, response_lost=response_lost)
+            released = _without_attempt(record, epoch, timing, response_lost=response_lost)
             unchanged = (
                 record.generation == lease.record.generation
                 and record.grant == lease.record.grant
                 and record.epoch == epoch
             )
-            in_doubt = _in_doubt(record, epoch, now)
+            in_doubt = _in_doubt(record, epoch, now, timing)
             verdict: Verdict
             if not unchanged:
                 updated, verdict = released, _verdict_after_concurrent_change(request, record)
@@ -644,7 +673,7 @@ def _handle_rejection(
             elif in_doubt:
                 until = min(
                     now + IN_DOUBT_PAUSE_SECONDS,
-                    max(attempt.started_at for attempt in in_doubt) + GRACE_SECONDS,
+                    max(attempt.started_at for attempt in in_doubt) + timing.grace,
                 )
                 updated = replace(
                     released, lease=Lease(holder=request.attempt_id, epoch=epoch, expire_at=until)

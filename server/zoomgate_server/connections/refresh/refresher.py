@@ -36,12 +36,6 @@ from zoomgate_server.telemetry.background_tasks import TaskSet
 from zoomgate_server.telemetry.metrics import Metrics
 from zoomgate_server.zoom.token_outcome import AppRejected, BadResponse, NotSent, Throttled, TokenOutcome
 
-POLL_INTERVAL = 0.25
-"""Maximum pause between two checks of a lease that another process holds."""
-
-AGE_REPORT_INTERVAL = 1.0
-"""Interval between two reports of the age of the oldest attempt."""
-
 _Outcome = Literal[
     "refreshed",
     "not_needed",
@@ -107,8 +101,6 @@ class Refresher:
     Args:
         exchange: Sends a refresh token to Zoom; must not raise.
         revoke_unused: Revokes a token pair that is not stored in any record.
-        forced_interval: Minimum seconds between two forced refreshes of one user.
-        max_refreshes: Maximum number of refreshes per user and hour.
     """
 
     def __init__(
@@ -121,8 +113,7 @@ class Refresher:
         clock: Clock,
         metrics: Metrics,
         audit: AuditSink,
-        forced_interval: float,
-        max_refreshes: int,
+        config: refresh_protocol.Config,
     ) -> None:
         self._connections = connections
         self._exchange = exchange
@@ -132,8 +123,7 @@ class Refresher:
         self._clock = clock
         self._metrics = metrics
         self._audit = audit
-        self._forced_interval = forced_interval
-        self._max_refreshes = max_refreshes
+        self._config = config
         self._in_flight: dict[str, _InFlightRefresh] = {}
         self._attempts: set[_InFlightRefresh] = set()
         self._tasks = TaskSet()
@@ -194,6 +184,10 @@ class Refresher:
         in_flight.issued = issued.tokens
         self._start_task(self._resume(issued, in_flight), in_flight)
 
+    def is_leased(self, record: ConnectionRecord, now: float) -> bool:
+        """Return whether any process is refreshing the token of a record, read at the store's time `now`."""
+        return refresh_protocol.is_leased(record, now, self._config.timing)
+
     @property
     def running(self) -> int:
         """The number of running attempts."""
@@ -207,7 +201,7 @@ class Refresher:
                 in_flight.pending_since for in_flight in self._attempts if in_flight.pending_since is not None
             ]
             self._metrics.oldest_pending_attempt_seconds.set(now - min(sent, default=now))
-            await asyncio.sleep(AGE_REPORT_INTERVAL)
+            await asyncio.sleep(self._config.timing.age_report_interval)
 
     async def drain(self, seconds: float) -> bool:
         """Wait at most `seconds` until all running attempts have finished. Return whether all of them finished.
@@ -225,8 +219,7 @@ class Refresher:
             seen_generation=seen_generation,
             attempt_id=secrets.token_hex(16),
             forced=forced,
-            forced_interval=self._forced_interval,
-            max_refreshes=self._max_refreshes,
+            config=self._config,
         )
         self._in_flight[user_email] = in_flight
         self._start_task(self._run_until_settled(request, in_flight), in_flight)
@@ -253,7 +246,7 @@ class Refresher:
                     return
                 if not isinstance(verdict, refresh_protocol.LeaseHeld) or not in_flight.waiting:
                     break
-                await asyncio.sleep(min(verdict.retry_after, POLL_INTERVAL))
+                await asyncio.sleep(min(verdict.retry_after, self._config.timing.lease_poll_interval))
                 request = replace(request, attempt_id=secrets.token_hex(16))
             self._conclude(request.user_email, request.attempt_id, verdict, in_flight)
         finally:
@@ -261,7 +254,7 @@ class Refresher:
                 del self._in_flight[request.user_email]
 
     async def _resume(self, issued: refresh_protocol.IssuedTokens, in_flight: _InFlightRefresh) -> None:
-        protocol = refresh_protocol.resume(issued, self._max_refreshes)
+        protocol = refresh_protocol.resume(issued, self._config)
         verdict = await self._run_attempt(protocol, issued.user_email, issued.attempt_id, in_flight)
         if verdict is not None:
             self._conclude(issued.user_email, issued.attempt_id, verdict, in_flight)

@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,8 @@ from zoomgate_server.connections.record import (
     PendingAttempt,
     State,
 )
-from zoomgate_server.connections.refresh import protocol, refresher
+from zoomgate_server.connections.refresh import protocol
+from zoomgate_server.connections.refresh.protocol import Config, Timing
 from zoomgate_server.connections.refresh.refresher import Refresher
 from zoomgate_server.connections.repository import ConnectionRepository
 from zoomgate_server.connections.token_journal import Entry, Origin, TokenJournal
@@ -34,7 +36,7 @@ from zoomgate_server.errors import (
     ZoomUnavailable,
 )
 from zoomgate_server.storage.memory import MemoryStore
-from zoomgate_server.storage.record_store import Record, RecordKey, StoreError
+from zoomgate_server.storage.record_store import RecordKey, StoreError
 from zoomgate_server.telemetry.metrics import Metrics
 from zoomgate_server.zoom.token_outcome import Issued, NotSent, Rejected, TokenOutcome, Unknown
 
@@ -73,7 +75,7 @@ CALLER: contextvars.ContextVar[str] = contextvars.ContextVar("caller", default="
 class World:
     """A refresher with its store, journal and token endpoint."""
 
-    def __init__(self, store: FaultyStore, folder: Path, max_refreshes: int = 100) -> None:
+    def __init__(self, store: FaultyStore, folder: Path, max_refreshes: int, timing: Timing) -> None:
         self.store = store
         self.zoom = Zoom()
         self.discarded: list[TokenPair] = []
@@ -96,8 +98,7 @@ class World:
             clock=SystemClock(),
             metrics=self.metrics,
             audit=self.audited.append,
-            forced_interval=60.0,
-            max_refreshes=max_refreshes,
+            config=Config(forced_interval=60.0, max_refreshes=max_refreshes, timing=timing),
         )
 
     async def refresh(
@@ -120,8 +121,8 @@ class World:
         return record
 
 
-async def create_world(folder: Path, max_refreshes: int = 100) -> World:
-    world = World(FaultyStore(MemoryStore(time.time)), folder / "journal", max_refreshes)
+async def create_world(folder: Path, max_refreshes: int = 100, timing: Timing = Timing()) -> World:
+    world = World(FaultyStore(MemoryStore(time.time)), folder / "journal", max_refreshes, timing)
     assert await world.journal.prepare()
     now = time.time()
     await world.connections.write(
@@ -147,12 +148,6 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     world = await create_world(tmp_path)
     yield world
     await world.journal.close()
-
-
-@pytest.fixture
-def no_poll_interval(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Set the pause between polls of a lease to zero."""
-    monkeypatch.setattr(refresher, "POLL_INTERVAL", 0.0)
 
 
 async def until(condition: object) -> None:
@@ -318,18 +313,14 @@ async def test_refreshes_per_user_and_hour_are_limited(tmp_path: Path) -> None:
     await world.journal.close()
 
 
-async def test_refreshes_are_counted_when_the_store_is_slow_to_read(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_refreshes_are_counted_when_the_store_is_slow_to_read(world: World) -> None:
     """A slow read can cause a refresh to be recorded with a time later than the store's. The refresh still counts towards the limit."""
-    get = world.store.get
 
-    async def slow(key: RecordKey) -> tuple[Record | None, float]:
+    async def slow(get: Any, key: RecordKey) -> Any:
         await asyncio.sleep(0.1)
         return await get(key)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(world.store, "get", slow)
+    with world.store.intercept("get", slow):
         assert (await world.refresh(forced=True)).generation == 2
     assert (await world.refresh(seen=2, forced=True)).generation == 2
     assert world.zoom.calls == 1
@@ -369,8 +360,9 @@ async def test_resumed_entry_that_was_already_stored_is_audited_with_its_own_tok
     assert world.audited_tokens() == [("connection.refreshed", "ok", 0, first.tokens.refresh_token)]
 
 
-async def test_inconclusive_rejection_causes_one_call_to_zoom(world: World, no_poll_interval: None) -> None:
+async def test_inconclusive_rejection_causes_one_call_to_zoom(tmp_path: Path) -> None:
     """While another attempt may still deliver the valid token, a rejection does not change the state."""
+    world = await create_world(tmp_path, timing=Timing(lease_poll_interval=0.0))
     in_doubt = PendingAttempt(epoch=1, started_at=time.time())
     await world.connections.write(replace(await world.stored(), epoch=1, pending_attempts=(in_doubt,)))
     world.zoom.valid = "issued to the other attempt"
@@ -381,6 +373,7 @@ async def test_inconclusive_rejection_causes_one_call_to_zoom(world: World, no_p
     stored = await world.stored()
     assert (stored.state, stored.generation, stored.pending_attempts) == (State.ACTIVE, 1, (in_doubt,))
     assert world.zoom.calls == 1
+    await world.journal.close()
 
 
 async def test_lost_response_is_not_retried_during_a_drain(world: World) -> None:
