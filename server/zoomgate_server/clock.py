@@ -19,10 +19,5 @@ class Clock(Protocol):
 class SystemClock:
     """The clocks of the operating system."""
 
-    def wall(self) -> float:
-        """Return the Unix time in seconds; the value may jump."""
-        return time.time()
-
-    def monotonic(self) -> float:
-        """Return the seconds since an arbitrary moment; the value never decreases."""
-        return time.monotonic()
+    wall = staticmethod(time.time)
+    monotonic = staticmethod(time.monotonic)

@@ -18,7 +18,7 @@ from zoomgate_server.authorization.pending import AuthorizationKind, PendingAuth
 from zoomgate_server.authorization.repository import AuthorizationRepository
 from zoomgate_server.call_context import Call
 from zoomgate_server.clock import Clock
-from zoomgate_server.connections.account_linking import AccountLinker, token_pair
+from zoomgate_server.connections.account_linking import AccountLinker
 from zoomgate_server.connections.record import Cause, ConnectionRecord, State
 from zoomgate_server.connections.repository import ConnectionRepository
 from zoomgate_server.connections.token_journal import Origin
@@ -398,8 +398,8 @@ class Authorizations:
                 metadata={"zoom_code": outcome.code},
             )
         if isinstance(outcome, BadResponse) and outcome.issued is not None:
-            self._revoke_unused(token_pair(outcome.issued, started))
-        tokens = token_pair(issued_or_raise(outcome), started)
+            self._revoke_unused(TokenPair.from_response(outcome.issued, started))
+        tokens = TokenPair.from_response(issued_or_raise(outcome), started)
         return await self._account_linker.link(
             tokens,
             previous,
@@ -421,7 +421,7 @@ class Authorizations:
                 metadata={"cause": Cause.REJECTED.value, "zoom_code": outcome.code},
             )
         issued = issued_or_raise(outcome)
-        tokens = token_pair(replace(issued, refresh_token=issued.refresh_token or refresh_token), started)
+        tokens = TokenPair.from_response(issued, started, previous=refresh_token)
         return await self._account_linker.link(
             tokens,
             previous,

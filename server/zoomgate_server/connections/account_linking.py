@@ -39,7 +39,6 @@ from zoomgate_server.zoom import endpoints
 from zoomgate_server.zoom.client import ZoomClient
 from zoomgate_server.zoom.oauth import OAuthClient
 from zoomgate_server.zoom.token_outcome import (
-    Issued,
     Rejected,
     issued_or_raise,
 )
@@ -296,9 +295,7 @@ class AccountLinker:
                 "Zoom rejected a refresh token from the journal", metadata={"cause": Cause.REJECTED.value}
             )
         issued = issued_or_raise(outcome)
-        tokens = token_pair(
-            replace(issued, refresh_token=issued.refresh_token or entry.tokens.refresh_token), now
-        )
+        tokens = TokenPair.from_response(issued, now, previous=entry.tokens.refresh_token)
         renewed = replace(entry, tokens=tokens)
         await self._journal.append(renewed)  # replaces the entry whose refresh token was just exchanged
         return renewed
@@ -512,23 +509,6 @@ class _ZoomUser:
     email: str
     user_id: str
     account_id: str
-
-
-def token_pair(issued: Issued, started: float) -> TokenPair:
-    """Return the token pair contained in Zoom's response.
-
-    Args:
-        started: Time at which the request was sent, in seconds since 1970 on the store's clock.
-    """
-    return TokenPair(
-        access_token=issued.access_token,
-        refresh_token=issued.refresh_token or "",
-        token_type=issued.token_type,
-        scope=issued.scope,
-        api_url=issued.api_url,
-        access_expire_at=started + issued.expires_in,
-        obtained_at=started,
-    )
 
 
 def _parse_zoom_user(body: bytes) -> _ZoomUser:

@@ -32,12 +32,6 @@ class Cause(StrEnum):
     USER_DISASSOCIATED = "USER_DISASSOCIATED"
 
 
-_REVOCATION_CAUSES = frozenset(
-    {Cause.APP_DEAUTHORIZED, Cause.USER_DELETED, Cause.USER_DEACTIVATED, Cause.USER_DISASSOCIATED}
-)
-"""Causes that are stored as REVOKED, with the specific cause in a separate field. Releases that do not know this field read REVOKED."""
-
-
 @dataclass(frozen=True, slots=True)
 class LastError:
     """The latest refresh failure.
@@ -164,7 +158,7 @@ def encode(envelope: Envelope, connection: ConnectionRecord) -> Record:
             "update_time": connection.update_time,
             "refresh_time": connection.refresh_time,
             "access_expire_at": connection.access_expire_at,
-            **_cause_to_fields(connection.cause),
+            "cause": connection.cause,
             "last_error": None if connection.last_error is None else _error_to_fields(connection.last_error),
             "revoke_until": connection.revoke_until,
         },
@@ -209,7 +203,7 @@ def decode(envelope: Envelope, record: Record) -> ConnectionRecord:
             state=State(secret["state"]),
             grant=opened.grant,
             generation=opened.generation,
-            cause=_cause_from_fields(header),
+            cause=None if header["cause"] is None else Cause(header["cause"]),
             epoch=header["lease_epoch"],
             lease=None if header["lease"] is None else _lease_from_fields(header["lease"]),
             pending_attempts=tuple(map(_attempt_from_fields, header["pending_attempts"])),
@@ -254,18 +248,6 @@ def _attempt_to_fields(attempt: PendingAttempt) -> dict[str, Any]:
 
 def _attempt_from_fields(fields: Mapping[str, Any]) -> PendingAttempt:
     return PendingAttempt(epoch=fields["epoch"], started_at=fields["started_at"])
-
-
-def _cause_to_fields(cause: Cause | None) -> dict[str, Any]:
-    specific = cause in _REVOCATION_CAUSES
-    return {"cause": Cause.REVOKED if specific else cause, "revocation_cause": cause if specific else None}
-
-
-def _cause_from_fields(fields: Mapping[str, Any]) -> Cause | None:
-    """Read the cause. Return REVOKED for a specific cause that a later release added."""
-    if fields["revocation_cause"] in _REVOCATION_CAUSES:
-        return Cause(fields["revocation_cause"])
-    return None if fields["cause"] is None else Cause(fields["cause"])
 
 
 def _error_to_fields(error: LastError) -> dict[str, Any]:

@@ -61,8 +61,7 @@ class ConnectionRepository:
     async def read(self, user_email: str) -> tuple[ConnectionRecord | None, float]:
         """Read a user's connection and the store's time."""
         self._on_read()
-        record, now = await self._store.get(self._key(user_email))
-        self._ahead = now - self._clock.monotonic()
+        record, now = await self._get(user_email)
         return (None if record is None else self.open(record)), now
 
     async def find(self, zoom_user_id: str) -> tuple[ConnectionRecord | None, float]:
@@ -77,8 +76,7 @@ class ConnectionRepository:
         A corrupt record can be replaced. A record with an unknown key or version cannot be replaced, because another process may be able to
         read the record.
         """
-        record, now = await self._store.get(self._key(user_email))
-        self._ahead = now - self._clock.monotonic()
+        record, now = await self._get(user_email)
         if record is None:
             return PreviousConnection(None, 0, 0), now
         try:
@@ -131,5 +129,7 @@ class ConnectionRepository:
         self._ahead = now - self._clock.monotonic()
         return list(changes), now
 
-    def _key(self, user_email: str) -> RecordKey:
-        return RecordKey(self._app, Kind.USER, user_email)
+    async def _get(self, user_email: str) -> tuple[Record | None, float]:
+        record, now = await self._store.get(RecordKey(self._app, Kind.USER, user_email))
+        self._ahead = now - self._clock.monotonic()
+        return record, now

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from zoomgate_server.zoom.token_outcome import Issued
+
 
 @dataclass(frozen=True, slots=True)
 class TokenPair:
@@ -26,6 +28,24 @@ class TokenPair:
     api_url: str
     access_expire_at: float
     obtained_at: float
+
+    @classmethod
+    def from_response(cls, issued: Issued, obtained_at: float, *, previous: str = "") -> "TokenPair":
+        """Return the token pair that Zoom issued.
+
+        Args:
+            obtained_at: When the request was sent, in seconds since 1970 on the store's clock.
+            previous: The exchanged refresh token, which remains valid if the response contains none.
+        """
+        return cls(
+            access_token=issued.access_token,
+            refresh_token=issued.refresh_token or previous,
+            token_type=issued.token_type,
+            scope=issued.scope,
+            api_url=issued.api_url,
+            access_expire_at=obtained_at + issued.expires_in,
+            obtained_at=obtained_at,
+        )
 
     @property
     def scopes(self) -> tuple[str, ...]:

@@ -8,10 +8,10 @@ and no refresh token is used twice.
 
 import asyncio
 import hmac
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from zoomgate_server.backoff import Backoff
-from zoomgate_server.connections.account_linking import VERIFICATION_TIMEOUT, AccountLinker, token_pair
+from zoomgate_server.connections.account_linking import VERIFICATION_TIMEOUT, AccountLinker
 from zoomgate_server.connections.record import ConnectionRecord, State
 from zoomgate_server.connections.repository import ConnectionRepository, PreviousConnection
 from zoomgate_server.connections.token_journal import Origin, TokenJournal
@@ -228,7 +228,7 @@ class Importer:
         if isinstance(outcome, Unknown):
             raise ZoomOutcomeUnknown("Zoom's response to the refresh token was lost or invalid")
         issued: Issued = issued_or_raise(outcome)
-        tokens = token_pair(replace(issued, refresh_token=issued.refresh_token or row.refresh_token), started)
+        tokens = TokenPair.from_response(issued, started, previous=row.refresh_token)
         return await self._store(row, replaced, tokens, entry_id, issued_now=True)
 
     async def _rejected(

@@ -303,21 +303,28 @@ def refresh(request: RefreshRequest) -> Protocol:
                 yield Sleep(UNKNOWN_PAUSE_SECONDS)
             now = yield from _now()
             if now - lease.snapshot.monotonic > timing.lease - timing.call - timing.margin:
-                error = _last_error(Unknown("the lease would expire during the call"), lease.time_at(now))
-                yield from _release(request, lease, error, response_lost=response_lost)
+                expiring = Unknown("the lease would expire during the call")
+                yield from _release(request, lease, expiring, now, response_lost=response_lost)
                 return LeaseHeld(retry_after=1.0)
             outcome = yield from _exchange(candidate)
             if not isinstance(outcome, Unknown):
                 break
             response_lost = True
         if isinstance(outcome, Issued):
-            issued = _issued_tokens(request, lease, candidate, outcome, now)
+            issued = IssuedTokens(
+                user_email=request.user_email,
+                attempt_id=request.attempt_id,
+                grant=lease.record.grant,
+                generation=lease.record.generation,
+                epoch=lease.record.epoch,
+                tokens=TokenPair.from_response(outcome, lease.snapshot.time_at(now), previous=candidate),
+                seen_generation=request.seen_generation,
+            )
             yield AppendJournal(issued)
             current = replace(lease.snapshot, record=lease.record)
             return (yield from _commit(issued, current, request.config))
         if not isinstance(outcome, Rejected):
-            error = _last_error(outcome, lease.time_at(now))
-            yield from _release(request, lease, error, response_lost=response_lost)
+            yield from _release(request, lease, outcome, now, response_lost=response_lost)
             return Failed(outcome)
         rejection = outcome
     return (yield from _handle_rejection(request, lease, candidates, rejection, response_lost=response_lost))
@@ -354,10 +361,6 @@ class _AcquiredLease:
 
     record: ConnectionRecord
     snapshot: Snapshot
-
-    def time_at(self, monotonic: float) -> float:
-        """Return the store's time at a reading of the monotonic clock."""
-        return self.snapshot.time_at(monotonic)
 
 
 def _candidates(record: ConnectionRecord) -> tuple[str, ...]:
@@ -505,9 +508,15 @@ def _last_error(
 
 
 def _release(
-    request: RefreshRequest, lease: _AcquiredLease, error: LastError, *, response_lost: bool
+    request: RefreshRequest,
+    lease: _AcquiredLease,
+    outcome: NotSent | Unknown | Throttled | AppRejected | BadResponse,
+    now: float,
+    *,
+    response_lost: bool,
 ) -> Generator[Effect, EffectResult, None]:
-    """Release the lease and record the error. Store failures are ignored, since the lease expires by itself."""
+    """Release the lease and record the failure. Store failures are ignored, since the lease expires by itself."""
+    error = _last_error(outcome, lease.snapshot.time_at(now))
     record: ConnectionRecord | None = lease.record
     for _ in range(3):
         if (
@@ -527,31 +536,6 @@ def _release(
         except (StoreError, RecordFault):
             return
         record = snapshot.record
-
-
-def _issued_tokens(
-    request: RefreshRequest, lease: _AcquiredLease, refresh_token: str, response: Issued, requested_at: float
-) -> IssuedTokens:
-    """Return the tokens of Zoom's response with the data needed to store them."""
-    obtained_at = lease.time_at(requested_at)
-    tokens = TokenPair(
-        access_token=response.access_token,
-        refresh_token=response.refresh_token or refresh_token,
-        token_type=response.token_type,
-        scope=response.scope,
-        api_url=response.api_url,
-        access_expire_at=obtained_at + response.expires_in,
-        obtained_at=obtained_at,
-    )
-    return IssuedTokens(
-        user_email=request.user_email,
-        attempt_id=request.attempt_id,
-        grant=lease.record.grant,
-        generation=lease.record.generation,
-        epoch=lease.record.epoch,
-        tokens=tokens,
-        seen_generation=request.seen_generation,
-    )
 
 
 def _commit(

@@ -7,7 +7,7 @@ is shutting down, because dropping a Zoom response would lose the user's authori
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from zoomgate_server.audit.event import ZOOMGATE, AuditEvent, AuditSink
@@ -59,6 +59,7 @@ OUTCOMES = get_args(_Outcome)
 _log = logs.get("zoomgate.refresh")
 
 
+@dataclass(eq=False)
 class _InFlightRefresh:
     """A running attempt.
 
@@ -72,18 +73,14 @@ class _InFlightRefresh:
         issued: The tokens that Zoom issued, if any.
     """
 
-    def __init__(self, result: "asyncio.Future[ConnectionRecord]") -> None:
-        self.result = result
-        self.waiting = 0
-        self.resumed = False
-        self.pending_since: float | None = None
-        self.called_zoom = False
-        self.issued: TokenPair | None = None
-
-    @classmethod
-    def create(cls) -> "_InFlightRefresh":
-        """Return an attempt without a result."""
-        return cls(asyncio.get_running_loop().create_future())
+    result: asyncio.Future[ConnectionRecord] = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
+    )
+    waiting: int = 0
+    resumed: bool = False
+    pending_since: float | None = None
+    called_zoom: bool = False
+    issued: TokenPair | None = None
 
     def succeed(self, record: ConnectionRecord) -> None:
         if not self.result.done():
@@ -179,9 +176,9 @@ class Refresher:
             tokens=entry.tokens,
         )
         _log.info("refresh.resumed", user=issued.user_email, attempt=issued.attempt_id)
-        in_flight = _InFlightRefresh.create()
-        in_flight.resumed, in_flight.pending_since = True, self._clock.monotonic()
-        in_flight.issued = issued.tokens
+        in_flight = _InFlightRefresh(
+            resumed=True, pending_since=self._clock.monotonic(), issued=issued.tokens
+        )
         self._start_task(self._resume(issued, in_flight), in_flight)
 
     def is_leased(self, record: ConnectionRecord, now: float) -> bool:
@@ -213,7 +210,7 @@ class Refresher:
 
     def _start(self, user_email: str, seen_generation: int, *, forced: bool) -> _InFlightRefresh:
         """Start an attempt that is independent of the caller."""
-        in_flight = _InFlightRefresh.create()
+        in_flight = _InFlightRefresh()
         request = refresh_protocol.RefreshRequest(
             user_email=user_email,
             seen_generation=seen_generation,
