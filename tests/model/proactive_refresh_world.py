@@ -126,6 +126,7 @@ class Process:
         seed: int = 1,
         max_due: int = MAX_DUE,
         page_size: int = PAGE_SIZE,
+        refresher: type[Refresher] = Refresher,
     ) -> None:
         clock = Clock(loop)
         self.metrics = Metrics("0", [])
@@ -133,7 +134,7 @@ class Process:
         self.store = ConnectionRepository(
             app="app", store=store, envelope=Envelope(app="app", keys=RING), clock=clock, on_read=lambda: None
         )
-        self.refresher = Refresher(
+        self.refresher = refresher(
             connections=self.store,
             exchange=zoom.exchange,
             revoke_unused=lambda _: None,

@@ -17,10 +17,11 @@ from zoomgate_server.connections import proactive_refresh
 from zoomgate_server.connections.disconnection import make_tombstone
 from zoomgate_server.connections.record import ConnectionRecord, Lease, State
 from zoomgate_server.connections.refresh import schedule
+from zoomgate_server.connections.refresh.refresher import Refresher
 from zoomgate_server.connections.token_pair import TokenPair
 from zoomgate_server.errors import NotConnected, RefreshInProgress
 from zoomgate_server.storage.memory import MemoryStore
-from zoomgate_server.storage.record_store import Query, RecordStore
+from zoomgate_server.storage.record_store import Query, Record, RecordStore
 from zoomgate_server.zoom.token_outcome import AppRejected, BadResponse, NotSent, Rejected, TokenOutcome
 
 MONICA, OMAR = "monica@example.com", "omar@example.com"
@@ -188,26 +189,31 @@ def test_token_returned_while_waiting_for_a_slot_is_not_refreshed() -> None:
 
 
 def test_token_of_a_connection_deleted_during_the_refresh_is_not_served() -> None:
-    """The change feed reports the disconnection before the last step of the refresh is complete."""
+    """The change feed reports the disconnection before the store responds to the last write of the refresh."""
 
     async def scenario(loop: SeededLoop, store: RecordStore, zoom: Zoom) -> None:
-        process = Process(loop, store, zoom)
+        faulty = FaultyStore(store)
+        process = Process(loop, faulty, zoom)
         await connect(process, zoom, MONICA, age=HOUR - 200.0)
         await process.use(MONICA)
         await process.use(MONICA)
-        delete = process.journal.delete
+        writes = 0
 
-        async def delete_slowly(entry_id: str) -> None:
-            record, now = await process.store.read(MONICA)
-            assert record is not None
-            assert await process.store.write(make_tombstone(record, now, revoke=False))
-            await asyncio.sleep(80.0)
-            await delete(entry_id)
+        async def disconnect_after_commit(put: Any, sealed: Record, if_rev: int) -> int | None:
+            nonlocal writes
+            writes += 1
+            rev: int | None = await put(sealed, if_rev)
+            if writes == 2:  # after the lease
+                record, now = await process.store.read(MONICA)
+                assert record is not None
+                assert await process.store.write(make_tombstone(record, now, revoke=False))
+                await asyncio.sleep(80.0)
+            return rev
 
-        process.journal.delete = delete_slowly  # type: ignore[method-assign]
-        process.start()
-        await asyncio.sleep(300.0)
-        assert zoom.calls == {MONICA: 1}
+        with faulty.intercept("put", disconnect_after_commit):
+            process.start()
+            await asyncio.sleep(300.0)
+        assert (zoom.calls, writes) == ({MONICA: 1}, 3)
         with pytest.raises(NotConnected):
             await process.use(MONICA)
         await process.stop()
@@ -217,21 +223,22 @@ def test_token_of_a_connection_deleted_during_the_refresh_is_not_served() -> Non
 
 def test_unexpected_exception_does_not_stop_proactive_refresh() -> None:
     async def scenario(loop: SeededLoop, store: RecordStore, zoom: Zoom) -> None:
-        process = Process(loop, store, zoom)
+        faulty = FaultyStore(store)
+        process = Process(loop, faulty, zoom)
         await connect(process, zoom, MONICA, age=70 * DAY)
-        page, remaining_failures = store.page, 3
+        remaining_failures = 3
 
-        async def failing_page(*arguments: Any, **named: Any) -> Any:
+        async def failing_page(page: Any, *arguments: Any, **named: Any) -> Any:
             nonlocal remaining_failures
             if remaining_failures:
                 remaining_failures -= 1
                 raise RuntimeError("injected")
             return await page(*arguments, **named)
 
-        store.page = failing_page  # type: ignore[method-assign]
-        process.start()
-        await asyncio.sleep(3 * HOUR)
-        assert zoom.calls == {MONICA: 1}
+        with faulty.intercept("page", failing_page):
+            process.start()
+            await asyncio.sleep(3 * HOUR)
+        assert (zoom.calls, remaining_failures) == ({MONICA: 1}, 0)
         await process.stop()
 
     run_simulation(scenario)
@@ -366,24 +373,26 @@ def test_no_token_is_used_while_the_store_fails() -> None:
     run_simulation(scenario)
 
 
+class FailingRefresher(Refresher):
+    """A refresher that fails for two users."""
+
+    async def refresh(self, user_email: str, **options: Any) -> ConnectionRecord:
+        if user_email == OMAR:
+            raise RuntimeError("injected")
+        if user_email == MONICA:
+            raise RefreshInProgress("injected")
+        return await super().refresh(user_email, **options)
+
+
 def test_failing_connection_does_not_block_the_others() -> None:
     """A connection that cannot be read or refreshed is skipped for an hour."""
 
     async def scenario(loop: SeededLoop, store: RecordStore, zoom: Zoom) -> None:
-        process = Process(loop, store, zoom)
+        process = Process(loop, store, zoom, refresher=FailingRefresher)
         for user in ("a@example.com", MONICA, OMAR, "z@example.com"):
             await connect(process, zoom, user, age=70 * DAY)
         sealed = (await process.store.page(Query(limit=1)))[0]
         await store.put(replace(sealed, value=b"\x03"), sealed.rev)
-
-        async def failing_refresh(user: str, **_: Any) -> ConnectionRecord:
-            if user == OMAR:
-                raise RuntimeError("injected")
-            if user == MONICA:
-                raise RefreshInProgress("injected")
-            return await refresh(user, **_)
-
-        refresh, process.refresher.refresh = process.refresher.refresh, failing_refresh  # type: ignore[method-assign]
         await process.proactive_refresh.refresh_idle()
         assert zoom.calls == {"z@example.com": 1}
 
