@@ -12,6 +12,7 @@ from typing import Any
 
 from model.loop import SeededLoop
 from support.memory_journal import MemoryJournal
+from zoomgate_server.app.metric_labels import new_metrics
 from zoomgate_server.call_context import Call
 from zoomgate_server.connections.access_tokens import AccessTokens
 from zoomgate_server.connections.proactive_refresh import MAX_DUE, PAGE_SIZE, ProactiveRefresh
@@ -27,7 +28,6 @@ from zoomgate_server.encryption.envelope import Envelope
 from zoomgate_server.identity import Principal, Role
 from zoomgate_server.storage.record_store import RecordStore
 from zoomgate_server.telemetry import background_tasks
-from zoomgate_server.telemetry.metrics import Metrics
 from zoomgate_server.watch.change_feed import ChangeFeed
 from zoomgate_server.zoom import endpoints
 from zoomgate_server.zoom.request import ZoomRequest, ZoomResponse
@@ -129,7 +129,7 @@ class Process:
         refresher: type[Refresher] = Refresher,
     ) -> None:
         clock = Clock(loop)
-        self.metrics = Metrics("0", [])
+        self.metrics = new_metrics("0")
         self.journal = MemoryJournal()
         self.store = ConnectionRepository(
             app="app", store=store, envelope=Envelope(app="app", keys=RING), clock=clock, on_read=lambda: None
