@@ -201,7 +201,7 @@ class _Service:
         if self.processes:
             try:
                 await self.rng.choice(self.processes).use(user)
-            except ZoomgateError:
+            except (ZoomgateError, StoreError):
                 pass  # an expected failure; the caller tries again later
 
     def _create_process(self) -> Process:
