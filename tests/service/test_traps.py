@@ -14,10 +14,9 @@ from zoomgate.v1 import auth_service_pb2_grpc
 from zoomgate_server.cli.caller_key import digest
 from zoomgate_server.clock import SystemClock
 from zoomgate_server.errors import FieldViolation, InvalidRequest
-from zoomgate_server.rpc.callers_file import StaticKey
 from zoomgate_server.rpc.middleware.access_log import AccessLog
 from zoomgate_server.rpc.middleware.authentication import Authentication, CallerKeys
-from zoomgate_server.rpc.middleware.error_status import ErrorStatus
+from zoomgate_server.rpc.middleware.error_status import convert_errors
 from zoomgate_server.rpc.middleware.pipeline import Pipeline
 from zoomgate_server.telemetry.metrics import Metrics
 
@@ -51,13 +50,11 @@ class FailingAuthService(auth_service_pb2_grpc.AuthServiceServicer):
 @pytest.fixture
 async def channel() -> AsyncIterator[grpc.aio.Channel]:
     """Return a channel to the failing servicer behind the real stages."""
-    keys = CallerKeys(
-        [StaticKey(digest(caller_key(caller.name)), caller) for caller in (ADMIN, service("service"))]
-    )
+    keys = CallerKeys({digest(caller_key(caller.name)): caller for caller in (ADMIN, service("service"))})
     stages = [
-        AccessLog(Metrics("0", ["AuthService.ListConnections"])),
-        ErrorStatus(),
-        Authentication(keys=keys, anonymous=None, clock=SystemClock(), audit=lambda _event: None),
+        AccessLog(Metrics("0", ["AuthService.ListConnections"])).wrap,
+        convert_errors,
+        Authentication(keys=keys, anonymous=None, clock=SystemClock(), audit=lambda _event: None).wrap,
     ]
     server = grpc.aio.server()
     auth_service_pb2_grpc.add_AuthServiceServicer_to_server(FailingAuthService(), Pipeline(server, stages))
@@ -140,10 +137,10 @@ async def test_status_is_truncated_to_the_header_limit_of_clients(channel: grpc.
 
 async def test_method_without_a_policy_is_rejected(channel: grpc.aio.Channel) -> None:
     handler = grpc.unary_unary_rpc_method_handler(lambda request, _context: request)
-    keys = CallerKeys([StaticKey(digest(caller_key("admin")), ADMIN)])
+    keys = CallerKeys({digest(caller_key("admin")): ADMIN})
     stages = [
-        ErrorStatus(),
-        Authentication(keys=keys, anonymous=ADMIN, clock=SystemClock(), audit=lambda _event: None),
+        convert_errors,
+        Authentication(keys=keys, anonymous=ADMIN, clock=SystemClock(), audit=lambda _event: None).wrap,
     ]
     server = grpc.aio.server()
     Pipeline(server, stages).add_registered_method_handlers("zoomgate.v1.NewService", {"New": handler})

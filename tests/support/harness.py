@@ -31,7 +31,6 @@ from zoomgate_server.connections.record import ConnectionRecord
 from zoomgate_server.connections.refresh import schedule
 from zoomgate_server.encryption.cipher import KeyRing
 from zoomgate_server.identity import Principal, Role, UserPatterns
-from zoomgate_server.rpc.callers_file import StaticKey
 from zoomgate_server.storage.record_store import RecordStore
 
 MONICA, OMAR, BASIL = "monica@example.com", "omar@example.com", "basil@example.com"
@@ -271,9 +270,7 @@ async def serving(
         }
         | (environ or {})
     )
-    keys = [
-        StaticKey(digest(caller_key(name)), principal) for name, principal in (callers or CALLERS).items()
-    ]
+    keys = {digest(caller_key(name)): principal for name, principal in (callers or CALLERS).items()}
     opened: list[FaultyStore] = []
 
     async def open_store(*args: Any) -> tuple[RecordStore, KeyRing]:

@@ -5,7 +5,7 @@ import contextlib
 import math
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from importlib.metadata import version
@@ -26,10 +26,9 @@ from zoomgate_server.clock import Clock, SystemClock
 from zoomgate_server.errors import ZoomgateError
 from zoomgate_server.identity import Principal
 from zoomgate_server.rpc import server as rpc_server
-from zoomgate_server.rpc.callers_file import StaticKey
 from zoomgate_server.rpc.middleware.access_log import AccessLog
 from zoomgate_server.rpc.middleware.authentication import Authentication, CallerKeys
-from zoomgate_server.rpc.middleware.error_status import ErrorStatus
+from zoomgate_server.rpc.middleware.error_status import convert_errors
 from zoomgate_server.rpc.middleware.pipeline import Pipeline
 from zoomgate_server.settings import Settings
 from zoomgate_server.settings.address import Address
@@ -49,7 +48,7 @@ async def serve(
     *,
     announce: Callable[[ServiceAddresses], None],
     anonymous: Principal | None = None,
-    extra_keys: Sequence[StaticKey] = (),
+    extra_keys: Mapping[str, Principal] = {},
     shared_metrics: Path | None = None,
     peers_serving: bool = False,
 ) -> None:
@@ -58,7 +57,7 @@ async def serve(
     Args:
         announce: Called once the health service reports SERVING.
         anonymous: The principal of callers without a credential; for the bundled simulator only.
-        extra_keys: Caller keys in addition to those of the callers file.
+        extra_keys: Callers by the SHA-256 of their keys, in addition to those of the callers file.
         shared_metrics: Directory of the metrics that several processes share. If set, the processes also share the ports.
         peers_serving: Whether other workers of this service are already serving. If true, the ports are bound last, after the
             process is ready to serve, and the wait for the store is unlimited. If false, the ports are bound first, and probes are
@@ -91,7 +90,7 @@ async def run(
     settings: Settings,
     *,
     anonymous: Principal | None = None,
-    extra_keys: Sequence[StaticKey] = (),
+    extra_keys: Mapping[str, Principal] = {},
     shared_metrics: Path | None = None,
     peers_serving: bool = False,
     stop: asyncio.Event | None = None,
@@ -102,7 +101,7 @@ async def run(
     """Run the service within the context; see `serve`. Setting `stop` cancels the wait for an unreachable store."""
     metrics = new_metrics(version("zoomgate-server"), shared_metrics)
     shared = shared_metrics is not None
-    keys = [*rpc_server.caller_keys(settings.callers, settings.names["callers"]), *extra_keys]
+    keys = {**rpc_server.caller_keys(settings.callers, settings.names["callers"]), **extra_keys}
     async with AsyncExitStack() as stack:
         server = rpc_server.new_server(shared_port=shared)
         web = WebServer(
@@ -150,15 +149,15 @@ async def run(
         pipeline = Pipeline(
             server,
             [
-                AccessLog(metrics),
-                ErrorStatus(),
+                AccessLog(metrics).wrap,
+                convert_errors,
                 Authentication(
                     keys=CallerKeys(keys),
                     anonymous=anonymous,
                     clock=clock,
                     audit=components.audit,
                     timing=timing.calls,
-                ),
+                ).wrap,
             ],
             timing.streams,
         )

@@ -72,10 +72,8 @@ async def serve_with(
         await supervisor.supervise(loaded, announce=announce, anonymous=anonymous, keys=keys)
         return
     from zoomgate_server.app import lifecycle  # noqa: PLC0415 - with workers, this process does not load gRPC
-    from zoomgate_server.rpc.callers_file import StaticKey  # noqa: PLC0415 - as above
 
-    extra = [StaticKey(sha256, principal) for sha256, principal in keys]
-    await lifecycle.serve(loaded, announce=announce, anonymous=anonymous, extra_keys=extra)
+    await lifecycle.serve(loaded, announce=announce, anonymous=anonymous, extra_keys=dict(keys))
 
 
 def ready(started: ServiceAddresses) -> None:

@@ -13,7 +13,6 @@ from zoomgate_server.app import lifecycle
 from zoomgate_server.app import supervisor as worker_supervisor
 from zoomgate_server.cli import event_loop
 from zoomgate_server.cli.output import fail
-from zoomgate_server.rpc.callers_file import StaticKey
 from zoomgate_server.startup import StartError
 from zoomgate_server.telemetry import logs, metrics
 
@@ -62,7 +61,7 @@ async def _serve(
             config.settings,
             announce=lambda _: ready_signal.notify_ready(None),
             anonymous=config.anonymous,
-            extra_keys=[StaticKey(sha256, principal) for sha256, principal in config.keys],
+            extra_keys=dict(config.keys),
             shared_metrics=folder,
             peers_serving=config.peers_serving,
         )

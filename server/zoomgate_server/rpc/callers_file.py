@@ -7,27 +7,14 @@ import re
 import stat
 import tomllib
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from zoomgate_server import user_email as addresses
 from zoomgate_server.identity import Principal, Role, UserPatterns
 
-_KEYS = frozenset(
-    {
-        "name",
-        "role",
-        "key_sha256",
-        "users",
-        "methods",
-        "access_tokens",
-        "refresh_tokens",
-        "proxy_paths",
-        "email",
-    }
-)
 _SERVICE_ONLY = ("users", "access_tokens", "refresh_tokens", "proxy_paths")
+_KEYS = frozenset({"name", "role", "key_sha256", "methods", "email", *_SERVICE_ONLY})
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}", re.ASCII)
 _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _PROXY_PATH = re.compile(r"(?:/(?:[A-Za-z0-9._~@:-]+|\*{1,2}))+", re.ASCII)
@@ -46,24 +33,10 @@ class CallersError(Exception):
         self.problems = tuple(problems)
 
 
-@dataclass(frozen=True, slots=True)
-class StaticKey:
-    """A static key of a caller. Only the SHA-256 of the key is stored.
-
-    Attributes:
-        sha256: The SHA-256 of the key: 64 lower-case hex digits.
-        principal: The caller that the key authenticates.
-    """
-
-    sha256: str
-    principal: Principal
-
-
-def load(path: Path, methods: Collection[str]) -> tuple[StaticKey, ...]:
-    """Read a callers file.
+def load(path: Path, methods: Collection[str]) -> dict[str, Principal]:
+    """Read a callers file. Return the callers by the SHA-256 of their keys, in lower-case hex digits.
 
     Args:
-        path: The path of the file.
         methods: The method names that the key `methods` may contain, such as `AuthService.GetToken`.
 
     Raises:
@@ -82,8 +55,8 @@ def load(path: Path, methods: Collection[str]) -> tuple[StaticKey, ...]:
     return parse(text, str(path), methods)
 
 
-def parse(text: str, name: str, methods: Collection[str]) -> tuple[StaticKey, ...]:
-    """Parse the content of a callers file. Error messages refer to the file as `name`.
+def parse(text: str, name: str, methods: Collection[str]) -> dict[str, Principal]:
+    """Parse the content of a callers file; see `load`. Error messages refer to the file as `name`.
 
     Raises:
         CallersError: The text is invalid. `problems` lists all problems.
@@ -101,11 +74,11 @@ def parse(text: str, name: str, methods: Collection[str]) -> tuple[StaticKey, ..
     entries = content.get("callers", [])
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise CallersError([*problems, f"{name}: callers must be written as [[callers]] tables"])
-    callers: list[StaticKey] = []
+    callers: dict[str, Principal] = {}
     used_values: set[tuple[str, str]] = set()
     for number, entry in enumerate(entries, start=1):
         parser = _EntryParser(entry, name, lines, number, methods)
-        caller = parser.read()
+        digest, principal = parser.read()
         for key, problem in (
             ("name", "is already used by a different caller"),
             ("key_sha256", "is the key of a different caller"),
@@ -115,34 +88,27 @@ def parse(text: str, name: str, methods: Collection[str]) -> tuple[StaticKey, ..
             elif value[1]:
                 used_values.add(value)
         problems.extend(parser.problems)
-        if caller is not None:
-            callers.append(caller)
+        callers[digest] = principal
     if problems:
         raise CallersError(problems)
-    return tuple(callers)
+    return callers
 
 
 class _Lines:
     """Line numbers of tables and keys, for error messages."""
 
     def __init__(self, text: str) -> None:
-        self._lines = text.splitlines()
-        self._tables = [
-            number
-            for number, line in enumerate(self._lines, start=1)
-            if re.match(r"\s*\[\[\s*callers\s*\]\]", line)
-        ]
+        self._tables: list[list[tuple[int, str]]] = [[]]
+        for number, line in enumerate(text.splitlines(), start=1):
+            if re.match(r"\s*\[\[\s*callers\s*\]\]", line):
+                self._tables.append([])
+            self._tables[-1].append((number, line))
 
     def of_key(self, table: int, key: str) -> int:
         """Return the line of a key in the n-th table (0: before the first table), or the table's first line if the key is missing."""
-        starts = [1, *self._tables]
-        if table >= len(starts):
-            return 1
-        end = starts[table + 1] if table + 1 < len(starts) else len(self._lines) + 1
-        for number in range(starts[table], end):
-            if re.match(rf"\s*\"?{re.escape(key)}\"?\s*=", self._lines[number - 1]):
-                return number
-        return starts[table]
+        lines = self._tables[table] if table < len(self._tables) else []
+        pattern = re.compile(rf"\s*\"?{re.escape(key)}\"?\s*=")
+        return next((number for number, line in lines if pattern.match(line)), lines[0][0] if lines else 1)
 
 
 class _EntryParser:
@@ -162,14 +128,12 @@ class _EntryParser:
         """Record a problem with a key."""
         self.problems.append(f"{self._file}:{self._lines.of_key(self._number, key)}: {key} {problem}")
 
-    def read(self) -> StaticKey | None:
-        """Return the caller, or None if there are `problems`."""
+    def read(self) -> tuple[str, Principal]:
+        """Return the digest of the caller's key, and the caller. If there are `problems`, both are unusable."""
         for key in sorted(set(self._entry) - _KEYS):
             self.add_problem(key, f"is not a known key; use {', '.join(sorted(_KEYS))}")
         name = self._text(
-            "name",
-            _NAME,
-            "must be 1 to 63 characters of a-z 0-9 . _ - and start with a letter or digit",
+            "name", _NAME, "must be 1 to 63 characters of a-z 0-9 . _ - and start with a letter or digit"
         )
         digest = self._text("key_sha256", _DIGEST, "must be 64 lower-case hex digits: the SHA-256 of the key")
         role = self._role()
@@ -184,13 +148,12 @@ class _EntryParser:
             users=self._users(),
             methods=self._allowed_methods(),
             email=email,
-            issuer="key",
             subject=email or name,
             access_tokens=self._flag("access_tokens"),
             refresh_tokens=self._flag("refresh_tokens"),
             proxy_paths=self._proxy_paths(),
         )
-        return None if self.problems else StaticKey(digest, principal)
+        return digest, principal
 
     def _text(self, key: str, pattern: re.Pattern[str], rule: str) -> str:
         value = self._entry.get(key)
@@ -225,18 +188,16 @@ class _EntryParser:
             return False
         return value
 
-    def _strings(self, key: str) -> list[str] | None:
-        value = self._entry.get(key)
-        if value is None:
-            return None
+    def _strings(self, key: str) -> list[str]:
+        value = self._entry.get(key, [])
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             self.add_problem(key, "must be a list of strings")
-            return None
+            return []
         return value
 
     def _users(self) -> UserPatterns:
         exact, domains, everyone = set(), set(), False
-        for pattern in self._strings("users") or []:
+        for pattern in self._strings("users"):
             if pattern == "*":
                 everyone = True
             elif pattern.startswith("*@") and _DOMAIN.fullmatch(pattern[2:]):
@@ -250,16 +211,12 @@ class _EntryParser:
         return UserPatterns(everyone, frozenset(exact), frozenset(domains))
 
     def _allowed_methods(self) -> frozenset[str] | None:
-        patterns = self._strings("methods")
-        if patterns is None:
+        if "methods" not in self._entry:
             return None
         allowed: set[str] = set()
-        for pattern in patterns:
-            service = pattern.removesuffix(".*")
+        for pattern in self._strings("methods"):
             matching = {
-                method
-                for method in self._methods
-                if method == pattern or (service != pattern and method.partition(".")[0] == service)
+                method for method in self._methods if pattern in (method, f"{method.partition('.')[0]}.*")
             }
             if not matching:
                 self.add_problem(
@@ -270,7 +227,7 @@ class _EntryParser:
         return frozenset(allowed)
 
     def _proxy_paths(self) -> tuple[str, ...]:
-        patterns = self._strings("proxy_paths") or []
+        patterns = self._strings("proxy_paths")
         for pattern in patterns:
             if not _PROXY_PATH.fullmatch(pattern) or "**" in pattern.split("/")[1:-1]:
                 self.add_problem(

@@ -1,6 +1,6 @@
 """The gRPC server: its options, credentials and services."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,8 @@ from zoomgate.v1 import (
     proxy_service_pb2,
     proxy_service_pb2_grpc,
 )
+from zoomgate_server.identity import Principal
 from zoomgate_server.rpc import callers_file, tls
-from zoomgate_server.rpc.callers_file import StaticKey
 from zoomgate_server.rpc.middleware import access_policy
 from zoomgate_server.rpc.middleware.pipeline import Pipeline
 from zoomgate_server.rpc.services.auth import AuthService
@@ -70,14 +70,14 @@ def new_server(*, shared_port: bool) -> grpc.aio.Server:
     return grpc.aio.server(options=[*SERVER_OPTIONS, ("grpc.so_reuseport", int(shared_port))])
 
 
-def caller_keys(path: Path | None, setting: str) -> Sequence[StaticKey]:
+def caller_keys(path: Path | None, setting: str) -> Mapping[str, Principal]:
     """Return the keys in the callers file, or no keys if there is no file. Errors start with the name of the setting.
 
     Raises:
         StartError: The file is invalid.
     """
     if path is None:
-        return ()
+        return {}
     try:
         return callers_file.load(path, access_policy.CALLABLE_METHODS)
     except callers_file.CallersError as error:

@@ -96,9 +96,8 @@ class TestCallersAdd:
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
         assert key.startswith("zgk_")
         assert key not in file.read_text()
-        (caller,) = callers_file.load(file, CALLABLE_METHODS)
-        assert caller.sha256 == hashlib.sha256(key.encode()).hexdigest()
-        principal = caller.principal
+        ((key_sha256, principal),) = callers_file.load(file, CALLABLE_METHODS).items()
+        assert key_sha256 == hashlib.sha256(key.encode()).hexdigest()
         assert (principal.name, principal.access_tokens, principal.refresh_tokens) == (
             "calendar",
             True,
@@ -119,7 +118,7 @@ class TestCallersAdd:
         assert file.read_text().startswith("# ours\n")
         assert stat.S_IMODE(file.stat().st_mode) == 0o640
         callers = callers_file.load(file, CALLABLE_METHODS)
-        assert [caller.principal.roles for caller in callers] == [{Role.ADMIN}, {Role.MEMBER}]
+        assert [principal.roles for principal in callers.values()] == [{Role.ADMIN}, {Role.MEMBER}]
         assert sorted(path.name for path in folder.iterdir()) == ["own.toml"]
 
     def test_target_of_a_symbolic_link_is_replaced(self, folder: Path) -> None:

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from zoomgate_server.identity import Role, UserPatterns
+from zoomgate_server.identity import Principal, Role, UserPatterns
 from zoomgate_server.rpc import callers_file
-from zoomgate_server.rpc.callers_file import CallersError, StaticKey
+from zoomgate_server.rpc.callers_file import CallersError
 from zoomgate_server.rpc.middleware.access_policy import CALLABLE_METHODS
 
 DIGEST = "a1" * 32
@@ -14,7 +14,7 @@ OTHER = "b2" * 32
 SERVICE = f'[[callers]]\nname = "calendar"\nrole = "service"\nkey_sha256 = "{DIGEST}"\n'
 
 
-def parse(text: str) -> tuple[StaticKey, ...]:
+def parse(text: str) -> dict[str, Principal]:
     return callers_file.parse(text, "callers.toml", CALLABLE_METHODS)
 
 
@@ -33,7 +33,7 @@ def problem(text: str) -> str:
 
 def test_all_keys_of_an_entry_are_read() -> None:
     """Method patterns are expanded to method names."""
-    (caller,) = parse(
+    ((key_sha256, principal),) = parse(
         SERVICE
         + """
 users = ["*@example.com", "omar@other.example"]
@@ -41,9 +41,8 @@ methods = ["MeetingsService.*", "AuthService.GetToken"]
 access_tokens = true
 proxy_paths = ["/users/me/**", "/meetings/*"]
 """
-    )
-    principal = caller.principal
-    assert (caller.sha256, principal.name, principal.roles) == (
+    ).items()
+    assert (key_sha256, principal.name, principal.roles) == (
         DIGEST,
         "calendar",
         frozenset({Role.SERVICE}),
@@ -61,8 +60,7 @@ proxy_paths = ["/users/me/**", "/meetings/*"]
 
 def test_minimal_entry_grants_no_optional_permissions() -> None:
     """By default, an entry grants access to no users, no tokens and no proxy paths."""
-    (caller,) = parse(SERVICE)
-    principal = caller.principal
+    (principal,) = parse(SERVICE).values()
     assert principal.users == UserPatterns()
     assert not principal.users.matches("monica@example.com")
     assert (principal.methods, principal.access_tokens, principal.refresh_tokens, principal.proxy_paths) == (
@@ -78,13 +76,13 @@ def test_member_and_administrator_entries_are_read() -> None:
     member, admin = parse(
         f'[[callers]]\nname="monica"\nrole="member"\nkey_sha256="{DIGEST}"\nemail="monica@example.com"\n'
         f'[[callers]]\nname="ops"\nrole="admin"\nkey_sha256="{OTHER}"\n'
-    )
-    assert (member.principal.email, member.principal.subject) == ("monica@example.com",) * 2
-    assert (admin.principal.roles, admin.principal.email) == (frozenset({Role.ADMIN}), None)
+    ).values()
+    assert (member.email, member.subject) == ("monica@example.com",) * 2
+    assert (admin.roles, admin.email) == (frozenset({Role.ADMIN}), None)
 
 
 def test_file_without_entries_has_no_callers() -> None:
-    assert parse("# no callers\n") == ()
+    assert parse("# no callers\n") == {}
 
 
 @pytest.mark.parametrize(

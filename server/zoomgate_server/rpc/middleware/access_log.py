@@ -38,19 +38,18 @@ class AccessLog:
             request_id = _request_id(metadata)
             current_request_id.set(request_id)
             context.set_trailing_metadata(((REQUEST_ID, request_id),))
-            canceled = ""
+            canceled = False
             try:
-                response = await respond(request, context)
+                return await respond(request, context)
             except asyncio.CancelledError:
-                canceled = "CANCELLED"
+                canceled = True
                 raise
             finally:
                 seconds = time.perf_counter() - started
-                code = canceled or _code(context)
+                code = "CANCELLED" if canceled else _code(context)
                 method_metrics.observe(code, seconds)
                 if not quiet:
                     _write(name, code, request_id, seconds)
-            return response
 
         return log
 
@@ -86,11 +85,7 @@ def _code(context: Context) -> str:
 
 def _request_id(metadata: Iterable[tuple[str, Any]]) -> str:
     """Return the caller's request ID if valid, otherwise a new ID."""
-    for key, value in metadata:
-        if key == REQUEST_ID:
-            return value if isinstance(value, str) and _VALID.fullmatch(value) else _new_id()
-    return _new_id()
-
-
-def _new_id() -> str:
+    value = next((value for key, value in metadata if key == REQUEST_ID), None)
+    if isinstance(value, str) and _VALID.fullmatch(value):
+        return value
     return f"{random.getrandbits(64):016x}"

@@ -14,7 +14,6 @@ class Policy:
     """The access policy of an RPC.
 
     Attributes:
-        roles: The roles that may call the RPC.
         user_field: The request field with the email addresses to check; empty if no field is checked.
         access_tokens: Whether the caller needs permission to read access tokens.
     """
@@ -30,25 +29,21 @@ def _policy(*roles: Role, user_field: str = "user_email", access_tokens: bool = 
 
 METHOD_POLICY: Mapping[str, Policy] = {
     "/zoomgate.v1.AuthService/BeginAuthorization": _policy(_S, _M),
-    "/zoomgate.v1.AuthService/CompleteAuthorization": _policy(
-        _S, _M, user_field=""
-    ),  # the state is bound to the caller that started the authorization
+    # the state is bound to the caller that started the authorization
+    "/zoomgate.v1.AuthService/CompleteAuthorization": _policy(_S, _M, user_field=""),
     "/zoomgate.v1.AuthService/CreateToken": _policy(_S, _M),
     "/zoomgate.v1.AuthService/GetToken": _policy(_S, access_tokens=True),
     "/zoomgate.v1.AuthService/RefreshToken": _policy(_S, access_tokens=True),
     "/zoomgate.v1.AuthService/RequestToken": _policy(_S, access_tokens=True),
     "/zoomgate.v1.AuthService/CheckToken": _policy(_S, _M),
-    "/zoomgate.v1.AuthService/ValidateUser": _policy(
-        _S, _M, user_field=""
-    ),  # reveals only whether two addresses are equal
+    # reveals only whether two addresses are equal
+    "/zoomgate.v1.AuthService/ValidateUser": _policy(_S, _M, user_field=""),
     "/zoomgate.v1.AuthService/GetConnection": _policy(_S, _M, _A),
-    "/zoomgate.v1.AuthService/ListConnections": _policy(
-        _S, _A, user_field=""
-    ),  # services receive only the users that they may act for
+    # services receive only the users that they may act for
+    "/zoomgate.v1.AuthService/ListConnections": _policy(_S, _A, user_field=""),
     "/zoomgate.v1.AuthService/DeleteConnection": _policy(_S, _M, _A),
-    "/zoomgate.v1.AuthService/WatchConnections": _policy(
-        _S, _A, user_field="user_emails"
-    ),  # if user_emails is empty, services receive only the users that they may act for
+    # if user_emails is empty, services receive only the users that they may act for
+    "/zoomgate.v1.AuthService/WatchConnections": _policy(_S, _A, user_field="user_emails"),
     "/zoomgate.v1.MeetingsService/CreateMeeting": _policy(_S, _M),
     "/zoomgate.v1.MeetingsService/GetMeeting": _policy(_S, _M),
     "/zoomgate.v1.MeetingsService/DeleteMeeting": _policy(_S, _M),
@@ -62,13 +57,7 @@ METHOD_POLICY: Mapping[str, Policy] = {
 }
 """The policy of each RPC that requires credentials. An RPC in neither this table nor OPEN_METHODS is rejected."""
 
-OPEN_METHODS = frozenset(
-    {
-        "/grpc.health.v1.Health/Check",
-        "/grpc.health.v1.Health/Watch",
-        "/grpc.health.v1.Health/List",
-    }
-)
+OPEN_METHODS = frozenset(f"/grpc.health.v1.Health/{method}" for method in ("Check", "Watch", "List"))
 """The RPCs that require no credential."""
 
 
@@ -115,16 +104,16 @@ def check_user(principal: Principal, path: str, user_email: str) -> None:
 
 def may_act_for(principal: Principal, path: str, user_email: str) -> bool:
     """Return whether a caller, and the member on whose behalf it calls, may act for a user."""
-    policy = METHOD_POLICY[path]
-    for party in _parties(principal):
-        common_roles = policy.roles & party.roles
-        if not (
-            (_S in common_roles and party.users.matches(user_email))
-            or (_M in common_roles and party.email == user_email)
-            or _A in common_roles
-        ):
-            return False
-    return True
+    roles = METHOD_POLICY[path].roles
+    return all(_role_allows(party, roles & party.roles, user_email) for party in _parties(principal))
+
+
+def _role_allows(party: Principal, roles: frozenset[Role], user_email: str) -> bool:
+    return (
+        (_S in roles and party.users.matches(user_email))
+        or (_M in roles and party.email == user_email)
+        or _A in roles
+    )
 
 
 def _parties(principal: Principal) -> tuple[Principal, ...]:

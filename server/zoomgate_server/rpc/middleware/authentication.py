@@ -7,7 +7,7 @@ fields. Addresses that are not in canonical form are skipped here, because the s
 import functools
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,7 +31,6 @@ from zoomgate_server.errors import (
     ZoomgateError,
 )
 from zoomgate_server.identity import Principal, Role
-from zoomgate_server.rpc.callers_file import StaticKey
 from zoomgate_server.rpc.middleware import access_policy
 from zoomgate_server.rpc.middleware.error_status import reason_of
 from zoomgate_server.rpc.middleware.pipeline import Context, Handler, Method
@@ -65,15 +64,19 @@ class Timing:
 
 
 class CallerKeys:
-    """Lookup of callers by their static keys."""
+    """Lookup of callers by their static keys.
 
-    def __init__(self, keys: Iterable[StaticKey]) -> None:
-        self._keys = {bytes.fromhex(key.sha256): key.principal for key in keys}
+    Args:
+        keys: The callers by the SHA-256 of their keys, in lower-case hex digits.
+    """
+
+    def __init__(self, keys: Mapping[str, Principal]) -> None:
+        self._keys = keys
         self._accepted: dict[str, Principal] = {}
 
     def find(self, key: str) -> Principal | None:
         """Return the caller with a key, or None. Only digests are compared, so timing reveals nothing about the keys."""
-        return self._keys.get(hashlib.sha256(key.encode()).digest())
+        return self._keys.get(hashlib.sha256(key.encode()).hexdigest())
 
     def bearer(self, credential: str) -> Principal | None:
         """Return the caller with a bearer credential, or None.
@@ -126,11 +129,11 @@ class Authentication:
         async def check(request: Any, context: Context) -> Any:
             principal: Principal | None = None
             user_email = ""
+            metadata = current_metadata.get()
+            credentials, members = _values(metadata, AUTHORIZATION), _values(metadata, MEMBER_TOKEN)
             try:
-                credentials, members = _credentials(current_metadata.get())
                 principal = self._authenticate(credentials)
-                if members:
-                    principal = self._with_member(principal, members)
+                principal = self._with_member(principal, members)
                 policy = access_policy.check_method(principal, path)
                 message = _decoded(method, request)
                 user_emails = _users(message, policy.user_field)
@@ -139,14 +142,9 @@ class Authentication:
             except (CallerUnauthenticated, CallerNotAllowed) as error:
                 self._audit_rejection(principal, error, name, user_email, context)
                 raise
-            remaining = context.time_remaining()
-            seconds = (
-                self._timing.default_limit if remaining is None else min(remaining, self._timing.max_limit)
-            )
             user_email = user_emails[0] if len(user_emails) == 1 else ""
-            deadline = self._clock.monotonic() + seconds - self._timing.response_margin
-            call = Call(current_request_id.get(""), principal, deadline, user_email, name)
-            current_call.set(call)
+            deadline = self._deadline(context.time_remaining())
+            current_call.set(Call(current_request_id.get(""), principal, deadline, user_email, name))
             if method.streams:
                 current_access_check.set(functools.partial(self._recheck, credentials, members, path))
             try:
@@ -157,20 +155,26 @@ class Authentication:
 
         return check
 
-    def _recheck(self, credentials: list[Any], members: list[Any], path: str, user_email: str) -> bool:
+    def _deadline(self, remaining: float | None) -> float:
+        """Return the time by which the work must be finished, on the monotonic clock."""
+        timing = self._timing
+        seconds = timing.default_limit if remaining is None else min(remaining, timing.max_limit)
+        return self._clock.monotonic() + seconds - timing.response_margin
+
+    def _recheck(
+        self, credentials: Sequence[str | bytes], members: Sequence[str | bytes], path: str, user_email: str
+    ) -> bool:
         """Check the credential and policy of a running stream again, and return whether the caller may see a user.
 
         Raises:
             CallerUnauthenticated: The credential is no longer valid.
             CallerNotAllowed: The caller may no longer call the method.
         """
-        principal = self._authenticate(credentials)
-        if members:
-            principal = self._with_member(principal, members)
+        principal = self._with_member(self._authenticate(credentials), members)
         access_policy.check_method(principal, path)
         return access_policy.may_act_for(principal, path, user_email)
 
-    def _authenticate(self, credentials: list[Any]) -> Principal:
+    def _authenticate(self, credentials: Sequence[str | bytes]) -> Principal:
         if not credentials:
             if self._anonymous is None:
                 raise _unauthenticated("missing authorization metadata")
@@ -184,8 +188,10 @@ class Authentication:
             raise _unauthenticated("unknown key" if well_formed else "malformed key")
         return principal
 
-    def _with_member(self, principal: Principal, members: list[Any]) -> Principal:
+    def _with_member(self, principal: Principal, members: Sequence[str | bytes]) -> Principal:
         """Return the principal, including the member on whose behalf it calls, if any."""
+        if not members:
+            return principal
         if len(members) > 1 or not isinstance(members[0], str) or not _KEY.fullmatch(members[0]):
             raise _unauthenticated("malformed member token")
         member = self._keys.find(members[0])
@@ -204,28 +210,15 @@ class Authentication:
         context: Context,
     ) -> None:
         actor = Actor.of(principal, method, current_request_id.get(""))
-        self._audit(
-            AuditEvent("call.rejected", reason_of(error), user_email, actor, details={"peer": context.peer()})
-        )
+        details = {"peer": context.peer()}
+        self._audit(AuditEvent("call.rejected", reason_of(error), user_email, actor, details=details))
 
 
-def _credentials(metadata: Iterable[tuple[str, str | bytes]]) -> tuple[list[Any], list[Any]]:
-    """Return two lists of metadata values: the caller's credentials, and the forwarded member tokens."""
-    credentials, members = [], []
-    for key, value in metadata:
-        if key == AUTHORIZATION:
-            credentials.append(value)
-        elif key == MEMBER_TOKEN:
-            members.append(value)
-    return credentials, members
+def _values(metadata: Iterable[tuple[str, str | bytes]], name: str) -> list[str | bytes]:
+    return [value for key, value in metadata if key == name]
 
 
 def _decoded(method: Method, request: Any) -> Any:
-    """Decode a request.
-
-    Raises:
-        MalformedRequest: The bytes are not a message of the method's request type.
-    """
     if method.decode is None:
         return request
     try:

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import grpc
-from google.protobuf import any_pb2, duration_pb2
+from google.protobuf import any as any_message
+from google.protobuf import duration
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
@@ -80,46 +81,40 @@ MAPPING: Mapping[type[errors.ZoomgateError], tuple[grpc.StatusCode, "ErrorReason
 _log = logs.get("zoomgate.status")
 
 
-class ErrorStatus:
-    """A stage that converts exceptions to gRPC statuses."""
+def convert_errors(method: Method, respond: Handler) -> Handler:
+    """Convert the exceptions of a method to gRPC statuses. A stage of the pipeline."""
 
-    def wrap(self, method: Method, respond: Handler) -> Handler:
-        """Convert the exceptions of a method to gRPC statuses."""
+    async def convert(request: Any, context: Context) -> Any:
+        request_id = current_request_id.get("")
+        try:
+            return await respond(request, context)
+        except errors.ZoomgateError as error:
+            failure = error
+        except grpc.aio.AbortError:
+            raise
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise  # the caller canceled the call
+            failure = errors.ShuttingDown("The call was aborted by the server; retry", retry_after=1.0)
+            _log.warning("rpc.abandoned", method=method.name, request_id=request_id)
+        except StoreError:
+            failure = errors.StoreUnavailable()
+        except Exception:  # noqa: BLE001 - the text is logged, but must not be sent to the caller
+            _log.exception("rpc.failed", method=method.name, request_id=request_id)
+            failure = errors.Unexpected(
+                "Internal error; see the server log for this request_id", metadata={"request_id": request_id}
+            )
+        if failure.internal:
+            _log.info("rpc.rejected", method=method.name, request_id=request_id, cause=failure.internal)
+        current_rejection.set(reason_of(failure))
+        status = rpc_status.to_status(status_of(failure))
+        # abort replaces the trailing metadata, so the existing entries (the request ID) are included
+        trailing = (*(context.trailing_metadata() or ()), *status.trailing_metadata)
+        await context.abort(status.code, status.details, trailing)
+        return None
 
-        async def convert(request: Any, context: Context) -> Any:
-            try:
-                return await respond(request, context)
-            except errors.ZoomgateError as error:
-                failure = error
-            except grpc.aio.AbortError:
-                raise
-            except asyncio.CancelledError:
-                task = asyncio.current_task()
-                if task is None or task.cancelling():
-                    raise  # the caller canceled the call
-                failure = errors.ShuttingDown("The call was aborted by the server; retry", retry_after=1.0)
-                _log.warning("rpc.abandoned", method=method.name, request_id=current_request_id.get(""))
-            except StoreError:
-                failure = errors.StoreUnavailable()
-            except Exception:  # noqa: BLE001 - the text is logged, but must not be sent to the caller
-                request_id = current_request_id.get("")
-                _log.exception("rpc.failed", method=method.name, request_id=request_id)
-                failure = errors.Unexpected(
-                    "Internal error; see the server log for this request_id",
-                    metadata={"request_id": request_id},
-                )
-            if failure.internal:
-                request_id = current_request_id.get("")
-                _log.info("rpc.rejected", method=method.name, request_id=request_id, cause=failure.internal)
-            status = status_of(failure)
-            current_rejection.set(reason_of(failure))
-            converted = rpc_status.to_status(status)
-            # abort replaces the trailing metadata, so the existing entries (the request ID) are included
-            trailing = (*(context.trailing_metadata() or ()), *converted.trailing_metadata)
-            await context.abort(converted.code, converted.details, trailing)
-            return None
-
-        return convert
+    return convert
 
 
 def reason_of(error: errors.ZoomgateError) -> str:
@@ -135,8 +130,7 @@ def status_of(error: errors.ZoomgateError) -> status_pb2.Status:
     info = error_details_pb2.ErrorInfo(reason=name, domain=DOMAIN, metadata=_metadata(error.metadata))
     details: list[Any] = [info]
     if error.retry_after is not None:
-        delay = duration_pb2.Duration()
-        delay.FromMilliseconds(max(1, int(error.retry_after * 1000)))
+        delay = duration.from_milliseconds(max(1, int(error.retry_after * 1000)))
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
     if isinstance(error, errors.InvalidRequest):
         details.append(_bad_request(error))
@@ -148,12 +142,7 @@ def status_of(error: errors.ZoomgateError) -> status_pb2.Status:
     elif code is _C.FAILED_PRECONDITION:
         unmet = error_details_pb2.PreconditionFailure.Violation(type=name, description=repeated)
         details.append(error_details_pb2.PreconditionFailure(violations=[unmet]))
-    packed = []
-    for detail in details:
-        wrapped = any_pb2.Any()
-        wrapped.Pack(detail)
-        packed.append(wrapped)
-    return status_pb2.Status(code=code.value[0], message=message, details=packed)
+    return status_pb2.Status(code=code.value[0], message=message, details=map(any_message.pack, details))
 
 
 def _metadata(metadata: Mapping[str, str]) -> dict[str, str]:
@@ -184,10 +173,8 @@ def _bad_request(error: errors.InvalidRequest) -> error_details_pb2.BadRequest:
     """Return the violations that fit into the size limit."""
     bad_request = error_details_pb2.BadRequest()
     for index, violation in enumerate(error.violations):
-        violation_pb = bad_request.field_violations.add()
-        violation_pb.field, violation_pb.description = (
-            _clipped(violation.field, 200),
-            _clipped(violation.description, 500),
+        violation_pb = bad_request.field_violations.add(
+            field=_clipped(violation.field, 200), description=_clipped(violation.description, 500)
         )
         if bad_request.ByteSize() > MAX_DETAILS - _MAX_INFO - 512:
             violation_pb.field = "…"

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -21,6 +21,9 @@ Context = Any  # grpc.aio.ServicerContext is generic in the message types, and t
 Handler = Callable[[Any, Context], Awaitable[Any]]
 """Handler of a call. Receives the request (or an iterator of requests) and the context. Returns the response, or None after writing a
 stream."""
+
+Stage = Callable[["Method", Handler], Handler]
+"""A stage of the pipeline: a function that wraps the handler of a method. Called once per method."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +64,6 @@ class Timing:
     write_timeout: float = 60.0
 
 
-class Stage(Protocol):
-    """A stage of the pipeline."""
-
-    def wrap(self, method: Method, respond: Handler) -> Handler:
-        """Return `respond` wrapped in this stage. Called once per method."""
-        ...
-
-
 class Pipeline:
     """A sequence of stages that wraps every registered handler; the server argument of the generated `add_…Servicer_to_server` functions.
 
@@ -86,69 +81,48 @@ class Pipeline:
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
         """Wrap the handlers of a service and add them to the server."""
-        wrapped = {
-            f"/{service}/{name}": self._wrap(f"/{service}/{name}", handler)
-            for name, handler in handlers.items()
-        }
-        self._server.add_generic_rpc_handlers((_Handlers(wrapped),))
+        wrapped = {name: self._wrap(f"/{service}/{name}", handler) for name, handler in handlers.items()}
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, wrapped),))
 
     def _wrap(self, path: str, handler: Any) -> Any:
         """Return a handler whose stages decode the requests; the requests of a stream are decoded by gRPC."""
         decode, encode = handler.request_deserializer, handler.response_serializer
-        match handler.request_streaming, handler.response_streaming:
-            case False, False:
-                respond = self._compose(Method(path, decode, streams=False), handler.unary_unary)
-                return grpc.unary_unary_rpc_method_handler(respond, None, encode)
-            case False, True:
-                streamed = _streamed(handler.unary_stream, self._timing)
-                respond = self._compose(Method(path, decode, streams=True), streamed)
-                return grpc.unary_stream_rpc_method_handler(respond, None, encode)
-            case True, True:
-                streamed = _streamed(handler.stream_stream, self._timing)
-                respond = self._compose(Method(path, None, streams=True), streamed)
-                return grpc.stream_stream_rpc_method_handler(respond, decode, encode)
+        if handler.unary_unary:
+            respond = self._compose(Method(path, decode, streams=False), handler.unary_unary)
+            return grpc.unary_unary_rpc_method_handler(respond, None, encode)
+        if handler.unary_stream:
+            respond = self._compose(Method(path, decode, streams=True), self._streamed(handler.unary_stream))
+            return grpc.unary_stream_rpc_method_handler(respond, None, encode)
+        if handler.stream_stream:
+            respond = self._compose(Method(path, None, streams=True), self._streamed(handler.stream_stream))
+            return grpc.stream_stream_rpc_method_handler(respond, decode, encode)
         raise TypeError(f"{path}: client streaming is not supported")
 
     def _compose(self, method: Method, respond: Handler) -> Handler:
         for stage in self._stages:
-            respond = stage.wrap(method, respond)
+            respond = stage(method, respond)
         return respond
 
+    def _streamed(self, behavior: Callable[[Any, Context], Any]) -> Handler:
+        """Convert a generator handler into a handler that writes the responses to the stream."""
+        write_timeout = self._timing.write_timeout
 
-class _Handlers(grpc.GenericRpcHandler):
-    """A lookup of wrapped handlers by path."""
+        async def respond(request: Any, context: Context) -> None:
+            responses = behavior(request, context)
+            if not isinstance(responses, AsyncGenerator):
+                await responses
+                return
+            # without aclosing, the generator would run until the caller has received the status
+            async with aclosing(responses):
+                async for response in responses:
+                    try:
+                        async with asyncio.timeout(write_timeout):
+                            await context.write(response)
+                    except TimeoutError:
+                        raise ServerOverloaded(
+                            f"The stream was not read for {write_timeout:.0f} seconds; read messages faster",
+                            metadata={"limit": "unread_seconds"},
+                            retry_after=1.0,
+                        ) from None
 
-    def __init__(self, handlers: Mapping[str, Any]) -> None:
-        self._handlers = handlers
-
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
-        """Return the handler of a method, or None."""
-        return self._handlers.get(handler_call_details.method)
-
-
-def _streamed(behavior: Callable[[Any, Context], Any], timing: Timing) -> Handler:
-    """Convert a generator handler into a handler that writes the responses to the stream.
-
-    The handler raises ServerOverloaded if the caller does not read a message in time.
-    """
-
-    async def respond(request: Any, context: Context) -> None:
-        responses = behavior(request, context)
-        if not isinstance(responses, AsyncGenerator):
-            await responses
-            return
-        async with aclosing(
-            responses
-        ):  # otherwise the generator would run until the caller has received the status
-            async for response in responses:
-                try:
-                    async with asyncio.timeout(timing.write_timeout):
-                        await context.write(response)
-                except TimeoutError:
-                    raise ServerOverloaded(
-                        f"The stream was not read for {timing.write_timeout:.0f} seconds; read messages faster",
-                        metadata={"limit": "unread_seconds"},
-                        retry_after=1.0,
-                    ) from None
-
-    return respond
+        return respond
