@@ -7,7 +7,7 @@ from support.harness import BASIL, MONICA, Harness
 from zoom_simulator.faults import Fault
 from zoomgate.v1 import meeting_pb2
 from zoomgate.v1 import meetings_service_pb2 as pb
-from zoomgate_server.zoom.urls import MAX_MEETING_ID
+from zoomgate_server.rpc.services.meeting_validation import MAX_MEETING_ID
 
 
 def create_request(**details: object) -> pb.CreateMeetingRequest:

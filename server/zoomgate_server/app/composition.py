@@ -151,7 +151,7 @@ class Components:
             audit=audit,
         )
         authorizations = Authorizations(
-            authorizations=AuthorizationRepository(app=app, store=store, envelope=envelope),
+            authorizations=AuthorizationRepository(store=store, envelope=envelope),
             connections=connections,
             account_linker=account_linker,
             oauth=oauth,
@@ -185,7 +185,7 @@ class Components:
                 secrets=settings.webhook_secret,
                 client_id=settings.client_id,
                 disconnector=disconnector,
-                events=SeenEvents(app=app, store=store, envelope=envelope),
+                events=SeenEvents(store=store, envelope=envelope),
                 now=connections.now,
                 clock=clock,
                 count=lambda outcome: metrics.webhooks.labels(outcome).inc(),

@@ -19,13 +19,13 @@ def challenge_of(verifier: str) -> str:
     return urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).rstrip(b"=").decode()
 
 
-def is_bound(key: bytes, name: str, cookie: str, binding: str) -> bool:
+def is_bound(key: str, name: str, cookie: str, binding: str) -> bool:
     """Return whether `binding` ties a state or view to the browser with this cookie. `binding` may be any untrusted text."""
     expected = binding_of(key, name, cookie)
     return bool(cookie) and hmac.compare_digest(expected.encode(), binding.encode("utf-8", "replace"))
 
 
-def binding_of(key: bytes, ticket: str, cookie: str) -> str:
+def binding_of(key: str, ticket: str, cookie: str) -> str:
     """Return a value that binds a ticket to a browser's cookie, so that other browsers cannot use the ticket."""
-    digest = hmac.digest(key, f"{len(ticket)}:{ticket}{cookie}".encode(), "sha256")
+    digest = hmac.digest(key.encode(), f"{len(ticket)}:{ticket}{cookie}".encode(), "sha256")
     return urlsafe_b64encode(digest).rstrip(b"=").decode()

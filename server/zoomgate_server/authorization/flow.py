@@ -13,7 +13,7 @@ from urllib.parse import urlencode, urlsplit
 
 from zoomgate_server.audit.event import BROWSER, Actor, AuditEvent, AuditSink
 from zoomgate_server.authorization.browser_binding import binding_of, challenge_of, is_bound, start_url_of
-from zoomgate_server.authorization.limits import STATE_SECONDS, PendingLimits
+from zoomgate_server.authorization.limits import PendingLimits
 from zoomgate_server.authorization.pending import AuthorizationKind, PendingAuthorization
 from zoomgate_server.authorization.repository import AuthorizationRepository
 from zoomgate_server.call_context import Call
@@ -35,11 +35,7 @@ from zoomgate_server.storage.record_store import StoreError
 from zoomgate_server.telemetry import logs
 from zoomgate_server.telemetry.background_tasks import TaskSet
 from zoomgate_server.zoom.oauth import OAuthClient
-from zoomgate_server.zoom.token_outcome import (
-    BadResponse,
-    Rejected,
-    issued_or_raise,
-)
+from zoomgate_server.zoom.token_outcome import BadResponse, Rejected, issued_or_raise
 
 _log = logs.get("zoomgate.authorizations")
 
@@ -58,13 +54,11 @@ class CompletedAuthorization:
     """A successful authorization.
 
     Attributes:
-        user_email: The connected user.
         options: The options passed to `begin`, as JSON.
-        connection: The stored connection.
     """
 
     user_email: str
-    options: bytes
+    options: str
     connection: ConnectionRecord
 
 
@@ -131,16 +125,12 @@ class Authorizations:
         self._revoke_unused = revoke_unused
         self._clock = clock
         self._audit = audit
-        self._return_to = dict(return_to)
+        self._return_to = return_to
         self._start_url = start_url_of(redirect_uri)
         self._pending = PendingLimits(clock, per_user=max_pending_per_user, per_caller=max_pending_per_caller)
         self.tasks = TaskSet()
 
-    # -- start -------------------------------------------------------------------------------------------
-
-    async def begin(
-        self, call: Call, user_email: str, options: bytes, return_to: str
-    ) -> StartedAuthorization:
+    async def begin(self, call: Call, user_email: str, options: str, return_to: str) -> StartedAuthorization:
         """Start an authorization, and return the state and the URL that the user opens.
 
         Raises:
@@ -152,19 +142,17 @@ class Authorizations:
         self._pending.add(call.principal.name, user_email)
         state = secrets.token_urlsafe(32)
         verifier = secrets.token_urlsafe(32)
-        now = await self._authorizations.create(
+        expire_at = await self._authorizations.create(
             state,
-            lambda now: PendingAuthorization(
+            PendingAuthorization(
                 kind="authorization",
                 user_email=user_email,
                 code_verifier=verifier,
                 options=options,
                 initiated_by=call.principal.identity,
                 owner=_owner(call),
-                browser_key=secrets.token_bytes(32) if self._start_url else None,
+                browser_key=secrets.token_urlsafe(32) if self._start_url else None,
                 return_to=return_to,
-                create_at=now,
-                expire_at=now + STATE_SECONDS,
             ),
         )
         self._audit(AuditEvent("authorization.started", "ok", user_email, Actor.of_call(call)))
@@ -173,7 +161,7 @@ class Authorizations:
             if self._start_url
             else self._oauth.authorize_url(state, challenge_of(verifier))
         )
-        return StartedAuthorization(url, state, now + STATE_SECONDS)
+        return StartedAuthorization(url, state, expire_at)
 
     async def peek_user(self, ticket: str) -> str:
         """Return the user for whom a link was created. The link is not consumed, so link previews do not invalidate it.
@@ -197,8 +185,6 @@ class Authorizations:
         pending, key = await self._find_for_browser(ticket)
         state = f"{ticket}.{binding_of(key, ticket, cookie)}"
         return self._oauth.authorize_url(state, challenge_of(pending.code_verifier))
-
-    # -- complete ----------------------------------------------------------------------------------------
 
     async def complete(self, call: Call, code: str, state: str) -> CompletedAuthorization:
         """Exchange a code that Zoom sent to the caller's own page.
@@ -260,7 +246,6 @@ class Authorizations:
                     pending.user_email,
                     owner=pending.owner,
                     initiated_by=pending.initiated_by,
-                    call=None,
                 )
             )
             return BrowserResult(await self._return_redirect(pending), view, None)
@@ -281,7 +266,7 @@ class Authorizations:
         record, _ = await self._connections.read(result.user_email)
         if record is None or record.state is not State.ACTIVE or record.tokens is None:
             return BrowserView(result.user_email, ())
-        return BrowserView(result.user_email, tuple(record.tokens.scopes))
+        return BrowserView(result.user_email, record.tokens.scopes)
 
     async def create_token(
         self, call: Call, user_email: str, code: str, *, state: str, code_verifier: str
@@ -306,8 +291,6 @@ class Authorizations:
         """
         return await self.tasks.shield(self._import(call, user_email, refresh_token))
 
-    # -- internals ---------------------------------------------------------------------------------------
-
     def _audit_rejection(self, actor: Actor, reason: str, user_email: str) -> None:
         self._audit(AuditEvent("authorization.rejected", reason, user_email, actor))
 
@@ -329,7 +312,7 @@ class Authorizations:
             raise _invalid_state()
         return pending
 
-    async def _find_for_browser(self, state: str) -> tuple[PendingAuthorization, bytes]:
+    async def _find_for_browser(self, state: str) -> tuple[PendingAuthorization, str]:
         """Return an authorization that a browser may complete, and the key of the browser binding.
 
         If the link was already used, the InvalidState error has the cause USED. Errors of RPC calls do not include this cause.
@@ -366,14 +349,10 @@ class Authorizations:
         return pending
 
     async def _exchange_for(self, call: Call, code: str, verifier: str, user_email: str) -> ConnectionRecord:
+        identity = call.principal.identity
         return await self.tasks.shield(
             self._exchange_and_store(
-                code,
-                verifier,
-                user_email,
-                owner=_owner(call),
-                initiated_by=call.principal.identity,
-                call=call,
+                code, verifier, user_email, owner=_owner(call), initiated_by=identity, call=call
             )
         )
 
@@ -385,7 +364,7 @@ class Authorizations:
         *,
         owner: str | None,
         initiated_by: str,
-        call: Call | None,
+        call: Call | None = None,
     ) -> ConnectionRecord:
         previous = await self._account_linker.prepare(user_email)
         started = self._connections.now()
@@ -437,7 +416,7 @@ class Authorizations:
         if pending.browser_key is None:
             return ""
         try:
-            name = await self._create_copy(pending, kind="view", options=b"{}")
+            name = await self._create_copy(pending, kind="view", options="{}")
         except StoreError:
             return ""
         return f"{name}.{binding_of(pending.browser_key, name, cookie)}"
@@ -454,12 +433,7 @@ class Authorizations:
     async def _create_copy(self, pending: PendingAuthorization, **changes: Any) -> str:
         """Store a changed copy of an authorization (a ticket or a view) for 10 minutes, and return its name."""
         name = secrets.token_urlsafe(32)
-        await self._authorizations.create(
-            name,
-            lambda now: replace(
-                pending, code_verifier="", create_at=now, expire_at=now + STATE_SECONDS, **changes
-            ),
-        )
+        await self._authorizations.create(name, replace(pending, code_verifier="", **changes))
         return name
 
 

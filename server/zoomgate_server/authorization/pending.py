@@ -1,20 +1,13 @@
 """Pending authorizations, tickets and result views, and their stored form."""
 
 import hashlib
-from base64 import b64decode, b64encode
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 from zoomgate_server.encryption.envelope import Envelope, key_id_of, unreadable
 from zoomgate_server.storage.record_store import Kind, Record, RecordKey
 
 AuthorizationKind = Literal["authorization", "ticket", "view", "used"]
-_KINDS: dict[str, AuthorizationKind] = {
-    "authorization": "authorization",
-    "ticket": "ticket",
-    "view": "view",
-    "used": "used",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,14 +17,13 @@ class PendingAuthorization:
     Attributes:
         kind: `authorization`: the user may consent. `ticket`: the user has consented, and the caller may redeem the ticket. `view`: the
             user's browser may display the result. `used`: already consumed.
-        user_email: The user to connect.
         code_verifier: The PKCE code verifier (RFC 7636).
         options: The caller's options, returned with the result, as JSON.
         initiated_by: Identity of the caller that started the authorization. Only this caller may complete it.
         owner: Identity of the member who will own the connection, or None.
         browser_key: Key that binds the state to a browser's cookie. None if the caller completes the authorization itself.
         return_to: Name of the page to which the browser is redirected afterwards, or empty.
-        create_at: Creation time, in seconds since 1970 on the store's clock.
+        create_at: Creation time, in seconds since 1970 on the store's clock; 0 if it is not stored yet.
         expire_at: Expiry time, on the same clock.
         rev: Revision of the record when it was read; 0 if it is not stored yet.
     """
@@ -39,13 +31,13 @@ class PendingAuthorization:
     kind: AuthorizationKind
     user_email: str
     code_verifier: str = field(repr=False)
-    options: bytes = field(repr=False)
+    options: str = field(repr=False)
     initiated_by: str
     owner: str | None
-    browser_key: bytes | None = field(repr=False)
+    browser_key: str | None = field(repr=False)
     return_to: str
-    create_at: float
-    expire_at: float
+    create_at: float = 0.0
+    expire_at: float = 0.0
     rev: int = 0
 
 
@@ -57,23 +49,10 @@ def subject_for(state: str) -> str:
 def encode(envelope: Envelope, subject: str, pending: PendingAuthorization) -> Record:
     """Encrypt a pending authorization."""
     key = RecordKey(envelope.app, Kind.STATE, subject)
-    value = envelope.seal(
-        key,
-        grant="",
-        generation=0,
-        header={"create_at": pending.create_at},
-        secret={
-            "kind": pending.kind,
-            "user_email": pending.user_email,
-            "code_verifier": pending.code_verifier,
-            "options": pending.options.decode(),
-            "initiated_by": pending.initiated_by,
-            "owner": pending.owner,
-            "browser_key": None if pending.browser_key is None else b64encode(pending.browser_key).decode(),
-            "return_to": pending.return_to,
-            "expire_at": pending.expire_at,
-        },
-    )
+    fields = asdict(pending)
+    del fields["rev"]
+    header = {"create_at": fields.pop("create_at")}
+    value = envelope.seal(key, grant="", generation=0, header=header, secret=fields)
     return Record(
         key=key,
         value=value,
@@ -90,20 +69,7 @@ def decode(envelope: Envelope, record: Record) -> PendingAuthorization:
         RecordFault: The record cannot be decrypted; see `Envelope.open`.
     """
     opened = envelope.open(record)
-    secret = opened.secret
     try:
-        return PendingAuthorization(
-            kind=_KINDS[secret["kind"]],
-            user_email=secret["user_email"],
-            code_verifier=secret["code_verifier"],
-            options=secret["options"].encode(),
-            initiated_by=secret["initiated_by"],
-            owner=secret["owner"],
-            browser_key=None if secret["browser_key"] is None else b64decode(secret["browser_key"]),
-            return_to=secret["return_to"],
-            create_at=opened.header["create_at"],
-            expire_at=secret["expire_at"],
-            rev=record.rev,
-        )
-    except (KeyError, TypeError, ValueError, AttributeError):
+        return PendingAuthorization(**opened.secret, create_at=opened.header["create_at"], rev=record.rev)
+    except (KeyError, TypeError):
         raise unreadable(record.key) from None

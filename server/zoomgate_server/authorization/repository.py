@@ -1,9 +1,9 @@
 """Pending authorizations and tickets in a record store, identified by single-use secret strings."""
 
-from collections.abc import Callable
 from dataclasses import replace
 
 from zoomgate_server.authorization import pending as pending_authorization
+from zoomgate_server.authorization.limits import STATE_SECONDS
 from zoomgate_server.authorization.pending import PendingAuthorization
 from zoomgate_server.encryption.envelope import Envelope
 from zoomgate_server.storage.record_store import Kind, RecordKey, RecordStore, StoreError
@@ -13,24 +13,21 @@ class AuthorizationRepository:
     """A repository of the pending authorizations and tickets of a Zoom app. The store contains only digests of the secret strings.
 
     Every method raises `StoreError` when the store fails.
-
-    Args:
-        app: OAuth origin and client ID.
     """
 
-    def __init__(self, *, app: str, store: RecordStore, envelope: Envelope) -> None:
-        self._app = app
+    def __init__(self, *, store: RecordStore, envelope: Envelope) -> None:
         self._store = store
         self._envelope = envelope
 
-    async def create(self, state: str, build: Callable[[float], PendingAuthorization]) -> float:
-        """Store the result of `build` under a new secret string. Return the store's current time, which is also passed to `build`."""
+    async def create(self, state: str, pending: PendingAuthorization) -> float:
+        """Store an entry under a new secret string for `STATE_SECONDS`, and return its expiry time."""
         key = self._key(state)
         _, now = await self._store.get(key)
-        rev = await self._store.put(pending_authorization.encode(self._envelope, key.subject, build(now)), 0)
+        created = replace(pending, create_at=now, expire_at=now + STATE_SECONDS)
+        rev = await self._store.put(pending_authorization.encode(self._envelope, key.subject, created), 0)
         if rev is None:
             raise StoreError("a random state is already in use")
-        return now
+        return created.expire_at
 
     async def find(self, state: str) -> PendingAuthorization | None:
         """Return the entry of a secret string, or None if the entry does not exist or has expired."""
@@ -43,9 +40,9 @@ class AuthorizationRepository:
     async def consume(self, state: str, pending: PendingAuthorization) -> bool:
         """Mark an entry as used, and return True only for the first caller. The used entry is retained until it expires."""
         key = self._key(state)
-        used = replace(pending, kind="used", code_verifier="", options=b"{}", browser_key=None)
+        used = replace(pending, kind="used", code_verifier="", options="{}", browser_key=None)
         record = pending_authorization.encode(self._envelope, key.subject, used)
         return await self._store.put(record, pending.rev) is not None
 
     def _key(self, state: str) -> RecordKey:
-        return RecordKey(self._app, Kind.STATE, pending_authorization.subject_for(state))
+        return RecordKey(self._envelope.app, Kind.STATE, pending_authorization.subject_for(state))

@@ -5,7 +5,7 @@ import logging
 import re
 import secrets
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from urllib.parse import urlencode
@@ -43,14 +43,14 @@ _COOKIE = "zoomgate-browser"
 _COOKIE_SECONDS = 900
 _HSTS = "max-age=31536000"
 _COOKIE_VALUE = re.compile(r"[A-Za-z0-9_-]{43}", re.ASCII)
-_ERRORS = (
-    (InvalidRequest, "bad_request"),
-    (InvalidState, "link_expired"),
-    (IdentityMismatch, "other_user"),
-    (CodeRefused, "code_refused"),
-    (AppCredentialsRejected, "misconfigured"),
-    (ZoomBadResponse, "misconfigured"),  # usually a missing scope, so a retry would fail again
-)
+_ERRORS: Mapping[type[Exception], str] = {
+    InvalidRequest: "bad_request",
+    InvalidState: "link_expired",
+    IdentityMismatch: "other_user",
+    CodeRefused: "code_refused",
+    AppCredentialsRejected: "misconfigured",
+    ZoomBadResponse: "misconfigured",  # usually a missing scope, so a retry would fail again
+}
 _INVALID_STATES = {"OTHER_BROWSER": "other_browser", "USED": "link_used"}
 _DENIALS = {
     "server_error": "try_later",
@@ -65,19 +65,16 @@ _DENIALS = {
 _log = logs.get("zoomgate.web")
 
 
-class _MalformedRequestFilter(logging.Filter):
-    """Log filter for aiohttp's errors about malformed HTTP. Without it, any sender could flood the log."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Return whether to log a record: False for errors about malformed HTTP."""
-        if record.exc_info is None or not isinstance(record.exc_info[1], HttpProcessingError):
-            return True
-        _log.debug("http.malformed", problem=type(record.exc_info[1]).__name__)
-        return False
+def _is_not_malformed_request(record: logging.LogRecord) -> bool:
+    """Filter out aiohttp's errors about malformed HTTP, with which any sender could flood the log."""
+    if record.exc_info is None or not isinstance(record.exc_info[1], HttpProcessingError):
+        return True
+    _log.debug("http.malformed", problem=type(record.exc_info[1]).__name__)
+    return False
 
 
 _server_log = logging.getLogger("aiohttp.server.zoomgate")
-_server_log.addFilter(_MalformedRequestFilter())
+_server_log.addFilter(_is_not_malformed_request)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +124,7 @@ class WebServer:
         self._before_metrics: Callable[[], Awaitable[None]] | None = None
         self._opened = asyncio.Event()
         self._not_ready = "store"
-        self._proxies = tuple(trusted_proxies)
+        self._proxies = trusted_proxies
         self._cookie = f"__Host-{_COOKIE}" if secure else _COOKIE
         self._runner: web.AppRunner | None = None
 
@@ -206,13 +203,8 @@ class WebServer:
         if self._secure:
             response.headers["Strict-Transport-Security"] = _HSTS
         self._metrics.http_requests.labels(route, f"{response.status // 100}xx").inc()
-        _log.debug(
-            "http.request",
-            method=request.method,
-            route=route,
-            status=response.status,
-            client=self._client(request),
-        )
+        client = self._client(request)
+        _log.debug("http.request", method=request.method, route=route, status=response.status, client=client)
         return response
 
     def _reject_by_path(self, request: web.Request) -> web.Response | None:
@@ -265,13 +257,7 @@ class WebServer:
         zoom_url = await (await self._when_open()).start_in_browser(ticket, cookie)
         response = web.Response(status=303, headers={"Location": zoom_url})
         response.set_cookie(
-            self._cookie,
-            cookie,
-            max_age=_COOKIE_SECONDS,
-            path="/",
-            secure=self._secure,
-            httponly=True,
-            samesite="Lax",
+            self._cookie, cookie, max_age=_COOKIE_SECONDS, secure=self._secure, httponly=True, samesite="Lax"
         )
         return response
 
@@ -373,7 +359,7 @@ def _outcome(error: Exception) -> str:
     """Return the result page for an error."""
     if isinstance(error, InvalidState) and error.metadata.get("cause") in _INVALID_STATES:
         return _INVALID_STATES[error.metadata["cause"]]
-    return next((name for kind, name in _ERRORS if isinstance(error, kind)), "try_later")
+    return _ERRORS.get(type(error), "try_later")
 
 
 def _redirect(outcome: str, view: str = "") -> web.Response:

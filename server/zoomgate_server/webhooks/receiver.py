@@ -6,6 +6,7 @@ therefore return 5xx, and events that can never succeed return 4xx.
 """
 
 import asyncio
+import contextlib
 import hmac
 import math
 import re
@@ -116,12 +117,7 @@ class SignatureHeaders:
 
 @dataclass(frozen=True, slots=True)
 class WebhookResponse:
-    """The HTTP response to Zoom.
-
-    Attributes:
-        status: 200, 204 or 503.
-        body: JSON, or empty.
-    """
+    """The HTTP response to Zoom; the body is JSON or empty."""
 
     status: int
     body: bytes = b""
@@ -214,8 +210,11 @@ class WebhookReceiver:
             WebhookRejected: The signature is wrong, or the event is malformed, stale, or for a different app.
         """
         key = self._signing_key(stamp, body)
-        event = _parse(body)
-        name, payload = event.get("event"), event.get("payload")
+        try:
+            event = orjson.loads(body)  # orjson limits the nesting depth
+            name, payload = event["event"], event["payload"]
+        except (orjson.JSONDecodeError, TypeError, KeyError):
+            raise WebhookRejected(Rejection.MALFORMED) from None
         if not isinstance(name, str) or not isinstance(payload, dict):
             raise WebhookRejected(Rejection.MALFORMED)
         if name == "endpoint.url_validation":
@@ -301,22 +300,10 @@ class WebhookReceiver:
         except RecordFault as error:
             _log.error("webhook.record_error", error=type(error).__name__, **error.metadata)
             return "record_error"
-        try:
+        # if this fails, a retried event has no further effect, because the user is already disconnected
+        with contextlib.suppress(StoreError):
             await self._events.add(body)
-        except StoreError:
-            pass  # the user is already disconnected, so a retried event has no further effect
         return outcome
-
-
-def _parse(body: bytes) -> dict[str, Any]:
-    """Return the parsed JSON of an event; orjson limits the nesting depth."""
-    try:
-        event = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        event = None
-    if not isinstance(event, dict):
-        raise WebhookRejected(Rejection.MALFORMED)
-    return event
 
 
 def _zoom_user_id(name: str, payload: Mapping[str, Any]) -> str:

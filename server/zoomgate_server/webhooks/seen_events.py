@@ -15,12 +15,10 @@ class SeenEvents:
     Every method raises `StoreError` if the store fails.
 
     Args:
-        app: The OAuth origin and client ID.
         envelope: Encrypts the records, although their content is empty, so that they are re-encrypted in the same way as all other records.
     """
 
-    def __init__(self, *, app: str, store: RecordStore, envelope: Envelope) -> None:
-        self._app = app
+    def __init__(self, *, store: RecordStore, envelope: Envelope) -> None:
         self._store = store
         self._envelope = envelope
 
@@ -38,4 +36,4 @@ class SeenEvents:
         await self._store.put(record, 0 if found is None else found.rev)
 
     def _key(self, body: bytes) -> RecordKey:
-        return RecordKey(self._app, Kind.WEBHOOK, hashlib.sha256(body).hexdigest())
+        return RecordKey(self._envelope.app, Kind.WEBHOOK, hashlib.sha256(body).hexdigest())

@@ -41,8 +41,7 @@ def delete_meeting(
 
 
 def _query(*, occurrence_id: str, **flags: bool | None) -> str:
-    """Encode the parameters that are not empty."""
-    values = {"occurrence_id": occurrence_id or None} | {
-        name: None if flag is None else str(flag).lower() for name, flag in flags.items()
-    }
-    return encode_query([(name, value) for name, value in values.items() if value is not None])
+    """Encode the parameters that are set."""
+    parameters = [("occurrence_id", occurrence_id)] if occurrence_id else []
+    parameters += [(name, str(flag).lower()) for name, flag in flags.items() if flag is not None]
+    return encode_query(parameters)

@@ -12,8 +12,6 @@ from zoomgate_server.errors import CallerNotAllowed, FieldViolation, InvalidPath
 from zoomgate_server.zoom.request import Target
 
 MAX_PATH = 2048
-"""Maximum number of characters of a path."""
-
 MAX_SEGMENTS = 64
 MAX_PARAMETERS = 100
 MAX_QUERY = 8192
@@ -21,7 +19,6 @@ MAX_QUERY = 8192
 
 MAX_NAME = 128
 MAX_VALUE = 4096
-MAX_MEETING_ID = 10**12
 
 ZOOM_API_URL = "https://api.zoom.us/v2"
 """Base URL that callers may always use instead of the configured base URL."""
@@ -57,25 +54,17 @@ def parse_target(url: str, query: Sequence[tuple[str, str]] = (), *, api_url: st
     problems = [*fragment_problems, *_path_problems(path), *_inline_query_problems(inline_query)]
     in_url = [FieldViolation("url", problem) for problem in problems]
     in_query = _query_violations(query)
-    encoded = ""
-    if not in_query and not in_url:
-        encoded = "&".join(part for part in (inline_query, encode_query(query)) if part)
-        if len(encoded) > MAX_QUERY:
-            in_query.append(
-                FieldViolation(
-                    "query", f"has {len(encoded)} characters when encoded; send at most {MAX_QUERY}"
-                )
-            )
-        if encoded.count("&") + 1 > MAX_PARAMETERS:
-            in_query.append(
-                FieldViolation(
-                    "query", f"has more than {MAX_PARAMETERS} parameters; send at most {MAX_PARAMETERS}"
-                )
-            )
     if in_url:
         raise InvalidPath([*in_url, *in_query])
     if in_query:
         raise InvalidRequest(in_query)
+    encoded = "&".join(part for part in (inline_query, encode_query(query)) if part)
+    if len(encoded) > MAX_QUERY:
+        problems.append(f"has {len(encoded)} characters when encoded; send at most {MAX_QUERY}")
+    if encoded.count("&") + 1 > MAX_PARAMETERS:
+        problems.append(f"has more than {MAX_PARAMETERS} parameters; send at most {MAX_PARAMETERS}")
+    if problems:
+        raise InvalidRequest([FieldViolation("query", problem) for problem in problems])
     if _is_oauth(path):
         raise CallerNotAllowed("the proxy does not forward requests to Zoom's OAuth endpoints")
     return Target(path, encoded)
@@ -113,24 +102,12 @@ def _is_oauth(path: str) -> bool:
 
 
 def _pattern_matches(pattern: Sequence[str], segments: Sequence[str]) -> bool:
-    if pattern and pattern[-1] == "**":
-        fixed = pattern[:-1]
-        return len(segments) >= len(fixed) and _segments_match(fixed, segments[: len(fixed)])
-    return len(segments) == len(pattern) and _segments_match(pattern, segments)
-
-
-def _segments_match(pattern: Sequence[str], segments: Sequence[str]) -> bool:
-    return all(part in ("*", segment) for part, segment in zip(pattern, segments, strict=True))
-
-
-def meeting_id_problem(meeting_id: int) -> str | None:
-    """Return why a meeting ID is invalid, or None if it is valid.
-
-    Zoom documents IDs as int64 with more than ten digits (https://developers.zoom.us/docs/api/meetings/).
-    """
-    if 1 <= meeting_id <= MAX_MEETING_ID:
-        return None
-    return f"must be 1 to {MAX_MEETING_ID}; send the meeting's numeric ID, without spaces or dashes"
+    if pattern[-1:] == ["**"]:
+        pattern = pattern[:-1]
+        segments = segments[: len(pattern)]
+    return len(segments) == len(pattern) and all(
+        part in ("*", segment) for part, segment in zip(pattern, segments, strict=True)
+    )
 
 
 def _split(url: str, api_url: str) -> tuple[str, list[str], str]:
@@ -159,17 +136,10 @@ def _path_problems(path: str) -> Iterator[str]:
         yield f"has {len(segments)} segments; send at most {MAX_SEGMENTS}"
     elif segments == [""]:
         yield "is empty; send a path such as /users/me"
+    elif "" in segments[:-1]:
+        yield "contains an empty segment (//); send single slashes"
     else:
-        for position, segment in enumerate(segments):
-            is_empty = not segment and position < len(segments) - 1
-            problem = (
-                "contains an empty segment (//); send single slashes"
-                if is_empty
-                else _segment_problem(segment)
-            )
-            if problem is not None:
-                yield problem
-                return
+        yield from [problem for segment in segments if (problem := _segment_problem(segment))][:1]
 
 
 def _segment_problem(segment: str) -> str | None:

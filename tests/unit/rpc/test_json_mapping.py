@@ -94,7 +94,7 @@ def test_meeting_details_round_trip_through_zoom_json(fields: dict[str, object])
     details = meeting_pb2.MeetingDetails(**fields)
     violations = Violations()
     sent = meeting_mapping.details(details, "d", violations)
-    assert not violations
+    violations.raise_if_any()
     meeting = meeting_mapping.meeting(orjson.dumps({"id": 1, **sent}))
     for name in ("topic", "duration_minutes", "settings", "recurrence", "start_time"):
         assert getattr(meeting, name) == getattr(details, name)

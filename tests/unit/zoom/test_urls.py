@@ -132,14 +132,6 @@ def test_all_violations_are_reported_together() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("meeting_id", "is_valid"),
-    [(1, True), (10**12, True), (0, False), (-1, False), (10**12 + 1, False), (2**63 - 1, False)],
-)
-def test_meeting_ids_have_a_range(meeting_id: int, is_valid: bool) -> None:
-    assert (urls.meeting_id_problem(meeting_id) is None) is is_valid
-
-
 @pytest.mark.parametrize("text", ["/" + "a" * 64, "/a b", "/a%2Fb", "/../x", "/a\n", "/ä", "/a?b"])
 def test_only_uuids_may_be_encoded_twice(text: str) -> None:
     """A UUID has at most 64 characters of the Base64 alphabet."""

@@ -10,7 +10,6 @@ from google.protobuf.duration_pb2 import Duration
 
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1.auth_service_pb2_grpc import AuthServiceServicer
-from zoomgate_server import user_email as addresses
 from zoomgate_server.audit.event import Actor, AuditEvent, AuditSink
 from zoomgate_server.authorization.flow import Authorizations, CompletedAuthorization
 from zoomgate_server.call_context import Call, current_access_check, current_call
@@ -18,7 +17,6 @@ from zoomgate_server.clock import Clock
 from zoomgate_server.connections.access_tokens import AccessToken, AccessTokens
 from zoomgate_server.connections.disconnection import Disconnector
 from zoomgate_server.connections.queries import ConnectionQueries
-from zoomgate_server.errors import InvalidPageToken, InvalidResumeToken
 from zoomgate_server.rpc.services import connection_mapping, json_value
 from zoomgate_server.rpc.services.page_token import PageTokens
 from zoomgate_server.rpc.services.resume_token import ResumeTokens
@@ -141,18 +139,17 @@ class AuthService(AuthServiceServicer):
         return pb.CreateTokenResponse(success=True, token=self._token(call, request.user_email, token))
 
     async def GetToken(self, request: pb.GetTokenRequest, context: Any) -> pb.GetTokenResponse:
+        violations = Violations()
+        violations.user_email(request.user_email)
         min_validity = DEFAULT_MIN_VALIDITY_SECONDS
-        if not addresses.is_canonical(request.user_email) or request.HasField("min_validity"):
-            violations = Violations()
-            violations.user_email(request.user_email)
-            if request.HasField("min_validity"):
-                min_validity = request.min_validity.seconds + request.min_validity.nanos / 1e9
-                if not 0 <= min_validity <= MAX_MIN_VALIDITY_SECONDS:
-                    violations.add(
-                        "min_validity",
-                        "must be 0 to 600 seconds; send at most 600, because a longer validity cannot be guaranteed",
-                    )
-            violations.raise_if_any()
+        if request.HasField("min_validity"):
+            min_validity = request.min_validity.seconds + request.min_validity.nanos / 1e9
+            if not 0 <= min_validity <= MAX_MIN_VALIDITY_SECONDS:
+                violations.add(
+                    "min_validity",
+                    "must be 0 to 600 seconds; send at most 600, because a longer validity cannot be guaranteed",
+                )
+        violations.raise_if_any()
         call = current_call.get()
         token = await self._access_tokens.get_token(call, request.user_email, min_validity)
         return pb.GetTokenResponse(token=self._token(call, request.user_email, token))
@@ -221,19 +218,15 @@ class AuthService(AuthServiceServicer):
                 "page_size",
                 f"is {limit}; send 1 to {MAX_PAGE_SIZE}, or 0 for the default of {DEFAULT_PAGE_SIZE}",
             )
-        try:
-            states = connection_mapping.states(numbers)
-        except KeyError:
+        states = connection_mapping.states(numbers)
+        if len(states) < len(numbers):
             violations.add(
                 "states",
                 "contains an unknown or unspecified state; send STATE_ACTIVE, STATE_REAUTH_REQUIRED or STATE_DISCONNECTED",
             )
-        try:
+        after = ""
+        with violations.collecting():
             after = self._page_tokens.read(request.page_token, *filters)
-        except InvalidPageToken as invalid:
-            if not violations:
-                raise
-            violations.add("page_token", invalid.violations[0].description)
         violations.raise_if_any()
         page = await self._queries.page(call, states, after, limit)
         return pb.ListConnectionsResponse(
@@ -263,12 +256,8 @@ class AuthService(AuthServiceServicer):
             violations.user_email(user_email, f"user_emails[{index}]")
         tokens = ResumeTokens(self._page_tokens, principal.identity, user_emails)
         position = None
-        try:
+        with violations.collecting():
             position = tokens.read(request.resume_token)
-        except InvalidResumeToken as invalid:
-            if not violations:
-                raise
-            violations.add("resume_token", invalid.violations[0].description)
         violations.raise_if_any()
         events = self._watches.watch(
             names=user_emails,
@@ -285,28 +274,24 @@ class AuthService(AuthServiceServicer):
 
     def _token(self, call: Call, user_email: str, token: AccessToken) -> pb.Token:
         """Record the return of a token in the audit trail, and return the token as a message."""
-        with_refresh_token = call.principal.refresh_tokens
-        tokens = token.tokens
+        message = connection_mapping.token(token, self._clock, refresh_token=call.principal.refresh_tokens)
         event = AuditEvent("token.returned", "ok", user_email, Actor.of_call(call))
-        refresh_token = tokens.refresh_token if with_refresh_token else ""
-        self._audit(event.with_tokens(token.generation, tokens.access_token, refresh_token))
-        return connection_mapping.token(token, self._clock, refresh_token=with_refresh_token)
+        self._audit(event.with_tokens(token.generation, message.access_token, message.refresh_token))
+        return message
 
 
-def _options(request: pb.BeginAuthorizationRequest, violations: Violations) -> bytes:
+def _options(request: pb.BeginAuthorizationRequest, violations: Violations) -> str:
     """Return the options as JSON. Adds violations to `violations`."""
-    if not request.HasField("options"):
-        return b"{}"
     if request.options.ByteSize() > 4 * MAX_OPTIONS_BYTES:
         violations.add("options", f"is too large; send at most {MAX_OPTIONS_BYTES} bytes as JSON")
-        return b"{}"
+        return "{}"
     options: dict[str, Any] = {}
     with violations.collecting("options"):
         options = json_value.plain_struct(request.options, max_depth=MAX_OPTIONS_DEPTH)
     encoded = orjson.dumps(options)
     if len(encoded) > MAX_OPTIONS_BYTES:
         violations.add("options", f"has {len(encoded)} bytes as JSON; send at most {MAX_OPTIONS_BYTES}")
-    return encoded
+    return encoded.decode()
 
 
 def _completed(completed: CompletedAuthorization) -> pb.CompleteAuthorizationResponse:
@@ -326,9 +311,8 @@ def _check_facts(facts: pb.CheckTokenRequest.Facts, violations: Violations) -> N
         )
     if not facts.HasField("update_time"):
         violations.add("facts.update_time", "is required; send the time at which Zoom issued the token")
-    elif (
-        not 0 <= facts.update_time.seconds < _YEAR_10000 - MAX_EXPIRES_IN
-    ):  # a Timestamp cannot represent years after 9999
+    # a Timestamp cannot represent years after 9999
+    elif not 0 <= facts.update_time.seconds < _YEAR_10000 - MAX_EXPIRES_IN:
         violations.add(
             "facts.update_time",
             "must be between the years 1970 and 9998; send the time at which Zoom issued the token",

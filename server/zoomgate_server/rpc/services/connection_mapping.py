@@ -10,23 +10,9 @@ from zoomgate_server.clock import Clock
 from zoomgate_server.connections.access_tokens import REFRESH_BEFORE_SECONDS, AccessToken
 from zoomgate_server.connections.record import Cause, ConnectionRecord, LastError, State
 
-_STATES = {
-    State.ACTIVE: connection_pb2.Connection.STATE_ACTIVE,
-    State.REAUTH_REQUIRED: connection_pb2.Connection.STATE_REAUTH_REQUIRED,
-    State.DISCONNECTED: connection_pb2.Connection.STATE_DISCONNECTED,
-}
+_STATES = {state: connection_pb2.Connection.State.Value(f"STATE_{state}") for state in State}
 _STATES_BY_NUMBER = {number: state for state, number in _STATES.items()}
-_CAUSES = {
-    None: connection_pb2.Connection.CAUSE_UNSPECIFIED,
-    Cause.REJECTED: connection_pb2.Connection.CAUSE_REJECTED,
-    Cause.OUTCOME_LOST: connection_pb2.Connection.CAUSE_OUTCOME_LOST,
-    Cause.REVOKED: connection_pb2.Connection.CAUSE_REVOKED,
-    Cause.SCOPE: connection_pb2.Connection.CAUSE_SCOPE,
-    Cause.APP_DEAUTHORIZED: connection_pb2.Connection.CAUSE_APP_DEAUTHORIZED,
-    Cause.USER_DELETED: connection_pb2.Connection.CAUSE_USER_DELETED,
-    Cause.USER_DEACTIVATED: connection_pb2.Connection.CAUSE_USER_DEACTIVATED,
-    Cause.USER_DISASSOCIATED: connection_pb2.Connection.CAUSE_USER_DISASSOCIATED,
-}
+_CAUSES = {cause: connection_pb2.Connection.Cause.Value(f"CAUSE_{cause}") for cause in Cause}
 
 
 def timestamp(seconds: float | None) -> Timestamp | None:
@@ -51,19 +37,15 @@ def connection(record: ConnectionRecord) -> connection_pb2.Connection:
         refresh_time=timestamp(record.refresh_time),
         access_expire_time=timestamp(record.access_expire_at),
         generation=record.generation,
-        cause=_CAUSES[record.cause],
+        cause=_CAUSES[record.cause] if record.cause else connection_pb2.Connection.CAUSE_UNSPECIFIED,
         last_error=None if record.last_error is None else _last_error(record.last_error),
         next_refresh_time=timestamp(_next_refresh(record)),
     )
 
 
 def states(numbers: Collection[connection_pb2.Connection.State.ValueType]) -> tuple[State, ...]:
-    """Return the connection states with the given enum numbers.
-
-    Raises:
-        KeyError: A number is unknown or unspecified.
-    """
-    return tuple(_STATES_BY_NUMBER[number] for number in numbers)
+    """Return the connection states with the given enum numbers, without those that are unknown or unspecified."""
+    return tuple(_STATES_BY_NUMBER[number] for number in numbers if number in _STATES_BY_NUMBER)
 
 
 def token(access_token: AccessToken, clock: Clock, *, refresh_token: bool) -> auth_service_pb2.Token:

@@ -8,7 +8,7 @@ Unknown keys, and values that do not match their field, are stored in `additiona
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 from google.protobuf.message import Message
@@ -47,32 +47,41 @@ class MappingRules:
     enums: Mapping[str, Mapping[int, int | str]]
 
 
-_In = Callable[[Any], Any]
-_Out = Callable[[Any], Any]
+_Convert = Callable[[Any], Any]
+
+
+class _Conversion(NamedTuple):
+    """The expected type of a field's JSON value, and the conversions from and to JSON; None if the value is used unchanged."""
+
+    expected: type
+    read: _Convert | None = None
+    write: _Convert | None = None
 
 
 class MessageConverter:
     """The conversion plan of a message type."""
 
     def __init__(self, descriptor: Descriptor, conventions: MappingRules) -> None:
-        self._package = descriptor.file.package
-        self._incoming: dict[str, tuple[str, type, _In | None]] = {}
-        self._outgoing: dict[str, tuple[str, _Out | None, MessageConverter | None]] = {}
+        self._incoming: dict[str, tuple[str, type, _Convert | None]] = {}
+        self._outgoing: dict[str, tuple[str, _Convert | None, MessageConverter | None]] = {}
         self._has_additional = ADDITIONAL in descriptor.fields_by_name
         for field in descriptor.fields:
             if field.name == ADDITIONAL:
                 continue
-            name = f"{self._short(descriptor)}.{field.name}"
-            key = conventions.names.get(name, field.name)
-            separator = conventions.separators.get(name)
-            nested = self._nested(field, conventions)
-            expected, convert_in = self._reader(field, separator, nested, conventions)
-            self._incoming.setdefault(key, (field.name, expected, convert_in))
-            self._outgoing[field.name] = (key, self._writer(field, separator, nested, conventions), nested)
-        self._keys = frozenset(self._incoming)
+            key = conventions.names.get(_short_name(field), field.name)
+            nested = None
+            if field.message_type is None or field.message_type.full_name == _TIMESTAMP:
+                conversion = _conversion(field, conventions)
+            else:
+                nested = MessageConverter(field.message_type, conventions)
+                conversion = (
+                    _Conversion(list, _each(nested.fields))
+                    if field.is_repeated
+                    else _Conversion(dict, nested.fields)
+                )
+            self._incoming.setdefault(key, (field.name, conversion.expected, conversion.read))
+            self._outgoing[field.name] = (key, conversion.write, nested)
         self._field_by_key = {key: field for field, (key, _, _) in self._outgoing.items()}
-
-    # -- JSON to message ---------------------------------------------------------------------------------
 
     def fields(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """Return the constructor arguments of the message for a JSON object.
@@ -102,13 +111,10 @@ class MessageConverter:
             arguments[ADDITIONAL] = additional(extra)
         return arguments
 
-    # -- message to JSON ---------------------------------------------------------------------------------
-
     def json(self, message: Message, path: str, violations: Violations) -> dict[str, Any]:
         """Return the set fields of a message as a JSON object.
 
         Args:
-            message: The message.
             path: The path of the message in the request, for violations.
             violations: Receives violations in `additional_fields`.
         """
@@ -134,68 +140,37 @@ class MessageConverter:
         with violations.collecting():
             extra = json_value.plain_struct(value, field=path, max_depth=ADDITIONAL_DEPTH)
         for key in extra:
-            if key in self._keys:
-                field = self._field_by_key[key]
+            if field := self._field_by_key.get(key):
                 field_path = path.removesuffix(ADDITIONAL) + field
                 violations.add(f"{path}.{key[:64]}", f"is a field of the message; set {field_path} instead")
         data.update(extra)
 
-    # -- internals ---------------------------------------------------------------------------------------
 
-    def _short(self, descriptor: Descriptor | EnumDescriptor) -> str:
-        return descriptor.full_name.removeprefix(f"{self._package}.")
+def _conversion(field: FieldDescriptor, conventions: MappingRules) -> _Conversion:
+    """Return the conversion of a field that is not a nested message."""
+    if separator := conventions.separators.get(_short_name(field)):
+        split = _split_numbers if field.cpp_type == FieldDescriptor.CPPTYPE_INT32 else _split
+        return _Conversion(str, split, _join(separator))
+    if field.enum_type is not None:
+        words = conventions.enums[_short_name(field.enum_type)]
+        numbers = {word: number for number, word in words.items()}
+        return _Conversion(type(next(iter(numbers))), numbers.__getitem__, words.__getitem__)
+    match field.cpp_type:
+        case FieldDescriptor.CPPTYPE_MESSAGE:
+            return _Conversion(str, _timestamp, _utc)
+        case FieldDescriptor.CPPTYPE_STRING:
+            return _Conversion(list, _strings, list) if field.is_repeated else _Conversion(str)
+        case FieldDescriptor.CPPTYPE_BOOL:
+            return _Conversion(bool)
+        case FieldDescriptor.CPPTYPE_INT32:
+            return _Conversion(int, _integer(_INT32))
+        case FieldDescriptor.CPPTYPE_INT64:
+            return _Conversion(int, _integer(_INT64))
+    raise TypeError(f"{field.full_name} has an unsupported type")
 
-    def _nested(self, field: FieldDescriptor, conventions: MappingRules) -> "MessageConverter | None":
-        if field.message_type is None or field.message_type.full_name == _TIMESTAMP:
-            return None
-        return MessageConverter(field.message_type, conventions)
 
-    def _reader(
-        self,
-        field: FieldDescriptor,
-        separator: str | None,
-        nested: "MessageConverter | None",
-        conventions: MappingRules,
-    ) -> tuple[type, _In | None]:
-        """Return the expected type of a field's JSON value, and its conversion function, if any."""
-        if separator is not None:
-            return str, _split_numbers if field.cpp_type == FieldDescriptor.CPPTYPE_INT32 else _split
-        if nested is not None:
-            return (list, _each(nested.fields)) if field.is_repeated else (dict, nested.fields)
-        if field.message_type is not None:
-            return str, _timestamp
-        if field.enum_type is not None:
-            words = conventions.enums[self._short(field.enum_type)]
-            numbers = {word: number for number, word in words.items()}
-            return type(next(iter(numbers))), numbers.__getitem__
-        match field.cpp_type:
-            case FieldDescriptor.CPPTYPE_STRING:
-                return (list, _strings) if field.is_repeated else (str, None)
-            case FieldDescriptor.CPPTYPE_BOOL:
-                return bool, None
-            case FieldDescriptor.CPPTYPE_INT32:
-                return int, _integer(_INT32)
-            case FieldDescriptor.CPPTYPE_INT64:
-                return int, _integer(_INT64)
-        raise TypeError(f"{field.full_name} has an unsupported type")
-
-    def _writer(
-        self,
-        field: FieldDescriptor,
-        separator: str | None,
-        nested: "MessageConverter | None",
-        conventions: MappingRules,
-    ) -> _Out | None:
-        """Return the conversion function from a field's value to JSON, or None if the value is used unchanged."""
-        if separator is not None:
-            return _join(separator)
-        if nested is not None:
-            return None
-        if field.message_type is not None:
-            return _utc
-        if field.enum_type is not None:
-            return conventions.enums[self._short(field.enum_type)].__getitem__
-        return list if field.is_repeated else None
+def _short_name(descriptor: FieldDescriptor | EnumDescriptor) -> str:
+    return descriptor.full_name.removeprefix("zoomgate.v1.")
 
 
 def additional(extra: Mapping[str, Any]) -> Struct:
@@ -206,7 +181,7 @@ def additional(extra: Mapping[str, Any]) -> Struct:
     return struct
 
 
-def _integer(limit: int) -> _In:
+def _integer(limit: int) -> _Convert:
     def convert(value: int) -> int:
         if not -limit <= value < limit:
             raise _Mismatch
@@ -215,7 +190,7 @@ def _integer(limit: int) -> _In:
     return convert
 
 
-def _each(convert: Callable[[Mapping[str, Any]], dict[str, Any]]) -> _In:
+def _each(convert: Callable[[Mapping[str, Any]], dict[str, Any]]) -> _Convert:
     def convert_all(values: list[Any]) -> list[dict[str, Any]]:
         for value in values:
             if value.__class__ is not dict:
@@ -243,7 +218,7 @@ def _split_numbers(value: str) -> list[int]:
         raise _Mismatch from None
 
 
-def _join(separator: str) -> _Out:
+def _join(separator: str) -> _Convert:
     return lambda values: separator.join(map(str, values))
 
 

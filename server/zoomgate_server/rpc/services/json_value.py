@@ -25,7 +25,6 @@ def fill(target: struct_pb2.Value, data: Any, depth: int = MAX_DEPTH, *, lossles
 
     Args:
         target: An unset value.
-        data: Parsed JSON.
         depth: The maximum nesting depth.
         lossless: Whether to store integers outside ±2^53 as strings of digits, and values nested too deeply as JSON text. Otherwise, such
             integers become the nearest double.
@@ -70,27 +69,17 @@ def parse(body: bytes) -> struct_pb2.Value | None:
     return value
 
 
-def plain(value: struct_pb2.Value, *, field: str = "", max_depth: int = MAX_DEPTH) -> Any:
+def plain(value: struct_pb2.Value, field: str = "", *, max_depth: int = MAX_DEPTH, depth: int = 0) -> Any:
     """Return a `Value` as a Python object that can be encoded as JSON. Whole numbers become integers.
 
     Args:
-        value: The value.
         field: The path of the value in the request, for violations.
         max_depth: The maximum nesting depth.
+        depth: The depth at which the value is nested.
 
     Raises:
         InvalidRequest: A number is not finite, an integer is outside ±2^53, a value is unset, or the value is nested too deeply.
     """
-    return _plain(value, field, max_depth, max_depth)
-
-
-def plain_struct(struct: struct_pb2.Struct, *, field: str = "", max_depth: int = MAX_DEPTH) -> dict[str, Any]:
-    """Return a `Struct` as a dictionary; see `plain`."""
-    return _plain_struct(struct, field, max_depth, max_depth)
-
-
-def _plain(value: struct_pb2.Value, field: str, remaining: int, max_depth: int) -> Any:
-    """Return a `Value` as a Python object, nested at most `remaining` more levels deep."""
     match value.WhichOneof("kind"):
         case "null_value":
             return None
@@ -101,11 +90,11 @@ def _plain(value: struct_pb2.Value, field: str, remaining: int, max_depth: int) 
         case "number_value":
             return _number(value.number_value, field)
         case "struct_value":
-            return _plain_struct(value.struct_value, field, remaining, max_depth)
+            return plain_struct(value.struct_value, field, max_depth=max_depth, depth=depth)
         case "list_value":
-            _check_depth(field, remaining, max_depth)
+            _check_depth(field, depth, max_depth)
             return [
-                _plain(item, f"{field}[{index}]", remaining - 1, max_depth)
+                plain(item, f"{field}[{index}]", max_depth=max_depth, depth=depth + 1)
                 for index, item in enumerate(value.list_value.values)
             ]
         case _:
@@ -115,10 +104,13 @@ def _plain(value: struct_pb2.Value, field: str, remaining: int, max_depth: int) 
             )
 
 
-def _plain_struct(struct: struct_pb2.Struct, field: str, remaining: int, max_depth: int) -> dict[str, Any]:
-    _check_depth(field, remaining, max_depth)
+def plain_struct(
+    struct: struct_pb2.Struct, field: str = "", *, max_depth: int = MAX_DEPTH, depth: int = 0
+) -> dict[str, Any]:
+    """Return a `Struct` as a dictionary; see `plain`."""
+    _check_depth(field, depth, max_depth)
     return {
-        key: _plain(item, f"{field}.{key[:64]}", remaining - 1, max_depth)
+        key: plain(item, f"{field}.{key[:64]}", max_depth=max_depth, depth=depth + 1)
         for key, item in struct.fields.items()
     }
 
@@ -139,8 +131,8 @@ def _number(number: float, field: str) -> int | float:
     return number
 
 
-def _check_depth(field: str, remaining: int, max_depth: int) -> None:
-    if remaining <= 0:
+def _check_depth(field: str, depth: int, max_depth: int) -> None:
+    if depth >= max_depth:
         raise _violation(field, f"is nested too deeply; send at most {max_depth} levels")
 
 

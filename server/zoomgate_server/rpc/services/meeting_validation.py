@@ -4,7 +4,6 @@ import re
 from collections.abc import Container, Mapping
 from datetime import datetime
 from functools import cache
-from typing import Any
 from zoneinfo import available_timezones
 
 from google.protobuf.descriptor import EnumDescriptor
@@ -12,9 +11,12 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from zoomgate.v1 import meeting_pb2 as pb
+from zoomgate.v1.meetings_service_pb2 import DeleteMeetingRequest, GetMeetingRequest
 from zoomgate_server.rpc.services.json_mapping import ADDITIONAL
 from zoomgate_server.rpc.services.validation import Violations
-from zoomgate_server.zoom.urls import meeting_id_problem
+
+MAX_MEETING_ID = 10**12
+"""Zoom documents IDs as int64 with more than ten digits."""
 
 MAX_TEXT = 2048
 """Maximum number of characters of a string without an entry in `_LIMITS`."""
@@ -84,17 +86,25 @@ _INTERVALS = {
 }
 
 
-def check_target(request: Any, violations: Violations) -> None:
-    """Validate the fields that identify a meeting: user, meeting ID and occurrence ID."""
+def check_target(request: GetMeetingRequest | DeleteMeetingRequest) -> None:
+    """Validate the fields that identify a meeting: user, meeting ID and occurrence ID.
+
+    Raises:
+        InvalidRequest: Fields are invalid. `violations` lists all of them.
+    """
+    violations = Violations()
     violations.user_email(request.user_email)
-    problem = meeting_id_problem(request.meeting_id)
-    if problem is not None:
-        violations.add("meeting_id", problem)
+    if not 1 <= request.meeting_id <= MAX_MEETING_ID:
+        violations.add(
+            "meeting_id",
+            f"must be 1 to {MAX_MEETING_ID}; send the meeting's numeric ID, without spaces or dashes",
+        )
     if request.occurrence_id and not _OCCURRENCE.fullmatch(request.occurrence_id):
         violations.add(
             "occurrence_id",
             "must be at most 20 digits; send the occurrence_id from the meeting's occurrences",
         )
+    violations.raise_if_any()
 
 
 def check_details(details: pb.MeetingDetails, path: str, violations: Violations) -> None:

@@ -8,13 +8,11 @@ import orjson
 from zoomgate.v1 import meeting_pb2
 from zoomgate.v1 import meetings_service_pb2 as pb
 from zoomgate.v1.meetings_service_pb2_grpc import MeetingsServiceServicer
-from zoomgate_server import user_email as addresses
 from zoomgate_server.call_context import current_call
 from zoomgate_server.connections.zoom_calls import ZoomCalls
 from zoomgate_server.rpc.services import meeting_mapping, meeting_validation
 from zoomgate_server.rpc.services.validation import Violations
 from zoomgate_server.zoom import endpoints
-from zoomgate_server.zoom.urls import MAX_MEETING_ID
 
 
 class MeetingsService(MeetingsServiceServicer):
@@ -43,12 +41,7 @@ class MeetingsService(MeetingsServiceServicer):
         return pb.CreateMeetingResponse(meeting=meeting_mapping.meeting(response.body))
 
     async def GetMeeting(self, request: pb.GetMeetingRequest, context: Any) -> pb.GetMeetingResponse:
-        if (
-            request.occurrence_id
-            or not 1 <= request.meeting_id <= MAX_MEETING_ID
-            or not addresses.is_canonical(request.user_email)
-        ):
-            _check_target(request)
+        meeting_validation.check_target(request)
         zoom_request = endpoints.get_meeting(
             request.meeting_id,
             occurrence_id=request.occurrence_id,
@@ -58,7 +51,7 @@ class MeetingsService(MeetingsServiceServicer):
         return pb.GetMeetingResponse(meeting=meeting_mapping.meeting(response.body))
 
     async def DeleteMeeting(self, request: pb.DeleteMeetingRequest, context: Any) -> pb.DeleteMeetingResponse:
-        _check_target(request)
+        meeting_validation.check_target(request)
         zoom_request = endpoints.delete_meeting(
             request.meeting_id,
             occurrence_id=request.occurrence_id,
@@ -71,22 +64,7 @@ class MeetingsService(MeetingsServiceServicer):
     def _with_defaults(self, details: dict[str, Any]) -> dict[str, Any]:
         """Return a meeting's details, with defaults for unset properties."""
         kinds = meeting_mapping.CONVENTIONS.enums["MeetingType"]
-        return {
-            "type": kinds[meeting_pb2.MEETING_TYPE_SCHEDULED],
-            **self._defaults,
-            **details,
-        }
-
-
-def _check_target(request: pb.GetMeetingRequest | pb.DeleteMeetingRequest) -> None:
-    """Validate the fields that identify a meeting.
-
-    Raises:
-        InvalidRequest: Fields are invalid. `violations` lists all of them.
-    """
-    violations = Violations()
-    meeting_validation.check_target(request, violations)
-    violations.raise_if_any()
+        return {"type": kinds[meeting_pb2.MEETING_TYPE_SCHEDULED], **self._defaults, **details}
 
 
 def _optional_flag(request: Any, field: str) -> bool | None:

@@ -6,12 +6,7 @@ from zoomgate.v1 import proxy_service_pb2 as pb
 from zoomgate.v1.proxy_service_pb2_grpc import ProxyServiceServicer
 from zoomgate_server.call_context import Call, current_call
 from zoomgate_server.connections.zoom_calls import ZoomCalls
-from zoomgate_server.errors import (
-    CallerNotAllowed,
-    HeaderNotAllowed,
-    InvalidPath,
-    InvalidRequest,
-)
+from zoomgate_server.errors import CallerNotAllowed, HeaderNotAllowed, InvalidPath, InvalidRequest
 from zoomgate_server.rpc.services import json_value, proxy_validation
 from zoomgate_server.rpc.services.validation import Violations
 from zoomgate_server.zoom.request import Target, ZoomRequest, ZoomResponse
@@ -75,29 +70,14 @@ class ProxyService(ProxyServiceServicer):
         headers = [(header.name, header.value) for header in request.headers]
         if not proxy_validation.check_headers(headers, violations) and error is InvalidRequest:
             error = HeaderNotAllowed
-        body, content_type = (
-            _body(request, violations) if method in ("POST", "PATCH", "PUT") else (None, None)
-        )
+        body = content_type = None
+        if method in ("POST", "PATCH", "PUT"):
+            body, content_type = proxy_validation.body(request, violations)
         violations.unsupported("request_id", getattr(request, "request_id", ""))
         violations.raise_if_any(error)
         if not proxy_path_allowed(call.principal.proxy_paths, target.path):
             raise CallerNotAllowed("The caller may not use this path through the proxy")
         return ZoomRequest(method, target, tuple(headers), body, content_type)
-
-
-def _body(request: Any, violations: Violations) -> tuple[bytes | None, str | None]:
-    """Return the body and the content type of a request, if any. Adds violations to `violations`."""
-    match request.WhichOneof("body"):
-        case "raw":
-            return request.raw, proxy_validation.check_raw(request.raw, request.content_type, violations)
-        case "json":
-            if request.content_type:
-                violations.add("content_type", "is only allowed with raw; omit it with json")
-            return proxy_validation.json_body(request.json, violations), proxy_validation.JSON_TYPE
-        case _:
-            if request.content_type:
-                violations.add("content_type", "is only allowed with raw; omit it without a body")
-            return None, None
 
 
 def _response(response: ZoomResponse, *, parse_json: bool) -> pb.ZoomResponse:

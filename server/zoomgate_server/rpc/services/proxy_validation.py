@@ -2,9 +2,9 @@
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import orjson
-from google.protobuf import struct_pb2
 
 from zoomgate_server.rpc.services import json_value
 from zoomgate_server.rpc.services.validation import Violations
@@ -48,23 +48,28 @@ def check_headers(headers: Sequence[tuple[str, str]], violations: Violations) ->
     return allowed
 
 
-def json_body(value: struct_pb2.Value, violations: Violations) -> bytes:
-    """Return a `json` body as bytes. Adds violations to `violations`."""
-    body = b""
-    with violations.collecting():
-        body = orjson.dumps(json_value.plain(value, field="json"))
-    if len(body) > MAX_BODY:
-        violations.add("json", f"has {len(body)} bytes as JSON; send at most {MAX_BODY}")
-    return body
-
-
-def check_raw(body: bytes, content_type: str, violations: Violations) -> str:
-    """Validate a `raw` body and return the content type. Adds violations to `violations`."""
-    if len(body) > MAX_BODY:
-        violations.add("raw", f"has {len(body)} bytes; send at most {MAX_BODY}")
-    if content_type and not _CONTENT_TYPE.fullmatch(content_type):
-        violations.add(
-            "content_type",
-            "is not supported; send application/json, application/x-www-form-urlencoded or text/plain, or omit it for JSON",
-        )
-    return content_type or JSON_TYPE
+def body(request: Any, violations: Violations) -> tuple[bytes | None, str | None]:
+    """Return the body and the content type of a request, if any. Adds violations to `violations`."""
+    match request.WhichOneof("body"):
+        case "raw":
+            if len(request.raw) > MAX_BODY:
+                violations.add("raw", f"has {len(request.raw)} bytes; send at most {MAX_BODY}")
+            if request.content_type and not _CONTENT_TYPE.fullmatch(request.content_type):
+                violations.add(
+                    "content_type",
+                    "is not supported; send application/json, application/x-www-form-urlencoded or text/plain, or omit it for JSON",
+                )
+            return request.raw, request.content_type or JSON_TYPE
+        case "json":
+            encoded = b""
+            with violations.collecting():
+                encoded = orjson.dumps(json_value.plain(request.json, "json"))
+            if len(encoded) > MAX_BODY:
+                violations.add("json", f"has {len(encoded)} bytes as JSON; send at most {MAX_BODY}")
+            if request.content_type:
+                violations.add("content_type", "is only allowed with raw; omit it with json")
+            return encoded, JSON_TYPE
+        case _:
+            if request.content_type:
+                violations.add("content_type", "is only allowed with raw; omit it without a body")
+            return None, None

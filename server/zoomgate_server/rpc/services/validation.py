@@ -15,9 +15,7 @@ class Violations:
 
     def __init__(self) -> None:
         self._violations: list[FieldViolation] = []
-
-    def __bool__(self) -> bool:
-        return bool(self._violations)
+        self._error = InvalidRequest
 
     def add(self, field: str, description: str) -> None:
         """Add a violation."""
@@ -43,21 +41,25 @@ class Violations:
 
     @contextmanager
     def collecting(self, field: str = "") -> Iterator[None]:
-        """Add the violations of an InvalidRequest that is raised in the block, with `field` as a prefix of their fields."""
+        """Add the violations of an InvalidRequest that is raised in the block, with `field` as a prefix of their fields.
+
+        If there are no other violations, `raise_if_any` raises the same class.
+        """
         try:
             yield
         except InvalidRequest as invalid:
+            self._error = InvalidRequest if self._violations else type(invalid)
             for violation in invalid.violations:
                 self.add(field + violation.field, violation.description)
 
-    def raise_if_any(self, error: type[InvalidRequest] = InvalidRequest) -> None:
+    def raise_if_any(self, error: type[InvalidRequest] | None = None) -> None:
         """Reject the request if there are violations.
 
         Raises:
             InvalidRequest: There are violations; `error` is the class to raise.
         """
         if self._violations:
-            raise error(self._violations)
+            raise (error or self._error)(self._violations)
 
 
 def check_user_email(value: str) -> None:
