@@ -2,12 +2,7 @@
 
 
 class Backoff:
-    """Pauses between attempts. Each pause is twice as long as the previous one.
-
-    Args:
-        first: The first pause, in seconds.
-        longest: The maximum pause, in seconds.
-    """
+    """Pauses between attempts, in seconds. Each pause is twice as long as the previous one, up to `longest`."""
 
     def __init__(self, first: float, longest: float) -> None:
         self._first = first

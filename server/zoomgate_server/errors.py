@@ -7,6 +7,7 @@ key or a secret.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,6 @@ class ZoomgateError(Exception):
     Args:
         message: The public message: one sentence of at most 1 KiB. May be omitted if the class has a fixed text.
         metadata: Public, machine-readable details. Returned as the metadata of `ErrorInfo`.
-        retry_after: The delay in seconds before a retry, or None if the error does not suggest one.
         internal: Details for the log only. Must not contain secrets.
     """
 
@@ -71,6 +71,11 @@ class InvalidRequest(ZoomgateError):
             ],
             metadata={"fields": ",".join(violation.field for violation in self.violations)[:500]},
         )
+
+    @classmethod
+    def of(cls, field: str, description: str) -> Self:
+        """Return the error for a single invalid field."""
+        return cls([FieldViolation(field, description)])
 
 
 class InvalidPath(InvalidRequest):

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import lru_cache
 
 
 class Role(StrEnum):
@@ -18,8 +17,6 @@ class UserPatterns:
     """The users for whom a caller may act.
 
     Attributes:
-        everyone: Whether the pattern `*` is present.
-        addresses: Exact addresses in canonical form.
         domains: The domains of the `*@domain` patterns, without the `@`.
     """
 
@@ -42,11 +39,8 @@ class Principal:
         users: The users for whom a service may act. Ignored for members and administrators.
         methods: The only methods that the caller may call, such as `AuthService.GetToken`. If None, all
             methods of its roles.
-        email: A member's own address in canonical form.
         issuer: The issuer of the credential: `key` for static keys.
         subject: The caller's identifier at the issuer. Never reassigned to another caller.
-        access_tokens: Whether the caller may read access tokens.
-        refresh_tokens: Whether the caller may read refresh tokens.
         proxy_paths: Patterns of the paths that the caller may use through the proxy.
         on_behalf_of: The member whose credential the service forwards, if any. The policies of both then apply.
     """
@@ -66,7 +60,7 @@ class Principal:
     @property
     def role_names(self) -> str:
         """The roles as one string: `service`, `member`, `admin`, or several joined with `+`."""
-        return _role_names(self.roles)
+        return "+".join(sorted(self.roles))
 
     @property
     def identity(self) -> str:
@@ -84,8 +78,3 @@ class Principal:
         if self.on_behalf_of is not None:
             return self.on_behalf_of
         return self if Role.MEMBER in self.roles else None
-
-
-@lru_cache
-def _role_names(roles: frozenset[Role]) -> str:
-    return "+".join(sorted(roles))

@@ -5,11 +5,9 @@ from collections.abc import Callable
 
 
 class RateLimiter:
-    """A rate limiter whose callers sleep themselves. A late operation may be followed by one early operation, which preserves the rate.
+    """A rate limiter, in operations per second, whose callers sleep themselves.
 
-    Args:
-        rate: The maximum number of operations per second.
-        now: Returns the time of a monotonic clock, in seconds.
+    A late operation may be followed by one early operation, which preserves the rate.
     """
 
     def __init__(self, rate: float, now: Callable[[], float] = time.monotonic) -> None:

@@ -60,7 +60,7 @@ class RotatingZoom:
     def refresh(self, token: str) -> TokenOutcome:
         """Exchange a refresh token."""
         if not token or (token != self.valid and not (self._tolerant and token == self._previous)):
-            return Rejected("invalid_grant", "Invalid Token!")
+            return Rejected("invalid_grant")
         self._issue(token)
         return Issued(f"access-{self.valid}", self.valid, "bearer", "", "", 3600.0)
 

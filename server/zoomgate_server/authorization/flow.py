@@ -25,7 +25,6 @@ from zoomgate_server.connections.token_journal import Origin
 from zoomgate_server.connections.token_pair import TokenPair
 from zoomgate_server.errors import (
     CodeRefused,
-    FieldViolation,
     InvalidRequest,
     InvalidState,
     ReauthRequired,
@@ -96,8 +95,6 @@ class Authorizations:
     Args:
         redirect_uri: The redirect URI registered with Zoom. The path `/oauth/callback` identifies the service's own callback.
         return_to: URLs to which the browser may be redirected after the consent, by name.
-        max_pending_per_user: Maximum number of pending authorizations per user in this process.
-        max_pending_per_caller: Maximum number of pending authorizations per caller in this process.
 
     Attributes:
         tasks: The running exchanges. They complete even if the call is canceled, because a code or refresh token can be used only once.
@@ -217,7 +214,6 @@ class Authorizations:
         """Process a redirect from Zoom to the service's own callback.
 
         Args:
-            state: The returned state.
             code: The returned code, or empty if the user declined.
             cookie: The browser's cookie, or empty.
 
@@ -304,7 +300,7 @@ class Authorizations:
             problem = f"is not a configured name; send one from ZOOMGATE_RETURN_TO ({known}), or omit it"
         else:
             return
-        raise InvalidRequest([FieldViolation("return_to", problem)])
+        raise InvalidRequest.of("return_to", problem)
 
     async def _find(self, state: str, kind: str) -> PendingAuthorization:
         pending = await self._authorizations.find(state)
@@ -332,11 +328,7 @@ class Authorizations:
     async def _consume_for(
         self, call: Call, state: str, kind: AuthorizationKind, user_email: str = ""
     ) -> PendingAuthorization:
-        """Find and consume an authorization or ticket that was issued to the caller, for `user_email` if it is set.
-
-        Raises:
-            InvalidState: The authorization is unknown, used or expired, is bound to a browser, or was issued to a different caller.
-        """
+        """Find and consume an authorization or ticket that was issued to the caller, for `user_email` if it is set."""
         pending = await self._find(state, kind)
         if (
             pending.browser_key is not None

@@ -23,11 +23,7 @@ class PendingLimits:
         self._cleaned_at = clock.monotonic()
 
     def add(self, caller: str, user_email: str) -> None:
-        """Add a pending authorization.
-
-        Raises:
-            ServerOverloaded: A limit is reached.
-        """
+        """Add a pending authorization; raise ServerOverloaded if a limit is reached."""
         now = self._clock.monotonic()
         self._clean(now)
         for key, limit in ((("caller", caller), self._per_caller), (("user", user_email), self._per_user)):

@@ -17,7 +17,6 @@ class PendingAuthorization:
     Attributes:
         kind: `authorization`: the user may consent. `ticket`: the user has consented, and the caller may redeem the ticket. `view`: the
             user's browser may display the result. `used`: already consumed.
-        code_verifier: The PKCE code verifier (RFC 7636).
         options: The caller's options, returned with the result, as JSON.
         initiated_by: Identity of the caller that started the authorization. Only this caller may complete it.
         owner: Identity of the member who will own the connection, or None.

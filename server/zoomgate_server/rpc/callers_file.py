@@ -56,11 +56,7 @@ def load(path: Path, methods: Collection[str]) -> dict[str, Principal]:
 
 
 def parse(text: str, name: str, methods: Collection[str]) -> dict[str, Principal]:
-    """Parse the content of a callers file; see `load`. Error messages refer to the file as `name`.
-
-    Raises:
-        CallersError: The text is invalid. `problems` lists all problems.
-    """
+    """Parse the content of a callers file; see `load`. Error messages refer to the file as `name`."""
     try:
         content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

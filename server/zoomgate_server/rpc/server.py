@@ -61,11 +61,7 @@ _log = logs.get("zoomgate.app")
 
 
 def new_server(*, shared_port: bool) -> grpc.aio.Server:
-    """Create a server.
-
-    Args:
-        shared_port: Whether other processes can listen on the same port.
-    """
+    """Create a server; `shared_port` lets other processes listen on the same port."""
     # disabled unless needed; otherwise, two unrelated servers could share a port unnoticed
     return grpc.aio.server(options=[*SERVER_OPTIONS, ("grpc.so_reuseport", int(shared_port))])
 

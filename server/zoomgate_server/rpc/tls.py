@@ -24,14 +24,7 @@ class TlsError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class CertificatePair:
-    """A certificate chain and its private key in PEM format.
-
-    Attributes:
-        key: The private key.
-        chain: The certificate chain, starting with the server's own certificate.
-        names: The host names and addresses for which the certificate is valid.
-        not_after: The expiry time of the certificate.
-    """
+    """A certificate chain, which starts with the server's own certificate, and its private key, both in PEM format."""
 
     key: bytes = field(repr=False)
     chain: bytes = field(repr=False)
@@ -87,11 +80,8 @@ class ReloadingCertificate:
     An unusable pair with unchanged files is read again after `RETRY_SECONDS`, since it may have become valid or readable.
 
     Args:
-        cert_path: The certificate file.
-        key_path: The key file.
         on_change: Called with None after a new pair was loaded, or with the reason why the pair is unusable. A reason is reported once per
             change of the files.
-        now: Function that returns the current time.
 
     Raises:
         TlsError: The initial pair cannot be used.

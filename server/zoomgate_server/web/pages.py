@@ -15,14 +15,7 @@ from zoomgate_server.web.scopes import describe_scopes
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The text of a result page. `{app}` is replaced by the name of the app.
-
-    Attributes:
-        status: The HTTP status.
-        title: The heading.
-        text: The consequences for the user.
-        next: The suggested next step.
-    """
+    """The text of a result page. `{app}` is replaced by the name of the app."""
 
     status: int
     title: str
@@ -129,7 +122,6 @@ class Pages:
     """Renderer of the pages with the name and color of one brand.
 
     Args:
-        brand_name: The name by which users know the app.
         brand_color: #rrggbb. Text on it is black or white, whichever has the higher contrast.
     """
 
@@ -159,9 +151,7 @@ class Pages:
         """Return the result page of an outcome.
 
         Args:
-            outcome: The outcome to show.
             user_email: The email address of the user who must consent; empty if this browser must not see the address.
-            scopes: The granted scopes.
         """
         parts = [f"<p>{self._text(outcome.text)}</p>"]
         if user_email and outcome.status == 200:

@@ -17,7 +17,6 @@ from zoomgate_server.authorization.flow import Authorizations
 from zoomgate_server.errors import (
     AppCredentialsRejected,
     CodeRefused,
-    FieldViolation,
     IdentityMismatch,
     InvalidRequest,
     InvalidState,
@@ -84,7 +83,6 @@ class Timing:
     Attributes:
         open_timeout: Maximum time that the consent pages wait while the service is starting. Zoom delivers a code only once, so an
             immediate failure would lose the code.
-        webhooks: The timing of the webhook endpoint.
     """
 
     open_timeout: float = 10.0
@@ -97,7 +95,6 @@ class WebServer:
     The server can start before the store is available. `/healthz` then succeeds immediately, and `/readyz` reports what is missing.
 
     Args:
-        metrics: The metrics served at `/metrics`. HTTP requests are also counted in these metrics.
         webhooks_enabled: Whether a webhook secret is configured. Without one, `/webhooks/zoom` returns 404.
         secure: Whether browsers use https. With https, the cookie is `Secure` with the `__Host-` prefix, and HSTS is enabled.
         trusted_proxies: The networks of the reverse proxies. If any are configured, the `/oauth/` pages are served only through them,
@@ -319,11 +316,7 @@ class WebServer:
         )
 
     async def _when_open(self) -> Authorizations:
-        """Return the authorization flow, waiting up to `open_timeout` while the service is starting.
-
-        Raises:
-            StoreUnavailable: The service is still starting.
-        """
+        """Return the authorization flow; wait up to `open_timeout`, then raise StoreUnavailable, while the service is starting."""
         try:
             async with asyncio.timeout(self._timing.open_timeout):
                 await self._opened.wait()
@@ -340,18 +333,12 @@ class WebServer:
 
 
 def _parameter(request: web.Request, name: str, *, required: bool = True) -> str:
-    """Return a query parameter, or an empty string if it is optional and absent.
-
-    Raises:
-        InvalidRequest: The parameter is required and absent, or it is empty, repeated or too long.
-    """
+    """Return a query parameter; an absent one is an empty string unless it is required. Reject empty, repeated and long values."""
     values = request.query.getall(name, [])
     if not values and not required:
         return ""
     if len(values) != 1 or not 0 < len(values[0]) <= MAX_PARAMETER:
-        raise InvalidRequest(
-            [FieldViolation(name, f"must be sent once, with 1 to {MAX_PARAMETER} characters")]
-        )
+        raise InvalidRequest.of(name, f"must be sent once, with 1 to {MAX_PARAMETER} characters")
     return values[0]
 
 

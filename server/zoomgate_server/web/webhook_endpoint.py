@@ -26,11 +26,7 @@ class Timing:
 async def handle(
     webhooks: WebhookReceiver, request: web.Request, client: str, timing: Timing
 ) -> web.Response:
-    """Return the response to a webhook request.
-
-    Args:
-        client: The address of the sender, for the log.
-    """
+    """Return the response to a webhook request. `client` is the address of the sender, for the log."""
     headers = request.headers
     try:
         stamp = webhooks.stamp(
@@ -55,11 +51,7 @@ def _reject(webhooks: WebhookReceiver, rejection: WebhookRejected, client: str) 
 
 
 async def _read_body(request: web.Request, max_seconds: float) -> bytes:
-    """Return the request body, read within `max_seconds`.
-
-    Raises:
-        WebhookRejected: The body is too large, too slow, or incomplete.
-    """
+    """Return the request body, read within `max_seconds`."""
     if (request.content_length or 0) > MAX_BODY:
         raise WebhookRejected(Rejection.TOO_LARGE)
     body = bytearray()

@@ -239,11 +239,7 @@ class WebhookReceiver:
         return _RETRY_LATER if outcome in ("store_unavailable", "record_error") else _ACCEPTED
 
     def record_rejection(self, reason: Rejection, client: str) -> None:
-        """Count and audit a rejected event, and log it unless many were logged recently.
-
-        Args:
-            client: The address of the sender.
-        """
+        """Count and audit a rejected event, and log it unless many were logged recently."""
         self._count(reason)
         self._audit(AuditEvent("webhook.rejected", reason.value, "", Actor(), details={"client": client}))
         now = self._clock.monotonic()
@@ -257,11 +253,7 @@ class WebhookReceiver:
         _log.warning("webhook.rejected", reason=reason.value, client=client, suppressed=suppressed)
 
     def _signing_key(self, stamp: SignatureHeaders, body: bytes) -> bytes:
-        """Return the secret with which an event was signed.
-
-        Raises:
-            WebhookRejected: No secret matches the signature.
-        """
+        """Return the secret with which an event was signed."""
         message = b"v0:%s:%s" % (stamp.text.encode(), body)
         for key in self._keys:
             expected = "v0=" + hmac.digest(key, message, "sha256").hex()

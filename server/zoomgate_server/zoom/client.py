@@ -53,8 +53,6 @@ class ZoomClient:
 
     Args:
         api_url: The base URL of the API, such as `https://api.zoom.us/v2`. Requests to URLs that are not below it are rejected.
-        user_agent: The `User-Agent` header.
-        max_response_bytes: The limit for decompressed response bodies.
     """
 
     def __init__(
@@ -75,11 +73,7 @@ class ZoomClient:
         await self._session.close()
 
     async def send(self, request: ZoomRequest, access_token: str, *, timeout: float) -> ZoomResponse:
-        """Send a request and return any complete response, regardless of its status. Redirects are not followed.
-
-        Args:
-            request: The request; its target must have been validated.
-            timeout: Seconds for the whole call.
+        """Send a request to a validated target, and return any complete response, whatever its status. Redirects are not followed.
 
         Raises:
             DeadlineTooShort: Less than 0.3 seconds are left; nothing was sent.

@@ -8,7 +8,7 @@ for malformed responses.
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 import aiohttp
@@ -47,7 +47,8 @@ _REJECTED_ERRORS = frozenset({"invalid_grant"})
 _REJECTED_CODES = frozenset({"4711", "4733", "4734", "4735", "4737", "4738", "4740", "4741"})
 _REJECTED_REASON = "invalid token"
 
-_Outcome = TypeVar("_Outcome")
+_Response = tuple[int, Mapping[str, str], bytes]
+"""The status, headers and body of a complete response."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +70,8 @@ class OAuthClient:
     It must be created in the event loop that uses it, and closed.
 
     Args:
-        oauth_url: The base URL, such as `https://zoom.us/oauth`.
-        api_url: The configured API URL, which token responses may contain.
-        client_id: The client ID of the Zoom app.
         client_secrets: The client secrets, newest first. An older one is used if Zoom rejects a newer one.
         redirect_uri: The redirect URI exactly as registered with Zoom.
-        user_agent: The `User-Agent` header.
-        wall: A function that returns the Unix time in seconds.
     """
 
     def __init__(
@@ -141,34 +137,27 @@ class OAuthClient:
 
     async def revoke(self, token: str) -> RevokeOutcome:
         """Revoke an access or refresh token. A token that Zoom does not know is treated as revoked (RFC 7009, section 2.2)."""
-        return await self._send("revoke", {"token": token}, _classify_revocation)
+        response = await self._send("revoke", {"token": token})
+        return response if isinstance(response, NotSent | Unknown) else _classify_revocation(*response)
 
     async def _token(self, form: Mapping[str, str]) -> TokenOutcome:
-        def classify_response(status: int, headers: Mapping[str, str], body: bytes) -> TokenOutcome:
-            return classify(status, headers, body, api_origin=self._api_origin, wall=self._wall)
+        response = await self._send("token", form)
+        if isinstance(response, NotSent | Unknown):
+            return response
+        return classify(*response, api_origin=self._api_origin, wall=self._wall)
 
-        return await self._send("token", form, classify_response)
-
-    async def _send(
-        self,
-        endpoint: str,
-        form: Mapping[str, str],
-        classify_response: Callable[[int, Mapping[str, str], bytes], _Outcome],
-    ) -> _Outcome | AppRejected | NotSent | Unknown:
+    async def _send(self, endpoint: str, form: Mapping[str, str]) -> _Response | NotSent | Unknown:
         """Send a form, again with an older secret only after `invalid_client`, which leaves the code or token unused."""
-        outcome: _Outcome | AppRejected | NotSent | Unknown = AppRejected("no client secret")
+        response: _Response | NotSent | Unknown = NotSent("no client secret")
         for secret in self._secrets:
             response = await self._post(endpoint, form, secret)
-            if isinstance(response, NotSent | Unknown):
-                return response
-            outcome = classify_response(*response)
-            if not isinstance(outcome, AppRejected) or outcome.code != "invalid_client":
-                return outcome
-        return outcome
+            if isinstance(response, NotSent | Unknown) or not _is_invalid_client(*response):
+                break
+        return response
 
     async def _post(
         self, endpoint: str, form: Mapping[str, str], secret: str
-    ) -> tuple[int, Mapping[str, str], bytes] | NotSent | Unknown:
+    ) -> _Response | NotSent | Unknown:
         """Send a form and read the complete response."""
         if self._session.closed:  # a call may still be running after the drain timeout
             return NotSent("the client was closed")
@@ -221,8 +210,12 @@ def _classify_error(
     if status in (400, 401) and (
         error in _REJECTED_ERRORS or code in _REJECTED_CODES or reason.lower().startswith(_REJECTED_REASON)
     ):
-        return Rejected(code or error, reason[:200])
+        return Rejected(code or error)
     return Throttled(retry_after.DEFAULT_SECONDS)
+
+
+def _is_invalid_client(status: int, _: Mapping[str, str], body: bytes) -> bool:
+    return status != 429 and _classify_error(status, _json_object(body)) == AppRejected("invalid_client")
 
 
 def _classify_revocation(status: int, _: Mapping[str, str], body: bytes) -> RevokeOutcome:

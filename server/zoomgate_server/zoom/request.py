@@ -23,8 +23,6 @@ class ZoomRequest:
     Attributes:
         method: GET, POST, PUT, PATCH or DELETE.
         headers: Headers in addition to those of the client; names from `ALLOWED_HEADERS`.
-        body: The request body, or None.
-        content_type: The content type of the body, or None without a body.
     """
 
     method: str
@@ -40,7 +38,6 @@ class ZoomResponse:
 
     Attributes:
         headers: The headers that are useful to callers, with lower-case names.
-        body: The decompressed body.
     """
 
     status: int

@@ -21,7 +21,6 @@ class Issued:
 
     Attributes:
         refresh_token: The next refresh token, or None if the old refresh token stays valid (RFC 6749, section 6).
-        token_type: `bearer`.
         scope: Granted scopes, separated by spaces.
         api_url: The API URL in the response, or empty.
         expires_in: Seconds, between 60 and 86,400.
@@ -37,15 +36,9 @@ class Issued:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A permanent rejection of the authorization code or refresh token.
-
-    Attributes:
-        code: Zoom's numeric code, or OAuth's error name.
-        reason: Zoom's own message, at most 200 characters, or empty.
-    """
+    """A permanent rejection of the authorization code or refresh token, with Zoom's numeric code or OAuth's error name."""
 
     code: str
-    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +74,6 @@ class BadResponse:
     """A response with unusable content, such as a token for an unknown API URL.
 
     Attributes:
-        detail: A description of the problem.
         issued: The tokens, without the API URL, if only the API URL is invalid. They are valid and must be revoked or stored.
     """
 

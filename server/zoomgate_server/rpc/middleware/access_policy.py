@@ -94,9 +94,6 @@ def check_user(principal: Principal, path: str, user_email: str) -> None:
     """Check that a caller may act for a user with the given canonical address.
 
     No data is read, so the result does not depend on whether the user exists.
-
-    Raises:
-        CallerNotAllowed: The caller, or the member on whose behalf it calls, may not act for the user.
     """
     if not may_act_for(principal, path, user_email):
         raise _not_allowed(path)

@@ -64,33 +64,14 @@ class Timing:
 
 
 class CallerKeys:
-    """Lookup of callers by their static keys.
-
-    Args:
-        keys: The callers by the SHA-256 of their keys, in lower-case hex digits.
-    """
+    """Lookup of callers by their static keys. `keys` maps the SHA-256 of each key, in lower-case hex digits, to its caller."""
 
     def __init__(self, keys: Mapping[str, Principal]) -> None:
         self._keys = keys
-        self._accepted: dict[str, Principal] = {}
 
     def find(self, key: str) -> Principal | None:
         """Return the caller with a key, or None. Only digests are compared, so timing reveals nothing about the keys."""
         return self._keys.get(hashlib.sha256(key.encode()).hexdigest())
-
-    def bearer(self, credential: str) -> Principal | None:
-        """Return the caller with a bearer credential, or None.
-
-        Accepted credentials are cached, so that each spelling (`Bearer`, `bearer`) of a key is hashed only once.
-        """
-        cached = self._accepted.get(credential)
-        if cached is not None:
-            return cached
-        match = _BEARER.fullmatch(credential)
-        principal = None if match is None else self.find(match.group(1))
-        if principal is not None:
-            self._accepted[credential] = principal
-        return principal
 
 
 class Authentication:
@@ -98,7 +79,6 @@ class Authentication:
 
     Args:
         anonymous: The principal of calls without a credential. If None, such calls are rejected.
-        audit: Receives an event for every rejected call.
     """
 
     def __init__(
@@ -164,12 +144,7 @@ class Authentication:
     def _recheck(
         self, credentials: Sequence[str | bytes], members: Sequence[str | bytes], path: str, user_email: str
     ) -> bool:
-        """Check the credential and policy of a running stream again, and return whether the caller may see a user.
-
-        Raises:
-            CallerUnauthenticated: The credential is no longer valid.
-            CallerNotAllowed: The caller may no longer call the method.
-        """
+        """Check the credential and policy of a running stream again, and return whether the caller may see a user."""
         principal = self._with_member(self._authenticate(credentials), members)
         access_policy.check_method(principal, path)
         return access_policy.may_act_for(principal, path, user_email)
@@ -181,11 +156,12 @@ class Authentication:
             return self._anonymous
         if len(credentials) > 1:
             raise _unauthenticated("multiple authorization entries")
-        credential = credentials[0] if isinstance(credentials[0], str) else ""
-        principal = self._keys.bearer(credential)
+        match = _BEARER.fullmatch(credentials[0]) if isinstance(credentials[0], str) else None
+        if match is None:
+            raise _unauthenticated("malformed key")
+        principal = self._keys.find(match.group(1))
         if principal is None:
-            well_formed = _BEARER.fullmatch(credential) is not None
-            raise _unauthenticated("unknown key" if well_formed else "malformed key")
+            raise _unauthenticated("unknown key")
         return principal
 
     def _with_member(self, principal: Principal, members: Sequence[str | bytes]) -> Principal:

@@ -65,11 +65,7 @@ class Timing:
 
 
 class Pipeline:
-    """A sequence of stages that wraps every registered handler; the server argument of the generated `add_…Servicer_to_server` functions.
-
-    Args:
-        stages: The stages, outermost first.
-    """
+    """A sequence of stages, outermost first, around every handler. It is the server argument of `add_…Servicer_to_server`."""
 
     def __init__(self, server: grpc.aio.Server, stages: Sequence[Stage], timing: Timing = Timing()) -> None:
         self._server = server

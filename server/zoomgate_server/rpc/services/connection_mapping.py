@@ -49,11 +49,7 @@ def states(numbers: Collection[connection_pb2.Connection.State.ValueType]) -> tu
 
 
 def token(access_token: AccessToken, clock: Clock, *, refresh_token: bool) -> auth_service_pb2.Token:
-    """Return a token as a message.
-
-    Args:
-        refresh_token: Whether to include the refresh token.
-    """
+    """Return a token as a message, with or without the refresh token."""
     remaining = max(0.0, access_token.expires - clock.monotonic())
     return auth_service_pb2.Token(
         access_token=access_token.tokens.access_token,

@@ -39,12 +39,12 @@ class MappingRules:
     Attributes:
         names: The JSON keys of fields whose names differ.
         separators: The separators of repeated fields that JSON represents as a single string.
-        enums: For each enum name, the JSON value of each enum number.
+        enums: For each enum, the JSON values by the names of the enum values without their common prefix.
     """
 
     names: Mapping[str, str]
     separators: Mapping[str, str]
-    enums: Mapping[str, Mapping[int, int | str]]
+    enums: Mapping[str, Mapping[str, int | str]]
 
 
 _Convert = Callable[[Any], Any]
@@ -112,12 +112,7 @@ class MessageConverter:
         return arguments
 
     def json(self, message: Message, path: str, violations: Violations) -> dict[str, Any]:
-        """Return the set fields of a message as a JSON object.
-
-        Args:
-            path: The path of the message in the request, for violations.
-            violations: Receives violations in `additional_fields`.
-        """
+        """Return the set fields of a message as a JSON object. `path` is the path of the message in the request, for violations."""
         data: dict[str, Any] = {}
         for field, value in message.ListFields():
             if field.name == ADDITIONAL:
@@ -152,8 +147,12 @@ def _conversion(field: FieldDescriptor, conventions: MappingRules) -> _Conversio
         split = _split_numbers if field.cpp_type == FieldDescriptor.CPPTYPE_INT32 else _split
         return _Conversion(str, split, _join(separator))
     if field.enum_type is not None:
-        words = conventions.enums[_short_name(field.enum_type)]
-        numbers = {word: number for number, word in words.items()}
+        prefix = field.enum_type.values_by_number[0].name.removesuffix("UNSPECIFIED")
+        numbers = {
+            word: field.enum_type.values_by_name[prefix + name].number
+            for name, word in conventions.enums[_short_name(field.enum_type)].items()
+        }
+        words = {number: word for word, number in numbers.items()}
         return _Conversion(type(next(iter(numbers))), numbers.__getitem__, words.__getitem__)
     match field.cpp_type:
         case FieldDescriptor.CPPTYPE_MESSAGE:

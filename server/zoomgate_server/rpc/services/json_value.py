@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 from google.protobuf import struct_pb2
 
-from zoomgate_server.errors import FieldViolation, InvalidRequest
+from zoomgate_server.errors import InvalidRequest
 
 MAX_EXACT = 2**53
 MAX_DEPTH = 30
@@ -24,8 +24,6 @@ def fill(target: struct_pb2.Value, data: Any, depth: int = MAX_DEPTH, *, lossles
     """Store parsed JSON in a `Value`.
 
     Args:
-        target: An unset value.
-        depth: The maximum nesting depth.
         lossless: Whether to store integers outside ±2^53 as strings of digits, and values nested too deeply as JSON text. Otherwise, such
             integers become the nearest double.
 
@@ -72,11 +70,6 @@ def parse(body: bytes) -> struct_pb2.Value | None:
 def plain(value: struct_pb2.Value, field: str = "", *, max_depth: int = MAX_DEPTH, depth: int = 0) -> Any:
     """Return a `Value` as a Python object that can be encoded as JSON. Whole numbers become integers.
 
-    Args:
-        field: The path of the value in the request, for violations.
-        max_depth: The maximum nesting depth.
-        depth: The depth at which the value is nested.
-
     Raises:
         InvalidRequest: A number is not finite, an integer is outside ±2^53, a value is unset, or the value is nested too deeply.
     """
@@ -98,7 +91,7 @@ def plain(value: struct_pb2.Value, field: str = "", *, max_depth: int = MAX_DEPT
                 for index, item in enumerate(value.list_value.values)
             ]
         case _:
-            raise _violation(
+            raise InvalidRequest.of(
                 field,
                 "contains an unset value; send null, a boolean, a number, a string, an object or a list",
             )
@@ -117,12 +110,12 @@ def plain_struct(
 
 def _number(number: float, field: str) -> int | float:
     if not math.isfinite(number):
-        raise _violation(
+        raise InvalidRequest.of(
             field, "contains a number that is not finite, which JSON does not support; send a string or null"
         )
     if number.is_integer():
         if abs(number) > MAX_EXACT:
-            raise _violation(
+            raise InvalidRequest.of(
                 field,
                 "contains an integer outside ±2^53, which would lose precision; "
                 "send it as a string, or use the field raw of a proxy request",
@@ -133,8 +126,4 @@ def _number(number: float, field: str) -> int | float:
 
 def _check_depth(field: str, depth: int, max_depth: int) -> None:
     if depth >= max_depth:
-        raise _violation(field, f"is nested too deeply; send at most {max_depth} levels")
-
-
-def _violation(field: str, description: str) -> InvalidRequest:
-    return InvalidRequest([FieldViolation(field, description)])
+        raise InvalidRequest.of(field, f"is nested too deeply; send at most {max_depth} levels")

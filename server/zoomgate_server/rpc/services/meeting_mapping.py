@@ -3,21 +3,12 @@
 from typing import Any
 
 import orjson
-from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 
 from zoomgate.v1 import meeting_pb2 as pb
 from zoomgate_server.errors import ZoomBadResponse
 from zoomgate_server.rpc.services.json_mapping import MappingRules, MessageConverter
 from zoomgate_server.rpc.services.validation import Violations
 
-
-def _numbers(enum: Any, prefix: str, **values: int | str) -> dict[int, int | str]:
-    """Return a mapping from enum numbers to Zoom's values. Keyword names are enum names without the prefix."""
-    wrapper: EnumTypeWrapper = enum
-    return {wrapper.Value(f"{prefix}_{name}"): value for name, value in values.items()}
-
-
-_Settings = pb.MeetingSettings
 CONVENTIONS = MappingRules(
     names={
         "Meeting.create_time": "created_at",
@@ -35,57 +26,35 @@ CONVENTIONS = MappingRules(
         "Recurrence.weekly_days": ",",
     },
     enums={
-        "MeetingType": _numbers(
-            pb.MeetingType,
-            "MEETING_TYPE",
-            INSTANT=1,
-            SCHEDULED=2,
-            RECURRING_NO_FIXED_TIME=3,
-            PERSONAL_ROOM=4,
-            RECURRING_FIXED_TIME=8,
-            SCREEN_SHARE_ONLY=10,
-        ),
-        "MeetingStatus": _numbers(pb.MeetingStatus, "MEETING_STATUS", WAITING="waiting", STARTED="started"),
-        "CreationSource": _numbers(
-            pb.CreationSource, "CREATION_SOURCE", OTHER="other", OPEN_API="open_api", WEB_PORTAL="web_portal"
-        ),
-        "Recurrence.Type": _numbers(pb.Recurrence.Type, "TYPE", DAILY=1, WEEKLY=2, MONTHLY=3),
-        "Occurrence.Status": _numbers(
-            pb.Occurrence.Status, "STATUS", AVAILABLE="available", DELETED="deleted"
-        ),
-        "MeetingSettings.ApprovalType": _numbers(
-            _Settings.ApprovalType, "APPROVAL_TYPE", AUTOMATIC=0, MANUAL=1, NONE=2
-        ),
-        "MeetingSettings.RegistrationType": _numbers(
-            _Settings.RegistrationType,
-            "REGISTRATION_TYPE",
-            ALL_OCCURRENCES=1,
-            EACH_OCCURRENCE=2,
-            CHOSEN_OCCURRENCES=3,
-        ),
-        "MeetingSettings.Audio": _numbers(
-            _Settings.Audio,
-            "AUDIO",
-            BOTH="both",
-            TELEPHONY="telephony",
-            VOIP="voip",
-            THIRD_PARTY="thirdParty",
-        ),
-        "MeetingSettings.AutoRecording": _numbers(
-            _Settings.AutoRecording, "AUTO_RECORDING", LOCAL="local", CLOUD="cloud", NONE="none"
-        ),
-        "MeetingSettings.EncryptionType": _numbers(
-            _Settings.EncryptionType, "ENCRYPTION_TYPE", ENHANCED="enhanced_encryption", END_TO_END="e2ee"
-        ),
-        "MeetingSettings.CalendarType": _numbers(
-            _Settings.CalendarType, "CALENDAR_TYPE", OUTLOOK=1, GOOGLE=2
-        ),
-        "MeetingSettings.WaitingRoomOptions.Mode": _numbers(
-            _Settings.WaitingRoomOptions.Mode, "MODE", FOLLOW_SETTING="follow_setting", CUSTOM="custom"
-        ),
-        "MeetingSettings.CountryRestriction.Method": _numbers(
-            _Settings.CountryRestriction.Method, "METHOD", APPROVE="approve", DENY="deny"
-        ),
+        "MeetingType": {
+            "INSTANT": 1,
+            "SCHEDULED": 2,
+            "RECURRING_NO_FIXED_TIME": 3,
+            "PERSONAL_ROOM": 4,
+            "RECURRING_FIXED_TIME": 8,
+            "SCREEN_SHARE_ONLY": 10,
+        },
+        "MeetingStatus": {"WAITING": "waiting", "STARTED": "started"},
+        "CreationSource": {"OTHER": "other", "OPEN_API": "open_api", "WEB_PORTAL": "web_portal"},
+        "Recurrence.Type": {"DAILY": 1, "WEEKLY": 2, "MONTHLY": 3},
+        "Occurrence.Status": {"AVAILABLE": "available", "DELETED": "deleted"},
+        "MeetingSettings.ApprovalType": {"AUTOMATIC": 0, "MANUAL": 1, "NONE": 2},
+        "MeetingSettings.RegistrationType": {
+            "ALL_OCCURRENCES": 1,
+            "EACH_OCCURRENCE": 2,
+            "CHOSEN_OCCURRENCES": 3,
+        },
+        "MeetingSettings.Audio": {
+            "BOTH": "both",
+            "TELEPHONY": "telephony",
+            "VOIP": "voip",
+            "THIRD_PARTY": "thirdParty",
+        },
+        "MeetingSettings.AutoRecording": {"LOCAL": "local", "CLOUD": "cloud", "NONE": "none"},
+        "MeetingSettings.EncryptionType": {"ENHANCED": "enhanced_encryption", "END_TO_END": "e2ee"},
+        "MeetingSettings.CalendarType": {"OUTLOOK": 1, "GOOGLE": 2},
+        "MeetingSettings.WaitingRoomOptions.Mode": {"FOLLOW_SETTING": "follow_setting", "CUSTOM": "custom"},
+        "MeetingSettings.CountryRestriction.Method": {"APPROVE": "approve", "DENY": "deny"},
     },
 )
 """All differences between Zoom's JSON and the messages."""

@@ -87,11 +87,7 @@ _INTERVALS = {
 
 
 def check_target(request: GetMeetingRequest | DeleteMeetingRequest) -> None:
-    """Validate the fields that identify a meeting: user, meeting ID and occurrence ID.
-
-    Raises:
-        InvalidRequest: Fields are invalid. `violations` lists all of them.
-    """
+    """Validate the fields that identify a meeting: user, meeting ID and occurrence ID."""
     violations = Violations()
     violations.user_email(request.user_email)
     if not 1 <= request.meeting_id <= MAX_MEETING_ID:

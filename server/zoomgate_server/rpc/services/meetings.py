@@ -5,7 +5,6 @@ from typing import Any
 
 import orjson
 
-from zoomgate.v1 import meeting_pb2
 from zoomgate.v1 import meetings_service_pb2 as pb
 from zoomgate.v1.meetings_service_pb2_grpc import MeetingsServiceServicer
 from zoomgate_server.call_context import current_call
@@ -63,8 +62,11 @@ class MeetingsService(MeetingsServiceServicer):
 
     def _with_defaults(self, details: dict[str, Any]) -> dict[str, Any]:
         """Return a meeting's details, with defaults for unset properties."""
-        kinds = meeting_mapping.CONVENTIONS.enums["MeetingType"]
-        return {"type": kinds[meeting_pb2.MEETING_TYPE_SCHEDULED], **self._defaults, **details}
+        return {
+            "type": meeting_mapping.CONVENTIONS.enums["MeetingType"]["SCHEDULED"],
+            **self._defaults,
+            **details,
+        }
 
 
 def _optional_flag(request: Any, field: str) -> bool | None:

@@ -48,14 +48,7 @@ class ProxyService(ProxyServiceServicer):
         return _response(response, parse_json=request.parse_json)
 
     def _zoom_request(self, method: str, request: Any, call: Call) -> ZoomRequest:
-        """Validate a request and return the call to send to Zoom.
-
-        Raises:
-            InvalidPath: The path is invalid. `violations` also lists the violations in other fields.
-            HeaderNotAllowed: A header is not allowed. `violations` also lists the violations in other fields.
-            InvalidRequest: Other fields are invalid. `violations` lists all of them.
-            CallerNotAllowed: The caller may not use this path.
-        """
+        """Validate a request and return the call to send to Zoom. Invalid paths and headers have their own error class."""
         violations = Violations()
         violations.user_email(request.user_email)
         error: type[InvalidRequest] = InvalidRequest

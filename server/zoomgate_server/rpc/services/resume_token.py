@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Collection
 
-from zoomgate_server.errors import FieldViolation, InvalidPageToken, InvalidResumeToken
+from zoomgate_server.errors import InvalidPageToken, InvalidResumeToken
 from zoomgate_server.rpc.services.page_token import PageTokens
 from zoomgate_server.watch.watchers import Position
 
@@ -11,12 +11,7 @@ _PURPOSE = "WatchConnections"
 
 
 class ResumeTokens:
-    """A creator and verifier of the resume tokens of a watch.
-
-    Args:
-        identity: The identity of the caller.
-        user_emails: The watched users, in any order.
-    """
+    """A creator and verifier of the resume tokens of a caller's watch of these users."""
 
     def __init__(self, page_tokens: PageTokens, identity: str, user_emails: Collection[str]) -> None:
         self._page_tokens = page_tokens
@@ -39,12 +34,8 @@ class ResumeTokens:
         try:
             watermark, space, after = self._page_tokens.read(token, *self._bound_to).partition(" ")
         except InvalidPageToken:
-            raise InvalidResumeToken(
-                [
-                    FieldViolation(
-                        "resume_token",
-                        "was not issued to this caller for these user_emails; send the resume_token of the last event, or leave it empty",
-                    )
-                ]
+            raise InvalidResumeToken.of(
+                "resume_token",
+                "was not issued to this caller for these user_emails; send the resume_token of the last event, or leave it empty",
             ) from None
         return Position(float(watermark), after if space else None)

@@ -53,21 +53,13 @@ class Violations:
                 self.add(field + violation.field, violation.description)
 
     def raise_if_any(self, error: type[InvalidRequest] | None = None) -> None:
-        """Reject the request if there are violations.
-
-        Raises:
-            InvalidRequest: There are violations; `error` is the class to raise.
-        """
+        """Reject the request with an InvalidRequest, or the given subclass, if there are violations."""
         if self._violations:
             raise (error or self._error)(self._violations)
 
 
 def check_user_email(value: str) -> None:
-    """Check the only field of a request.
-
-    Raises:
-        InvalidRequest: The address is not in canonical form.
-    """
+    """Check the only field of a request; raise InvalidRequest if it is not an address in canonical form."""
     problem = addresses.problem(value)
     if problem is not None:
-        raise InvalidRequest([FieldViolation("user_email", problem)])
+        raise InvalidRequest.of("user_email", problem)
