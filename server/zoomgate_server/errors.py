@@ -65,10 +65,11 @@ class InvalidRequest(ZoomgateError):
 
     def __init__(self, violations: Sequence[FieldViolation]) -> None:
         self.violations = tuple(violations)
+        message = "; ".join(
+            f"{violation.field}: {violation.description}" for violation in self.violations[:5]
+        )
         super().__init__(
-            "; ".join(f"{violation.field}: {violation.description}" for violation in self.violations[:5])[
-                :1000
-            ],
+            message[:1000],
             metadata={"fields": ",".join(violation.field for violation in self.violations)[:500]},
         )
 

@@ -31,12 +31,9 @@ from zoomgate_server.errors import (
     ZoomgateError,
 )
 from zoomgate_server.storage.record_store import StoreError
-from zoomgate_server.telemetry import logs
 from zoomgate_server.telemetry.background_tasks import TaskSet
 from zoomgate_server.zoom.oauth import OAuthClient
 from zoomgate_server.zoom.token_outcome import BadResponse, Rejected, issued_or_raise
-
-_log = logs.get("zoomgate.authorizations")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +47,8 @@ class StartedAuthorization:
 
 @dataclass(frozen=True, slots=True)
 class CompletedAuthorization:
-    """A successful authorization.
+    """A successful authorization. `options` are the options passed to `begin`, as JSON."""
 
-    Attributes:
-        options: The options passed to `begin`, as JSON.
-    """
-
-    user_email: str
     options: str
     connection: ConnectionRecord
 
@@ -78,12 +70,7 @@ class BrowserResult:
 
 @dataclass(frozen=True, slots=True)
 class BrowserView:
-    """The result of a consent, limited to what may be displayed in the user's browser.
-
-    Attributes:
-        user_email: The user to connect.
-        scopes: The granted scopes; empty without an active connection.
-    """
+    """The result of a consent, as displayed in the user's browser. `scopes` is empty without an active connection."""
 
     user_email: str
     scopes: tuple[str, ...]
@@ -120,7 +107,6 @@ class Authorizations:
         self._account_linker = account_linker
         self._oauth = oauth
         self._revoke_unused = revoke_unused
-        self._clock = clock
         self._audit = audit
         self._return_to = return_to
         self._start_url = start_url_of(redirect_uri)
@@ -195,7 +181,7 @@ class Authorizations:
         """
         pending = await self._consume_for(call, state, "authorization")
         record = await self._exchange_for(call, code, pending.code_verifier, pending.user_email)
-        return CompletedAuthorization(pending.user_email, pending.options, record)
+        return CompletedAuthorization(pending.options, record)
 
     async def redeem(self, call: Call, ticket: str) -> CompletedAuthorization:
         """Return the result of an authorization that the callback completed. The ticket is single-use.
@@ -208,7 +194,7 @@ class Authorizations:
         record, _ = await self._connections.read(pending.user_email)
         if record is None:
             raise _invalid_state()
-        return CompletedAuthorization(pending.user_email, pending.options, record)
+        return CompletedAuthorization(pending.options, record)
 
     async def callback(self, state: str, code: str, cookie: str) -> BrowserResult:
         """Process a redirect from Zoom to the service's own callback.

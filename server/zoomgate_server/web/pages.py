@@ -171,12 +171,14 @@ class Pages:
 
     def _granted(self, scopes: Iterable[str]) -> str:
         sentences, others = describe_scopes(scopes)
-        items = "".join(f"<li>{escape(text)}</li>" for text in sentences)
-        if not others:
-            return f"<h2>{escape(self._app)} can</h2><ul>{items}</ul>"
-        rest = "".join(f"<li><code>{escape(scope)}</code></li>" for scope in others)
-        more = f"<p>Other Zoom permissions:</p><ul>{rest}</ul>" if sentences else f"<ul>{rest}</ul>"
-        return f"<h2>{escape(self._app)} can</h2>{f'<ul>{items}</ul>' if sentences else ''}{more}"
+        parts = [f"<h2>{escape(self._app)} can</h2>"]
+        if sentences:
+            parts.append(_list(escape(text) for text in sentences))
+        if sentences and others:
+            parts.append("<p>Other Zoom permissions:</p>")
+        if others:
+            parts.append(_list(f"<code>{escape(scope)}</code>" for scope in others))
+        return "".join(parts)
 
     def _text(self, text: str) -> str:
         return escape(text).replace("{app}", escape(self._app))
@@ -200,6 +202,10 @@ def _luminance(color: str) -> float:
     channels = [int(color[index : index + 2], 16) / 255 for index in (1, 3, 5)]
     linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in channels]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def _list(items: Iterable[str]) -> str:
+    return f"<ul>{''.join(f'<li>{item}</li>' for item in items)}</ul>"
 
 
 def _strong(text: str) -> str:

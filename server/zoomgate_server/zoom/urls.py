@@ -6,6 +6,7 @@ caller's URL must pass an allowlist here before it reaches a URL library, and an
 
 import re
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from urllib.parse import quote, unquote
 
 from zoomgate_server.errors import CallerNotAllowed, FieldViolation, InvalidPath, InvalidRequest
@@ -139,7 +140,7 @@ def _path_problems(path: str) -> Iterator[str]:
     elif "" in segments[:-1]:
         yield "contains an empty segment (//); send single slashes"
     else:
-        yield from [problem for segment in segments if (problem := _segment_problem(segment))][:1]
+        yield from islice(filter(None, map(_segment_problem, segments)), 1)
 
 
 def _segment_problem(segment: str) -> str | None:

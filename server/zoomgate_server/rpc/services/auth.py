@@ -5,13 +5,12 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import orjson
-from google.protobuf import struct_pb2
 from google.protobuf.duration_pb2 import Duration
 
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1.auth_service_pb2_grpc import AuthServiceServicer
 from zoomgate_server.audit.event import Actor, AuditEvent, AuditSink
-from zoomgate_server.authorization.flow import Authorizations, CompletedAuthorization
+from zoomgate_server.authorization.flow import Authorizations
 from zoomgate_server.call_context import Call, current_access_check, current_call
 from zoomgate_server.clock import Clock
 from zoomgate_server.connections.access_tokens import AccessToken, AccessTokens
@@ -111,7 +110,11 @@ class AuthService(AuthServiceServicer):
             if request.ticket
             else self._authorizations.complete(call, request.code, request.state)
         )
-        return _completed(completed)
+        return pb.CompleteAuthorizationResponse(
+            user_email=completed.connection.user_email,
+            options=orjson.loads(completed.options),
+            connection=connection_mapping.connection(completed.connection),
+        )
 
     async def CreateToken(self, request: pb.CreateTokenRequest, context: Any) -> pb.CreateTokenResponse:
         violations = Violations()
@@ -292,16 +295,6 @@ def _options(request: pb.BeginAuthorizationRequest, violations: Violations) -> s
     if len(encoded) > MAX_OPTIONS_BYTES:
         violations.add("options", f"has {len(encoded)} bytes as JSON; send at most {MAX_OPTIONS_BYTES}")
     return encoded.decode()
-
-
-def _completed(completed: CompletedAuthorization) -> pb.CompleteAuthorizationResponse:
-    options = struct_pb2.Struct()
-    options.update(orjson.loads(completed.options))
-    return pb.CompleteAuthorizationResponse(
-        user_email=completed.user_email,
-        options=options,
-        connection=connection_mapping.connection(completed.connection),
-    )
 
 
 def _check_facts(facts: pb.CheckTokenRequest.Facts, violations: Violations) -> None:
