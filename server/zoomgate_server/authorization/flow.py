@@ -213,7 +213,7 @@ class Authorizations:
             self._audit_rejection(BROWSER, "OTHER_BROWSER", pending.user_email)
             raise _invalid_state(cause="OTHER_BROWSER")
         await self._consume(ticket, pending, cause="USED")
-        view = await self._save_result_view(pending, cookie)
+        view = await self._save_result_view(pending, key, cookie)
         try:
             if not code:
                 self._audit_rejection(BROWSER, "DECLINED", pending.user_email)
@@ -389,15 +389,13 @@ class Authorizations:
             call=call,
         )
 
-    async def _save_result_view(self, pending: PendingAuthorization, cookie: str) -> str:
+    async def _save_result_view(self, pending: PendingAuthorization, key: str, cookie: str) -> str:
         """Store the details for the result page for 10 minutes. If the store fails, the page is shown without these details."""
-        if pending.browser_key is None:
-            return ""
         try:
             name = await self._create_copy(pending, kind="view", options="{}")
         except StoreError:
             return ""
-        return f"{name}.{binding_of(pending.browser_key, name, cookie)}"
+        return f"{name}.{binding_of(key, name, cookie)}"
 
     async def _return_redirect(self, pending: PendingAuthorization) -> str | None:
         """Return the requested return URL with a new ticket, or None if no return URL was requested."""

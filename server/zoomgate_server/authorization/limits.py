@@ -26,8 +26,9 @@ class PendingLimits:
         """Add a pending authorization; raise ServerOverloaded if a limit is reached."""
         now = self._clock.monotonic()
         self._clean(now)
-        for key, limit in ((("caller", caller), self._per_caller), (("user", user_email), self._per_user)):
-            times = self._started.get(key, deque())
+        limits = {("caller", caller): self._per_caller, ("user", user_email): self._per_user}
+        for key, limit in limits.items():
+            times = self._started.setdefault(key, deque())
             while times and times[0] <= now - STATE_SECONDS:
                 times.popleft()
             if len(times) >= limit:
@@ -36,8 +37,8 @@ class PendingLimits:
                     metadata={"limit": f"pending_authorizations_per_{key[0]}"},
                     retry_after=times[0] + STATE_SECONDS - now,
                 )
-        for key in (("caller", caller), ("user", user_email)):
-            self._started.setdefault(key, deque()).append(now)
+        for key in limits:
+            self._started[key].append(now)
 
     def _clean(self, now: float) -> None:
         """Periodically discard the entries of callers and users without recent authorizations."""

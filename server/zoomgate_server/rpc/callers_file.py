@@ -22,11 +22,7 @@ _DOMAIN = re.compile(r"[a-z0-9-]+(?:\.[a-z0-9-]+)+", re.ASCII)
 
 
 class CallersError(Exception):
-    """An error for an invalid callers file.
-
-    Args:
-        problems: All problems, one sentence each, with the line number if it is known.
-    """
+    """An error for an invalid callers file. `problems` has one sentence each, with the line number if it is known."""
 
     def __init__(self, problems: Collection[str]) -> None:
         super().__init__("; ".join(problems))

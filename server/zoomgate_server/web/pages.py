@@ -148,11 +148,7 @@ class Pages:
         )
 
     def result(self, outcome: Outcome, user_email: str = "", scopes: Iterable[str] = ()) -> str:
-        """Return the result page of an outcome.
-
-        Args:
-            user_email: The email address of the user who must consent; empty if this browser must not see the address.
-        """
+        """Return the result page of an outcome. `user_email` is empty if this browser must not see the address."""
         parts = [f"<p>{self._text(outcome.text)}</p>"]
         if user_email and outcome.status == 200:
             label = "Connected" if scopes else "Requested for"

@@ -1,6 +1,7 @@
 """HTTP server for the consent pages, webhooks, health checks and metrics."""
 
 import asyncio
+import contextlib
 import logging
 import re
 import secrets
@@ -13,7 +14,7 @@ from urllib.parse import urlencode
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from zoomgate_server.authorization.flow import Authorizations
+from zoomgate_server.authorization.flow import Authorizations, BrowserView
 from zoomgate_server.errors import (
     AppCredentialsRejected,
     CodeRefused,
@@ -158,11 +159,7 @@ class WebServer:
         webhooks: WebhookReceiver,
         before_metrics: Callable[[], Awaitable[None]],
     ) -> None:
-        """Start serving the consent pages and webhooks.
-
-        Args:
-            before_metrics: Called before each scrape to update gauges that are not maintained continuously.
-        """
+        """Start serving the consent pages and webhooks. `before_metrics` updates the gauges before each scrape."""
         self._authorizations = authorizations
         self._webhooks = webhooks
         self._before_metrics = before_metrics
@@ -282,15 +279,12 @@ class WebServer:
         name = request.query.get("outcome", "")
         outcome = OUTCOMES.get(name, OUTCOMES["bad_request"])
         cookie = self._browser_cookie(request)
-        user_email, scopes = "", tuple[str, ...]()
+        view = BrowserView("", ())
         if "view" in request.query and cookie:
-            try:
-                view = _parameter(request, "view")
-                details = await (await self._when_open()).result_view(view, cookie)
-                user_email, scopes = details.user_email, details.scopes if name == "connected" else ()
-            except (ZoomgateError, StoreError):
-                pass  # the page is shown without user and scopes
-        page = self._pages.result(outcome, user_email, scopes)
+            # on failure, the page is shown without user and scopes
+            with contextlib.suppress(ZoomgateError, StoreError):
+                view = await (await self._when_open()).result_view(_parameter(request, "view"), cookie)
+        page = self._pages.result(outcome, view.user_email, view.scopes if name == "connected" else ())
         return web.Response(status=outcome.status, text=page, content_type="text/html")
 
     async def _webhook(self, request: web.Request) -> web.StreamResponse:
@@ -317,11 +311,8 @@ class WebServer:
 
     async def _when_open(self) -> Authorizations:
         """Return the authorization flow; wait up to `open_timeout`, then raise StoreUnavailable, while the service is starting."""
-        try:
-            async with asyncio.timeout(self._timing.open_timeout):
-                await self._opened.wait()
-        except TimeoutError:
-            pass  # reported below
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._opened.wait(), self._timing.open_timeout)
         if self._authorizations is None:
             raise StoreUnavailable
         return self._authorizations

@@ -144,7 +144,6 @@ class WebhookReceiver:
     Args:
         secrets: The app's webhook secret tokens, newest first; empty to disable webhooks.
         now: Returns the store's current time in seconds since 1970.
-        count: Called with the outcome of every event.
     """
 
     def __init__(
@@ -181,10 +180,6 @@ class WebhookReceiver:
         self, content_type: str, timestamps: Sequence[str], signatures: Sequence[str]
     ) -> SignatureHeaders:
         """Check the headers of an event before its body is read.
-
-        Args:
-            timestamps: All values of `x-zm-request-timestamp`.
-            signatures: All values of `x-zm-signature`.
 
         Raises:
             WebhookRejected: A header is missing, repeated or malformed, or the timestamp is out of range.

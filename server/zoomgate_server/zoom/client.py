@@ -49,10 +49,9 @@ _FORWARDED_HEADERS = frozenset(
 
 
 class ZoomClient:
-    """A client that sends requests with a user's access token. Must be created in the event loop that uses it, and closed.
+    """A client that sends requests with a user's access token, only to URLs below `api_url`.
 
-    Args:
-        api_url: The base URL of the API, such as `https://api.zoom.us/v2`. Requests to URLs that are not below it are rejected.
+    It must be created in the event loop that uses it, and closed.
     """
 
     def __init__(

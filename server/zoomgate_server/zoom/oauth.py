@@ -5,6 +5,7 @@ distinguished from a lost response. Only a complete response is treated as succe
 for malformed responses.
 """
 
+import re
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -41,6 +42,7 @@ ZOOM_API_HOSTS = frozenset(
 )
 """API hosts that a token response may contain (https://developers.zoom.us/changelog/platform/regional-cluster-api-url-updates/)."""
 
+_TOKEN = re.compile(rf"[!-~]{{1,{MAX_TOKEN}}}")
 _APP_ERRORS = frozenset({"invalid_client", "unauthorized_client", "unsupported_grant_type"})
 _APP_CODES = frozenset({"4702", "4704", "4705", "4706", "4709", "4717"})
 _REJECTED_ERRORS = frozenset({"invalid_grant"})
@@ -262,13 +264,7 @@ def _parse_issued(response: Mapping[str, Any], api_origin: str) -> TokenOutcome:
 
 def is_token(value: object) -> bool:
     """Return whether a value has the format of a token: 1 to 8,192 visible ASCII characters."""
-    return (
-        isinstance(value, str)
-        and 1 <= len(value) <= MAX_TOKEN
-        and value.isascii()
-        and value.isprintable()
-        and " " not in value
-    )
+    return isinstance(value, str) and _TOKEN.fullmatch(value) is not None
 
 
 def _is_known_api(api_url: str, api_origin: str) -> bool:

@@ -77,8 +77,7 @@ class CallerKeys:
 class Authentication:
     """The innermost stage: rejects unauthenticated and unauthorized calls.
 
-    Args:
-        anonymous: The principal of calls without a credential. If None, such calls are rejected.
+    Calls without a credential are made by `anonymous`, or rejected if it is None.
     """
 
     def __init__(

@@ -15,11 +15,7 @@ from zoomgate_server.zoom import endpoints
 
 
 class MeetingsService(MeetingsServiceServicer):
-    """The MeetingsService: meetings of Zoom users.
-
-    Args:
-        defaults: Default properties of new meetings in Zoom's format.
-    """
+    """The MeetingsService: meetings of Zoom users. `defaults` are properties of new meetings, in Zoom's format."""
 
     def __init__(self, *, zoom_calls: ZoomCalls, defaults: Mapping[str, Any]) -> None:
         self._zoom_calls = zoom_calls

@@ -12,11 +12,7 @@ _MAC_BYTES = 16
 
 
 class PageTokens:
-    """A creator and verifier of page tokens.
-
-    Args:
-        key: 32 random bytes. Must be identical in all processes that serve the same callers.
-    """
+    """A creator and verifier of page tokens. All processes that serve the same callers must have the same key of 32 random bytes."""
 
     def __init__(self, key: bytes) -> None:
         self._key = key
