@@ -45,7 +45,6 @@ _HSTS = "max-age=31536000"
 _COOKIE_VALUE = re.compile(r"[A-Za-z0-9_-]{43}", re.ASCII)
 _ERRORS: Mapping[type[Exception], str] = {
     InvalidRequest: "bad_request",
-    InvalidState: "link_expired",
     IdentityMismatch: "other_user",
     CodeRefused: "code_refused",
     AppCredentialsRejected: "misconfigured",
@@ -335,8 +334,8 @@ def _parameter(request: web.Request, name: str, *, required: bool = True) -> str
 
 def _outcome(error: Exception) -> str:
     """Return the result page for an error."""
-    if isinstance(error, InvalidState) and error.metadata.get("cause") in _INVALID_STATES:
-        return _INVALID_STATES[error.metadata["cause"]]
+    if isinstance(error, InvalidState):
+        return _INVALID_STATES.get(error.metadata.get("cause", ""), "link_expired")
     return _ERRORS.get(type(error), "try_later")
 
 
