@@ -1,13 +1,26 @@
 """Pending authorizations, tickets and result views, and their stored form."""
 
 import hashlib
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Literal
 
 from zoomgate_server.encryption.envelope import Envelope, key_id_of, unreadable
 from zoomgate_server.storage.record_store import Kind, Record, RecordKey
 
 AuthorizationKind = Literal["authorization", "ticket", "view", "used"]
+
+_SECRET_FIELDS = (
+    "kind",
+    "user_email",
+    "code_verifier",
+    "options",
+    "initiated_by",
+    "owner",
+    "browser_key",
+    "return_to",
+    "expire_at",
+)
+"""The encrypted fields of the stored form, which have the names of the attributes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +61,13 @@ def subject_for(state: str) -> str:
 def encode(envelope: Envelope, subject: str, pending: PendingAuthorization) -> Record:
     """Encrypt a pending authorization."""
     key = RecordKey(envelope.app, Kind.STATE, subject)
-    fields = asdict(pending)
-    del fields["rev"]
-    header = {"create_at": fields.pop("create_at")}
-    value = envelope.seal(key, grant="", generation=0, header=header, secret=fields)
+    value = envelope.seal(
+        key,
+        grant="",
+        generation=0,
+        header={"create_at": pending.create_at},
+        secret={name: getattr(pending, name) for name in _SECRET_FIELDS},
+    )
     return Record(
         key=key,
         value=value,
@@ -69,6 +85,7 @@ def decode(envelope: Envelope, record: Record) -> PendingAuthorization:
     """
     opened = envelope.open(record)
     try:
-        return PendingAuthorization(**opened.secret, create_at=opened.header["create_at"], rev=record.rev)
+        fields = {name: opened.secret[name] for name in _SECRET_FIELDS}
+        return PendingAuthorization(**fields, create_at=opened.header["create_at"], rev=record.rev)
     except (KeyError, TypeError):
         raise unreadable(record.key) from None
