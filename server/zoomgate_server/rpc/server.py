@@ -30,10 +30,16 @@ from zoomgate_server.telemetry import logs
 
 MAX_REQUEST_BYTES = 4 * 1024 * 1024
 
+MAX_PENDING_CALLS = 50_000
+"""The maximum number of calls that have arrived but are not accepted yet. All watches of a process, 20,000, may start at the same time."""
+
 SERVER_OPTIONS = (
     ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
     ("grpc.max_metadata_size", 8 * 1024),
     ("grpc.max_concurrent_streams", 100),
+    # by default, gRPC cancels calls without a reason if more than 1,000 arrive before the event loop can accept them
+    ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
+    ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING_CALLS),
     # disabled: gRPC counts finished streams until it cleans them up, so it would reset calls of clients that observe the limit
     ("grpc.http.overload_protection", 0),
     ("grpc.max_connection_age_ms", 30 * 60_000),
