@@ -13,7 +13,7 @@ CALLS, CONNECTIONS = 3_000, 40
 
 
 async def test_three_thousand_simultaneous_calls_succeed(zoomgate: Harness) -> None:
-    """gRPC's default limit would cancel calls without a reason."""
+    """The default limit of gRPC would cancel calls without a reason."""
     await zoomgate.connect()
     channels = [
         grpc.aio.insecure_channel(zoomgate.grpc_address, options=[("grpc.use_local_subchannel_pool", 1)])
