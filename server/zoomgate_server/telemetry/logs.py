@@ -4,14 +4,16 @@ Lines are JSON, or human-readable on a terminal. Log records of libraries (gRPC,
 they can also contain secrets. For example, aiohttp's server quotes overlong request lines, including authorization codes.
 """
 
+import io
 import logging
 import re
 import sys
 import unicodedata
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any, TextIO, cast
+from typing import Any, NoReturn, TextIO
 
 import orjson
 import structlog
@@ -53,47 +55,16 @@ def get(name: str) -> Any:
     return structlog.get_logger(source=name)
 
 
+@dataclass(slots=True)
 class _Output:
-    """The destination, minimum level and format of log lines, set by `configure`.
+    """The destination, minimum level and format of log lines, set by `configure`."""
 
-    Errors of the stream are ignored: a full disk or a closed pipe must not fail the logged operation.
-    """
-
-    def __init__(self) -> None:
-        self.stream: TextIO = sys.stderr
-        self.min_level = logging.CRITICAL
-        self.render: Callable[[Any, str, EventDict], str] | None = None
-
-    def write(self, text: str) -> None:
-        """Write text. If the stream fails, the text is lost."""
-        try:  # faster than contextlib.suppress; runs on every call
-            self.stream.write(text)
-        except (OSError, ValueError):
-            pass
-
-    def flush(self) -> None:
-        """Flush the stream. If flushing fails, the buffered text is lost."""
-        try:
-            self.stream.flush()
-        except (OSError, ValueError):
-            pass
-
-    def write_json(self, event: EventDict) -> None:
-        """Write a line of JSON, if possible directly to the underlying binary stream."""
-        line = orjson.dumps(event, default=str, option=orjson.OPT_APPEND_NEWLINE)
-        binary = getattr(self.stream, "buffer", None)
-        try:
-            if binary is None:
-                self.stream.write(line.decode())
-                self.stream.flush()
-            else:
-                binary.write(line)
-                binary.flush()
-        except (OSError, ValueError):
-            pass
+    stream: TextIO
+    min_level: int
+    to_console_line: structlog.dev.ConsoleRenderer | None = None
 
 
-_output = _Output()
+_output = _Output(sys.stderr, logging.CRITICAL)
 
 
 def write_call(event: EventDict, level: str) -> None:
@@ -110,13 +81,23 @@ def write_call(event: EventDict, level: str) -> None:
 def write_line(event: EventDict) -> None:
     """Write an event without masking or escaping, regardless of the level.
 
-    The event must include `level` and `time`, and all values must already be validated.
+    The event must include `level` and `time`, and all values must already be validated. If the stream fails, the line is lost: a full disk
+    or a closed pipe must not fail the logged operation.
     """
-    if _output.render is None:
-        _output.write_json(event)
+    stream = _output.stream
+    if _output.to_console_line is None:
+        line = orjson.dumps(event, default=str, option=orjson.OPT_APPEND_NEWLINE)
     else:
-        _output.write(_output.render(None, event["level"], event) + "\n")
-        _output.flush()
+        text = _output.to_console_line(None, event["level"], event)
+        line = f"{text}\n".encode(stream.encoding, "backslashreplace")
+    try:  # faster than contextlib.suppress; runs on every call
+        if isinstance(stream, io.TextIOWrapper):  # JSON is UTF-8, whatever the encoding of the stream
+            stream.buffer.write(line)
+        else:
+            stream.write(line.decode())
+        stream.flush()
+    except (OSError, ValueError):
+        pass
 
 
 def configure(level: str, log_format: str, stream: TextIO | None = None) -> None:
@@ -132,18 +113,21 @@ def configure(level: str, log_format: str, stream: TextIO | None = None) -> None
     if log_format == "auto":
         log_format = "console" if sys.stderr.isatty() else "json"
     _output.stream = stream or sys.stderr
-    _output.render = None if log_format == "json" else _console_renderer()
     _output.min_level = _LEVELS[level]
+    if log_format == "console":
+        _output.to_console_line = structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(),
+            exception_formatter=structlog.dev.plain_traceback,
+            timestamp_key="time",  # time first, in a readable format
+        )
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.format_exc_info,
             redact,
-            _timestamp,
-            _output.render or _render_json,
+            _write,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
-        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", _output)),
         cache_logger_on_first_use=True,
     )
     root = logging.getLogger()
@@ -175,18 +159,15 @@ def escape(text: str) -> str:
     return "".join(
         character
         if unicodedata.category(character)[0] not in "CZ" or character == " "
-        else _escape(character)
+        else character.encode("unicode_escape").decode("ascii")
         for character in text
     )
 
 
-def _escape(character: str) -> str:
-    return character.encode("unicode_escape").decode("ascii") if ord(character) != 0xA0 else "\\xa0"
-
-
-def _timestamp(_logger: Any, _method: str, event: EventDict) -> EventDict:
+def _write(_logger: Any, _method: str, event: EventDict) -> NoReturn:
     event["time"] = datetime.now(UTC)
-    return event
+    write_line(event)
+    raise structlog.DropEvent  # no output by structlog
 
 
 @lru_cache(maxsize=1024)
@@ -214,18 +195,6 @@ def _clean(key: str, value: Any, depth: int) -> Any:
     return plain(value.decode("utf-8", "replace") if isinstance(value, bytes | bytearray) else str(value))
 
 
-def _render_json(_logger: Any, _method: str, event: EventDict) -> str:
-    return orjson.dumps(event, default=str).decode()
-
-
-def _console_renderer() -> Callable[[Any, str, EventDict], str]:
-    return structlog.dev.ConsoleRenderer(
-        colors=sys.stderr.isatty(),
-        exception_formatter=structlog.dev.plain_traceback,
-        timestamp_key="time",  # time first, in a readable format
-    )
-
-
 class _LibraryHandler(logging.Handler):
     """A standard logging handler that forwards records to structlog."""
 
@@ -238,7 +207,6 @@ class _LibraryHandler(logging.Handler):
         fields: dict[str, Any] = {"source": record.name}
         if record.exc_info and record.exc_info[0] is not None:
             fields["exc_info"] = record.exc_info
-        level = min(
-            max(record.levelno // 10 * 10, logging.INFO), logging.ERROR
-        )  # libraries may define levels
+        # libraries may define levels
+        level = min(max(record.levelno // 10 * 10, logging.INFO), logging.ERROR)
         structlog.get_logger().log(level, message, **fields)
