@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 
@@ -108,7 +108,7 @@ class AuditTrail:
         on_lost: Callable[[], None],
         timing: Timing = Timing(),
     ) -> None:
-        self._output: _Output = _Log() if path is None else _File(path, clock, timing)
+        self._output = _Log() if path is None else _File(path, clock, timing)
         self._key = key
         self._limit = _Limit(clock)
         self._on_lost = on_lost
@@ -116,8 +116,7 @@ class AuditTrail:
     def __call__(self, event: AuditEvent) -> None:
         """Write an event, or log its line as an error if the trail cannot be written."""
         if event.action in LIMITED:
-            for suppressed in self._limit.pop_finished():
-                self._write_or_log(suppressed)
+            self._write_suppressed(older_than=WINDOW_SECONDS)
             if not self._limit.allows(event):
                 return
         self._write_or_log(event)
@@ -141,14 +140,16 @@ class AuditTrail:
         """Write the number of suppressed rejections once per minute, until canceled."""
         while True:
             await asyncio.sleep(WINDOW_SECONDS)
-            for suppressed in self._limit.pop_finished():
-                self._write_or_log(suppressed)
+            self._write_suppressed(older_than=WINDOW_SECONDS)
 
     def close(self) -> None:
         """Write the number of suppressed rejections and close the file."""
-        for suppressed in self._limit.pop_all():
-            self._write_or_log(suppressed)
+        self._write_suppressed(older_than=0)
         self._output.close()
+
+    def _write_suppressed(self, *, older_than: float) -> None:
+        for event in self._limit.pop(older_than):
+            self._write_or_log(event)
 
     def _write_or_log(self, event: AuditEvent) -> None:
         try:
@@ -199,24 +200,8 @@ def _second(seconds: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
-class _Output(Protocol):
-    """A destination for lines of the audit trail."""
-
-    def write(self, fields: dict[str, Any]) -> None:
-        """Write a line.
-
-        Raises:
-            OSError: The line was not written completely.
-        """
-        ...
-
-    def close(self) -> None:
-        """Release the destination."""
-        ...
-
-
 class _Log:
-    """A destination that writes lines to the process's log, regardless of the log level. A line that the log cannot write is lost."""
+    """The log of the process. It receives lines regardless of the log level. A line that the log cannot write is lost."""
 
     def write(self, fields: dict[str, Any]) -> None:
         """Write a line to the log."""
@@ -240,11 +225,7 @@ class _File:
         self._open()
 
     def write(self, fields: dict[str, Any]) -> None:
-        """Write a line to the file at the path. A renamed or removed file may still receive lines for `file_check_interval` seconds.
-
-        Raises:
-            OSError: The line was not written completely.
-        """
+        """Write a line, or raise OSError. A renamed or removed file may still receive lines for `file_check_interval` seconds."""
         line = orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE)
         if self._clock.monotonic() >= self._next_check:
             self._reopen_if_moved()
@@ -293,7 +274,10 @@ class _File:
             os.fchown(descriptor, directory.st_uid, directory.st_gid)
 
 
-_Kind = tuple[str, str, Actor]
+@dataclass(slots=True)
+class _Window:
+    start: float
+    count: int = 0
 
 
 class _Limit:
@@ -305,32 +289,23 @@ class _Limit:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        # for each kind: start time, lines written, lines suppressed
-        self._windows: dict[_Kind, list[Any]] = {}
+        self._windows: dict[tuple[str, str, Actor], _Window] = {}
 
     def allows(self, event: AuditEvent) -> bool:
         """Count an event, and return whether to write a line for the event."""
         kind = (event.action, event.outcome, event.actor._replace(method="", request_id=""))
-        window = self._windows.get(kind)
-        if window is None:
-            window = self._windows[kind] = [self._clock.monotonic(), 0, 0]
-        written: bool = window[1] < REJECTIONS_PER_MINUTE
-        window[1 if written else 2] += 1
-        return written
+        window = self._windows.setdefault(kind, _Window(self._clock.monotonic()))
+        window.count += 1
+        return window.count <= REJECTIONS_PER_MINUTE
 
-    def pop_finished(self) -> list[AuditEvent]:
-        """Discard counts older than a minute. Return an event for each kind that has suppressed lines, with their number."""
-        before = self._clock.monotonic() - WINDOW_SECONDS
-        return self._pop([kind for kind, window in self._windows.items() if window[0] <= before])
-
-    def pop_all(self) -> list[AuditEvent]:
-        """Discard all counts; see `pop_finished`."""
-        return self._pop(list(self._windows))
-
-    def _pop(self, kinds: list[_Kind]) -> list[AuditEvent]:
-        counts = [(kind, self._windows.pop(kind)[2]) for kind in kinds]
-        return [
-            AuditEvent(action, outcome, "", actor, details={"suppressed": count})
-            for (action, outcome, actor), count in counts
-            if count
-        ]
+    def pop(self, older_than: float) -> list[AuditEvent]:
+        """Discard counts older than a number of seconds. Return an event for each kind that has suppressed lines, with their number."""
+        before, suppressed = self._clock.monotonic() - older_than, []
+        for kind, window in list(self._windows.items()):
+            if window.start <= before:
+                del self._windows[kind]
+                if window.count > REJECTIONS_PER_MINUTE:
+                    action, outcome, actor = kind
+                    details = {"suppressed": window.count - REJECTIONS_PER_MINUTE}
+                    suppressed.append(AuditEvent(action, outcome, "", actor, details=details))
+        return suppressed
