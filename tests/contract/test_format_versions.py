@@ -103,7 +103,7 @@ async def test_journal_entry_of_a_different_version_is_rejected_and_retained(
     content = of_version(version, b64decode(golden["file"]))
     file.write_bytes(content)
     metrics = Metrics("1", [])
-    journal = TokenJournal(tmp_path, app=GOLDEN_APP, key_ring=GOLDEN_RING, observer=metrics)
+    journal = TokenJournal(tmp_path, app=GOLDEN_APP, key_ring=GOLDEN_RING, metrics=metrics)
     with capture_logs() as logs:
         assert await journal.claim() == []
     await journal.close()

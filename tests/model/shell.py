@@ -199,7 +199,7 @@ class World:
         self.loop = SeededLoop(self.rng, now)
         self.clock = Clock(self.loop)
         folder = self.folder or Path("/nowhere")
-        self.journal = WatchedJournal(folder, app="app", key_ring=_RING, observer=_METRICS)
+        self.journal = WatchedJournal(folder, app="app", key_ring=_RING, metrics=_METRICS)
         self.journal.journaled = self.journaled
         self.refresher: refresher.Refresher = self.shell.Refresher(
             connections=self._connections(SlowStore(self, self.faulty, self.rng)),

@@ -374,7 +374,7 @@ async def test_corrupt_journal_entries_are_counted_and_retained(place: Place) ->
             after = record.decode(envelope, await place.record(MONICA))
         assert after.tokens is not None
         assert after.commit_id
-        journal = TokenJournal(directory, app=APP, key_ring=ring, observer=Metrics("0", []))
+        journal = TokenJournal(directory, app=APP, key_ring=ring, metrics=Metrics("0", []))
         entry = Entry(
             after.commit_id,
             Origin.REFRESH,

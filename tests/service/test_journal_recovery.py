@@ -49,7 +49,7 @@ async def write_journal(data_dir: Path, *entries: Entry) -> None:
         data_dir / "journal",
         app=APP,
         key_ring=key_file.load(data_dir / "keys.json"),
-        observer=Metrics("0", []),
+        metrics=Metrics("0", []),
     )
     assert await journal.prepare()
     for entry in entries:

@@ -61,7 +61,7 @@ async def journal(zoom: Simulator, data_dir: Path) -> AsyncIterator[TokenJournal
         data_dir / "journal",
         app=f"loopback|{zoom.options.client_id}",
         key_ring=key_file.load(data_dir / "keys.json"),
-        observer=Metrics("0", []),
+        metrics=Metrics("0", []),
     )
     assert await opened.prepare()
     yield opened

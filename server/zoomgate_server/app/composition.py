@@ -100,7 +100,7 @@ class Components:
             app=app, store=store, envelope=envelope, clock=clock, on_read=metrics.store_reads.inc
         )
         zoom, oauth = open_clients(settings, clock, stack)
-        journal = TokenJournal(settings.data_dir / "journal", app=app, key_ring=key_ring, observer=metrics)
+        journal = TokenJournal(settings.data_dir / "journal", app=app, key_ring=key_ring, metrics=metrics)
         stack.push_async_callback(journal.close)
         await journal.prepare()
         revoker = Revoker(oauth)

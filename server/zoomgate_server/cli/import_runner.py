@@ -36,7 +36,7 @@ from zoomgate_server.importing.importer import Importer, Timing
 from zoomgate_server.importing.results import Results, RowStatus
 from zoomgate_server.importing.run import run
 from zoomgate_server.importing.scan import DuplicateIndex, Scan, scan
-from zoomgate_server.importing.stop import StopReason, StopSignal
+from zoomgate_server.importing.stop import StopSignal
 from zoomgate_server.rate_limiter import RateLimiter
 from zoomgate_server.settings import Settings
 from zoomgate_server.startup import StartError
@@ -84,13 +84,7 @@ def validate_file(source: Source, *, as_json: bool) -> None:
 def import_file(
     source: Source, results_path: Path | None, *, rate: float, replace: bool, as_json: bool, timing: Timing
 ) -> None:
-    """Import a file, and print a summary of the results.
-
-    Args:
-        results_path: None for a file in the same directory as the export.
-        rate: The maximum number of rows per second.
-        replace: Whether rows replace older connections.
-    """
+    """Import a file, and print a summary of the results; by default, the results file is in the same directory as the export."""
     loaded = load_settings("run this command on the machine and with the settings of the service")
     if not loaded.client_id or not loaded.client_secret:
         fail(
@@ -111,11 +105,10 @@ def import_file(
         }
         with _lock(source.path), contextlib.closing(Results.open(results_path, header)) as results:
             remaining = summary.rows - results.last_row + len(results.incomplete)
-            stop = event_loop.run(
-                _import(
-                    loaded, source, duplicates, results, remaining, rate=rate, replace=replace, timing=timing
-                )
+            importing = _import(
+                loaded, source, duplicates, results, remaining, rate=rate, replace=replace, timing=timing
             )
+            stop = event_loop.run(importing)
     _report(source, results_path, summary.rows, results, stop, as_json=as_json)
 
 
@@ -174,19 +167,11 @@ async def _import(
     timing: Timing,
 ) -> StopSignal:
     """Import the rows that have no final result yet."""
-    stop, interrupted = StopSignal(), asyncio.Event()
-
-    def interrupt() -> None:
-        interrupted.set()
-        stop.request(StopReason.INTERRUPTED)
-
+    stop, limiter = StopSignal(), RateLimiter(rate)
     for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, interrupt)
-    limiter = RateLimiter(rate)
+        asyncio.get_running_loop().add_signal_handler(number, stop.request)
     async with AsyncExitStack() as stack:
-        importer = await _create_importer(
-            loaded, stack, interrupted, limiter, stop, replace=replace, timing=timing
-        )
+        importer = await _create_importer(loaded, stack, limiter, stop, replace=replace, timing=timing)
         await importer.recover()
         with progress("importing", remaining, "rows") as advance:
             await run(source, importer, duplicates, results, limiter, stop, advance)
@@ -196,7 +181,6 @@ async def _import(
 async def _create_importer(
     loaded: Settings,
     stack: AsyncExitStack,
-    interrupted: asyncio.Event,
     limiter: RateLimiter,
     stop: StopSignal,
     *,
@@ -206,7 +190,7 @@ async def _create_importer(
     """Create the importer and its dependencies. A missing store is created, as at the first start of the service."""
     clock, metrics = SystemClock(), Metrics(version("zoomgate-server"), [])
     app = loaded.app
-    store, key_ring = await open_store(loaded, stack, interrupted, clock)
+    store, key_ring = await open_store(loaded, stack, stop.requested, clock)
     ring = ReloadingKeyRing(loaded.keys, key_ring, clock)
     envelope = Envelope(app=app, keys=ring)
     await key_check.verify(store, envelope)
@@ -216,8 +200,7 @@ async def _create_importer(
     def audit(event: AuditEvent) -> None:
         if not audit_log.try_record(event):
             stop.request(
-                StopReason.FATAL_ERROR,
-                f"{loaded.audit} cannot be written and lacks the most recently imported users; free some disk space",
+                f"{loaded.audit} cannot be written and lacks the most recently imported users; free some disk space"
             )
 
     connections = ConnectionRepository(
@@ -225,7 +208,17 @@ async def _create_importer(
     )
     zoom, oauth = open_clients(loaded, clock, stack)
     folder = loaded.data_dir / "journal"
-    journal = TokenJournal(folder, app=app, key_ring=ring, observer=_StopOnJournalFailure(folder, stop))
+
+    def stop_without_journal() -> (
+        None
+    ):  # otherwise, the tokens of further rows would exist only in the memory of this process
+        stop.request(
+            f"{folder} cannot be written; free some disk space, since tokens that Zoom issues must be journaled immediately"
+        )
+
+    journal = TokenJournal(
+        folder, app=app, key_ring=ring, metrics=metrics, on_write_failed=stop_without_journal
+    )
     stack.push_async_callback(journal.close)
     if not await journal.prepare():
         raise StartError(
@@ -256,33 +249,6 @@ async def _create_importer(
     )
 
 
-class _StopOnJournalFailure:
-    """A journal observer that stops the import if the journal cannot be written.
-
-    Otherwise the tokens issued for further rows would exist only in the memory of this process.
-    """
-
-    def __init__(self, folder: Path, stop: StopSignal) -> None:
-        self._folder = folder
-        self._stop = stop
-
-    def journal_entries(self, count: int) -> None:
-        """Ignore the count; an import has no metrics."""
-
-    def journal_written(self) -> None:
-        """Ignore successful writes."""
-
-    def journal_entry_corrupt(self) -> None:
-        """Ignore corrupt entries, which are reported in the log."""
-
-    def journal_write_failed(self) -> None:
-        """Stop the import before the next row."""
-        self._stop.request(
-            StopReason.FATAL_ERROR,
-            f"{self._folder} cannot be written; free some disk space, since tokens that Zoom issues must be journaled immediately",
-        )
-
-
 def _reject_root(data_dir: Path) -> None:
     """Exit if root imports into a data directory of a different user, since the service could not open files created by root."""
     try:
@@ -299,12 +265,12 @@ def _report(
     source: Source, results_path: Path, rows: int, results: Results, stop: StopSignal, *, as_json: bool
 ) -> None:
     """Print a summary of the results and the next steps, and set the exit code."""
-    counts = {status.value: results.counts[status] for status in RowStatus}
-    remaining = rows - results.last_row
-    listed = ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "none processed"
+    counts, remaining = results.counts, rows - results.last_row
+    by_status = {status.value: counts[status] for status in RowStatus}
+    listed = ", ".join(f"{count} {name}" for name, count in by_status.items() if count) or "none processed"
     print_result(
         f"{rows} row(s): {listed}{f', {remaining} remaining' if remaining else ''}. The result of each row is in {results_path}.",
-        {"rows": rows, **counts, "left": remaining, "results": str(results_path)},
+        {"rows": rows, **by_status, "left": remaining, "results": str(results_path)},
         as_json=as_json,
     )
     if stop.problem:
@@ -324,7 +290,7 @@ def _report(
         note(
             f"when all users are connected, delete {source.path}, {results_path}, and {_CLEANUP[source.name]}"
         )
-    if stop.reason is StopReason.NO_RESPONSE:
+    if stop.no_response:
         raise SystemExit(UNREACHABLE)
-    if remaining or any(results.counts[status] for status in _NOT_DONE):
+    if remaining or any(counts[status] for status in _NOT_DONE):
         raise SystemExit(FAILURE)

@@ -23,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import orjson
 
@@ -34,6 +34,7 @@ from zoomgate_server.encryption.cipher import Ring, associated_data
 from zoomgate_server.encryption.envelope import FORMAT, unsupported
 from zoomgate_server.errors import KeyUnavailable, RecordUnreadable, RecordVersionUnsupported
 from zoomgate_server.telemetry import logs
+from zoomgate_server.telemetry.metrics import Metrics
 
 _PURPOSE = "zoomgate/journal/v3"
 _SUFFIX = ".entry"
@@ -132,26 +133,6 @@ def from_fields(fields: Mapping[str, Any]) -> Entry:
     )
 
 
-class Observer(Protocol):
-    """Metrics of the journal."""
-
-    def journal_entries(self, count: int) -> None:
-        """Set the number of entries that this process holds."""
-        ...
-
-    def journal_written(self) -> None:
-        """Count a written entry."""
-        ...
-
-    def journal_write_failed(self) -> None:
-        """Count an entry that could not be written, so that its tokens are in the memory of this process only."""
-        ...
-
-    def journal_entry_corrupt(self) -> None:
-        """Count a file that cannot be read or decrypted."""
-        ...
-
-
 class TokenJournal:
     """The token journal in one directory.
 
@@ -160,13 +141,23 @@ class TokenJournal:
     Args:
         folder: The directory, created with mode 0700 if it does not exist.
         app: OAuth origin and client ID. Entries of other apps cannot be decrypted.
+        on_write_failed: Called after an entry could not be written, so that its tokens are in the memory of this process only.
     """
 
-    def __init__(self, folder: Path, *, app: str, key_ring: Ring, observer: Observer) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        app: str,
+        key_ring: Ring,
+        metrics: Metrics,
+        on_write_failed: Callable[[], None] = lambda: None,
+    ) -> None:
         self._folder = folder
         self._app = app
         self._ring = key_ring
-        self._observer = observer
+        self._metrics = metrics
+        self._on_write_failed = on_write_failed
         self._queue: deque[_Write] = deque()
         self._held: dict[str, int] = {}
         self._unreadable: set[str] = set()
@@ -187,19 +178,23 @@ class TokenJournal:
         write = _Write(entry, draft, self._folder / f"{name}{_SUFFIX}")
         self._queue.append(write)
         await self._run(self._write_queued)
-        (self._observer.journal_written if write.durable else self._observer.journal_write_failed)()
-        self._observer.journal_entries(len(self._held))
+        if write.durable:
+            self._metrics.journal_writes.inc()
+        else:
+            self._metrics.journal_failures.inc()
+            self._on_write_failed()
+        self._metrics.journal_entries.set(len(self._held))
         return write.durable
 
     async def delete(self, entry_id: str) -> None:
         """Delete an entry that this process holds, ignoring other IDs. An entry that cannot be deleted will be claimed again."""
         await self._run(self._delete_file, entry_id)
-        self._observer.journal_entries(len(self._held))
+        self._metrics.journal_entries.set(len(self._held))
 
     async def release(self, entry_id: str) -> None:
         """Release an entry that this process holds, so that any process can claim it."""
         await self._run(self._release, entry_id)
-        self._observer.journal_entries(len(self._held))
+        self._metrics.journal_entries.set(len(self._held))
 
     def has(self, entry_id: str) -> bool:
         """Return whether an entry exists, regardless of which process holds it."""
@@ -208,7 +203,7 @@ class TokenJournal:
     async def claim(self) -> list[Entry]:
         """Claim and return the entries of processes that have exited. The entries stay on disk until `delete` is called."""
         claimed = await self._run(self._claim)
-        self._observer.journal_entries(len(self._held))
+        self._metrics.journal_entries.set(len(self._held))
         return claimed
 
     async def close(self) -> None:
@@ -357,7 +352,7 @@ class TokenJournal:
     def _report_unreadable(self, name: str, reason: str) -> None:
         if name not in self._unreadable:
             self._unreadable.add(name)
-            self._observer.journal_entry_corrupt()
+            self._metrics.journal_corrupt_entries.inc()
             _log.error("journal.entry_unreadable", entry=name[:_NAME_DIGITS], reason=reason)
 
     def _release_all(self) -> None:

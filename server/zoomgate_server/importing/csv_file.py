@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TextIO
 
 from zoomgate_server.importing.errors import ImportFileError
-from zoomgate_server.importing.text import MAX_ROW, Lines
+from zoomgate_server.importing.text import MAX_ROW, Line, Lines
 
 TOO_LONG = f"the row is longer than {MAX_ROW} characters"
 _UNCLOSED = "the row has an unclosed quotation mark"
@@ -24,8 +24,7 @@ def records(text: TextIO, delimiter: str, fields: int) -> Iterator[Record]:
         fields: The required number of fields per record.
     """
     lines = Lines(text)
-    while (first := lines.read()) is not None:
-        number, line = first
+    for number, line in lines:
         if line is None:
             yield number + 1, TOO_LONG
         elif line.strip():
@@ -49,9 +48,9 @@ def header(text: TextIO, delimiters: str) -> Iterator[tuple[str, list[str]]]:
 
 def _record(lines: Lines, line: str, delimiter: str, fields: int) -> list[str] | str:
     """Parse the record that starts with a line, reading further lines while a quoted field is open."""
-    more: list[tuple[int, str | None]] = []
+    more: list[Line] = []
     record, is_open = line, line.count('"') % 2
-    while is_open and len(record) < MAX_ROW and (following := lines.read()) is not None:
+    while is_open and len(record) < MAX_ROW and (following := next(lines, None)) is not None:
         more.append(following)
         if following[1] is None:
             break

@@ -9,13 +9,7 @@ from typing import Any, TextIO, TypeVar
 
 from zoomgate_server.importing import csv_file, json_file
 from zoomgate_server.importing.errors import ImportFileError
-from zoomgate_server.importing.rows import (
-    Fields,
-    InvalidEntry,
-    InvalidRow,
-    Row,
-    validated,
-)
+from zoomgate_server.importing.rows import Fields, InvalidEntry, InvalidRow, Row, validated
 from zoomgate_server.importing.text import MAX_ROW, Lines, opened
 
 _T = TypeVar("_T")
@@ -45,11 +39,7 @@ class Source:
 
 
 def velo_users(path: Path, user_column: str) -> Source:
-    """Return a source for an export of the collection `ZoomUsers` of Velo's Zoom package, as CSV or JSON.
-
-    Args:
-        user_column: The column or field that contains the user's email address.
-    """
+    """Return a source for an export of the collection `ZoomUsers` of Velo's Zoom package, as CSV or JSON."""
 
     def read() -> Iterator[Row | InvalidRow]:
         with opened(path) as text:
@@ -187,9 +177,7 @@ def _nango_fields(value: Mapping[str, Any], user_field: str) -> Fields:
 
 
 def _line_objects(text: TextIO) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    lines = Lines(text)
-    while (numbered := lines.read()) is not None:
-        line, content = numbered
+    for line, content in Lines(text):
         if content is None or content.strip():
             yield line, _object(content)
 

@@ -29,11 +29,11 @@ from zoomgate_server.errors import (
 )
 from zoomgate_server.importing.results import RowStatus
 from zoomgate_server.importing.rows import Row
-from zoomgate_server.importing.stop import StopReason, StopSignal
+from zoomgate_server.importing.stop import StopSignal
 from zoomgate_server.rate_limiter import RateLimiter
 from zoomgate_server.storage.record_store import StoreError
 from zoomgate_server.zoom.oauth import DEFAULT_EXPIRES_IN, OAuthClient
-from zoomgate_server.zoom.token_outcome import Issued, Rejected, Unknown, issued_or_raise
+from zoomgate_server.zoom.token_outcome import Rejected, Unknown, issued_or_raise
 
 INITIATED_BY = "import"
 """The recorded initiator of imported connections."""
@@ -130,9 +130,9 @@ class Importer:
         response_lost, problem = False, ""
         backoff = Backoff(self._timing.first_pause, self._timing.max_pause)
         for number in range(MAX_ATTEMPTS):
-            while self._stop.reason is None and (remaining := self._limiter.held_seconds()):
+            while not self._stop.requested.is_set() and (remaining := self._limiter.held_seconds()):
                 await self._stop.sleep(remaining)
-            if number and self._stop.reason is not None:
+            if number and self._stop.requested.is_set():
                 break
             try:
                 outcome = await self._attempt(row, response_lost=response_lost)
@@ -144,30 +144,23 @@ class Importer:
                     pause = max(pause, error.retry_after or 0.0)
                 self._limiter.hold(min(pause, self._timing.max_pause))
             except _FATAL as error:
-                self._stop.request(StopReason.FATAL_ERROR, error.message)
+                self._stop.request(error.message)
                 return Outcome(RowStatus.INCOMPLETE, error.message)
             except ZoomgateError as error:
                 # Zoom has not identified the user of any row so far
                 if not self.proven and not self._mismatches:
-                    self._stop.request(StopReason.FATAL_ERROR, error.message)
+                    self._stop.request(error.message)
                 return Outcome(RowStatus.REJECTED, error.message)
             else:
                 self._consecutive_incomplete = 0
                 return outcome
         self._consecutive_incomplete += 1
         if self._consecutive_incomplete >= MAX_CONSECUTIVE_INCOMPLETE:
-            self._stop.request(StopReason.NO_RESPONSE, problem)
+            self._stop.request(problem, no_response=True)
         return Outcome(RowStatus.INCOMPLETE, problem)
 
     async def _attempt(self, row: Row, *, response_lost: bool) -> Outcome:
-        """Try once to import a row.
-
-        Args:
-            response_lost: Whether an earlier attempt sent the refresh token and received no response.
-
-        Raises:
-            ZoomgateError: The attempt failed.
-        """
+        """Try once to import a row. `response_lost`: an earlier attempt sent the refresh token and received no response."""
         entry_id = hmac.digest(self._secret, row.refresh_token.encode(), "sha256").hex()[:32]
         is_journaled = self._journal.has(entry_id)
         if is_journaled:
@@ -206,14 +199,13 @@ class Importer:
             return Outcome(RowStatus.STORED, "stored by an earlier run")
         if record.state is State.REAUTH_REQUIRED:
             return None
-        is_newer = row.updated_at > (
-            record.update_time if record.state is State.DISCONNECTED else record.refresh_time
-        )
+        if record.state is State.DISCONNECTED:
+            changed_at, state = record.update_time, "was disconnected in Zoomgate"
+        else:
+            changed_at, state = record.refresh_time, "is already connected"
+        is_newer = row.updated_at > changed_at
         if is_newer and self._replace:
             return None
-        state = (
-            "was disconnected in Zoomgate" if record.state is State.DISCONNECTED else "is already connected"
-        )
         hint = ", but the row is newer; use --replace to import it" if is_newer else ""
         return Outcome(RowStatus.SKIPPED, f"the user {state}{hint}")
 
@@ -227,8 +219,7 @@ class Importer:
             return await self._rejected(row, entry_id, outcome, response_lost=response_lost)
         if isinstance(outcome, Unknown):
             raise ZoomOutcomeUnknown("Zoom's response to the refresh token was lost or invalid")
-        issued: Issued = issued_or_raise(outcome)
-        tokens = TokenPair.from_response(issued, started, previous=row.refresh_token)
+        tokens = TokenPair.from_response(issued_or_raise(outcome), started, previous=row.refresh_token)
         return await self._store(row, replaced, tokens, entry_id, issued_now=True)
 
     async def _rejected(
@@ -276,10 +267,6 @@ class Importer:
         """Link a token pair to the user. For a newly issued pair, retry until the pair is in the store or in the journal.
 
         The pair is in neither if, for example, the store fails while the disk is full.
-
-        Raises:
-            ZoomgateError: See `AccountLinker.link_imported`.
-            StoreError: The store failed, and the pair is in the journal or was not newly issued.
         """
         while True:
             try:
@@ -303,7 +290,6 @@ class Importer:
         self._mismatches += 1
         if not self.proven and self._mismatches >= MAX_INITIAL_MISMATCHES:
             self._stop.request(
-                StopReason.FATAL_ERROR,
                 f"the tokens of the first {self._mismatches} rows belong to Zoom users whose email addresses differ from"
                 " those in the rows; the import stopped before using more tokens;"
                 " check that the file contains the email addresses of the users' Zoom accounts",

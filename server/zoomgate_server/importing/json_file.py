@@ -13,9 +13,8 @@ _NOT_AN_OBJECT = f"the entry is not a JSON object of at most {MAX_ROW} character
 
 _CHUNK = 256 * 1024
 _SEPARATORS = re.compile(r"[\s,]*")
-_NEXT_OBJECT = re.compile(
-    r"(?:\}\s*+,?\s*+|\n[ \t\r]*+)(?=\{)"
-)  # possessive quantifiers avoid backtracking in long runs of blanks
+# possessive quantifiers avoid backtracking in long runs of blanks
+_NEXT_OBJECT = re.compile(r"(?:\}\s*+,?\s*+|\n[ \t\r]*+)(?=\{)")
 _LIST = re.compile(r'"(?:_?items|dataItems|connections)"\s*:\s*\[')
 _ACCESS_TOKEN = re.compile(r'"access_?token"', re.IGNORECASE)
 
@@ -23,16 +22,13 @@ Value = tuple[int, dict[str, Any] | str]
 """The number of the first line of an object, and the object or an error message."""
 
 
-def objects(text: TextIO, lists: re.Pattern[str] = _LIST) -> Iterator[Value]:
+def objects(text: TextIO) -> Iterator[Value]:
     """Yield the objects. A malformed object does not affect other objects.
-
-    Args:
-        lists: Pattern for the start of an array within an object.
 
     Raises:
         ImportFileError: The file starts with neither an array nor an object.
     """
-    return _Objects(text).all(lists)
+    return _Objects(text).all()
 
 
 class _Objects:
@@ -46,9 +42,9 @@ class _Objects:
         self._ended = False
         self._decoder = json.JSONDecoder()
 
-    def all(self, lists: re.Pattern[str]) -> Iterator[Value]:
+    def all(self) -> Iterator[Value]:
         """Yield all objects of the file."""
-        in_list = self._enter(lists)
+        in_list = self._enter()
         while True:
             self._advance(_SEPARATORS)
             if self._at == len(self._buffer) and not self._fill():
@@ -61,7 +57,7 @@ class _Objects:
         if in_list:
             yield self._line, TRUNCATED
 
-    def _enter(self, lists: re.Pattern[str]) -> bool:
+    def _enter(self) -> bool:
         """Move to the first object, and return whether the objects are in an array."""
         self._advance(_SEPARATORS)
         first = self._buffer[self._at : self._at + 1]
@@ -70,7 +66,7 @@ class _Objects:
         if first == "[":
             self._at += 1
             return True
-        found = lists.search(self._buffer, self._at)
+        found = _LIST.search(self._buffer, self._at)
         row = _ACCESS_TOKEN.search(self._buffer, self._at)
         if found is None or (row is not None and row.start() < found.start()):
             return False

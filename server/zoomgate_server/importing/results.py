@@ -50,7 +50,6 @@ class Result:
         row: The number of the row, from 1.
         line: The number of the row's first line, from 1.
         user: The email address of the row, or empty if it is invalid.
-        reason: The reason for the status; may be empty.
     """
 
     row: int
@@ -143,27 +142,21 @@ class Results:
                     entry = orjson.loads(line)
                     if complete:
                         self._count(int(entry["row"]), RowStatus(entry["status"]))
+                    elif entry.keys() != header.keys():
+                        raise self._not_results()
                     elif entry != header:
-                        raise (
-                            self._of_another_import()
-                            if entry.keys() == header.keys()
-                            else self._not_results()
+                        raise ResultsFileError(
+                            f"{self._path} belongs to an import of a different file or with different options; set a different results"
+                            " file with --results, or delete this one to start over"
                         )
                 except (ValueError, KeyError, TypeError, AttributeError):
                     raise self._not_results() from None
                 complete += len(line)
-        if complete == 0:
-            os.fchmod(self._file.fileno(), 0o600)
         self._file.truncate(complete)
         self._file.seek(complete)
         if complete == 0:
+            os.fchmod(self._file.fileno(), 0o600)
             self._write(header)
-
-    def _of_another_import(self) -> ResultsFileError:
-        return ResultsFileError(
-            f"{self._path} belongs to an import of a different file or with different options; set a different results file with --results,"
-            " or delete this one to start over"
-        )
 
     def _not_results(self) -> ResultsFileError:
         return ResultsFileError(f"{self._path} is not a results file; set a different file with --results")

@@ -45,11 +45,9 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class InvalidRow:
-    """A row that cannot be imported.
+    """A row that cannot be imported; see `Row`.
 
     Attributes:
-        number: The number of the row in the file, from 1.
-        line: The number of the row's first line, from 1.
         user_email: The address of the row; empty if the address is invalid, since an invalid value may be any data, such as a token.
         reason: The reason, without data from the row.
     """

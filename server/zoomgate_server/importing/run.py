@@ -10,7 +10,7 @@ from zoomgate_server.importing.importer import Importer, Outcome
 from zoomgate_server.importing.results import Result, Results, RowStatus
 from zoomgate_server.importing.rows import InvalidRow, Row
 from zoomgate_server.importing.scan import DuplicateIndex
-from zoomgate_server.importing.stop import StopReason, StopSignal
+from zoomgate_server.importing.stop import StopSignal
 from zoomgate_server.rate_limiter import RateLimiter
 
 MAX_CONCURRENT_ROWS = 32
@@ -42,7 +42,7 @@ async def run(
         for row, work in _remaining_rows(source, duplicates, results):
             if isinstance(work, Row):
                 await stop.sleep(limiter.reserve())
-            if stop.reason is not None:
+            if stop.requested.is_set():
                 break
             outcome = importer.import_row(work) if isinstance(work, Row) else _completed(work)
             in_progress.append((row, asyncio.create_task(outcome)))
@@ -54,7 +54,7 @@ async def run(
         while in_progress:
             await record_first()
     except (ImportFileError, ResultsFileError) as problem:
-        stop.request(StopReason.FATAL_ERROR, str(problem))
+        stop.request(str(problem))
     finally:
         if in_progress:  # tokens issued by Zoom must be stored even if the results are not written
             await asyncio.wait([task for _, task in in_progress])

@@ -85,12 +85,7 @@ class DuplicateIndex:
 
 
 def scan(source: Source, duplicates: DuplicateIndex, now: float, max_invalid_rows: int) -> Scan:
-    """Read a file, and return a summary.
-
-    Args:
-        duplicates: Index to which every valid row is added.
-        now: The current time in seconds since 1970.
-        max_invalid_rows: The maximum number of invalid rows in the summary.
+    """Read a file, add every valid row to the index, and return a summary.
 
     Raises:
         ImportFileError: The file cannot be imported.

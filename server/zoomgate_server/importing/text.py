@@ -46,24 +46,24 @@ def _encoding(prefix: bytes) -> str:
     return "utf-8-sig"
 
 
-class Lines:
-    """A line reader with pushback."""
+Line = tuple[int, str | None]
+"""The number of a line, from 1, and its text without the line ending, or None if it is longer than `MAX_ROW`."""
+
+
+class Lines(Iterator[Line]):
+    """The lines of a file, which can be pushed back."""
 
     def __init__(self, text: TextIO) -> None:
         self._text = text
         self._number = 0
-        self._pushed_back: list[tuple[int, str | None]] = []
+        self._pushed_back: list[Line] = []
 
-    def read(self) -> tuple[int, str | None] | None:
-        """Return the number of the next line, from 1, and the text without the line ending; None at the end of the file.
-
-        For a line longer than MAX_ROW, the text is None.
-        """
+    def __next__(self) -> Line:
         if self._pushed_back:
             return self._pushed_back.pop()
         line = self._text.readline(MAX_ROW + 1)
         if not line:
-            return None
+            raise StopIteration
         self._number += 1
         if len(line) > MAX_ROW and not line.endswith("\n"):
             while line and not line.endswith("\n"):
@@ -71,6 +71,6 @@ class Lines:
             return self._number, None
         return self._number, line.rstrip("\r\n")
 
-    def push_back(self, lines: list[tuple[int, str | None]]) -> None:
-        """Push lines back, so that the next calls of `read` return them again."""
+    def push_back(self, lines: list[Line]) -> None:
+        """Push lines back, so that they are returned again."""
         self._pushed_back.extend(reversed(lines))

@@ -86,17 +86,17 @@ class Metrics:
             "Age of the oldest refresh request sent to Zoom whose outcome is not stored yet.",
             multiprocess_mode="livemax",
         )
-        self._journal_entries = gauge(
+        self.journal_entries = gauge(
             "journal_entries",
             "Journal entries that are being written to the store.",
             multiprocess_mode="livesum",
         )
-        self._journal_writes = counter("journal_writes", "Token pairs written to the journal.")
-        self._journal_failures = counter(
+        self.journal_writes = counter("journal_writes", "Token pairs written to the journal.")
+        self.journal_failures = counter(
             "journal_failures", "Token pairs that could not be written to the journal."
         )
         self.journal_replays = counter("journal_replays", "Journal entries that were recovered.")
-        self._journal_corrupt_entries = counter(
+        self.journal_corrupt_entries = counter(
             "journal_corrupt_entries", "Journal entries that cannot be read."
         )
         self.store_reads = counter("store_reads", "Records read from the store.")
@@ -133,22 +133,6 @@ class Metrics:
         )
         build_info = gauge("build_info", "The running version.", ["version"], multiprocess_mode="livemax")
         build_info.labels(version).set(1)
-
-    def journal_entries(self, count: int) -> None:
-        """Set the number of journal entries that this process holds."""
-        self._journal_entries.set(count)
-
-    def journal_written(self) -> None:
-        """Count a token pair that was durably written to the journal."""
-        self._journal_writes.inc()
-
-    def journal_write_failed(self) -> None:
-        """Count a token pair that could not be written to the journal."""
-        self._journal_failures.inc()
-
-    def journal_entry_corrupt(self) -> None:
-        """Count a journal entry that cannot be read."""
-        self._journal_corrupt_entries.inc()
 
     def of_rpc(self, method: str) -> RpcMetrics:
         """Return the metrics of an RPC method."""

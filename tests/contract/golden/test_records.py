@@ -56,7 +56,7 @@ async def test_golden_journal_entry_decrypts_to_its_original_content(tmp_path: P
     content = b64decode(golden["file"])
     assert content[0] == FORMAT
     (tmp_path / f"{golden['opened']['entry_id']}.entry").write_bytes(content)
-    journal = TokenJournal(tmp_path, app=APP, key_ring=RING, observer=Metrics("0", []))
+    journal = TokenJournal(tmp_path, app=APP, key_ring=RING, metrics=Metrics("0", []))
     (entry,) = map(asdict, await journal.claim())
     assert {name: entry[name] for name in golden["opened"]} == golden["opened"]
     assert not any(entry[name] for name in entry.keys() - golden["opened"].keys())

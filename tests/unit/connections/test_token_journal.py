@@ -6,7 +6,6 @@ import os
 import resource
 import stat
 import threading
-from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,37 +16,18 @@ from structlog.testing import capture_logs
 from zoomgate_server.connections.token_journal import Entry, Origin, TokenJournal
 from zoomgate_server.connections.token_pair import TokenPair
 from zoomgate_server.encryption.cipher import Key, KeyRing
+from zoomgate_server.telemetry.metrics import Metrics
 
 RING = KeyRing([Key("0a0b0c0d", bytes(range(32)), primary=True)])
 TOKENS = TokenPair("access-canary", "refresh-canary", "bearer", "a b", "", 2.0, 1.0)
 ENTRY = Entry("0" * 32, Origin.REFRESH, "monica@example.com", "grant-1", 3, TOKENS, epoch=7)
 
 
-class CountingObserver:
-    """An observer that counts the events of the journal."""
-
-    def __init__(self) -> None:
-        self.events: Counter[str] = Counter()
-        self.entries = 0
-
-    def journal_entries(self, count: int) -> None:
-        self.entries = count
-
-    def journal_written(self) -> None:
-        self.events["written"] += 1
-
-    def journal_write_failed(self) -> None:
-        self.events["failed"] += 1
-
-    def journal_entry_corrupt(self) -> None:
-        self.events["corrupt"] += 1
-
-
 def journal(
-    folder: Path, observer: CountingObserver | None = None, app: str = "app", ring: KeyRing = RING
+    folder: Path, metrics: Metrics | None = None, app: str = "app", ring: KeyRing = RING
 ) -> TokenJournal:
     """Return a journal for a directory. Each journal acts as one process."""
-    return TokenJournal(folder, app=app, key_ring=ring, observer=observer or CountingObserver())
+    return TokenJournal(folder, app=app, key_ring=ring, metrics=metrics or Metrics("0"))
 
 
 @pytest.fixture
@@ -98,7 +78,7 @@ async def test_released_entry_can_be_claimed_again(mine: TokenJournal) -> None:
 @pytest.mark.parametrize("fault", ["truncated", "flipped bit", "empty", "zeros", "renamed", "not an entry"])
 async def test_corrupt_file_does_not_block_other_entries(tmp_path: Path, fault: str) -> None:
     """A corrupt file is reported once and left unchanged."""
-    folder, observer = tmp_path / "journal", CountingObserver()
+    folder, metrics = tmp_path / "journal", Metrics("0")
     exited = journal(folder)
     assert await exited.prepare()
     intact = replace(ENTRY, entry_id="f" * 32)
@@ -121,14 +101,14 @@ async def test_corrupt_file_does_not_block_other_entries(tmp_path: Path, fault: 
         case _:
             file.write_bytes(b"\x03" + RING.seal(b"[1]", b""))
     corrupt = file.read_bytes()
-    running = journal(folder, observer)
+    running = journal(folder, metrics)
     with capture_logs() as logs:
         assert await running.claim() == [intact]
         assert await running.claim() == []
     assert [line["reason"] for line in logs if line["event"] == "journal.entry_unreadable"] == [
         "it is corrupt, or belongs to a different Zoom app"
     ]
-    assert observer.events["corrupt"] == 1
+    assert metrics.registry.get_sample_value("zoomgate_journal_corrupt_entries_total") == 1
     assert file.read_bytes() == corrupt
     await running.close()
 
@@ -136,19 +116,17 @@ async def test_corrupt_file_does_not_block_other_entries(tmp_path: Path, fault: 
 @pytest.mark.parametrize("other", ["app", "key"])
 async def test_entry_of_a_different_app_or_key_is_retained(tmp_path: Path, other: str) -> None:
     """A process with the correct app and key can still claim the entry."""
-    folder, observer = tmp_path / "journal", CountingObserver()
+    folder, metrics = tmp_path / "journal", Metrics("0")
     theirs = journal(folder)
     assert await theirs.prepare()
     await theirs.append(ENTRY)
     await theirs.close()
     wrong_ring = KeyRing([Key("01020304", bytes(range(1, 33)), primary=True)])
     mine = (
-        journal(folder, observer, app="other")
-        if other == "app"
-        else journal(folder, observer, ring=wrong_ring)
+        journal(folder, metrics, app="other") if other == "app" else journal(folder, metrics, ring=wrong_ring)
     )
     assert await mine.claim() == []
-    assert observer.events["corrupt"] == 1
+    assert metrics.registry.get_sample_value("zoomgate_journal_corrupt_entries_total") == 1
     await mine.close()
     right = journal(folder)
     assert await right.claim() == [ENTRY]
@@ -158,13 +136,17 @@ async def test_entry_of_a_different_app_or_key_is_retained(tmp_path: Path, other
 async def test_unwritable_journal_is_reported_without_an_exception(tmp_path: Path) -> None:
     """The failure is counted, and no file is left behind."""
     (tmp_path / "journal").write_text("not a directory")
-    observer = CountingObserver()
-    opened = journal(tmp_path / "journal", observer)
+    metrics = Metrics("0")
+    opened = journal(tmp_path / "journal", metrics)
     assert not await opened.prepare()
     assert not await opened.append(ENTRY)
     await opened.delete(ENTRY.entry_id)
     assert await opened.claim() == []
-    assert observer.events == {"failed": 1}
+    values = {
+        name: metrics.registry.get_sample_value(f"zoomgate_journal_{name}_total")
+        for name in ("writes", "failures", "corrupt_entries")
+    }
+    assert values == {"writes": 0, "failures": 1, "corrupt_entries": 0}
     await opened.close()
 
 

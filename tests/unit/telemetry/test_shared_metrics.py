@@ -31,7 +31,7 @@ def test_gauges_are_combined_over_processes(tmp_path: Path) -> None:
     run_worker(
         tmp_path,
         1,
-        "journal_entries(2)",
+        "journal_entries.set(2)",
         "oldest_pending_attempt_seconds.set(7)",
         "token_endpoint_circuit_breaker_open.set(1)",
         "connections.labels('ACTIVE').set(5)",
@@ -39,7 +39,7 @@ def test_gauges_are_combined_over_processes(tmp_path: Path) -> None:
     run_worker(
         tmp_path,
         2,
-        "journal_entries(3)",
+        "journal_entries.set(3)",
         "oldest_pending_attempt_seconds.set(4)",
         "token_endpoint_circuit_breaker_open.set(0)",
         "connections.labels('ACTIVE').set(4)",
@@ -58,10 +58,10 @@ def test_counters_of_terminated_worker_remain_but_gauges_are_removed(tmp_path: P
         "store_errors.inc()",
         "store_errors.inc()",
         "refresh_seconds.observe(0.2)",
-        "journal_entries(2)",
+        "journal_entries.set(2)",
         "token_endpoint_circuit_breaker_open.set(1)",
     )
-    run_worker(tmp_path, 2, "store_errors.inc()", "refresh_seconds.observe(0.4)", "journal_entries(3)")
+    run_worker(tmp_path, 2, "store_errors.inc()", "refresh_seconds.observe(0.4)", "journal_entries.set(3)")
     metrics.drop_gauges(1, tmp_path)
     assert metric_value(tmp_path, "zoomgate_journal_entries") == "3.0"
     assert metric_value(tmp_path, "zoomgate_token_endpoint_circuit_breaker_open") == "0.0"

@@ -153,7 +153,7 @@ async def records() -> dict[str, tuple[Record, Any]]:
 async def journal_entry() -> bytes:
     """Return the content of a journal entry's file."""
     with tempfile.TemporaryDirectory() as directory:
-        journal = TokenJournal(Path(directory), app=APP, key_ring=RING, observer=Metrics("0", []))
+        journal = TokenJournal(Path(directory), app=APP, key_ring=RING, metrics=Metrics("0", []))
         assert await journal.append(ENTRY)
         (file,) = Path(directory).iterdir()
         content = file.read_bytes()

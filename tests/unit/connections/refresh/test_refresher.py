@@ -89,7 +89,7 @@ class World:
             clock=SystemClock(),
             on_read=lambda: None,
         )
-        self.journal = TokenJournal(folder, app="app", key_ring=ring, observer=Metrics("0", []))
+        self.journal = TokenJournal(folder, app="app", key_ring=ring, metrics=Metrics("0", []))
         self.refresher = Refresher(
             connections=self.connections,
             exchange=self.zoom.exchange,
