@@ -119,11 +119,7 @@ class Components:
             ),
         )
         access_tokens = AccessTokens(
-            connections=connections,
-            refresher=refresher,
-            clock=clock,
-            metrics=metrics,
-            timing=timing.tokens,
+            connections=connections, refresher=refresher, clock=clock, metrics=metrics, timing=timing.tokens
         )
         disconnector = Disconnector(
             connections=connections,
@@ -135,10 +131,7 @@ class Components:
         )
         zoom_calls = ZoomCalls(access_tokens=access_tokens, zoom=zoom, clock=clock)
         change_feed = ChangeFeed(
-            connections=connections,
-            clock=clock,
-            on_change=access_tokens.drop_changed,
-            timing=timing.feed,
+            connections=connections, clock=clock, on_change=access_tokens.drop_changed, timing=timing.feed
         )
         account_linker = AccountLinker(
             connections=connections,

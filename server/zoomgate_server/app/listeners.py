@@ -13,26 +13,24 @@ from zoomgate_server.settings.address import Address
 from zoomgate_server.startup import StartError
 
 _WILDCARDS = {"", "0.0.0.0", "::"}  # noqa: S104 - recognized, not bound
+_Host = tuple[socket.AddressFamily, str]
 
 
 def listen(settings: Settings, *, shared: bool = False) -> socket.socket:
-    """Return a listening socket for HTTP.
-
-    Args:
-        shared: Whether other processes of this service listen on the same port.
+    """Return a listening socket for HTTP. If it is shared, other processes of this service can listen on the same port.
 
     Raises:
         StartError: The port cannot be bound.
     """
     address = settings.http_listen
     try:
-        family = _http_family(address)
+        ((family, host),) = _http_hosts(address)
         listener = socket.socket(family, socket.SOCK_STREAM)
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if shared:
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            listener.bind((address.host, address.port))
+            listener.bind((host, address.port))
             listener.listen(128)  # until listen() is called, a different process could also bind the port
         except BaseException:
             listener.close()
@@ -56,20 +54,12 @@ def reserved(settings: Settings) -> Iterator[tuple[Address, Address]]:
     grpc, http = settings.listen, settings.http_listen
     with contextlib.ExitStack() as stack:
         grpc_port = _reserve(settings.names["listen"], grpc, _grpc_hosts, stack)
-        http_port = _reserve(
-            settings.names["http_listen"],
-            http,
-            lambda address: [(_http_family(address), address.host)],
-            stack,
-        )
+        http_port = _reserve(settings.names["http_listen"], http, _http_hosts, stack)
         yield Address(grpc.host, grpc_port), Address(http.host, http_port)
 
 
 def _reserve(
-    name: str,
-    address: Address,
-    hosts: Callable[[Address], Sequence[tuple[socket.AddressFamily, str]]],
-    stack: contextlib.ExitStack,
+    name: str, address: Address, hosts: Callable[[Address], Sequence[_Host]], stack: contextlib.ExitStack
 ) -> int:
     """Reserve a port at every address of a host name, and return the port."""
     port = address.port
@@ -96,9 +86,8 @@ def _holder(family: socket.AddressFamily, host: str, port: int) -> socket.socket
             # SO_REUSEADDR is required while closed connections of a previous service are in TIME_WAIT; the option is reset below,
             # because it would also admit other sockets with SO_REUSEADDR
             holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            holder.bind(
-                (host, probe.getsockname()[1])
-            )  # bind while the probe still holds the port, so that no other process can bind the port in between
+            # bind while the probe still holds the port, so that no other process can bind the port in between
+            holder.bind((host, probe.getsockname()[1]))
             holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
     except BaseException:
         holder.close()
@@ -106,7 +95,7 @@ def _holder(family: socket.AddressFamily, host: str, port: int) -> socket.socket
     return holder
 
 
-def _grpc_hosts(address: Address) -> Sequence[tuple[socket.AddressFamily, str]]:
+def _grpc_hosts(address: Address) -> Sequence[_Host]:
     """Return the addresses that gRPC listens on: all addresses of a host name; for a wildcard, `::`, or `0.0.0.0` without IPv6."""
     if address.host in _WILDCARDS:
         return [(socket.AF_INET6, "::")] if _has_ipv6() else [(socket.AF_INET, "0.0.0.0")]  # noqa: S104 - as configured
@@ -115,8 +104,10 @@ def _grpc_hosts(address: Address) -> Sequence[tuple[socket.AddressFamily, str]]:
     return [row for row in hosts if row[0] is not socket.AF_INET6 or _has_ipv6()] or hosts
 
 
-def _http_family(address: Address) -> socket.AddressFamily:
-    return socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0][0]
+def _http_hosts(address: Address) -> Sequence[_Host]:
+    """Return the address that the HTTP server listens on: for a host name, the first address."""
+    family = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0][0]
+    return [(family, address.host)]
 
 
 def _has_ipv6() -> bool:

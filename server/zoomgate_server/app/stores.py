@@ -2,11 +2,10 @@
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
 
 from zoomgate_server.backoff import Backoff
 from zoomgate_server.clock import Clock
@@ -20,7 +19,6 @@ from zoomgate_server.storage.sqlite import SqliteStore
 from zoomgate_server.storage.timing import MongoTiming, SqliteTiming
 from zoomgate_server.telemetry import logs
 
-_T = TypeVar("_T")
 _log = logs.get("zoomgate.app")
 
 
@@ -55,9 +53,7 @@ async def open_store(
     """Open the store and the key ring. On failure, new files are removed, unless another process may already use them.
 
     Args:
-        stack: The exit stack that closes the store.
         stop: The event that cancels the wait for an unreachable store.
-        clock: The clock of an SQLite store.
 
     Raises:
         StartError: The store or the key ring cannot be opened.
@@ -76,7 +72,7 @@ async def open_store(
         if is_new and settings.keys_are_default and not settings.keys.exists():
             with contextlib.suppress(
                 key_file.KeyFileExistsError
-            ):  # another process has created the file in the meantime
+            ):  # created by another process in the meantime
                 key_file.create(settings.keys)
                 created.append(settings.keys)
         key_ring = key_file.load(settings.keys)
@@ -104,64 +100,42 @@ async def _open_mongodb(
 
     If the database is unreachable, attempts are repeated for `store_wait` seconds, since services and their databases often start together.
     """
-    from zoomgate_server.storage.mongodb import MongoStore  # noqa: PLC0415 - not needed with SQLite
-
     try:
         key_ring = key_file.load(settings.keys)
-        store = await _with_retries(
-            lambda: MongoStore.open(uri.reveal(), timing=timing.mongodb),
-            settings.store_wait,
-            stop,
-            timing,
-        )
+        opening = asyncio.create_task(_open_with_retries(uri, settings.store_wait, timing))
+        store = await _result_unless_stopped(opening, stop)
     except (key_file.KeyFileError, StoreOpenError) as error:
         raise StartError(str(error)) from None
     stack.push_async_callback(store.close)
     return store, key_ring
 
 
-async def _with_retries(
-    open_store: Callable[[], Coroutine[Any, Any, RecordStore]],
-    seconds: float,
-    stop: asyncio.Event,
-    timing: Timing,
-) -> RecordStore:
-    """Open a store, retrying while it is unreachable.
+async def _open_with_retries(uri: Secret, seconds: float, timing: Timing) -> RecordStore:
+    """Open a MongoDB database. While it is unreachable, start further attempts for this number of seconds."""
+    from zoomgate_server.storage.mongodb import MongoStore  # noqa: PLC0415 - not needed with SQLite
 
-    Args:
-        seconds: The maximum time between the first and the last attempt.
-
-    Raises:
-        StoreOpenError: The store cannot be used, or was not reachable in time.
-        StartCancelled: `stop` was set.
-    """
     loop = asyncio.get_running_loop()
     deadline, backoff = loop.time() + seconds, Backoff(timing.min_pause, timing.max_pause)
     while True:
-        opening = asyncio.create_task(open_store())
         try:
-            return await _await_unless_stopped(stop, opening)
+            return await MongoStore.open(uri.reveal(), timing=timing.mongodb)
         except StoreUnreachableError as error:
             pause = backoff.next_pause()
             if loop.time() + pause > deadline:
                 raise
             _log.warning("store.unreachable", problem=str(error), retry_in=pause)
-        await _await_unless_stopped(stop, asyncio.create_task(asyncio.sleep(pause)))
+        await asyncio.sleep(pause)
 
 
-async def _await_unless_stopped(stop: asyncio.Event, awaited: asyncio.Task[_T]) -> _T:
-    """Await a task, or cancel the task if the service is stopped.
-
-    Raises:
-        StartCancelled: `stop` was set.
-    """
+async def _result_unless_stopped(opening: asyncio.Task[RecordStore], stop: asyncio.Event) -> RecordStore:
+    """Return the result of a task, or cancel the task and raise `StartCancelled` if the service is stopped."""
     stopped = asyncio.create_task(stop.wait())
     try:
-        await asyncio.wait({awaited, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        if not awaited.done():
+        await asyncio.wait({opening, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if not opening.done():
             raise StartCancelled
-        return awaited.result()
+        return opening.result()
     finally:
-        for task in (awaited, stopped):
-            task.cancel()
-        await asyncio.wait({awaited, stopped})
+        opening.cancel()
+        stopped.cancel()
+        await asyncio.wait({opening, stopped})

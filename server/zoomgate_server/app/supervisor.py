@@ -100,12 +100,10 @@ async def supervise(
     anonymous: Principal | None = None,
     keys: Sequence[tuple[str, Principal]] = (),
 ) -> None:
-    """Serve with `settings.workers` processes until SIGTERM or SIGINT, then shut down gracefully.
+    """Serve with `settings.workers` processes until SIGTERM or SIGINT, then shut down gracefully; see `WorkerConfig`.
 
     Args:
         announce: Called once all workers are serving.
-        anonymous: See `WorkerConfig`.
-        keys: See `WorkerConfig`.
 
     Raises:
         StartError: The service cannot start, or a worker could not be restarted.
@@ -119,12 +117,7 @@ async def supervise(
 
 
 class _Workers:
-    """The worker processes, numbered from 1, and their state.
-
-    Args:
-        directory: The directory of the workers' metrics.
-        announce: Called once all workers are serving.
-    """
+    """The worker processes, numbered from 1, and their state."""
 
     def __init__(
         self, config: WorkerConfig, directory: Path, announce: Callable[[ServiceAddresses], None]
@@ -209,11 +202,9 @@ class _Workers:
             self._serving.discard(number)
             metrics.drop_gauges(number, self._directory)
         self._log_exit(number, process.pid, code, served=problem is None)
-        return (
-            problem
-            if problem != ""
-            else f"a worker exited before it could serve ({_exit_status(code)}); see its log"
-        )
+        if problem == "":
+            return f"a worker exited before it could serve ({_exit_status(code)}); see its log"
+        return problem
 
     async def _await_ready(self, process: Process) -> str | None:
         """Send the configuration to a worker and wait for its message.
@@ -245,12 +236,10 @@ class _Workers:
         if code == 0 or (self._stop.is_set() and not served):
             _log.info("worker.exited", worker=number, pid=pid)
             return
-        _log.warning("worker.died", worker=number, pid=pid, exit=_exit_status(code))
-        if self._stop.is_set():
-            self._problem = (
-                self._problem
-                or f"a worker exited before its shutdown was complete ({_exit_status(code)}); see its log"
-            )
+        status = _exit_status(code)
+        _log.warning("worker.died", worker=number, pid=pid, exit=status)
+        if self._stop.is_set() and self._problem is None:
+            self._problem = f"a worker exited before its shutdown was complete ({status}); see its log"
 
 
 def _exit_status(code: int) -> str:
