@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, NamedTuple, cast
 import click
 
 from zoomgate_server.audit.trail import ACTIONS, FINGERPRINT_DIGITS, FINGERPRINT_SECRET, fingerprint
-from zoomgate_server.cli.options import UserEmail, json_option, parse_time
+from zoomgate_server.cli.options import json_option, time_with_zone, user_email
 from zoomgate_server.cli.output import NOT_FOUND, fail, load_settings, note, print_table
 from zoomgate_server.cli.store_access import load_key_ring, open_store, run
 from zoomgate_server.encryption import shared_secret
@@ -44,55 +44,55 @@ def audit() -> None:
     """
 
 
-def _parse_time(_context: click.Context, _parameter: click.Parameter, value: str | None) -> datetime | None:
-    if value is None:
-        return None
-    duration = _DURATION.fullmatch(value)
+def _time_or_duration(text: str) -> datetime:
+    duration = _DURATION.fullmatch(text)
     try:
         if duration:
             return datetime.now(UTC) - timedelta(**{_UNITS[duration.group(2)]: int(duration.group(1))})
-        return parse_time(value)
-    except (ValueError, OverflowError):
+        return time_with_zone(text)
+    except (click.BadParameter, OverflowError):
         raise click.BadParameter(
-            f"{plain(value)!r} is not a time; use a duration (30m, 24h, 7d), or a time with a time zone such as 2030-01-07T09:00:00Z"
+            f"{plain(text)!r} is not a time; use a duration (30m, 24h, 7d), or a time with a time zone such as 2030-01-07T09:00:00Z"
         ) from None
 
 
-def _check_action(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
-    if value is None or any(_matches_action(known, value) for known in ACTIONS):
-        return value
-    raise click.BadParameter(f"{plain(value)!r} is not one of {', '.join(ACTIONS)}")
+def _action(text: str) -> str:
+    if not any(_matches_action(known, text) for known in ACTIONS):
+        raise click.BadParameter(f"{plain(text)!r} is not one of {', '.join(ACTIONS)}")
+    return text
 
 
-def _parse_fingerprint(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
-    if value is None or _FINGERPRINT.fullmatch(value.lower()):
-        return value and value.lower()
-    raise click.BadParameter(
-        f"not a fingerprint; use the {FINGERPRINT_DIGITS} hex digits that `zoomgate audit fingerprint` prints"
-    )  # the value is not repeated, since it may be a token
+def _fingerprint(text: str) -> str:
+    if not _FINGERPRINT.fullmatch(text.lower()):
+        raise click.BadParameter(
+            f"not a fingerprint; use the {FINGERPRINT_DIGITS} hex digits that `zoomgate audit fingerprint` prints"
+        )  # the text is not repeated, since it may be a token
+    return text.lower()
 
 
 @audit.command()
-@click.option("--user", type=UserEmail(), help="Only lines about the user with this email address.")
+@click.option(
+    "--user", type=user_email, metavar="EMAIL", help="Only lines about the user with this email address."
+)
 @click.option("--principal", metavar="NAME", help="Only lines about actions of this caller.")
 @click.option(
     "--action",
     metavar="ACTION",
-    callback=_check_action,
+    type=_action,
     help="Only lines with this action, such as token.returned, or this group of actions, such as keys.",
 )
 @click.option(
     "--since",
     metavar="TIME",
-    callback=_parse_time,
+    type=_time_or_duration,
     help="Only lines since TIME, such as 24h or 2030-01-07T09:00Z.",
 )
-@click.option("--until", metavar="TIME", callback=_parse_time, help="Only lines before TIME.")
+@click.option("--until", metavar="TIME", type=_time_or_duration, help="Only lines before TIME.")
 @click.option(
     "--fingerprint",
     "token_fingerprint",
     metavar="HEX",
-    callback=_parse_fingerprint,
+    type=_fingerprint,
     help="Only lines about the token with this fingerprint.",
 )
 @json_option("Print the original JSON lines.")
@@ -181,13 +181,13 @@ class _Filter(NamedTuple):
 
     def matches(self, fields: Mapping[str, Any]) -> bool:
         """Return whether a line meets all conditions."""
-        time = _time(fields)
+        logged = _time(fields)
         return (
             (self.user is None or fields.get("user") == self.user)
             and (self.principal is None or fields.get("principal") == self.principal)
             and (self.action is None or _matches_action(fields["action"], self.action))
-            and (self.since is None or time >= self.since)
-            and (self.until is None or time < self.until)
+            and (self.since is None or logged >= self.since)
+            and (self.until is None or logged < self.until)
             and (
                 self.token_fingerprint is None
                 or self.token_fingerprint

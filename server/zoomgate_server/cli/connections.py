@@ -10,7 +10,7 @@ from zoomgate.v1.connection_pb2 import Connection
 from zoomgate_server.cli.bulk import executor, operations, where_filter
 from zoomgate_server.cli.bulk.where_filter import Condition, matches, where_option
 from zoomgate_server.cli.channel import calls_service, resume_command
-from zoomgate_server.cli.options import Time, rate_option, user_argument, yes_option
+from zoomgate_server.cli.options import rate_option, time_with_zone, user_argument, yes_option
 from zoomgate_server.cli.output import (
     enum_name,
     local_time,
@@ -135,9 +135,9 @@ def watch(client: Client, as_json: bool, users: tuple[str, ...], resume_token: s
 def _event_line(event: WatchConnectionsResponse) -> str:
     """Format an event as one line."""
     connection = event.connection
-    time = datetime.fromtimestamp(connection.update_time.seconds, UTC).astimezone()
+    updated = datetime.fromtimestamp(connection.update_time.seconds, UTC).astimezone()
     kind = enum_name(WatchConnectionsResponse.Type, event.type)
-    return f"{time:%Y-%m-%d %H:%M:%S}  {kind.ljust(8)}  {escape(connection.user_email)}  {escape(state_text(connection))}"
+    return f"{updated:%Y-%m-%d %H:%M:%S}  {kind.ljust(8)}  {escape(connection.user_email)}  {escape(state_text(connection))}"
 
 
 @connections.command()
@@ -151,7 +151,7 @@ def _event_line(event: WatchConnectionsResponse) -> str:
 )
 @click.option(
     "--since",
-    type=Time(),
+    type=time_with_zone,
     metavar="TIME",
     help="With --all: skip tokens issued at or after TIME (such as 2030-01-07T09:00:00Z), to resume an interrupted run.",
 )

@@ -14,29 +14,6 @@ from zoomgate_server.telemetry.logs import plain
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
-class UserEmail(click.types.StringParamType):
-    """A user's email address in canonical form. Other spellings are rejected, not corrected."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Parse and validate the value."""
-        address = super().convert(value, param, ctx)
-        problem = addresses.problem(address)
-        if problem is not None:
-            self.fail(plain(problem), param, ctx)
-        return address
-
-
-class Time(click.types.StringParamType):
-    """A time with a time zone."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Parse and validate the value."""
-        try:
-            return parse_time(super().convert(value, param, ctx))
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-
-
 class _Rate(click.FloatRange):
     """A number in a range. NaN is rejected here, since click accepts NaN for every range."""
 
@@ -48,19 +25,23 @@ class _Rate(click.FloatRange):
         return rate
 
 
-def parse_time(text: str) -> datetime:
-    """Parse a time with a time zone.
+def user_email(text: str) -> str:
+    """Return a user's email address in canonical form. Other spellings are rejected, not corrected."""
+    problem = addresses.problem(text)
+    if problem is not None:
+        raise click.BadParameter(plain(problem))
+    return text
 
-    Raises:
-        ValueError: The text is not a time with a time zone. The message explains the format.
-    """
+
+def time_with_zone(text: str) -> datetime:
+    """Return a time, which must have a time zone."""
     try:
         parsed = datetime.fromisoformat(text)
         if parsed.tzinfo is not None:
             return parsed.astimezone(UTC)
     except (ValueError, OverflowError):
         pass
-    raise ValueError(
+    raise click.BadParameter(
         f"{plain(text)!r} is not a time; use a time with a time zone, such as 2030-01-07T09:00:00Z"
     )
 
@@ -72,7 +53,7 @@ def combined(*decorators: Decorator) -> Decorator:
 
 def user_argument(name: str = "user", **attributes: Any) -> Decorator:
     """Return a decorator that adds an argument for the email address of a user."""
-    return click.argument(name, type=UserEmail(), **attributes)
+    return click.argument(name, type=user_email, **attributes)
 
 
 def json_option(text: str = "Print one JSON object.") -> Decorator:

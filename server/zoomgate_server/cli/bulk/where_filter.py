@@ -9,7 +9,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from zoomgate.v1.connection_pb2 import Connection
 from zoomgate_server import user_email as addresses
-from zoomgate_server.cli.options import parse_time
+from zoomgate_server.cli.options import time_with_zone
 from zoomgate_server.cli.output import enum_name
 from zoomgate_server.telemetry.logs import plain
 
@@ -17,20 +17,15 @@ Test = Callable[[Connection], bool]
 
 
 class Condition(NamedTuple):
-    """A filter from one --where option.
-
-    Attributes:
-        name: A name in `FIELDS`.
-        test: Returns whether a connection matches.
-    """
+    """A filter from one --where option: a name in `FIELDS`, and a function that returns whether a connection matches."""
 
     name: str
     test: Test
 
 
-def is_before(time: Timestamp, limit: datetime) -> bool:
+def is_before(timestamp: Timestamp, limit: datetime) -> bool:
     """Return whether a timestamp is before a time, with a resolution of a millisecond."""
-    return time.ToNanoseconds() < int(limit.timestamp() * 1000) * 1_000_000
+    return timestamp.ToNanoseconds() < int(limit.timestamp() * 1000) * 1_000_000
 
 
 def _enum_field(enum: Any, field: str) -> Callable[[str], Test]:
@@ -38,7 +33,7 @@ def _enum_field(enum: Any, field: str) -> Callable[[str], Test]:
 
     def parse(value: str) -> Test:
         if value.lower() not in known:
-            raise ValueError(f"unknown value {plain(value)!r}; use one of {', '.join(known)}")
+            raise click.BadParameter(f"unknown value {plain(value)!r}; use one of {', '.join(known)}")
         return lambda connection: enum_name(enum, getattr(connection, field)) == value.lower()
 
     return parse
@@ -46,7 +41,7 @@ def _enum_field(enum: Any, field: str) -> Callable[[str], Test]:
 
 def _before(field: str) -> Callable[[str], Test]:
     def parse(value: str) -> Test:
-        limit = parse_time(value)
+        limit = time_with_zone(value)
         return lambda connection: is_before(getattr(connection, field), limit)
 
     return parse
@@ -57,7 +52,7 @@ def _user(value: str) -> Test:
     problem = addresses.problem(f"x@{domain}" if start == "*" else value)
     if problem:
         problem = problem.replace(f"x@{domain.lower()}", f"*@{domain.lower()}")
-        raise ValueError(f"{plain(value)!r} is neither an email address nor *@domain: {problem}")
+        raise click.BadParameter(f"{plain(value)!r} is neither an email address nor *@domain: {problem}")
     if start == "*":
         return lambda connection: connection.user_email.rpartition("@")[2] == domain
     return lambda connection: connection.user_email == value
@@ -72,24 +67,19 @@ FIELDS: dict[str, Callable[[str], Test]] = {
     "consented-before": _before("consent_time"),
     "refreshed-before": _before("refresh_time"),
 }
-"""Each name in a filter with a function that parses the value; the function raises ValueError for an invalid value."""
+"""Each name in a filter with a function that parses the value; the function raises `click.BadParameter` for an invalid value."""
 
 
-def _parse_where(
-    _context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]
-) -> tuple[Condition, ...]:
-    conditions = []
-    for value in values:
-        name, separator, operand = value.partition("=")
-        if not separator or not operand or name not in FIELDS:
-            raise click.BadParameter(
-                f"{plain(value)!r} is not a valid filter; use NAME=VALUE, where NAME is one of {', '.join(FIELDS)}"
-            )
-        try:
-            conditions.append(Condition(name, FIELDS[name](operand)))
-        except ValueError as error:
-            raise click.BadParameter(f"{name}: {error}") from None
-    return tuple(conditions)
+def _condition(text: str) -> Condition:
+    name, _, value = text.partition("=")
+    if not value or name not in FIELDS:
+        raise click.BadParameter(
+            f"{plain(text)!r} is not a valid filter; use NAME=VALUE, where NAME is one of {', '.join(FIELDS)}"
+        )
+    try:
+        return Condition(name, FIELDS[name](value))
+    except click.BadParameter as error:
+        raise click.BadParameter(f"{name}: {error.message}") from None
 
 
 where_option = click.option(
@@ -97,7 +87,7 @@ where_option = click.option(
     "where",
     multiple=True,
     metavar="NAME=VALUE",
-    callback=_parse_where,
+    type=_condition,
     help="Filter connections; repeat to combine (all filters must match). NAME is user (an email address or *@domain), state, cause,"
     " account (the Zoom account ID), scope, consented-before or refreshed-before (a time such as 2030-01-07T09:00:00Z).",
 )
