@@ -124,14 +124,11 @@ async def run(
                 str(Address(settings.http_listen.host, http_port)),
             )
 
-        # bind first: a port in use must be detected before anything is written
-        started = (
-            ServiceAddresses(str(settings.listen), str(settings.http_listen))
-            if peers_serving
-            else await bind_ports()
-        )
         if peers_serving:
+            started = ServiceAddresses(str(settings.listen), str(settings.http_listen))
             settings = replace(settings, store_wait=math.inf)
+        else:  # bind first: a port in use must be detected before anything is written
+            started = await bind_ports()
         if not settings.redirect_uri:
             settings = replace(settings, redirect_uri=f"http://{started.http}/oauth/callback")
         is_new_key_ring = not os.access(settings.keys, os.F_OK)

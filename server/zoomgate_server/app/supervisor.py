@@ -62,11 +62,7 @@ class WorkerConfig:
 
     @classmethod
     def receive(cls, source: BinaryIO) -> "WorkerConfig":
-        """Read the configuration sent by the supervisor.
-
-        Raises:
-            StartError: The input is not a worker configuration.
-        """
+        """Read the configuration sent by the supervisor, or raise `StartError` if the input is something else."""
         try:
             config = pickle.load(source)  # noqa: S301 - sent by the supervisor over a private pipe
         except Exception:  # noqa: BLE001 - invalid pickles raise any exception
@@ -207,10 +203,7 @@ class _Workers:
         return problem
 
     async def _await_ready(self, process: Process) -> str | None:
-        """Send the configuration to a worker and wait for its message.
-
-        Return None if the worker is ready, the problem if it cannot start, or an empty string if it exits without a message.
-        """
+        """Configure a worker. Return None once it is ready, the problem if it cannot start, or an empty string if it exits silently."""
         assert process.stdin is not None  # noqa: S101 - started with a pipe
         assert process.stdout is not None  # noqa: S101 - started with a pipe
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):

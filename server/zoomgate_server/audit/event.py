@@ -46,15 +46,13 @@ BROWSER, ZOOM, ZOOMGATE = Actor("browser"), Actor("zoom"), Actor("zoomgate")
 
 
 class AuditEvent(NamedTuple):
-    """An event of the audit trail.
+    """An event of the audit trail. Only fingerprints of the tokens are written.
 
     Attributes:
         action: The dotted name, one of `audit.ACTIONS`.
         outcome: `ok`, or the reason for the rejection or failure.
         user_email: The email address of the affected user, or empty.
-        generation: The generation (sequence number) of the token pair, or 0.
-        access_token: The access token. Only its fingerprint is written.
-        refresh_token: The refresh token. Only its fingerprint is written.
+        generation: The generation of the token pair, or 0.
         details: Additional facts; must not contain secrets.
     """
 

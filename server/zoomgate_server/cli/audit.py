@@ -218,11 +218,7 @@ def _trail_files(since: datetime | None) -> Iterator[Path]:
 
 
 def _lines(file: Path, errors: list[str]) -> Iterator[_Line]:
-    """Yield the lines of a file, and report corrupt lines.
-
-    Args:
-        errors: Receives a message if the file cannot be read completely.
-    """
+    """Yield the lines of a file, and report corrupt lines. If the file cannot be read completely, add an error."""
     if file.suffix in _UNSUPPORTED_COMPRESSION:
         errors.append(f"{file} has an unsupported compression format; decompress it and pass it as FILE")
         return
@@ -230,24 +226,18 @@ def _lines(file: Path, errors: list[str]) -> Iterator[_Line]:
         with cast("BinaryIO", gzip.open(file) if file.suffix == ".gz" else file.open("rb")) as source:
             for number, text in _numbered_lines(source):
                 line = _parse(text)
-                if line is None and _is_other_log_line(text):
+                if line is None:
+                    if not _is_other_log_line(text):
+                        note(f"zoomgate: {file}:{number} is corrupt and was skipped")
                     continue
-                if line is None or line.text != text:
-                    result = (
-                        "and was skipped" if line is None else "but contains a complete line, which is used"
-                    )
-                    note(f"zoomgate: {file}:{number} is corrupt {result}")
-                if line is not None:
-                    yield line
-    except OSError as error:
-        problem = (
-            f"cannot be read ({error.strerror}); run this command as its owner"
-            if error.strerror
-            else f"cannot be read completely ({error})"
-        )
-        errors.append(f"{file} {problem}")
-    except (EOFError, zlib.error) as error:
-        errors.append(f"{file} cannot be read completely ({error})")
+                if line.text != text:
+                    note(f"zoomgate: {file}:{number} is corrupt but contains a complete line, which is used")
+                yield line
+    except (OSError, EOFError, zlib.error) as error:
+        if isinstance(error, OSError) and error.strerror:
+            errors.append(f"{file} cannot be read ({error.strerror}); run this command as its owner")
+        else:
+            errors.append(f"{file} cannot be read completely ({error})")
 
 
 def _numbered_lines(source: BinaryIO) -> Iterator[tuple[int, bytes]]:
@@ -299,17 +289,19 @@ def _time(fields: Mapping[str, Any]) -> datetime:
 
 
 def _row(fields: Mapping[str, Any]) -> tuple[str, ...]:
-    by = str(fields.get("principal", "")) or "(unknown)"
-    extra = {"generation": fields.get("generation"), "method": fields.get("method")}
     details = fields.get("details")
-    extra |= details if isinstance(details, dict) else {}
-    extra["token"] = fields.get("access_fingerprint")
-    extra["request"] = fields.get("request_id")
+    extra = {
+        "generation": fields.get("generation"),
+        "method": fields.get("method"),
+        **(details if isinstance(details, dict) else {}),
+        "token": fields.get("access_fingerprint"),
+        "request": fields.get("request_id"),
+    }
     return (
         f"{_time(fields).astimezone():%Y-%m-%d %H:%M:%S}",
         fields["action"],
         str(fields.get("outcome", "")),
-        by,
+        str(fields.get("principal", "")) or "(unknown)",
         str(fields.get("on_behalf_of", "")),
         str(fields.get("user", "")),
         " ".join(f"{name}={value}" for name, value in extra.items() if value not in (None, "")),

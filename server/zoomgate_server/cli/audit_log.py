@@ -22,7 +22,7 @@ class AuditLog(contextlib.AbstractContextManager["AuditLog"]):
     a store writes nothing. A command that accesses a store always writes a line on the local machine, even if the store is shared.
 
     Args:
-        loaded: The settings; None for a command that works without settings.
+        loaded: None for a command that works without settings.
         key: The HMAC key of the fingerprints, for commands that record tokens.
         store: Whether the command accesses an existing store.
     """

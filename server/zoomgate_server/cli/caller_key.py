@@ -28,12 +28,7 @@ class CallerKeyError(Exception):
 
 
 def read(path: Path) -> str:
-    """Return the key in a file.
-
-    Raises:
-        CallerKeyError: The file does not contain a valid key.
-        OSError: The file cannot be read.
-    """
+    """Return the key in a file; raise `CallerKeyError` or OSError if there is none."""
     key = path.read_bytes().decode("ascii", "replace").strip()
     if not is_key(key):
         raise CallerKeyError(f"{path} does not contain a key; a key is one line of visible ASCII characters")

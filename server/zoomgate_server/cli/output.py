@@ -38,11 +38,7 @@ def note(text: str) -> None:
 
 
 def load_settings(alternative: str = "run this command on the machine of the service") -> settings.Settings:
-    """Read the settings and configure the logs; exit with all problems if the settings are invalid.
-
-    Args:
-        alternative: The alternative to correcting the settings, as an imperative clause for the error message.
-    """
+    """Read the settings and configure the logs; exit with all problems, and an alternative to correcting them, if they are invalid."""
     try:
         loaded = settings.load(os.environ)
     except settings.SettingsError as error:
@@ -83,11 +79,14 @@ def print_result(sentence: str, document: Mapping[str, Any], *, as_json: bool) -
 
 
 def print_message(message: Any, rows: Mapping[str, str], *, as_json: bool) -> None:
-    """Print a message of the API as names and values, or as JSON."""
+    """Print a message of the API as JSON, or as names and values, one pair per line, omitting empty values."""
     if as_json:
         print_json(message)
-    else:
-        print_fields(rows)
+        return
+    shown = {name: value for name, value in rows.items() if value}
+    width = max(map(len, shown), default=0)
+    for name, value in shown.items():
+        click.echo(f"{_emphasis(name.ljust(width))}  {escape(value)}")
 
 
 def enum_name(enum: Any, value: int) -> str:
@@ -96,15 +95,7 @@ def enum_name(enum: Any, value: int) -> str:
     return name.partition("_")[2].lower()
 
 
-def print_fields(rows: Mapping[str, str]) -> None:
-    """Print names and values, one pair per line, omitting empty values."""
-    shown = {name: value for name, value in rows.items() if value}
-    width = max((len(name) for name in shown), default=0)
-    for name, value in shown.items():
-        click.echo(f"{emphasis(name.ljust(width))}  {escape(value)}")
-
-
-def emphasis(text: str) -> str:
+def _emphasis(text: str) -> str:
     """Return text in bold if standard output is a terminal and NO_COLOR is not set."""
     return text if os.environ.get("NO_COLOR") or not sys.stdout.isatty() else click.style(text, bold=True)
 
@@ -118,7 +109,7 @@ def print_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> int:
     while batch := [[escape(cell) for cell in row] for row in islice(remaining, _BATCH_SIZE)]:
         widths = [max(width, *map(_width, cells)) for width, *cells in zip(widths, *batch, strict=True)]
         if not count:
-            click.echo(emphasis(_line(titles, widths)))
+            click.echo(_emphasis(_line(titles, widths)))
         click.echo("\n".join(_line(row, widths) for row in batch))
         count += len(batch)
     return count

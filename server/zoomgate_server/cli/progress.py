@@ -15,13 +15,7 @@ LINE_SECONDS = 5.0
 def progress(
     operation: str, total: int, unit: str = "records", line_seconds: float = LINE_SECONDS
 ) -> Iterator[Callable[[int], None]]:
-    """Show the progress of an operation; yield a function to call with the number of newly processed items.
-
-    Args:
-        operation: The operation as a participle, such as `re-encrypting`.
-        total: The approximate number of items.
-        unit: The plural noun for the items.
-    """
+    """Show the progress of an operation, such as `re-encrypting`; yield a function to call with the number of newly processed items."""
     if sys.stderr.isatty():
         with _bar(operation, total, unit) as advance:
             yield advance

@@ -70,12 +70,7 @@ def prune(dry_run: bool, as_json: bool) -> None:
 async def prune_store(
     store: RecordStore, ring: KeyRing, reauth_days: int, audit_log: AuditLog | None
 ) -> Outcome:
-    """Prune the records of all apps in a store.
-
-    Args:
-        reauth_days: The setting ZOOMGATE_REAUTH_RETENTION_DAYS.
-        audit_log: None for a dry run, which changes nothing.
-    """
+    """Prune the records of all apps in a store. Without an audit log, the run is a dry run, which changes nothing."""
     outcome = Outcome()
     for app in await store.apps():
         envelope = Envelope(app=app, keys=ring)

@@ -19,13 +19,7 @@ _MAX_LISTED = 3
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """The result of a re-encryption.
-
-    Attributes:
-        sentence: The result as text.
-        fields: The result as JSON.
-        problem: The remaining problem and the remedy, or an empty string.
-    """
+    """The result of a re-encryption as text and as JSON, and the remaining problem with its remedy, or an empty string."""
 
     sentence: str
     fields: dict[str, Any] = field(default_factory=dict)
@@ -33,17 +27,12 @@ class Summary:
 
 
 def reencrypt_store(loaded: Settings, ring: KeyRing, audit: AuditLog, *, must_exist: bool = True) -> Summary:
-    """Re-encrypt the configured store and display progress; exit with an error if the store fails.
-
-    Args:
-        must_exist: Whether a missing store is a failure.
-    """
-    if not must_exist and not exists(loaded):
-        summary = Summary("There is no store yet, so no record was re-encrypted.")
+    """Re-encrypt the configured store and display progress; exit with an error if the store fails."""
+    if must_exist or exists(loaded):
+        remedy = "run `zoomgate keys reencrypt` to continue where this run stopped"
+        summary = run(_reencrypt(loaded, ring), remedy)
     else:
-        summary = run(
-            _reencrypt(loaded, ring), "run `zoomgate keys reencrypt` to continue where this run stopped"
-        )
+        summary = Summary("There is no store yet, so no record was re-encrypted.")
     audit.record(
         "keys.reencrypted",
         "incomplete" if summary.problem else "ok",
@@ -60,7 +49,7 @@ async def _reencrypt(loaded: Settings, ring: KeyRing) -> Summary:
             result = await reencrypt(store, ring, advance)
         seconds = time.monotonic() - started
         other_keys = {
-            key_id: sum(counts.values())
+            key_id: counts.total()
             for key_id, counts in (await key_usage.by_key(store)).items()
             if key_id not in ("", ring.primary_id)
         }

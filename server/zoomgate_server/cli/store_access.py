@@ -60,11 +60,7 @@ async def open_store(loaded: Settings) -> AsyncIterator[RecordStore]:
 
 
 def run(operation: Coroutine[Any, Any, _T], remedy: str = "run this command again") -> _T:
-    """Run an operation on the store; exit with an error message if the operation fails.
-
-    Args:
-        remedy: What to do if the store fails during the operation.
-    """
+    """Run an operation on the store; exit with an error message, with a remedy if the store fails during the operation."""
     try:
         return asyncio.run(operation)
     except (StoreOpenError, BackupError) as error:

@@ -17,12 +17,7 @@ Record = tuple[int, list[str] | str]
 
 
 def records(text: TextIO, delimiter: str, fields: int) -> Iterator[Record]:
-    """Yield the records after the header.
-
-    Args:
-        text: The file, positioned after its first line.
-        fields: The required number of fields per record.
-    """
+    """Yield the records after the header, each of which must have this number of fields."""
     lines = Lines(text)
     for number, line in lines:
         if line is None:

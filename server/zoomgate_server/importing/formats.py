@@ -80,12 +80,7 @@ def json_lines(path: Path) -> Source:
 def _rows(
     entries: Iterable[tuple[int, _T | str]], parse: Callable[[_T], Fields]
 ) -> Iterator[Row | InvalidRow]:
-    """Yield a row for each entry.
-
-    Args:
-        entries: The number of each entry's first line, and the entry or an error message.
-        parse: Returns the fields of an entry, or raises `InvalidEntry`.
-    """
+    """Yield a row for each entry, which is given with its first line's number; a string is the error message of an invalid entry."""
     for number, (line, entry) in enumerate(entries, start=1):
         try:
             if isinstance(entry, str):

@@ -18,17 +18,15 @@ _MAX_SCOPE = 16_384
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A user's token pair.
+    """A user's token pair. Times are in seconds since 1970, or 0 if unknown.
 
     Attributes:
         number: The number of the row in the file, from 1.
         line: The number of the row's first line, from 1.
         user_email: The user's address according to the file, in canonical form.
         access_token: May be empty.
-        refresh_token: Single-use.
         scope: The granted scopes, separated by spaces; may be empty.
-        access_expire_at: Expiry time of the access token, in seconds since 1970; 0 if unknown.
-        updated_at: Time of the last update of the pair, in seconds since 1970; 0 if unknown.
+        updated_at: Time of the last update of the pair.
         has_invalid_time: Whether the row contains a time that cannot be parsed and is treated as unknown.
     """
 

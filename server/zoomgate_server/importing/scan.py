@@ -28,7 +28,6 @@ class Scan:
     Attributes:
         digest: The SHA-256 of the file, in hex.
         rows: The number of rows, including invalid ones.
-        valid_access_tokens: The number of rows with an access token that is still valid.
         invalid_times: The number of rows with a time that cannot be parsed.
         counts: The number of rows by category: `usable`, `superseded`, `rejected`.
         invalid_rows: The first invalid rows.

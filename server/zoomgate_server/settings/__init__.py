@@ -46,11 +46,7 @@ _CALLBACK = "/oauth/callback"
 
 
 class SettingsError(Exception):
-    """The settings are invalid.
-
-    Args:
-        problems: One sentence for each problem.
-    """
+    """The settings are invalid. Each problem is one sentence."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
@@ -197,11 +193,7 @@ SETTINGS = tuple(Setting(row.name, **row.metadata) for row in fields(Settings) i
 
 
 def load(environ: Mapping[str, str], options: Mapping[str, str] | None = None) -> Settings:
-    """Read and validate all settings.
-
-    Args:
-        environ: The environment variables.
-        options: The command-line options, by the names of the settings.
+    """Read and validate all settings. The command-line options have the names of the settings.
 
     Raises:
         SettingsError: Settings are invalid; lists all problems.

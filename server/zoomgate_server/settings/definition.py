@@ -33,7 +33,6 @@ class Setting:
     """A setting, as read from its sources and listed in the documentation.
 
     Attributes:
-        name: The name in a settings file.
         default: The default as text; may refer to earlier settings, such as `{data_dir}`.
         description: The purpose and the unit.
         has_option: Whether the commands that start the service have an option for the setting.

@@ -45,11 +45,7 @@ class Sources:
         return name in self._texts
 
     def value(self, setting: Setting, earlier: Mapping[str, Any]) -> Any:
-        """Return the value of a setting. For an invalid value, add a problem and return the default.
-
-        Args:
-            earlier: The values to which the default may refer.
-        """
+        """Return the value of a setting; its default may refer to earlier values. For an invalid value, add a problem."""
         if setting.name in self:
             text = self._texts[setting.name]
             try:
@@ -131,9 +127,8 @@ def _is_service_link(name: str, value: str) -> bool:
     Kubernetes sets variables for every Service in all containers; see
     https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables.
     """
-    if name.endswith("_PORT") and re.match(r"(?:tcp|udp|sctp)://", value):
-        return True
-    return _SERVICE_LINK.fullmatch(name) is not None
+    is_url = name.endswith("_PORT") and re.match(r"(?:tcp|udp|sctp)://", value) is not None
+    return is_url or _SERVICE_LINK.fullmatch(name) is not None
 
 
 def _line(text: str, key: str) -> int:
@@ -143,11 +138,7 @@ def _line(text: str, key: str) -> int:
 
 
 def _toml_text(key: str, value: Any) -> str:
-    """Return a TOML value as the text that the environment variable would have.
-
-    Raises:
-        Rejected: The variable could not have this value.
-    """
+    """Return a TOML value as the text that the environment variable would have, or raise `Rejected` if there is none."""
     if key == "return_to" and isinstance(value, dict):
         if any("," in f"{target}{url}" for target, url in value.items()):
             raise Rejected("contains a comma; escape it as %2C")

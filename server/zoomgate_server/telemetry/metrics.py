@@ -148,10 +148,9 @@ class Metrics:
 
 
 def share(number: int) -> None:
-    """Store the metrics of this process in files in the directory PROMETHEUS_MULTIPROC_DIR. Call this before creating any metric.
+    """Store the metrics of a worker in files in the directory PROMETHEUS_MULTIPROC_DIR. Call this before creating any metric.
 
-    Args:
-        number: The number of this worker. A replacement worker with the same number continues the counters of the terminated worker.
+    A replacement worker with the same number continues the counters of the terminated worker.
     """
     values.ValueClass = values.MultiProcessValue(lambda: number)  # type: ignore[no-untyped-call]
 

@@ -64,7 +64,6 @@ def run(
     On the first Ctrl+C, the current operation finishes and is counted. A second Ctrl+C interrupts the operation.
 
     Args:
-        total: The number of connections that need the operation, for the progress display.
         next_step: How to process the remaining users; printed if the run is stopped or an operation failed.
 
     Raises:
@@ -123,16 +122,10 @@ def _print_summary(operation: BulkOperation, counts: Counter[str], *, stopped: b
 
 @contextlib.contextmanager
 def _defer_interrupt() -> Iterator[None]:
-    """Defer the first Ctrl+C to the end of the block, so that every call that takes effect is counted.
-
-    Raises:
-        KeyboardInterrupt: Ctrl+C was pressed within the block.
-    """
+    """Defer the first Ctrl+C to the end of the block, so that every call that takes effect is counted."""
     previous = signal.getsignal(signal.SIGINT)
-    if (
-        threading.current_thread() is not threading.main_thread()
-        or previous is not signal.default_int_handler
-    ):
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or previous is not signal.default_int_handler:
         yield
         return
     interrupted = False
