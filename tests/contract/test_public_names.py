@@ -31,7 +31,7 @@ def setting_names() -> Iterator[str]:
 def metric_names() -> Iterator[str]:
     """Yield the metrics with their types, and the label values that are exported from the start."""
     metrics = new_metrics("0")
-    metrics.of_rpc("AuthService.GetToken")
+    metrics.rpc_observer("AuthService.GetToken")
     for state in State:
         metrics.connections.labels(state)
     families: list[Metric] = list(metrics.registry.collect())

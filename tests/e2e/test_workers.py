@@ -430,7 +430,7 @@ def test_worker_exits_if_the_supervisor_exits_during_startup(zoom: Simulator, tm
         assert worker.stdout is not None
         assert worker.stderr is not None
         worker.stdout.close()
-        worker.stdin.write(pickle.dumps(WorkerConfig(loaded, None, ())))
+        worker.stdin.write(pickle.dumps(WorkerConfig(loaded, None, {})))
         worker.stdin.close()
         errors_text = worker.stderr.read().decode()
     assert (worker.returncode, "Traceback" in errors_text) == (0, False), errors_text

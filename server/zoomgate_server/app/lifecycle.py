@@ -6,7 +6,7 @@ import math
 import os
 import signal
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -44,24 +44,14 @@ _log = logs.get("zoomgate.app")
 
 
 async def serve(
-    settings: Settings,
-    *,
+    service: Callable[..., AbstractAsyncContextManager[ServiceAddresses]],
     announce: Callable[[ServiceAddresses], None],
-    anonymous: Principal | None = None,
-    extra_keys: Mapping[str, Principal] = {},
-    shared_metrics: Path | None = None,
-    peers_serving: bool = False,
 ) -> None:
-    """Run the service until SIGTERM or SIGINT, then shut down gracefully.
+    """Run a service until SIGTERM or SIGINT, then shut down gracefully.
 
     Args:
+        service: `run` with its arguments except `stop`.
         announce: Called once the health service reports SERVING.
-        anonymous: The principal of callers without a credential; for the bundled simulator only.
-        extra_keys: Callers by the SHA-256 of their keys, in addition to those of the callers file.
-        shared_metrics: Directory of the metrics that several processes share. If set, the processes also share the ports.
-        peers_serving: Whether other workers of this service are already serving. If true, the ports are bound last, after the
-            process is ready to serve, and the wait for the store is unlimited. If false, the ports are bound first, and probes are
-            served during startup.
 
     Raises:
         StartError: The service cannot start.
@@ -71,14 +61,7 @@ async def serve(
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signal_number, stop.set)
     try:
-        async with run(
-            settings,
-            anonymous=anonymous,
-            extra_keys=extra_keys,
-            shared_metrics=shared_metrics,
-            peers_serving=peers_serving,
-            stop=stop,
-        ) as started:
+        async with service(stop=stop) as started:
             announce(started)
             await stop.wait()
     except StartCancelled:
@@ -98,7 +81,17 @@ async def run(
     timing: Timing = Timing(),
     clock: Clock = SystemClock(),
 ) -> AsyncIterator[ServiceAddresses]:
-    """Run the service within the context; see `serve`. Setting `stop` cancels the wait for an unreachable store."""
+    """Run the service within the context.
+
+    Args:
+        anonymous: The principal of callers without a credential; for the bundled simulator only.
+        extra_keys: Callers by the SHA-256 of their keys, in addition to those of the callers file.
+        shared_metrics: Directory of the metrics that several processes share. If set, the processes also share the ports.
+        peers_serving: Whether other workers of this service are already serving. If true, the ports are bound last, after the
+            process is ready to serve, and the wait for the store is unlimited. If false, the ports are bound first, and probes are
+            served during startup.
+        stop: The event that cancels the wait for an unreachable store.
+    """
     metrics = new_metrics(version("zoomgate-server"), shared_metrics)
     shared = shared_metrics is not None
     keys = {**rpc_server.caller_keys(settings.callers, settings.names["callers"]), **extra_keys}

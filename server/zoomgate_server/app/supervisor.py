@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from asyncio.subprocess import PIPE, Process
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
@@ -51,13 +51,13 @@ class WorkerConfig:
     Attributes:
         settings: The settings, with the actual port numbers.
         anonymous: The principal of callers without a credential, or None.
-        keys: Caller keys in addition to those of the callers file: the SHA-256 as 64 hex digits, and the principal.
+        keys: Callers by the SHA-256 of their keys, in addition to those of the callers file.
         peers_serving: Whether other workers are serving while this worker starts.
     """
 
     settings: Settings
     anonymous: Principal | None
-    keys: Sequence[tuple[str, Principal]]
+    keys: Mapping[str, Principal]
     peers_serving: bool = False
 
     @classmethod
@@ -94,7 +94,7 @@ async def supervise(
     *,
     announce: Callable[[ServiceAddresses], None],
     anonymous: Principal | None = None,
-    keys: Sequence[tuple[str, Principal]] = (),
+    keys: Mapping[str, Principal] = {},
 ) -> None:
     """Serve with `settings.workers` processes until SIGTERM or SIGINT, then shut down gracefully; see `WorkerConfig`.
 
@@ -108,7 +108,7 @@ async def supervise(
         listeners.reserved(settings) as (grpc, http),
         tempfile.TemporaryDirectory(prefix="zoomgate-metrics-", ignore_cleanup_errors=True) as directory,
     ):
-        config = WorkerConfig(replace(settings, listen=grpc, http_listen=http), anonymous, tuple(keys))
+        config = WorkerConfig(replace(settings, listen=grpc, http_listen=http), anonymous, keys)
         await _Workers(config, Path(directory), announce).run()
 
 

@@ -12,14 +12,12 @@ _NO_DETAILS: Mapping[str, str | int] = MappingProxyType({})
 
 
 class Actor(NamedTuple):
-    """The originator of an audited action.
+    """The originator of an audited action. Unknown values are empty.
 
     Attributes:
-        principal: The name of the caller; `browser`, `zoom` or `zoomgate` if no caller is involved; empty if unknown.
-        on_behalf_of: The name of the member on whose behalf the caller acts, or empty.
-        role: The role of the caller, or empty.
-        method: `Service.Method` of the call, or empty.
-        request_id: The request ID of the call, or empty.
+        principal: The name of the caller; `browser`, `zoom` or `zoomgate` if no caller is involved.
+        on_behalf_of: The name of the member on whose behalf the caller acts.
+        method: `Service.Method` of the call.
     """
 
     principal: str = ""

@@ -35,18 +35,6 @@ _OTHER_MODULES = {"simulator": "zoom_simulator.command_line"}
 _HIDDEN_COMMANDS = ("worker",)
 
 
-class _SimulatorNotInstalled(click.ClickException):
-    """An error for a command that requires the Zoom simulator, a separate distribution."""
-
-    exit_code = 2
-
-    def __init__(self, command: str) -> None:
-        super().__init__(
-            f"zoomgate {command} requires the Zoom simulator; run pip install 'zoomgate-server[run]',"
-            " or pip install ./server/zoom_simulator in a checkout"
-        )
-
-
 class _LazyGroup(click.Group):
     """A command group that lists the names and summaries of commands without importing the commands."""
 
@@ -68,7 +56,10 @@ class _LazyGroup(click.Group):
                 raise
             if ctx.resilient_parsing:  # shell completion
                 return None
-            raise _SimulatorNotInstalled(cmd_name) from None
+            raise click.UsageError(
+                f"zoomgate {cmd_name} requires the Zoom simulator; run pip install 'zoomgate-server[run]',"
+                " or pip install ./server/zoom_simulator in a checkout"
+            ) from None
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
@@ -76,22 +67,9 @@ class _LazyGroup(click.Group):
             formatter.write_dl(list(_COMMANDS.items()))
 
 
-def _print_version(ctx: click.Context, _parameter: click.Parameter, value: bool) -> None:
-    if value and not ctx.resilient_parsing:
-        from importlib.metadata import version  # noqa: PLC0415 - keeps help and completion fast
-
-        click.echo(f"zoomgate {version('zoomgate-server')}")
-        ctx.exit()
-
-
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option(
-    "--version",
-    is_flag=True,
-    is_eager=True,
-    expose_value=False,
-    callback=_print_version,
-    help="Show the version.",
+@click.version_option(
+    package_name="zoomgate-server", message="zoomgate %(version)s", help="Show the version."
 )
 def cli() -> None:
     """Manage users' Zoom authorizations and call Zoom for your services.

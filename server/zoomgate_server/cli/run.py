@@ -120,16 +120,17 @@ def _dev() -> Principal:
 @contextlib.contextmanager
 def _keys(
     loaded: settings.Settings, files: Mapping[str, Principal]
-) -> Iterator[tuple[list[tuple[str, Principal]], Mapping[Path, Principal]]]:
-    """Read the keys in the data directory and create missing keys; yield all keys and the created keys.
+) -> Iterator[tuple[dict[str, Principal], dict[Path, Principal]]]:
+    """Read the keys in the data directory and create missing keys; yield the callers by their digests, and those with created files.
 
     If the start fails, the created files are deleted.
     """
     folder = loaded.data_dir
+    paths = {folder / name: principal for name, principal in files.items()}
     try:
-        created = [path for path in (folder, *(folder / name for name in files)) if not path.exists()]
+        created = [path for path in (folder, *paths) if not path.exists()]
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        keys = [(digest(obtain(folder / name)), principal) for name, principal in files.items()]
+        keys = {digest(obtain(path)): principal for path, principal in paths.items()}
     except CallerKeyError as error:
         fail(str(error))
     except OSError as error:
@@ -137,10 +138,7 @@ def _keys(
             f"{loaded.names['data_dir']}: cannot create or use {folder} ({error.strerror}); check its owner and permissions"
         )
     try:
-        yield (
-            keys,
-            {folder / name: principal for name, principal in files.items() if folder / name in created},
-        )
+        yield keys, {path: principal for path, principal in paths.items() if path in created}
     except StartError:
         for path in reversed(created):
             with contextlib.suppress(OSError):
@@ -172,21 +170,19 @@ def _command() -> str:
 
 def _guide(started: ServiceAddresses, loaded: settings.Settings, simulator: Simulator | None) -> str:
     data_dir = loaded.data_dir
-    # the issuing CA is unknown here; the certificate file is sufficient as the CA file if the certificate is self-signed
-    tls = "" if loaded.tls is None else f"-cacert {shlex.quote(str(loaded.tls[0]))}"
-    auth = (
-        ""
-        if simulator
-        else f' -H "authorization: Bearer $(cat {shlex.quote(str(data_dir / CALLER_KEY_FILE))})"'
-    )
-    options = f"--server {started.grpc}"
+    call, options = "grpcurl -plaintext", f"--server {started.grpc}"
     if loaded.tls is not None:
-        options += f" --ca-file {shlex.quote(str(loaded.tls[0]))}"
+        # the issuing CA is unknown here; the certificate file is sufficient as the CA file if the certificate is self-signed
+        certificate = shlex.quote(str(loaded.tls[0]))
+        call = f"grpcurl -cacert {certificate}"
+        options += f" --ca-file {certificate}"
+    member_call = f'{call} -H "authorization: Bearer $(cat {shlex.quote(str(data_dir / MEMBER_KEY_FILE))})"'
     if not simulator:
-        options += f" --key-file {shlex.quote(str(data_dir / CALLER_KEY_FILE))}"
+        key_file = shlex.quote(str(data_dir / CALLER_KEY_FILE))
+        call += f' -H "authorization: Bearer $(cat {key_file})"'
+        options += f" --key-file {key_file}"
     zoomgate = _command()
     user = MEMBER if simulator else "you@your-domain.example"
-    call = f"grpcurl {tls or '-plaintext'}{auth}"
     service = f"{started.grpc} zoomgate.v1"
     zoom = (
         f"{simulator.url} (simulator, no account needed)\n             overview page: {simulator.page_url}"
@@ -201,13 +197,12 @@ Zoomgate is running.
   data       {data_dir}
 """
     simulated = simulator.url.removeprefix("http://") if simulator else ""
-    member_key = f"$(cat {shlex.quote(str(data_dir / MEMBER_KEY_FILE))})"
     member = f"""
 Remove the app in Zoom as {MEMBER}, which disconnects the user:
   {zoomgate} simulator event app_deauthorized {MEMBER} --at {simulated}
 
 Call as the member {MEMBER}, who can act only for herself, instead of the caller dev:
-  grpcurl {tls or "-plaintext"} -H "authorization: Bearer {member_key}" -d '{{"userEmail": "{MEMBER}"}}' \\
+  {member_call} -d '{{"userEmail": "{MEMBER}"}}' \\
     {service}.AuthService/ValidateUser
 """
     return f"""{head}

@@ -1,9 +1,10 @@
 """Command `zoomgate serve`, which starts the service."""
 
 import asyncio
+import functools
 import os
 import sys
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 import click
@@ -54,18 +55,9 @@ async def serve_with(
     *,
     announce: Callable[[ServiceAddresses], None],
     anonymous: Principal | None = None,
-    keys: Sequence[tuple[str, Principal]] = (),
+    keys: Mapping[str, Principal] = {},
 ) -> None:
-    """Serve in the current process, or in worker processes if the setting for workers is greater than 1.
-
-    Args:
-        announce: Called once all servers accept calls.
-        anonymous: The principal of calls without credentials; None rejects such calls.
-        keys: Keys in addition to the callers file: the SHA-256 digest as 64 hex digits, and the principal.
-
-    Raises:
-        StartError: The service cannot start.
-    """
+    """Serve in the current process, or in worker processes if the setting for workers is greater than 1; see `lifecycle.serve`."""
     if loaded.workers > 1:
         from zoomgate_server.app import supervisor  # noqa: PLC0415 - needed only with workers
 
@@ -73,7 +65,8 @@ async def serve_with(
         return
     from zoomgate_server.app import lifecycle  # noqa: PLC0415 - with workers, this process does not load gRPC
 
-    await lifecycle.serve(loaded, announce=announce, anonymous=anonymous, extra_keys=dict(keys))
+    service = functools.partial(lifecycle.run, loaded, anonymous=anonymous, extra_keys=keys)
+    await lifecycle.serve(service, announce)
 
 
 def ready(started: ServiceAddresses) -> None:

@@ -1,6 +1,7 @@
 """Command `zoomgate worker`, which runs one worker process. Only the supervisor starts this command."""
 
 import asyncio
+import functools
 import os
 import shutil
 import signal
@@ -57,14 +58,15 @@ async def _serve(
     # once the configuration has been read, the pipe becomes readable only when the supervisor exits
     loop.add_reader(supervisor, on_supervisor_exit)
     try:
-        await lifecycle.serve(
+        service = functools.partial(
+            lifecycle.run,
             config.settings,
-            announce=lambda _: ready_signal.notify_ready(None),
             anonymous=config.anonymous,
-            extra_keys=dict(config.keys),
+            extra_keys=config.keys,
             shared_metrics=folder,
             peers_serving=config.peers_serving,
         )
+        await lifecycle.serve(service, lambda _: ready_signal.notify_ready(None))
     finally:
         if supervisor_lost:
             shutil.rmtree(folder, ignore_errors=True)

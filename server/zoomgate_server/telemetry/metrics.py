@@ -1,6 +1,6 @@
 """Prometheus metrics. All label values come from fixed sets, which limits the number of time series; see `app.metric_labels`."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
@@ -15,24 +15,6 @@ an increase when a counter first appears with the value 1."""
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _REFRESH_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0)
-
-
-class RpcMetrics:
-    """The metrics of one RPC method, with precomputed label lookups."""
-
-    def __init__(self, method: str, calls: Counter, seconds: Histogram) -> None:
-        self._method = method
-        self._calls = calls
-        self._by_code = {code: calls.labels(method, code) for code in ALARMING_CODES}
-        self._seconds = seconds.labels(method)
-
-    def observe(self, code: str, seconds: float) -> None:
-        """Count a completed call with the name of its status code and its duration in seconds."""
-        child = self._by_code.get(code)
-        if child is None:
-            child = self._by_code[code] = self._calls.labels(self._method, code)
-        child.inc()
-        self._seconds.observe(seconds)
 
 
 class Metrics:
@@ -134,9 +116,19 @@ class Metrics:
         build_info = gauge("build_info", "The running version.", ["version"], multiprocess_mode="livemax")
         build_info.labels(version).set(1)
 
-    def of_rpc(self, method: str) -> RpcMetrics:
-        """Return the metrics of an RPC method."""
-        return RpcMetrics(method if method in self._methods else OTHER, self.rpc, self.rpc_seconds)
+    def rpc_observer(self, method: str) -> Callable[[str, float], None]:
+        """Return a function that counts a call of an RPC method, with the name of its status code and its duration in seconds."""
+        method = method if method in self._methods else OTHER
+        calls = {code: self.rpc.labels(method, code) for code in ALARMING_CODES}
+        durations = self.rpc_seconds.labels(method)
+
+        def observe(code: str, seconds: float) -> None:
+            if code not in calls:  # looking up labels takes longer than counting
+                calls[code] = self.rpc.labels(method, code)
+            calls[code].inc()
+            durations.observe(seconds)
+
+        return observe
 
     def render(self) -> bytes:
         """Return all metrics in the Prometheus text format, combined over all workers."""

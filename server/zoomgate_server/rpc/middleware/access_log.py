@@ -27,7 +27,7 @@ class AccessLog:
 
     def wrap(self, method: Method, respond: Handler) -> Handler:
         """Add the access log to a method."""
-        method_metrics = self._metrics.of_rpc(method.name)
+        observe = self._metrics.rpc_observer(method.name)
         name = method.name
         quiet = method.path.startswith(_QUIET)
 
@@ -47,7 +47,7 @@ class AccessLog:
             finally:
                 seconds = time.perf_counter() - started
                 code = "CANCELLED" if canceled else _code(context)
-                method_metrics.observe(code, seconds)
+                observe(code, seconds)
                 if not quiet:
                     _write(name, code, request_id, seconds)
 
