@@ -7,7 +7,7 @@ import click
 from zoomgate import Client
 from zoomgate.v1.auth_service_pb2 import WatchConnectionsResponse
 from zoomgate.v1.connection_pb2 import Connection
-from zoomgate_server.cli.bulk import executor, operations, where_filter
+from zoomgate_server.cli.bulk import executor, operations
 from zoomgate_server.cli.bulk.where_filter import Condition, matches, where_option
 from zoomgate_server.cli.channel import calls_service, resume_command
 from zoomgate_server.cli.options import rate_option, time_with_zone, user_argument, yes_option
@@ -49,7 +49,7 @@ def list_(client: Client, as_json: bool, states: tuple[str, ...], where: tuple[C
 
     Example: zoomgate connections list --state reauth_required --where 'user=*@example.com'
     """
-    if not states and where_filter.includes_disconnected(where):
+    if not states and any(condition.name in ("state", "cause") for condition in where):
         states = tuple(_STATES)
     listed = client.connections(states=[_STATES[state] for state in states])
     selected = (connection for connection in listed if matches(where, connection))
@@ -247,6 +247,7 @@ def revoke(
 
 def print_connection(connection: Connection, *, as_json: bool) -> None:
     """Print all details of a connection."""
+    error = connection.last_error
     print_message(
         connection,
         {
@@ -261,15 +262,10 @@ def print_connection(connection: Connection, *, as_json: bool) -> None:
             "token expires": local_time(connection.access_expire_time),
             "next refresh": local_time(connection.next_refresh_time),
             "generation": str(connection.generation),
-            "last error": _last_error(connection.last_error),
+            "last error": f"{error.message} ({relative_time(error.time.seconds)})" if error.message else "",
         },
         as_json=as_json,
     )
-
-
-def _last_error(error: Connection.LastError) -> str:
-    """Format the latest error and its time; return an empty string if there is none."""
-    return f"{error.message} ({relative_time(error.time.seconds)})" if error.message else ""
 
 
 def state_text(connection: Connection) -> str:

@@ -4,13 +4,13 @@ import json
 import os
 import sys
 import time
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, NoReturn
 
 import click
+from rich.cells import cell_len
 
 from zoomgate_server import settings
 from zoomgate_server.telemetry import logs
@@ -107,7 +107,7 @@ def print_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> int:
     """
     widths, count, remaining = [len(title) for title in titles], 0, iter(rows)
     while batch := [[escape(cell) for cell in row] for row in islice(remaining, _BATCH_SIZE)]:
-        widths = [max(width, *map(_width, cells)) for width, *cells in zip(widths, *batch, strict=True)]
+        widths = [max(width, *map(cell_len, cells)) for width, *cells in zip(widths, *batch, strict=True)]
         if not count:
             click.echo(_emphasis(_line(titles, widths)))
         click.echo("\n".join(_line(row, widths) for row in batch))
@@ -116,17 +116,8 @@ def print_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> int:
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    padded = (cell + " " * (width - _width(cell)) for cell, width in zip(cells, widths, strict=True))
+    padded = (cell + " " * (width - cell_len(cell)) for cell, width in zip(cells, widths, strict=True))
     return "  ".join(padded).rstrip()
-
-
-def _width(text: str) -> int:
-    if text.isascii():
-        return len(text)
-    return sum(
-        0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1
-        for char in text
-    )
 
 
 def local_time(timestamp: Any) -> str:

@@ -27,7 +27,7 @@ from zoomgate_server.errors import (
     ZoomRateLimited,
     ZoomUnavailable,
 )
-from zoomgate_server.importing.results import RowStatus
+from zoomgate_server.importing.results import Outcome, RowStatus
 from zoomgate_server.importing.rows import Row
 from zoomgate_server.importing.stop import StopSignal
 from zoomgate_server.rate_limiter import RateLimiter
@@ -66,14 +66,6 @@ class Timing:
     max_pause: float = 30.0
     store_timeout: float = 60.0
     revocation_timeout: float = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """The result of importing a row."""
-
-    status: RowStatus
-    reason: str = ""
 
 
 class Importer:

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 import orjson
 
 from zoomgate_server.importing.errors import ResultsFileError
+from zoomgate_server.importing.rows import InvalidRow, Row
 
 _MAX_LINE = 64 * 1024
 _ROW = b'{"row":'
@@ -43,18 +44,9 @@ class RowStatus(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
-    """The result of a row, without secrets.
+class Outcome:
+    """The result of importing a row."""
 
-    Attributes:
-        row: The number of the row, from 1.
-        line: The number of the row's first line, from 1.
-        user: The email address of the row, or empty if it is invalid.
-    """
-
-    row: int
-    line: int
-    user: str
     status: RowStatus
     reason: str = ""
 
@@ -107,14 +99,15 @@ class Results:
             stack.pop_all()  # keep the file open
         return results
 
-    def add(self, result: Result) -> None:
-        """Write a line without buffering, so that the line is not lost if this process is killed.
+    def add(self, row: Row | InvalidRow, outcome: Outcome) -> None:
+        """Write the outcome of a row without buffering, so that it is not lost if this process is killed.
 
         Raises:
             ResultsFileError: The file cannot be written.
         """
-        self._write(asdict(result))
-        self._count(result.row, result.status)
+        location = {"row": row.number, "line": row.line, "user": row.user_email}
+        self._write(location | asdict(outcome))
+        self._count(row.number, outcome.status)
 
     def close(self) -> None:
         """Sync the file to disk and close it.

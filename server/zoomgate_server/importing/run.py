@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 
 from zoomgate_server.importing.errors import ImportFileError, ResultsFileError
 from zoomgate_server.importing.formats import Source
-from zoomgate_server.importing.importer import Importer, Outcome
-from zoomgate_server.importing.results import Result, Results, RowStatus
+from zoomgate_server.importing.importer import Importer
+from zoomgate_server.importing.results import Outcome, Results, RowStatus
 from zoomgate_server.importing.rows import InvalidRow, Row
 from zoomgate_server.importing.scan import DuplicateIndex
 from zoomgate_server.importing.stop import StopSignal
@@ -25,17 +25,12 @@ async def run(
     stop: StopSignal,
     advance: Callable[[int], None],
 ) -> None:
-    """Import the rows of a file that have no result or are incomplete.
-
-    Args:
-        advance: Called with 1 for every completed row.
-    """
+    """Import the rows of a file that have no result or are incomplete, and call `advance` with 1 for every completed row."""
     in_progress: deque[tuple[Row | InvalidRow, asyncio.Task[Outcome]]] = deque()
 
     async def record_first() -> None:
         row, task = in_progress.popleft()
-        outcome = await task
-        results.add(Result(row.number, row.line, row.user_email, outcome.status, outcome.reason))
+        results.add(row, await task)
         advance(1)
 
     try:

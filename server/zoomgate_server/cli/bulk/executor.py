@@ -99,18 +99,14 @@ def _apply(operation: BulkOperation, connection: Connection, limiter: RateLimite
     except errors.ZoomgateError as error:
         if _affects_all(error):
             raise
-        _print_failure(connection.user_email, error, as_json=as_json)
+        user_email, reason = connection.user_email, error.reason or error.code().name
+        if as_json:
+            print_json({"userEmail": user_email, "reason": reason, "message": error.message})
+        else:
+            click.echo(f"{escape(user_email)}  {escape(reason)}  {plain(error.message)}")
         if error.reason in _GLOBAL_FAILURES:
             limiter.hold(min(error.retry_delay or 0.0, MAX_PAUSE_SECONDS))
         return "failed"
-
-
-def _print_failure(user_email: str, error: errors.ZoomgateError, *, as_json: bool) -> None:
-    reason = error.reason or error.code().name
-    if as_json:
-        print_json({"userEmail": user_email, "reason": reason, "message": error.message})
-    else:
-        click.echo(f"{escape(user_email)}  {escape(reason)}  {plain(error.message)}")
 
 
 def _print_summary(operation: BulkOperation, counts: Counter[str], *, stopped: bool, as_json: bool) -> None:

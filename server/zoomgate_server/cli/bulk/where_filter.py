@@ -96,8 +96,3 @@ where_option = click.option(
 def matches(where: tuple[Condition, ...], connection: Connection) -> bool:
     """Return whether a connection matches every condition."""
     return all(condition.test(connection) for condition in where)
-
-
-def includes_disconnected(where: tuple[Condition, ...]) -> bool:
-    """Return whether a condition filters by state or cause, and may therefore match disconnected users."""
-    return any(condition.name in ("state", "cause") for condition in where)
