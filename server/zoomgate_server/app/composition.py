@@ -59,7 +59,6 @@ class Components:
 
     audit: AuditTrail
     authorizations: Authorizations
-    access_tokens: AccessTokens
     change_feed: ChangeFeed
     disconnector: Disconnector
     revoker: Revoker
@@ -160,7 +159,6 @@ class Components:
         return cls(
             audit=audit,
             authorizations=authorizations,
-            access_tokens=access_tokens,
             change_feed=change_feed,
             disconnector=disconnector,
             revoker=revoker,

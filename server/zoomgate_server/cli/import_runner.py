@@ -209,9 +209,8 @@ async def _create_importer(
     zoom, oauth = open_clients(loaded, clock, stack)
     folder = loaded.data_dir / "journal"
 
-    def stop_without_journal() -> (
-        None
-    ):  # otherwise, the tokens of further rows would exist only in the memory of this process
+    def stop_without_journal() -> None:
+        # otherwise, the tokens of further rows would exist only in the memory of this process
         stop.request(
             f"{folder} cannot be written; free some disk space, since tokens that Zoom issues must be journaled immediately"
         )

@@ -26,6 +26,17 @@ from zoomgate_server.startup import ServiceAddresses, StartError
 MEMBER = "monica@example.com"
 """User in the printed commands, who has an account in the Zoom simulator."""
 
+_DEV = Principal(
+    name="dev",
+    roles=frozenset({Role.SERVICE, Role.ADMIN}),
+    users=UserPatterns(everyone=True),
+    subject="dev",
+    access_tokens=True,
+    refresh_tokens=True,
+    proxy_paths=("/**",),
+)
+"""The caller for local development, with all rights except those of members."""
+
 
 @click.command()
 @click.option(
@@ -45,7 +56,7 @@ def run(overrides: Mapping[str, str], simulator_listen: LoopbackAddress) -> None
     """
     loaded = load(overrides)
     if loaded.client_id:
-        run_forever(_serve(loaded, {CALLER_KEY_FILE: _dev()}), loaded)
+        run_forever(_serve(loaded, {CALLER_KEY_FILE: _DEV}), loaded)
         return
     for name, address in (("listen", loaded.listen), ("http_listen", loaded.http_listen)):
         if not address.is_loopback:
@@ -81,7 +92,7 @@ async def _with_simulator(overrides: Mapping[str, str], listen: LoopbackAddress)
         # if a previous run with Zoom created this key, commands send it, so it must be accepted
         with contextlib.suppress(OSError):  # `_keys` reports an inaccessible directory
             if (loaded.data_dir / CALLER_KEY_FILE).exists():
-                files[CALLER_KEY_FILE] = _dev()
+                files[CALLER_KEY_FILE] = _DEV
         await _serve(loaded, files, simulator)
     finally:
         await simulator.stop()
@@ -101,20 +112,7 @@ async def _serve(
             click.echo(_guide(started, loaded, simulator), color=None)
             sys.stdout.flush()
 
-        await serve_with(loaded, announce=announce, anonymous=_dev() if simulator else None, keys=keys)
-
-
-def _dev() -> Principal:
-    """Return the caller for local development, with all rights except those of members."""
-    return Principal(
-        name="dev",
-        roles=frozenset({Role.SERVICE, Role.ADMIN}),
-        users=UserPatterns(everyone=True),
-        subject="dev",
-        access_tokens=True,
-        refresh_tokens=True,
-        proxy_paths=("/**",),
-    )
+        await serve_with(loaded, announce=announce, anonymous=_DEV if simulator else None, keys=keys)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from zoomgate_server.cli.audit_log import AuditLog
 from zoomgate_server.cli.options import json_option
 from zoomgate_server.cli.output import fail, load_settings, note, print_result
 from zoomgate_server.cli.progress import progress
-from zoomgate_server.cli.store_access import exists, file_of, open_store, run
+from zoomgate_server.cli.store_access import exists, open_store, run
 from zoomgate_server.clock import SystemClock
 from zoomgate_server.encryption import key_file, key_usage
 from zoomgate_server.encryption.envelope import require_supported
@@ -77,30 +77,28 @@ def restore(file: Path, as_json: bool) -> None:
 
 
 async def _backup(loaded: Settings, file: Path) -> int:
-    path = file_of(loaded)
     async with open_store(loaded) as source:
-        if path is not None:
-            with progress("copying", backups.count(path)) as advance:
-                return await asyncio.to_thread(backups.copy_file, path, file, advance)
+        if isinstance(loaded.store, Path):
+            with progress("copying", backups.count(loaded.store)) as advance:
+                return await asyncio.to_thread(backups.copy_file, loaded.store, file, advance)
         with progress("copying", await scan.count_records(source)) as advance:
             return await backups.copy_records(source, file, SystemClock().wall, advance)
 
 
 async def _restore(loaded: Settings, file: Path) -> tuple[int, list[str]]:
-    path = file_of(loaded)
     records = backups.count(file)
     for state in (await sqlite.examine(file)).encryption.values():
         if state.key_check is not None:
             require_supported(state.key_check)
     with progress("restoring", records) as advance:
-        if path is not None and not path.exists():
+        if isinstance(loaded.store, Path) and not loaded.store.exists():
             try:
-                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                loaded.store.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             except OSError as error:
                 raise StoreOpenError(
                     f"the directory of the store cannot be created ({error.strerror}); check ZOOMGATE_STORE"
                 ) from None
-            records = await asyncio.to_thread(backups.copy_file, file, path, advance)
+            records = await asyncio.to_thread(backups.copy_file, file, loaded.store, advance)
         else:
             async with open_store(loaded) as target:
                 records = await backups.restore_records(file, target, SystemClock().wall, advance)

@@ -24,11 +24,6 @@ class NoStoreError(StoreOpenError):
     """Error for a store that does not exist yet."""
 
 
-def file_of(loaded: Settings) -> Path | None:
-    """Return the store's file, or None if the store is a database server."""
-    return loaded.store if isinstance(loaded.store, Path) else None
-
-
 def exists(loaded: Settings) -> bool:
     """Return whether the store exists. A database server is treated as existing until it is opened."""
     return isinstance(loaded.store, Secret) or loaded.store.exists()

@@ -152,7 +152,7 @@ class Importer:
         return Outcome(RowStatus.INCOMPLETE, problem)
 
     async def _attempt(self, row: Row, *, response_lost: bool) -> Outcome:
-        """Try once to import a row. `response_lost`: an earlier attempt sent the refresh token and received no response."""
+        """Try once to import a row; `response_lost` means that an earlier attempt sent the refresh token and received no response."""
         entry_id = hmac.digest(self._secret, row.refresh_token.encode(), "sha256").hex()[:32]
         is_journaled = self._journal.has(entry_id)
         if is_journaled:
@@ -236,7 +236,13 @@ class Importer:
         try:
             record = await self._link(row, replaced, tokens, entry_id, issued_now=issued_now)
         except IdentityMismatch:
-            self._count_mismatch()
+            self._mismatches += 1
+            if not self.proven and self._mismatches >= MAX_INITIAL_MISMATCHES:
+                self._stop.request(
+                    f"the tokens of the first {self._mismatches} rows belong to Zoom users whose email addresses differ from"
+                    " those in the rows; the import stopped before using more tokens;"
+                    " check that the file contains the email addresses of the users' Zoom accounts",
+                )
             consequence = (
                 "the tokens were exchanged and are being revoked, so the user must consent again"
                 if issued_now
@@ -276,13 +282,3 @@ class Importer:
                     continue
                 await self._journal.release(entry_id)
                 raise StoreError("the store did not accept the tokens in time") from None
-
-    def _count_mismatch(self) -> None:
-        """Count a row with tokens of a different user, and stop the import if the first rows are all mismatches."""
-        self._mismatches += 1
-        if not self.proven and self._mismatches >= MAX_INITIAL_MISMATCHES:
-            self._stop.request(
-                f"the tokens of the first {self._mismatches} rows belong to Zoom users whose email addresses differ from"
-                " those in the rows; the import stopped before using more tokens;"
-                " check that the file contains the email addresses of the users' Zoom accounts",
-            )

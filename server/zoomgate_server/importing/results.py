@@ -77,17 +77,12 @@ class Results:
         Raises:
             ResultsFileError: The file is in use, belongs to a different import, or cannot be written.
         """
-        try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        except OSError as error:
-            raise _not_writable(path, error) from None
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            os.close(descriptor)
-            raise ResultsFileError(f"{path} is a pipe or a device; set a regular file with --results")
         with contextlib.ExitStack() as stack:
-            file = stack.enter_context(os.fdopen(descriptor, "r+b", buffering=0))
-            results = cls(path, file)
             try:
+                descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+                results = cls(path, stack.enter_context(os.fdopen(descriptor, "r+b", buffering=0)))
+                if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                    raise ResultsFileError(f"{path} is a pipe or a device; set a regular file with --results")
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 results._read(header)
             except BlockingIOError:

@@ -5,11 +5,11 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from zoomgate_server.importing.errors import ImportFileError
 from zoomgate_server.importing.formats import Source
 from zoomgate_server.importing.rows import InvalidRow, Row
+from zoomgate_server.importing.text import reading
 
 _BATCH = 1000
 _CACHE_KIB = 4096
@@ -93,7 +93,8 @@ def scan(source: Source, duplicates: DuplicateIndex, now: float, max_invalid_row
         raise ImportFileError(
             "the file is a pipe or a device, which cannot be read twice; save it as a regular file with mode 0600"
         )
-    summary = Scan(_digest(source.path))
+    with reading(), source.path.open("rb") as file:
+        summary = Scan(hashlib.file_digest(file, "sha256").hexdigest())
     for row in source.read():
         summary.rows += 1
         if isinstance(row, InvalidRow):
@@ -110,13 +111,3 @@ def scan(source: Source, duplicates: DuplicateIndex, now: float, max_invalid_row
     summary.counts["superseded"] = duplicates.finish()
     summary.counts["usable"] -= summary.counts["superseded"]
     return summary
-
-
-def _digest(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise ImportFileError(
-            f"the file cannot be read ({error.strerror}); check its path and permissions"
-        ) from None

@@ -24,12 +24,18 @@ def opened(path: Path) -> Iterator[TextIO]:
     Raises:
         ImportFileError: The file cannot be read, is empty, or is in an unsupported encoding.
     """
-    try:
+    with reading():
         with path.open("rb") as file:
             prefix = file.read(_PREFIX_BYTES)
-        encoding = _encoding(prefix)
-        with path.open(encoding=encoding, errors="replace", newline="\n") as text:
+        with path.open(encoding=_encoding(prefix), errors="replace", newline="\n") as text:
             yield text
+
+
+@contextlib.contextmanager
+def reading() -> Iterator[None]:
+    """Raise `ImportFileError` if a file cannot be read."""
+    try:
+        yield
     except OSError as error:
         raise ImportFileError(
             f"the file cannot be read ({error.strerror}); check its path and permissions"
