@@ -148,7 +148,6 @@ class _Workers:
                 process.terminate()
 
     async def _restart_loop(self, number: int) -> None:
-        """Run a worker, and restart it whenever it exits."""
         # the first worker starts alone and creates the store and the keys, so that problems are reported only once
         if number > 1:
             await self._first_is_ready.wait()
@@ -236,7 +235,6 @@ class _Workers:
 
 
 def _exit_status(code: int) -> str:
-    """Describe how a process exited."""
     if code >= 0:
         return f"exit code {code}"
     try:

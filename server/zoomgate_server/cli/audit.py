@@ -163,15 +163,11 @@ async def _fingerprints(loaded: Settings, ring: KeyRing, token: str) -> list[str
 
 
 class _Line(NamedTuple):
-    """A line of the trail as text and as parsed fields."""
-
     text: bytes
     fields: Mapping[str, Any]
 
 
 class _Filter(NamedTuple):
-    """The conditions for a line to be shown."""
-
     user: str | None
     principal: str | None
     action: str | None
@@ -180,7 +176,7 @@ class _Filter(NamedTuple):
     token_fingerprint: str | None
 
     def matches(self, fields: Mapping[str, Any]) -> bool:
-        """Return whether a line meets all conditions."""
+        """Return whether a line is shown."""
         logged = _time(fields)
         return (
             (self.user is None or fields.get("user") == self.user)

@@ -78,5 +78,4 @@ def user_name(uid: int) -> str:
 
 
 def _sudo_user() -> str:
-    """Return the user that called sudo, or an empty string."""
     return plain(os.environ.get("SUDO_USER", ""))[:64]

@@ -133,7 +133,6 @@ def watch(client: Client, as_json: bool, users: tuple[str, ...], resume_token: s
 
 
 def _event_line(event: WatchConnectionsResponse) -> str:
-    """Format an event as one line."""
     connection = event.connection
     updated = datetime.fromtimestamp(connection.update_time.seconds, UTC).astimezone()
     kind = enum_name(WatchConnectionsResponse.Type, event.type)
@@ -143,12 +142,7 @@ def _event_line(event: WatchConnectionsResponse) -> str:
 @connections.command()
 @user_argument(required=False)
 @click.option("--all", "all_users", is_flag=True, help="All users with an active connection.")
-@rate_option(
-    0.1,
-    100,
-    5,
-    "With --all: maximum number of refreshes per second. Tokens are refreshed sequentially.",
-)
+@rate_option(100, 5, "With --all: maximum number of refreshes per second. Tokens are refreshed sequentially.")
 @click.option(
     "--since",
     type=time_with_zone,
@@ -199,7 +193,7 @@ def refresh(
 @click.option(
     "--all", "all_users", is_flag=True, help="Disconnect all users, for example before retiring the app."
 )
-@rate_option(0.1, 100, 5, "Maximum number of disconnections per second. Users are disconnected sequentially.")
+@rate_option(100, 5, "Maximum number of disconnections per second. Users are disconnected sequentially.")
 @click.option("--dry-run", is_flag=True, help="List the users without disconnecting them.")
 @yes_option
 @calls_service

@@ -38,9 +38,7 @@ _options = combined(
         is_flag=True,
         help="Replace existing connections that are older than the imported row.",
     ),
-    rate_option(
-        0.1, 5000, 20, "Maximum number of rows per second. Each row requires one or two calls to Zoom."
-    ),
+    rate_option(5000, 20, "Maximum number of rows per second. Each row requires one or two calls to Zoom."),
     click.option(
         "--results",
         metavar="PATH",

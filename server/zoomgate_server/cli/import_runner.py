@@ -166,7 +166,6 @@ async def _import(
     replace: bool,
     timing: Timing,
 ) -> StopSignal:
-    """Import the rows that have no final result yet."""
     stop, limiter = StopSignal(), RateLimiter(rate)
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.request)

@@ -61,11 +61,11 @@ def json_option(text: str = "Print one JSON object.") -> Decorator:
     return click.option("--json", "as_json", is_flag=True, help=text)
 
 
-def rate_option(minimum: float, maximum: float, default: float, text: str) -> Decorator:
+def rate_option(maximum: float, default: float, text: str) -> Decorator:
     """Return a decorator that adds the option --rate, a number of operations per second."""
     return click.option(
         "--rate",
-        type=_Rate(minimum, maximum),
+        type=_Rate(0.1, maximum),
         default=default,
         show_default=True,
         metavar="N",

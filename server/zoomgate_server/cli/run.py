@@ -145,7 +145,6 @@ def _keys(
 
 
 def _audit_created_keys(loaded: settings.Settings, created: Mapping[Path, Principal]) -> None:
-    """Record the callers with newly created keys in the audit trail."""
     if not created:
         return
     with AuditLog(loaded) as audit_log:

@@ -46,7 +46,7 @@ def velo_users(path: Path, user_column: str) -> Source:
             is_json = text.read(MAX_ROW).lstrip()[:1] in ("[", "{")
         with opened(path) as text:
             if is_json:
-                yield from _rows(json_file.objects(text), lambda value: _velo_object(value, user_column))
+                yield from _rows(json_file.Objects(text), lambda value: _velo_object(value, user_column))
             else:
                 yield from _velo_records(text, user_column)
 
@@ -62,7 +62,7 @@ def nango(path: Path, user_field: str) -> Source:
 
     def read() -> Iterator[Row | InvalidRow]:
         with opened(path) as text:
-            yield from _rows(json_file.objects(text), lambda value: _nango_fields(value, user_field))
+            yield from _rows(json_file.Objects(text), lambda value: _nango_fields(value, user_field))
 
     return Source("nango", path, user_field, read)
 
@@ -118,7 +118,6 @@ def _velo_header(text: TextIO, user_column: str) -> tuple[str, list[str], int]:
 
 
 def _reject_duplicate_columns(names: Sequence[str], normalized: Sequence[str], user_column: str) -> None:
-    """Raise an error if the header contains a required column more than once."""
     duplicates = [name for name in _VELO_COLUMNS if normalized.count(_normalized(name)) > 1]
     if names.count(user_column) > 1:
         duplicates.append(user_column)

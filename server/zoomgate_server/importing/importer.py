@@ -204,7 +204,6 @@ class Importer:
     async def _exchange(
         self, row: Row, replaced: PreviousConnection, entry_id: str, *, response_lost: bool
     ) -> Outcome:
-        """Exchange the refresh token of a row, and store the token pair that Zoom issues."""
         started = self._connections.now()
         outcome = await self._oauth.refresh(row.refresh_token)
         if isinstance(outcome, Rejected):

@@ -22,17 +22,8 @@ Value = tuple[int, dict[str, Any] | str]
 """The number of the first line of an object, and the object or an error message."""
 
 
-def objects(text: TextIO) -> Iterator[Value]:
-    """Yield the objects. A malformed object does not affect other objects.
-
-    Raises:
-        ImportFileError: The file starts with neither an array nor an object.
-    """
-    return _Objects(text).all()
-
-
-class _Objects:
-    """A parser that buffers only part of the file."""
+class Objects:
+    """The objects of a file, of which only a part is buffered. A malformed object does not affect other objects."""
 
     def __init__(self, text: TextIO) -> None:
         self._text = text
@@ -42,8 +33,12 @@ class _Objects:
         self._ended = False
         self._decoder = json.JSONDecoder()
 
-    def all(self) -> Iterator[Value]:
-        """Yield all objects of the file."""
+    def __iter__(self) -> Iterator[Value]:
+        """Yield the objects.
+
+        Raises:
+            ImportFileError: The file starts with neither an array nor an object.
+        """
         in_list = self._enter()
         while True:
             self._advance(_SEPARATORS)
@@ -74,7 +69,6 @@ class _Objects:
         return True
 
     def _object(self) -> Value:
-        """Parse one value."""
         line = self._line
         while True:
             try:
