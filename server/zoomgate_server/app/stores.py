@@ -70,9 +70,8 @@ async def open_store(
                 created.append(directory)
         is_new = not path.exists()
         if is_new and settings.keys_are_default and not settings.keys.exists():
-            with contextlib.suppress(
-                key_file.KeyFileExistsError
-            ):  # created by another process in the meantime
+            # another process may have created the file in the meantime
+            with contextlib.suppress(key_file.KeyFileExistsError):
                 key_file.create(settings.keys)
                 created.append(settings.keys)
         key_ring = key_file.load(settings.keys)
