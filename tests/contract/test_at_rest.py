@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from support.harness import MONICA, OMAR, Harness, RpcError, running
+from support.memory_store import MemoryStore
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate_server.connections import record as connection_record
 from zoomgate_server.connections.record import ConnectionRecord, State
@@ -15,7 +16,6 @@ from zoomgate_server.encryption import key_check, key_file
 from zoomgate_server.encryption.cipher import Key, KeyRing
 from zoomgate_server.encryption.envelope import Envelope
 from zoomgate_server.errors import KeyUnavailable, RecordUnreadable, RecordVersionUnsupported
-from zoomgate_server.storage.memory import MemoryStore
 from zoomgate_server.storage.record_store import Kind, RecordKey
 from zoomgate_server.storage.sqlite import SqliteStore
 

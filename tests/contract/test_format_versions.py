@@ -12,6 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from support.harness import OMAR, browser, consent, running
+from support.memory_store import MemoryStore
 from support.process import Process, RotatingZoom
 from zoom_simulator.faults import Fault
 from zoomgate.v1 import auth_service_pb2 as pb
@@ -25,7 +26,6 @@ from zoomgate_server.encryption.cipher import Key, KeyRing
 from zoomgate_server.encryption.envelope import FORMAT, Envelope
 from zoomgate_server.encryption.reencryption import reencrypt
 from zoomgate_server.errors import KeyUnavailable, RecordUnreadable, RecordVersionUnsupported
-from zoomgate_server.storage.memory import MemoryStore
 from zoomgate_server.storage.record_store import Kind, Record, RecordKey
 from zoomgate_server.storage.sqlite import SqliteStore
 from zoomgate_server.telemetry.metrics import Metrics

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from support.memory_store import MemoryStore
 from support.mongodb import MongoServer
 from zoomgate_server.storage.instrumented import instrumented
-from zoomgate_server.storage.memory import MemoryStore
 from zoomgate_server.storage.mongodb import Driver, MongoStore
 from zoomgate_server.storage.record_store import (
     TOMBSTONE_STATE,

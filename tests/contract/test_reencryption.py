@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from support.faulty_store import FaultyStore
+from support.memory_store import MemoryStore
 from support.process import NEW, OLD, Process, RotatingZoom, ring
 from zoomgate_server.encryption import key_check, key_usage, shared_secret
 from zoomgate_server.encryption.cipher import Key, KeyRing
 from zoomgate_server.encryption.envelope import Envelope
 from zoomgate_server.encryption.reencryption import reencrypt
-from zoomgate_server.storage.memory import MemoryStore
 from zoomgate_server.storage.record_store import Kind, Record, RecordKey, RecordStore, StoreError
 from zoomgate_server.storage.scan import pages
 from zoomgate_server.storage.sqlite import SqliteStore

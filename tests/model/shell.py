@@ -17,6 +17,7 @@ from typing import Any
 
 from model.loop import Killed, SeededLoop
 from support.faulty_store import FaultyStore
+from support.memory_store import MemoryStore
 from zoomgate_server.connections.record import Cause, ConnectionRecord, State
 from zoomgate_server.connections.refresh import refresher
 from zoomgate_server.connections.refresh.protocol import Config
@@ -34,7 +35,6 @@ from zoomgate_server.errors import (
     ZoomRateLimited,
     ZoomUnavailable,
 )
-from zoomgate_server.storage.memory import MemoryStore
 from zoomgate_server.storage.record_store import Record, RecordKey, StoreError
 from zoomgate_server.telemetry.metrics import Metrics
 from zoomgate_server.zoom.token_outcome import Issued, NotSent, Rejected, Throttled, TokenOutcome, Unknown

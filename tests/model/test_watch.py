@@ -12,6 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from support.faulty_store import FaultyStore
+from support.memory_store import MemoryStore
 from support.process import NEW, OLD, ring
 from zoomgate_server.connections import record as connection_record
 from zoomgate_server.connections.disconnection import make_tombstone
@@ -20,7 +21,6 @@ from zoomgate_server.connections.repository import ConnectionRepository
 from zoomgate_server.encryption.cipher import KeyRing
 from zoomgate_server.encryption.envelope import Envelope
 from zoomgate_server.errors import ServerOverloaded, ShuttingDown
-from zoomgate_server.storage.memory import MemoryStore
 from zoomgate_server.storage.record_store import Kind, RecordKey
 from zoomgate_server.telemetry.metrics import Metrics
 from zoomgate_server.watch.change_feed import ChangeFeed, without_secrets

@@ -16,9 +16,9 @@ from typing import Any
 
 from model.loop import SeededLoop
 from model.proactive_refresh_world import DAY, HOUR, MAX_IDLE_SECONDS, Clock, Process, Zoom, connect
+from support.memory_store import MemoryStore
 from zoomgate_server.connections.record import State
 from zoomgate_server.errors import ZoomgateError
-from zoomgate_server.storage.memory import MemoryStore
 from zoomgate_server.storage.record_store import Kind, Query, Record, RecordKey, StoreError
 from zoomgate_server.telemetry import logs
 from zoomgate_server.zoom.token_outcome import AppRejected, NotSent, Throttled, TokenOutcome

@@ -7,6 +7,7 @@ from pathlib import Path
 import aiohttp
 
 from support.harness import MONICA, SECONDS, Harness, serving
+from support.memory_store import MemoryStore
 from zoom_simulator import Simulator, SimulatorOptions
 from zoom_simulator.faults import Fault
 from zoomgate.v1 import auth_service_pb2 as auth
@@ -15,7 +16,6 @@ from zoomgate_server.connections.count_gauge import COUNT_INTERVAL, ConnectionCo
 from zoomgate_server.connections.repository import ConnectionRepository
 from zoomgate_server.encryption.cipher import Key, KeyRing
 from zoomgate_server.encryption.envelope import Envelope
-from zoomgate_server.storage.memory import MemoryStore
 from zoomgate_server.storage.record_store import Kind, Record, RecordKey
 from zoomgate_server.telemetry.metrics import Metrics
 

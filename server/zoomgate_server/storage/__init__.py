@@ -1,1 +1,1 @@
-"""Record stores: one interface, and implementations for memory, SQLite and MongoDB."""
+"""Record stores: one interface, and implementations for SQLite and MongoDB."""

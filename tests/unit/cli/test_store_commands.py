@@ -17,6 +17,7 @@ import pytest
 
 from support.command_line import command, stderr_of, stdout_of, zoomgate
 from support.harness import MONICA, OMAR, Harness, running, serving
+from support.memory_store import MemoryStore
 from support.process import NEW, OLD, Process, RotatingZoom, ring
 from zoom_simulator import Simulator, SimulatorOptions
 from zoomgate.v1 import auth_service_pb2 as pb
@@ -24,7 +25,6 @@ from zoomgate_server.encryption import key_check, key_file
 from zoomgate_server.encryption.envelope import Envelope
 from zoomgate_server.errors import KeyUnavailable
 from zoomgate_server.storage import backup
-from zoomgate_server.storage.memory import MemoryStore
 from zoomgate_server.storage.record_store import Kind, Record, RecordKey, RecordStore
 from zoomgate_server.storage.scan import pages
 from zoomgate_server.storage.sqlite import SqliteStore

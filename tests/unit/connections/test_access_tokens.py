@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from support.memory_store import MemoryStore
 from zoomgate_server.call_context import Call
 from zoomgate_server.connections.access_tokens import AccessToken, AccessTokens
 from zoomgate_server.connections.record import ConnectionRecord, State
@@ -14,7 +15,6 @@ from zoomgate_server.encryption.cipher import Key, KeyRing
 from zoomgate_server.encryption.envelope import Envelope
 from zoomgate_server.errors import RefreshInProgress
 from zoomgate_server.identity import Principal, Role
-from zoomgate_server.storage.memory import MemoryStore
 from zoomgate_server.storage.record_store import Change, Kind, RecordKey
 from zoomgate_server.telemetry.metrics import Metrics
 

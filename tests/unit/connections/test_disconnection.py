@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from support.faulty_store import FaultyStore
+from support.memory_store import MemoryStore
 from zoomgate_server.clock import SystemClock
 from zoomgate_server.connections.disconnection import Disconnector, Timing, make_tombstone
 from zoomgate_server.connections.record import ConnectionRecord, State
@@ -13,7 +14,6 @@ from zoomgate_server.connections.revocation import Revoker
 from zoomgate_server.connections.token_pair import TokenPair
 from zoomgate_server.encryption.cipher import Key, KeyRing
 from zoomgate_server.encryption.envelope import Envelope
-from zoomgate_server.storage.memory import MemoryStore
 from zoomgate_server.zoom.token_outcome import RevokeOutcome, Unknown
 
 

@@ -12,6 +12,7 @@ import pytest
 from model.loop import SeededLoop
 from model.proactive_refresh_world import ADMIN, DAY, EPOCH, HOUR, Clock, Process, Zoom, connect, stored
 from support.faulty_store import FaultyStore
+from support.memory_store import MemoryStore
 from zoomgate_server.call_context import Call
 from zoomgate_server.connections import proactive_refresh
 from zoomgate_server.connections.disconnection import make_tombstone
@@ -20,7 +21,6 @@ from zoomgate_server.connections.refresh import schedule
 from zoomgate_server.connections.refresh.refresher import Refresher
 from zoomgate_server.connections.token_pair import TokenPair
 from zoomgate_server.errors import NotConnected, RefreshInProgress
-from zoomgate_server.storage.memory import MemoryStore
 from zoomgate_server.storage.record_store import Query, Record, RecordStore
 from zoomgate_server.zoom.token_outcome import AppRejected, BadResponse, NotSent, Rejected, TokenOutcome
 

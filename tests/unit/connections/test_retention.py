@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from support.faulty_store import FaultyStore
+from support.memory_store import MemoryStore
 from zoomgate_server.audit.event import ZOOMGATE, AuditEvent
 from zoomgate_server.clock import SystemClock
 from zoomgate_server.connections.record import Cause, ConnectionRecord, State, decode, encode
@@ -16,7 +17,6 @@ from zoomgate_server.connections.retention import EXPIRING, Overdue, RetentionPo
 from zoomgate_server.connections.token_pair import TokenPair
 from zoomgate_server.encryption.cipher import Key, KeyRing
 from zoomgate_server.encryption.envelope import Envelope
-from zoomgate_server.storage.memory import MemoryStore
 from zoomgate_server.storage.record_store import Kind, Query, Record, RecordKey, RecordStore, StoreError
 
 ENVELOPE = Envelope(app="app", keys=KeyRing([Key("0a0b0c0d", bytes(range(32)), primary=True)]))

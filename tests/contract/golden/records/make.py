@@ -12,6 +12,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from support.memory_store import MemoryStore
 from zoomgate_server.authorization import pending
 from zoomgate_server.authorization.pending import PendingAuthorization
 from zoomgate_server.connections import record as connection_record
@@ -28,7 +29,6 @@ from zoomgate_server.connections.token_pair import TokenPair
 from zoomgate_server.encryption import key_check, shared_secret
 from zoomgate_server.encryption.cipher import Key, KeyRing
 from zoomgate_server.encryption.envelope import FORMAT, Envelope
-from zoomgate_server.storage.memory import MemoryStore
 from zoomgate_server.storage.record_store import Kind, Query, Record, RecordKey
 from zoomgate_server.telemetry.metrics import Metrics
 from zoomgate_server.webhooks.seen_events import SeenEvents

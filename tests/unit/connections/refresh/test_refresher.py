@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from support.faulty_store import FaultyStore
+from support.memory_store import MemoryStore
 from zoomgate_server.audit.event import AuditEvent
 from zoomgate_server.clock import SystemClock
 from zoomgate_server.connections.record import (
@@ -35,7 +36,6 @@ from zoomgate_server.errors import (
     ServerOverloaded,
     ZoomUnavailable,
 )
-from zoomgate_server.storage.memory import MemoryStore
 from zoomgate_server.storage.record_store import RecordKey, StoreError
 from zoomgate_server.telemetry.metrics import Metrics
 from zoomgate_server.zoom.token_outcome import Issued, NotSent, Rejected, TokenOutcome, Unknown

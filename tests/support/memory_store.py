@@ -1,4 +1,4 @@
-"""An in-memory record store, for tests and as the simplest implementation of the interface."""
+"""An in-memory record store, the simplest implementation of the interface."""
 
 from collections import Counter
 from collections.abc import Callable
