@@ -138,7 +138,7 @@ class AccountLinker:
             owner=owner,
             initiated_by=initiated_by,
         )
-        record = await self._link(entry, call, unless_superseded=False)
+        record = await self._link(entry, call, previous, unless_superseded=False)
         if record is None:
             raise AssertionError("linking without a superseded check returned no record")
         return record
@@ -182,22 +182,17 @@ class AccountLinker:
             initiated_by=initiated_by,
         )
         if issued_now:
-            return await self._link(entry, None, unless_superseded=True, prefetched=previous)
+            return await self._link(entry, None, previous, unless_superseded=True)
         zoom_user = await self._zoom_user_of(tokens)
         if zoom_user.email != user_email:
             raise IdentityMismatch("Zoom issued these tokens to a user with a different email address")
-        stored = await self._store(entry, zoom_user, unless_superseded=True, prefetched=previous)
+        stored = await self._store(entry, zoom_user, previous, unless_superseded=True)
         if stored is not None and stored.was_committed(entry.entry_id):
             self._audit(_stored_event(None, "ok", entry, _stored_generation(stored, entry), resumed=True))
         return stored
 
     async def _link(
-        self,
-        entry: Entry,
-        call: Call | None,
-        *,
-        unless_superseded: bool,
-        prefetched: PreviousConnection | None = None,
+        self, entry: Entry, call: Call | None, previous: PreviousConnection, *, unless_superseded: bool
     ) -> ConnectionRecord | None:
         """Append the tokens to the journal, then verify and store the tokens (see `_store`).
 
@@ -205,9 +200,7 @@ class AccountLinker:
         """
         is_journaled = await self._journal.append(entry)
         try:
-            record = await self._verify_and_store(
-                entry, call, unless_superseded=unless_superseded, prefetched=prefetched
-            )
+            record = await self._verify_and_store(entry, call, previous, unless_superseded=unless_superseded)
         except (*_RETRYABLE_RECORD_ERRORS, *_TRANSIENT_ZOOM_ERRORS) as error:
             is_retryable = entry.origin is Origin.IMPORT or isinstance(error, _RETRYABLE_RECORD_ERRORS)
             if not (is_journaled and is_retryable):
@@ -251,7 +244,7 @@ class AccountLinker:
                 await self._journal.delete(entry.entry_id)
                 return True
             entry = await self._renew_if_stale(entry)
-            await self._verify_and_store(entry, None, unless_superseded=True)
+            await self._verify_and_store(entry, None, current, unless_superseded=True)
         except (StoreError, *_RETRYABLE_RECORD_ERRORS, *_TRANSIENT_ZOOM_ERRORS) as error:
             _log.warning(
                 "account_linking.deferred",
@@ -301,12 +294,7 @@ class AccountLinker:
         return renewed
 
     async def _verify_and_store(
-        self,
-        entry: Entry,
-        call: Call | None,
-        *,
-        unless_superseded: bool,
-        prefetched: PreviousConnection | None = None,
+        self, entry: Entry, call: Call | None, previous: PreviousConnection, *, unless_superseded: bool
     ) -> ConnectionRecord | None:
         """Verify which user the tokens belong to, and store the tokens. Return None if the tokens were superseded (see `_store`)."""
         zoom_user = await self._zoom_user_of(entry.tokens)
@@ -318,15 +306,11 @@ class AccountLinker:
             raise IdentityMismatch(
                 "The Zoom user who consented has a different email address than the requested user"
             )
-        record = await self._store(
-            entry, zoom_user, unless_superseded=unless_superseded, prefetched=prefetched
-        )
+        record = await self._store(entry, zoom_user, previous, unless_superseded=unless_superseded)
+        outcome, generation = SUPERSEDED, 0
         if record is not None and record.was_committed(entry.entry_id):
-            self._audit(
-                _stored_event(call, "ok", entry, _stored_generation(record, entry), resumed=unless_superseded)
-            )
-        else:
-            self._audit(_stored_event(call, SUPERSEDED, entry, 0, resumed=unless_superseded))
+            outcome, generation = "ok", _stored_generation(record, entry)
+        self._audit(_stored_event(call, outcome, entry, generation, resumed=unless_superseded))
         return record
 
     async def _zoom_user_of(self, tokens: TokenPair) -> "_ZoomUser":
@@ -363,7 +347,8 @@ class AccountLinker:
             owner=record.owner,
             initiated_by=record.initiated_by,
         )
-        stored = await self._store(relinked, zoom_user, unless_superseded=True)
+        previous = PreviousConnection(record, record.rev, record.generation)
+        stored = await self._store(relinked, zoom_user, previous, unless_superseded=True)
         if stored is None or not stored.was_committed(entry.entry_id):
             return
         details = _origin_details(entry)
@@ -389,27 +374,25 @@ class AccountLinker:
         self,
         entry: Entry,
         zoom_user: "_ZoomUser",
+        previous: PreviousConnection | None,
         *,
         unless_superseded: bool,
-        prefetched: PreviousConnection | None = None,
     ) -> ConnectionRecord | None:
         """Write the connection, retrying until the store accepts the write.
 
         The retries must not stop, because no other copy of the tokens exists.
 
         Args:
+            previous: The connection to replace, as read earlier. After a conflict or a failure, the connection is read again.
             unless_superseded: Return None, and write nothing, if a consent or disconnection happened after the tokens were requested. Set
                 for entries from the journal, whose record may have changed long ago.
-            prefetched: The result of a recent read, used in the first attempt instead of reading the store; None to read the store.
         """
         grant = uuid4().hex
         backoff = Backoff(FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS)
         while True:
             try:
-                if prefetched is None:
-                    current, now = await self._connections.read_previous(entry.user_email)
-                else:
-                    current, now, prefetched = prefetched, self._connections.now(), None
+                current = previous or await self.prepare(entry.user_email)
+                previous, now = None, self._connections.now()
                 if current.record is not None and current.record.was_committed(entry.entry_id):
                     return current.record
                 if unless_superseded and self._is_superseded(current, entry):
