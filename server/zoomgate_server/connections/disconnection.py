@@ -201,30 +201,20 @@ class Disconnector:
     async def _retry_revocations_once(self) -> None:
         """Erase tokens whose retention is over, and revoke the others until too many consecutive revocations fail."""
         resume_after, self._resume_after = self._resume_after, ""
-        after, last_attempted, failures = "", "", 0
-        while True:
-            due = Query(
-                states=[State.DISCONNECTED], due_before=self._connections.now(), after=after, limit=100
-            )
-            records = await self._connections.page(due)
-            for record in records:
+        last_attempted, failures = "", 0
+        due = Query(states=[State.DISCONNECTED], due_before=self._connections.now(), limit=100)
+        async for page in self._connections.pages(due):
+            for record in page:
                 tombstone = self._connections.open_readable(record)
                 if tombstone is None:
                     continue
-                if self._is_retention_over(tombstone):
+                if tombstone.revoke_until is not None and self._connections.now() >= tombstone.revoke_until:
                     await self._erase(tombstone)
                 elif failures == self._max_consecutive_failures:
                     self._resume_after = last_attempted
                 elif tombstone.user_email > resume_after:
                     last_attempted = tombstone.user_email
                     failures = 0 if await self._revoke(tombstone) else failures + 1
-            if len(records) < 100:
-                return
-            after = records[-1].key.subject
-
-    def _is_retention_over(self, tombstone: ConnectionRecord) -> bool:
-        """Return whether a tombstone's tokens have been retained for the maximum time."""
-        return tombstone.revoke_until is not None and self._connections.now() >= tombstone.revoke_until
 
     async def _revoke(self, tombstone: ConnectionRecord) -> bool:
         """Revoke a tombstone's tokens with Zoom, and erase the tokens once Zoom confirms. Return whether Zoom confirmed."""

@@ -208,19 +208,16 @@ class ProactiveRefresh:
 
     async def _find_due(self) -> list[str]:
         """Return the users whose grants are due, and update the metrics."""
-        now = self._connections.now()
+        now = oldest = self._connections.now()
         due: list[str] = []
-        oldest, after = now, self._idle_after
-        while len(due) < self._max_due:
-            page = await self._connections.page(
-                Query(states=[State.ACTIVE], due_before=now, after=after, limit=self._page_size)
-            )
+        query = Query(states=[State.ACTIVE], due_before=now, after=self._idle_after, limit=self._page_size)
+        after = ""
+        async for page in self._connections.pages(query):
             due += [record.key.subject for record in page]
             oldest = min([oldest, *(record.due_at for record in page if record.due_at is not None)])
-            if len(page) < self._page_size:
-                after = ""
+            if len(due) >= self._max_due and len(page) == self._page_size:
+                after = due[-1]
                 break
-            after = page[-1].key.subject
         self._idle_after = after
         self._metrics.proactive_refreshes_due.set(len(due))
         self._metrics.proactive_refresh_max_overdue_seconds.set(now - oldest)
@@ -255,11 +252,7 @@ class ProactiveRefresh:
         Raises:
             StoreError: The store failed.
         """
-        after = ""
-        while True:
-            page = await self._connections.page(
-                Query(states=[State.ACTIVE], after=after, limit=self._page_size)
-            )
+        async for page in self._connections.pages(Query(states=[State.ACTIVE], limit=self._page_size)):
             now = self._connections.now()
             for sealed in page:
                 if sealed.due_at is None or sealed.due_at <= now + schedule.LATEST_SECONDS:
@@ -268,9 +261,6 @@ class ProactiveRefresh:
                 if record is not None:
                     # on a conflict, the other writer has set the date
                     await self._connections.write(replace(record, due_at=now))
-            if len(page) < self._page_size:
-                return
-            after = page[-1].key.subject
             await asyncio.sleep(PAGE_PAUSE_SECONDS)
 
     # -- scheduling and refresh --------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """Repository of connections, which encrypts and decrypts the records of a store."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 
 from zoomgate_server.clock import Clock
@@ -9,6 +9,7 @@ from zoomgate_server.connections.record import ConnectionRecord
 from zoomgate_server.encryption.envelope import Envelope
 from zoomgate_server.errors import RecordFault, RecordUnreadable
 from zoomgate_server.storage.record_store import Change, Column, Kind, Query, Record, RecordKey, RecordStore
+from zoomgate_server.storage.scan import pages_of
 from zoomgate_server.telemetry import logs
 
 _log = logs.get("zoomgate.connections")
@@ -103,6 +104,10 @@ class ConnectionRepository:
     async def page(self, query: Query) -> Sequence[Record]:
         """Return encrypted connections, ordered by email address. Use `open` to decrypt each record."""
         return await self._store.page(self._app, Kind.USER, query)
+
+    def pages(self, query: Query) -> AsyncIterator[Sequence[Record]]:
+        """Yield the encrypted connections that match a query, page by page."""
+        return pages_of(self._store, self._app, Kind.USER, query)
 
     def open(self, record: Record) -> ConnectionRecord:
         """Decrypt a connection."""

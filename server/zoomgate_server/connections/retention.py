@@ -7,7 +7,7 @@ record has not been written since it was read, so that a concurrent consent is p
 import asyncio
 import random
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from zoomgate_server.audit.event import ZOOMGATE, AuditEvent, AuditSink
 from zoomgate_server.clock import Clock
@@ -17,6 +17,7 @@ from zoomgate_server.connections.record import ConnectionRecord, State
 from zoomgate_server.encryption.envelope import Envelope
 from zoomgate_server.errors import RecordFault
 from zoomgate_server.storage.record_store import Kind, Query, Record, RecordKey, RecordStore, StoreError
+from zoomgate_server.storage.scan import pages_of
 from zoomgate_server.telemetry import logs
 from zoomgate_server.telemetry.background_tasks import TaskSet
 
@@ -46,8 +47,7 @@ class Overdue:
     """A record that is due for deletion or disconnection.
 
     Attributes:
-        kind: `reauth_required` for a connection to disconnect; `disconnected`, `state`, `request` and `webhook` for records to delete.
-        record: The record as stored.
+        kind: One of `KINDS`. A connection of the kind `reauth_required` is disconnected; all other records are deleted.
         since: When the record expired, in seconds since 1970 on the store's clock; for a connection to disconnect, when the connection
             became `REAUTH_REQUIRED`.
         connection: The decrypted connection, or None for records of other kinds.
@@ -150,10 +150,8 @@ class RetentionPolicy:
     async def prune(self, overdue: Overdue) -> bool:
         """Prune one record, unless the record was written after it was found. Return whether the record was pruned.
 
-        If the call is canceled, the operation continues, so that every change has an audit event.
-
-        A `REAUTH_REQUIRED` connection is replaced by a tombstone. No tokens are revoked with Zoom, because Zoom has rejected every refresh
-        token in the record, and the access token has long expired.
+        If the call is canceled, the operation continues, so that every change has an audit event. No tokens of a `REAUTH_REQUIRED`
+        connection are revoked with Zoom, because Zoom has rejected every refresh token in the record, and access tokens have expired.
 
         Raises:
             StoreError: The store failed.
@@ -213,14 +211,9 @@ class RetentionPolicy:
                 return
 
     async def _scan(self, kind: Kind, query: Query) -> AsyncIterator[Record]:
-        """Yield the records of all pages."""
-        while True:
-            page = await self._store.page(self._app, kind, query)
+        async for page in pages_of(self._store, self._app, kind, query):
             for record in page:
                 yield record
-            if len(page) < query.limit:
-                return
-            query = replace(query, after=page[-1].key.subject)
 
     def _open(self, record: Record) -> ConnectionRecord | None:
         try:

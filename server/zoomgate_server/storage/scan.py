@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from dataclasses import replace
 
 from zoomgate_server.storage.record_store import (
     KEY_CHECK,
@@ -26,10 +27,17 @@ CONCURRENCY = 16
 async def pages(store: RecordStore, app: str) -> AsyncIterator[Sequence[Record]]:
     """Yield every record of an app, page by page."""
     for kind in Kind:
-        after = ""
-        while page := await store.page(app, kind, Query(after=after, limit=PAGE_SIZE)):
+        async for page in pages_of(store, app, kind, Query(limit=PAGE_SIZE)):
             yield page
-            after = page[-1].key.subject
+
+
+async def pages_of(store: RecordStore, app: str, kind: Kind, query: Query) -> AsyncIterator[Sequence[Record]]:
+    """Yield the records that match a query, in pages of at most `query.limit` records."""
+    while page := await store.page(app, kind, query):
+        yield page
+        if len(page) < query.limit:
+            return
+        query = replace(query, after=page[-1].key.subject)
 
 
 async def process_each(
