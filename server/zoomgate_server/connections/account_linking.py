@@ -38,10 +38,7 @@ from zoomgate_server.telemetry import logs
 from zoomgate_server.zoom import endpoints
 from zoomgate_server.zoom.client import ZoomClient
 from zoomgate_server.zoom.oauth import OAuthClient
-from zoomgate_server.zoom.token_outcome import (
-    Rejected,
-    issued_or_raise,
-)
+from zoomgate_server.zoom.token_outcome import Rejected, issued_or_raise
 
 VERIFICATION_TIMEOUT = 15.0
 """Timeout in seconds for reading the consenting user's profile from Zoom."""
@@ -230,21 +227,18 @@ class AccountLinker:
             True if processing is complete: the tokens are stored or discarded. False if the entry stays in the journal.
         """
         try:
-            current, _ = await self._connections.read_previous(entry.user_email)
-            # Return without a refresh in the next two cases: a refresh could invalidate the stored tokens or the newer consent.
+            current = await self.prepare(entry.user_email)
+            # Do not refresh in the next two cases: a refresh could invalidate the stored tokens or the newer consent.
             if current.record is not None and current.record.was_committed(entry.entry_id):
                 # The crashed process may have stopped before it wrote the audit event; a duplicate event is better than a missing one.
                 self._audit(
                     _stored_event(None, "ok", entry, _stored_generation(current.record, entry), resumed=True)
                 )
-                await self._journal.delete(entry.entry_id)
-                return True
-            if self._is_superseded(current, entry):
+            elif self._is_superseded(current, entry):
                 self._audit(_stored_event(None, SUPERSEDED, entry, 0, resumed=True))
-                await self._journal.delete(entry.entry_id)
-                return True
-            entry = await self._renew_if_stale(entry)
-            await self._verify_and_store(entry, None, current, unless_superseded=True)
+            else:
+                entry = await self._renew_if_stale(entry)
+                await self._verify_and_store(entry, None, current, unless_superseded=True)
         except (StoreError, *_RETRYABLE_RECORD_ERRORS, *_TRANSIENT_ZOOM_ERRORS) as error:
             _log.warning(
                 "account_linking.deferred",
@@ -255,7 +249,7 @@ class AccountLinker:
             await self._journal.release(entry.entry_id)
             return False
         except IdentityMismatch:
-            await self._journal.delete(entry.entry_id)
+            pass  # the tokens are stored in the connection of their user, or revoked
         except ZoomgateError as error:
             _log.error(
                 "account_linking.abandoned",
@@ -264,12 +258,9 @@ class AccountLinker:
                 error=type(error).__name__,
             )
             # After a rejection, nothing is revoked: Zoom might apply the revocation of invalid tokens to the user's valid grant.
-            if isinstance(error, ReauthRequired):
-                await self._journal.delete(entry.entry_id)
-            else:
-                await self._discard_entry(entry)
-        else:
-            await self._journal.delete(entry.entry_id)
+            if not isinstance(error, ReauthRequired):
+                self._revoke_unused(entry.tokens)
+        await self._journal.delete(entry.entry_id)
         return True
 
     async def _discard_entry(self, entry: Entry) -> None:
@@ -330,10 +321,9 @@ class AccountLinker:
         return _parse_zoom_user(response.body)
 
     async def _relink_to_actual_user(self, entry: Entry, zoom_user: "_ZoomUser") -> None:
-        """Store the pair in the connection of the Zoom user who actually consented. Revoke the pair if that user has no connection.
+        """Store the pair in the connection of the Zoom user who actually consented, or revoke the pair if there is none.
 
-        A new consent invalidates the tokens that are stored for this user under any address (Zoom error code 4741), so the existing
-        connection needs the new pair.
+        A new consent invalidates the tokens that are stored for this user under any address (Zoom error code 4741).
         """
         record = await self._connection_of(zoom_user)
         if record is None:
@@ -356,10 +346,7 @@ class AccountLinker:
         self._audit(_with_tokens(event, entry.tokens, _stored_generation(stored, entry)))
 
     async def _connection_of(self, zoom_user: "_ZoomUser") -> ConnectionRecord | None:
-        """Return the connection of a Zoom user, retrying until the store responds.
-
-        The retries must not stop, because no other copy of the tokens exists.
-        """
+        """Return the connection of a Zoom user, retrying until the store responds, because no other copy of the tokens exists."""
         backoff = Backoff(FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS)
         while True:
             try:
@@ -378,9 +365,7 @@ class AccountLinker:
         *,
         unless_superseded: bool,
     ) -> ConnectionRecord | None:
-        """Write the connection, retrying until the store accepts the write.
-
-        The retries must not stop, because no other copy of the tokens exists.
+        """Write the connection, retrying until the store accepts the write, because no other copy of the tokens exists.
 
         Args:
             previous: The connection to replace, as read earlier. After a conflict or a failure, the connection is read again.
@@ -434,10 +419,13 @@ class AccountLinker:
         After a disconnection, the entry's tokens are revoked. After a newer consent, no revocation is needed, since Zoom has already
         invalidated the tokens.
         """
-        if not _was_replaced(current, entry):
+        if current.record is None:
             return False
-        if current.record is not None and current.record.state is State.DISCONNECTED:
-            self._revoke_unused(entry.tokens)
+        if current.record.state is not State.DISCONNECTED:
+            return current.record.grant != entry.grant
+        if current.generation == entry.generation:
+            return False
+        self._revoke_unused(entry.tokens)
         return True
 
     async def _unlink_previous_address(self, user_email: str) -> None:
@@ -465,7 +453,6 @@ class AccountLinker:
 
 
 async def _wait_for_store(user_email: str, backoff: Backoff) -> None:
-    """Pause because the store failed."""
     _log.warning("account_linking.store_failed", user=user_email)
     await asyncio.sleep(backoff.next_pause())
 
@@ -495,22 +482,15 @@ class _ZoomUser:
 
 
 def _parse_zoom_user(body: bytes) -> _ZoomUser:
-    """Parse Zoom's user profile response.
-
-    Raises:
-        ZoomBadResponse: The email address or the user ID is missing or malformed.
-    """
+    """Parse Zoom's user profile response. Reject a missing or malformed email address or user ID."""
     try:
         data = orjson.loads(body)
-        zoom_user = _ZoomUser(data["email"].lower(), data["id"], data.get("account_id") or "")
+        fields = data["email"].lower(), data["id"], data.get("account_id") or ""
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
-        zoom_user = _ZoomUser("", "", "")
-    if not all(
-        isinstance(value, str) and len(value) <= 512
-        for value in (zoom_user.email, zoom_user.user_id, zoom_user.account_id)
-    ):
-        zoom_user = _ZoomUser("", "", "")
-    if not zoom_user.email or not zoom_user.user_id:
+        fields = "", "", ""
+    zoom_user = _ZoomUser(*fields)
+    is_valid = all(isinstance(value, str) and len(value) <= 512 for value in fields)
+    if not (is_valid and zoom_user.email and zoom_user.user_id):
         raise ZoomBadResponse(
             "Zoom did not identify the consenting user", metadata={"length": str(len(body))}
         )
@@ -520,15 +500,6 @@ def _parse_zoom_user(body: bytes) -> _ZoomUser:
 def _stored_generation(record: ConnectionRecord, entry: Entry) -> int:
     """Return the connection's generation if the entry's tokens are the current tokens, otherwise 0."""
     return record.generation if record.commit_id == entry.entry_id else 0
-
-
-def _was_replaced(current: PreviousConnection, entry: Entry) -> bool:
-    """Return whether the user consented or was disconnected after the tokens of an entry were requested."""
-    if current.record is None:
-        return False
-    if current.record.state is State.DISCONNECTED:
-        return current.generation != entry.generation
-    return current.record.grant != entry.grant
 
 
 def _has_newer_consent(record: ConnectionRecord, entry: Entry) -> bool:
