@@ -81,14 +81,11 @@ class Entry:
 
 @dataclass(slots=True)
 class _Write:
-    """An entry to be written.
+    """An entry to be written, with the temporary and the final path of its file.
 
     Attributes:
-        draft: The temporary path of the file.
-        path: The final path of the file.
         descriptor: File descriptor of the open file.
-        renamed: Whether the file was renamed to the final path.
-        durable: Whether the rename was synced.
+        durable: Whether the rename to the final path was synced.
     """
 
     entry: Entry
