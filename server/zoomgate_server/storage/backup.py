@@ -42,12 +42,11 @@ def count(path: Path) -> int:
 def copy_file(
     source: Path, target: Path, on_records: Callable[[int], None], pages_per_report: int = 1000
 ) -> int:
-    """Copy a consistent snapshot of an SQLite store or a backup, and return the number of records.
+    """Copy a consistent snapshot of an SQLite store or a backup to a new file with mode 0600, and return the number of records.
 
     Other processes may write during the copy. Copying the file itself would lose committed transactions that are in the write-ahead log.
 
     Args:
-        target: Path of the copy, which is created with mode 0600.
         on_records: Called with the approximate number of records copied since the last call.
         pages_per_report: Number of database pages that are copied between two calls of `on_records`.
 
@@ -75,13 +74,11 @@ def copy_file(
 async def copy_records(
     source: RecordStore, target: Path, wall: Callable[[], float], on_records: Callable[[int], None]
 ) -> int:
-    """Copy a store of any type record by record, and return the number of records.
+    """Copy a store of any type to a new file with mode 0600, record by record, and return the number of records.
 
     The copy is not a snapshot: its records may be from different moments during the copy.
 
     Args:
-        target: Path of the copy, which is created with mode 0600.
-        wall: A clock, in seconds since 1970.
         on_records: Called with the number of records copied since the last call.
 
     Raises:
@@ -106,7 +103,6 @@ async def restore_records(
 
     Args:
         backup: A file created by `copy_file` or `copy_records`. The file is not changed.
-        wall: A clock, in seconds since 1970.
         on_records: Called with the number of records copied since the last call.
 
     Raises:
@@ -143,10 +139,11 @@ async def _copy(target: RecordStore, source: RecordStore, record: Record) -> Non
             other = replace(record.key, subject=conflict.subject)
             outdated, _ = await target.get(other)
             current, _ = await source.get(other)
-            if outdated is not None and current is None:
-                await target.delete(other, outdated.rev)
-            elif outdated is not None and current is not None:
-                await target.put(current, outdated.rev)
+            if outdated is not None:
+                if current is None:
+                    await target.delete(other, outdated.rev)
+                else:
+                    await target.put(current, outdated.rev)
             latest, _ = await source.get(record.key)
         else:
             return

@@ -25,9 +25,5 @@ class _InstrumentedStore:
 
 
 def instrumented(store: RecordStore, on_error: Callable[[], None]) -> RecordStore:
-    """Return a store that forwards every call to an underlying store.
-
-    Args:
-        on_error: Called for every call that raised `StoreError`.
-    """
+    """Return a store that forwards every call, and calls `on_error` whenever the underlying store raises `StoreError`."""
     return cast("RecordStore", _InstrumentedStore(store, on_error))

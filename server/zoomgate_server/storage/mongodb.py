@@ -2,7 +2,7 @@
 
 One document is one record, and every write is a compare-and-set of one document, without transactions or upserts. A confirmed write is
 on the disks of a majority of the replica set and cannot be rolled back. Reads return only confirmed writes. The store uses the methods that
-motor's `AsyncIOMotorClient` and PyMongo's `AsyncMongoClient` have in common. Only `connect`, `_await_if_needed` and `_close` handle the
+motor's `AsyncIOMotorClient` and PyMongo's `AsyncMongoClient` have in common. Only `connect`, `_aggregate` and `_close` handle the
 differences (docs/adr/0006-motor-and-pymongo.md).
 """
 
@@ -104,10 +104,7 @@ class Driver(StrEnum):
 
 
 def connect(uri: str, driver: Driver, timing: MongoTiming, pool_size: int) -> Any:
-    """Create a client, and return its database. Only `connect`, `_await_if_needed` and `_close` depend on the driver.
-
-    Args:
-        uri: A MongoDB address. The pool size, the timeouts and the read and write concerns in the address are overridden.
+    """Create a client, and return its database. The pool size, the timeouts and the concerns in the address are overridden.
 
     Raises:
         StoreOpenError: The driver rejects the address, or the address has an option that the store does not allow.
@@ -178,7 +175,6 @@ class MongoStore:
 
     Args:
         database: A database of either driver. The store closes the database's client.
-        pool_size: Maximum number of concurrent operations.
         has_now: Whether the server supports `$$NOW` in an aggregation. If not, the server's time is read with `hello`.
     """
 
@@ -202,9 +198,6 @@ class MongoStore:
         pool_size: int = POOL_SIZE,
     ) -> "MongoStore":
         """Connect, verify that writes reach a majority, and create missing indexes.
-
-        Args:
-            pool_size: Maximum number of concurrent operations, and of connections.
 
         Raises:
             StoreUnreachableError: The database, or a majority of its replica set, cannot be reached.
@@ -240,10 +233,7 @@ class MongoStore:
         return cls(database, timing, pool_size, has_now=has_now)
 
     async def get(self, key: RecordKey) -> tuple[Record | None, float]:
-        """Return one record and the database's current time.
-
-        This takes one round trip if the record exists and the server supports `$$NOW`, otherwise two.
-        """
+        """Return one record and the database's current time, in one round trip if possible."""
         name = _id(key)
         document, now = await self._run(lambda: self._read({"_id": name}))
         return None if document is None else _record(key, document), now
@@ -279,15 +269,9 @@ class MongoStore:
             conditions["due_at"] = {"$lt": query.due_before}
         if query.expire_before is not None:
             conditions["expire_at"] = {"$lt": query.expire_before}
-
-        async def read() -> list[Record]:
-            cursor = self._records.find(conditions, sort=[("subject", ASCENDING)], limit=query.limit)
-            return [
-                _record(RecordKey(app, kind, document["subject"]), document)
-                for document in await cursor.to_list(None)
-            ]
-
-        return await self._run(read)
+        cursor = self._records.find(conditions, sort=[("subject", ASCENDING)], limit=query.limit)
+        documents = await self._run(lambda: cursor.to_list(None))
+        return [_record(RecordKey(app, kind, document["subject"]), document) for document in documents]
 
     async def find(self, app: str, zoom_user_id: str) -> tuple[Record | None, float]:
         """Return a Zoom user's record, ignoring tombstones, and the database's current time."""
@@ -298,28 +282,19 @@ class MongoStore:
 
     async def count(self, app: str, kind: Kind, by: Column) -> dict[str, int]:
         """Count the records of a kind by the values of a column."""
-        stages = [
+        stages: list[dict[str, Any]] = [
             {"$match": {"app": _text(app), "kind": kind.value}},
             {"$group": {"_id": f"${by}", "records": {"$sum": 1}}},
         ]
-
-        async def read() -> dict[str, int]:
-            cursor = await _await_if_needed(self._records.aggregate(stages))
-            counts: Counter[str] = Counter()
-            for row in await cursor.to_list(None):
-                counts[row["_id"] if isinstance(row["_id"], str) else ""] += row["records"]
-            return dict(counts)
-
-        return await self._run(read)
+        counts: Counter[str] = Counter()
+        for row in await self._run(lambda: _aggregate(self._records, stages)):
+            counts[row["_id"] if isinstance(row["_id"], str) else ""] += row["records"]
+        return dict(counts)
 
     async def apps(self) -> list[str]:
         """List the apps that have records."""
-
-        async def read() -> list[str]:
-            cursor = await _await_if_needed(self._records.aggregate([{"$group": {"_id": "$app"}}]))
-            return sorted(row["_id"] for row in await cursor.to_list(None) if isinstance(row["_id"], str))
-
-        return await self._run(read)
+        rows = await self._run(lambda: _aggregate(self._records, [{"$group": {"_id": "$app"}}]))
+        return sorted(row["_id"] for row in rows if isinstance(row["_id"], str))
 
     async def changes(
         self, app: str, kind: Kind, since: float, *, limit: int | None = None
@@ -386,9 +361,7 @@ class MongoStore:
         if not self._has_now:
             now = await self._clock()
             return await self._records.find_one(query), now
-        stages = [{"$match": query}, {"$set": {"now": "$$NOW"}}]
-        cursor = await _await_if_needed(self._records.aggregate(stages))
-        for document in await cursor.to_list(None):
+        for document in await _aggregate(self._records, [{"$match": query}, {"$set": {"now": "$$NOW"}}]):
             return document, _seconds(document["now"])
         return None, await self._clock()
 
@@ -430,9 +403,11 @@ async def _translate_errors(operation: Callable[[], Awaitable[_T]]) -> _T:
         raise StoreError(f"MongoDB failed ({type(error).__name__})") from None
 
 
-async def _await_if_needed(result: Any) -> Any:
-    """Return the cursor of `aggregate`. Only PyMongo's client returns an awaitable."""
-    return await result if isawaitable(result) else result
+async def _aggregate(collection: Any, stages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the documents of an aggregation with either driver. Only PyMongo's client returns an awaitable cursor."""
+    cursor = collection.aggregate(stages)
+    documents: list[dict[str, Any]] = await (await cursor if isawaitable(cursor) else cursor).to_list(None)
+    return documents
 
 
 async def _close(client: Any) -> None:
@@ -443,9 +418,6 @@ async def _close(client: Any) -> None:
         await asyncio.to_thread(client.close)
 
 
-# -- addresses -------------------------------------------------------------------------------------------
-
-
 def _redacted(uri: str) -> str:
     """Return the address without credentials, hosts, or options."""
     match = _ADDRESS.fullmatch(uri)
@@ -453,11 +425,7 @@ def _redacted(uri: str) -> str:
 
 
 def _database_name(uri: str) -> str:
-    """Return the name of the database in an address.
-
-    Raises:
-        StoreOpenError: The address has no valid database name, or an option that weakens reads or writes.
-    """
+    """Return the name of the database in an address without options that weaken reads or writes."""
     match, address = _ADDRESS.fullmatch(uri), _redacted(uri)
     if match is None:
         raise StoreOpenError(
@@ -470,9 +438,6 @@ def _database_name(uri: str) -> str:
         if unsafe is not None and re.fullmatch(unsafe, text):
             raise StoreOpenError(f"The address of the store {address} {problem.format(text)}")
     return match["database"]
-
-
-# -- internals: opening ---------------------------------------------------------------------------------------------
 
 
 def _is_replicated(hello: dict[str, Any]) -> bool:
@@ -501,10 +466,7 @@ async def _verify_writes(database: Any, address: str) -> None:
 
 
 async def _create_ttl_index(records: Any) -> bool:
-    """Create the TTL index for expired records, and return whether the server supports TTL indexes.
-
-    The service itself deletes expired records as well.
-    """
+    """Create the TTL index for expired records, and return whether the server supports TTL indexes."""
     try:
         await records.create_indexes([_TTL_INDEX])
     except OperationFailure:
@@ -514,10 +476,7 @@ async def _create_ttl_index(records: Any) -> bool:
 
 async def _supports_now(meta: Any) -> bool:
     try:
-        cursor = await _await_if_needed(
-            meta.aggregate([{"$match": {"_id": "schema"}}, {"$set": {"now": "$$NOW"}}])
-        )
-        rows = await cursor.to_list(None)
+        rows = await _aggregate(meta, [{"$match": {"_id": "schema"}}, {"$set": {"now": "$$NOW"}}])
     except OperationFailure:
         return False
     return bool(rows) and isinstance(rows[0].get("now"), datetime)
@@ -547,15 +506,8 @@ def _open_error_text(address: str, error: PyMongoError, timing: MongoTiming) -> 
             return f"The store {address} cannot be used ({type(error).__name__}); check that it is running and writable"
 
 
-# -- documents -------------------------------------------------------------------------------------------
-
-
 def _text(value: str) -> str:
-    """Return a string unchanged, and reject any other value, since an object would act as a query operator.
-
-    Raises:
-        TypeError: The value is not a string.
-    """
+    """Return a string unchanged, and reject any other value, since an object would act as a query operator."""
     if not isinstance(value, str):
         raise TypeError("a key must be a string")
     return value

@@ -48,7 +48,6 @@ class RecordKey:
 
     Attributes:
         app: OAuth origin and client ID, so that two Zoom apps can share a database. At most 512 characters.
-        kind: The kind of the record.
         subject: Identifier of the record within its app and kind. At most 512 characters.
     """
 
@@ -64,7 +63,6 @@ class Record:
     Times are seconds since 1970 on the store's clock.
 
     Attributes:
-        key: The identity of the record.
         value: Opaque bytes, at most 64 KiB. A store never interprets, compares or changes them.
         rev: The revision, never 0 in a stored record. Writes ignore this field. A store never assigns the same revision to a key twice,
             not even after a delete. If a stored revision is corrupt, `rev` is a placeholder with which the record can be

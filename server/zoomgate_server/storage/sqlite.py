@@ -113,7 +113,6 @@ class SqliteStore:
     """A record store in one file, created with `open`.
 
     Args:
-        connection: An open connection that belongs to the thread of `executor`.
         executor: The executor of all statements, with a single thread.
         wall: The clock of the local machine, which is used as the store's clock.
     """
@@ -186,38 +185,23 @@ class SqliteStore:
         """Count the records of a kind by the values of a column."""
         statement = f"SELECT {by}, count(*) FROM record WHERE app = ? AND kind = ? GROUP BY {by}"  # noqa: S608 - constants
 
-        def read() -> dict[str, int]:
-            counts: Counter[str] = Counter()
-            for value, records in self._connection.execute(statement, (app, kind)):
-                counts[value if isinstance(value, str) else ""] += records
-            return dict(counts)
-
-        return await self._run(read)
+        counts: Counter[str] = Counter()
+        for value, records in await self._run(lambda: self._rows(statement, app, kind)):
+            counts[value if isinstance(value, str) else ""] += records
+        return dict(counts)
 
     async def apps(self) -> list[str]:
         """List the apps that have records."""
-
-        def read() -> list[str]:
-            rows = self._connection.execute("SELECT DISTINCT app FROM record ORDER BY app")
-            return [app for (app,) in rows]
-
-        return await self._run(read)
+        rows = await self._run(lambda: self._rows("SELECT DISTINCT app FROM record ORDER BY app"))
+        return [app for (app,) in rows]
 
     async def changes(
         self, app: str, kind: Kind, since: float, *, limit: int | None = None
     ) -> tuple[list[Change], float]:
         """Return changed records and the store's current time."""
-
-        def read() -> tuple[list[Change], float]:
-            now = self._wall()
-            max_rows = -1 if limit is None else limit
-            rows = self._connection.execute(_CHANGES, (app, since, kind, max_rows)).fetchall()
-            return [
-                Change(RecordKey(app, kind, subject), rev, state, changed_at)
-                for subject, rev, state, changed_at in rows
-            ], now
-
-        return await self._run(read)
+        values = (app, since, kind, -1 if limit is None else limit)
+        now, rows = await self._run(lambda: (self._wall(), self._rows(_CHANGES, *values)))
+        return [Change(RecordKey(app, kind, subject), *columns) for subject, *columns in rows], now
 
     async def close(self) -> None:
         """Wait for running operations, merge the log into the file, and close the file."""
@@ -258,6 +242,9 @@ class SqliteStore:
         except OSError:
             raise StoreError("the store's file is not accessible") from None
 
+    def _rows(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
+        return self._connection.execute(statement, values).fetchall()
+
     def _read(self, statement: str, app: str, *values: str) -> tuple[Record | None, float]:
         row = self._connection.execute(statement, (app, *values)).fetchone()
         return None if row is None else _record(app, row), self._wall()
@@ -274,7 +261,7 @@ class SqliteStore:
                 if not index and self._selects_few(name, app, kind, before):
                     index = f" INDEXED BY record_{name}"
         statement = f"{_SELECT}{index} WHERE {where} ORDER BY subject LIMIT ?"
-        return [_record(app, row) for row in self._connection.execute(statement, (*values, query.limit))]
+        return [_record(app, row) for row in self._rows(statement, *values, query.limit)]
 
     def _selects_few(self, name: str, app: str, kind: Kind, before: float) -> bool:
         """Return whether an index selects so few records that sorting them is faster than reading all records in key order."""
@@ -312,7 +299,7 @@ def _record(app: str, row: tuple[Any, ...]) -> Record:
 
 
 def _retrieve_exception(done: "asyncio.Future[_T]") -> None:
-    """Mark an exception as retrieved even if its caller was canceled. Otherwise asyncio would log the exception as never retrieved."""
+    """Prevent asyncio from logging an exception that no caller receives, because the caller was canceled."""
     if not done.cancelled():
         done.exception()
 
@@ -328,9 +315,8 @@ def _open(path: Path, busy_timeout: float, mounts: Path) -> sqlite3.Connection:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
         created = True
     except FileExistsError:
-        if not os.access(
-            path, os.R_OK | os.W_OK
-        ):  # SQLite would open the file read-only and leave a log behind
+        # otherwise SQLite would open the file read-only and leave a log behind
+        if not os.access(path, os.R_OK | os.W_OK):
             raise StoreOpenError(_not_writable(path)) from None
     except OSError as error:
         raise StoreOpenError(
@@ -373,7 +359,6 @@ def _prepare_with_retries(connection: sqlite3.Connection, path: Path, busy_timeo
 
 
 def _is_busy(error: Exception) -> bool:
-    """Return whether an error means that the file is locked by another process."""
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
@@ -453,9 +438,8 @@ def _file_system(path: Path, mounts: Path) -> str:
         fields = line.split()
         if len(fields) < 3:
             continue
-        point = re.sub(
-            r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), fields[1]
-        )  # spaces and similar characters are escaped in octal
+        # spaces and similar characters are escaped in octal
+        point = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), fields[1])
         if len(point) >= len(best) and (directory == point or directory.startswith(point.rstrip("/") + "/")):
             best, kind = point, fields[2]
     return kind
