@@ -81,11 +81,7 @@ class AccessToken:
 
 
 class _Version(NamedTuple):
-    """A version of a user's connection.
-
-    Attributes:
-        consent_time: When the user consented, on the store's clock.
-    """
+    """A version of a user's connection."""
 
     grant: str
     generation: int
@@ -106,7 +102,6 @@ class _Latest:
     """The latest version of a user's connection that this process has seen.
 
     Attributes:
-        rev: Revision of the record that the token was read from.
         token: The cached token, or None after it was dropped.
         used: Whether a call by this process used the token.
         issued: Whether the token was returned to a caller.
@@ -127,6 +122,9 @@ class AccessTokens:
     A newer version of a connection is never replaced by an older one, neither after a slow read nor after a store rollback, such as a
     restored backup. If a newer version was seen but is no longer cached, the token from the store is treated as expired: the access token
     is not returned to callers, and the refresh token is used as soon as a token is needed.
+
+    Methods that receive a `Call` raise `CallerNotAllowed` if the connection belongs to a different member. For the errors of refreshes, see
+    `Refresher.refresh`.
     """
 
     def __init__(
@@ -149,15 +147,8 @@ class AccessTokens:
         self._dropped: OrderedDict[str, _Latest] = OrderedDict()
         self._reads: dict[str, asyncio.Task[AccessToken]] = {}
 
-    # -- for callers -------------------------------------------------------------------------------------
-
     async def get_token(self, call: Call, user_email: str, min_validity: float) -> AccessToken:
-        """Return a token that is valid for at least `min_validity` seconds, refreshing the token if needed.
-
-        Raises:
-            CallerNotAllowed: The connection belongs to a different member.
-            ZoomgateError: See `Refresher.refresh`.
-        """
+        """Return a token that is valid for at least `min_validity` seconds, refreshing the token if needed."""
         return self._issue(user_email, await self._valid_token(call, user_email, min_validity, min_validity))
 
     async def refresh_token(self, call: Call, user_email: str, expected: str) -> AccessToken:
@@ -168,20 +159,12 @@ class AccessTokens:
 
         Raises:
             InvalidRequest: `expected` is not the stored refresh token.
-            CallerNotAllowed: The connection belongs to a different member.
-            ZoomgateError: See `Refresher.refresh`.
         """
         current = await self._read(user_email)
         check_owner(call, current.owner)
         if expected and expected != current.tokens.refresh_token:
-            raise InvalidRequest(
-                [
-                    FieldViolation(
-                        "refresh_token",
-                        "is not the stored refresh token; leave it empty to refresh the stored one",
-                    )
-                ]
-            )
+            problem = "is not the stored refresh token; leave it empty to refresh the stored one"
+            raise InvalidRequest([FieldViolation("refresh_token", problem)])
         return self._issue(user_email, await self._refresh(call, user_email, current, forced=True))
 
     async def peek(self, call: Call, user_email: str) -> AccessToken:
@@ -194,15 +177,8 @@ class AccessTokens:
         """Return the token of a record that was just stored. The RPC service writes the audit event."""
         return self._issue(record.user_email, self._cache(record))
 
-    # -- for calls to Zoom's API -------------------------------------------------------------------------
-
     async def for_call(self, call: Call, user_email: str) -> AccessToken:
-        """Return a token for a call to Zoom's API, refreshing the token if its remaining lifetime is less than two minutes.
-
-        Raises:
-            CallerNotAllowed: The connection belongs to a different member.
-            ZoomgateError: See `Refresher.refresh`.
-        """
+        """Return a token for a call to Zoom's API, refreshing the token if its remaining lifetime is less than two minutes."""
         return await self._valid_token(call, user_email, 0.0, REFRESH_BEFORE_SECONDS)
 
     async def after_rejection(self, call: Call, user_email: str, rejected: AccessToken) -> AccessToken:
@@ -224,8 +200,6 @@ class AccessTokens:
             record.lease is not None and record.lease.expire_at > now
         )
 
-    # -- for proactive refresh ---------------------------------------------------------------------------
-
     def in_use(self) -> list[tuple[str, AccessToken]]:
         """Return users and tokens that calls by this process have used, excluding tokens that were returned to a caller."""
         return [
@@ -243,8 +217,6 @@ class AccessTokens:
         """Cache the token of a refreshed record, unless the user may have been disconnected since."""
         if self._is_covered_by_change_feed(record):
             self._cache(record)
-
-    # -- for writers of connections ----------------------------------------------------------------------
 
     def drop(self, user_email: str) -> None:
         """Remove the user's token from the cache."""
@@ -266,8 +238,6 @@ class AccessTokens:
         """Return the latest generation that this process has seen, or 0. After a store rollback, the stored generation is lower."""
         latest = self._latest(user_email)
         return 0 if latest is None else latest.version.generation
-
-    # -- internals ---------------------------------------------------------------------------------------
 
     async def _valid_token(
         self, call: Call, user_email: str, min_validity: float, preferred_validity: float
@@ -313,11 +283,7 @@ class AccessTokens:
         return self._connections.now() - record.update_time <= self._timing.change_visibility
 
     async def _read_together(self, call: Call, user_email: str) -> AccessToken:
-        """Read the user's token with `_read`, sharing one read among concurrent callers.
-
-        Raises:
-            StoreError: The store did not respond before the call's deadline.
-        """
+        """Read the user's token with `_read`, sharing one read among concurrent callers."""
         pending_read = self._reads.get(user_email)
         if pending_read is None:
             pending_read = asyncio.get_running_loop().create_task(
@@ -351,10 +317,7 @@ class AccessTokens:
         return self._cache(record)
 
     def _detect_rollback(self, record: ConnectionRecord, before: _Latest) -> None:
-        """Count a record that is older than the version seen before the read, and log the first of consecutive detections.
-
-        This happens when a backup is restored or a write is lost.
-        """
+        """Count a record that is older than the version seen before the read, and log the first of consecutive detections."""
         rolled_back = _version(record).precedes(before.version)
         if rolled_back:
             self._metrics.store_rollbacks_detected.inc()

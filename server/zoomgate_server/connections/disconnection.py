@@ -128,13 +128,9 @@ class Disconnector:
             if happened_at <= record.consent_time:
                 return ZoomDisconnectOutcome.OLDER_THAN_CONSENT
             tombstone = replace(make_tombstone(record, now, revoke=False), cause=cause)
+            details = {"cause": cause.value}
             event = AuditEvent(
-                "connection.disconnected",
-                "ok",
-                record.user_email,
-                ZOOM,
-                record.generation,
-                details={"cause": cause.value},
+                "connection.disconnected", "ok", record.user_email, ZOOM, record.generation, details=details
             )
             if await self._write(tombstone, event) is not None:
                 break
@@ -177,9 +173,8 @@ class Disconnector:
     async def _write(self, tombstone: ConnectionRecord, event: AuditEvent) -> int | None:
         """Write a tombstone. Return None if the record was changed in the meantime.
 
-        Raises:
-            StoreError: The tombstone may or may not have been written. The audit event is recorded before the error is raised, because, if
-                the tombstone was written, a retry of the call finds no connection to audit.
+        If it remains unknown whether the tombstone was written, the audit event is recorded before the error is raised, because a retry of
+        the call may find no connection to audit.
         """
         try:
             return await self._connections.write(tombstone)
@@ -191,7 +186,7 @@ class Disconnector:
             return rev
 
     async def _rev_of(self, tombstone: ConnectionRecord) -> int | None:
-        """Return the revision of a tombstone whose write was not confirmed, or None if the tombstone is not stored or the store fails."""
+        """Return the revision of a tombstone whose write was not confirmed, or None if it is not stored or the store fails."""
         try:
             record, _ = await self._connections.read(tombstone.user_email)
         except StoreError:
@@ -228,7 +223,6 @@ class Disconnector:
         return True
 
     async def _erase(self, tombstone: ConnectionRecord) -> None:
-        """Erase a tombstone's tokens."""
         try:
             await self._connections.write(
                 replace(tombstone, pair_to_revoke=None, alternate_pairs=(), revoke_until=None, due_at=None)

@@ -58,13 +58,10 @@ class JournalRecovery:
     async def _resume(self, entry: Entry) -> None:
         _log.info("journal.recovery_started", entry=entry.entry_id, origin=entry.origin.value)
         try:
-            await self._dispatch(entry)
+            if entry.origin is Origin.REFRESH:
+                # the refresher counts the recovered entry itself, once the tokens are stored
+                self._refresher.resume(entry)
+            elif await self._account_linker.resume(entry):
+                self._metrics.journal_replays.inc()
         except Exception:  # noqa: BLE001 - one entry must not block the others; the failed entry stays in the journal
             _log.exception("journal.recovery_failed", entry=entry.entry_id, origin=entry.origin.value)
-
-    async def _dispatch(self, entry: Entry) -> None:
-        if entry.origin is Origin.REFRESH:
-            # the refresher counts the recovered entry itself, once the tokens are stored
-            self._refresher.resume(entry)
-        elif await self._account_linker.resume(entry):
-            self._metrics.journal_replays.inc()

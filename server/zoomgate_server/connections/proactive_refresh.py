@@ -57,13 +57,7 @@ PAGE_SIZE = 200
 PAGE_PAUSE_SECONDS = 1.0
 """Seconds between pages of a scan of all connections."""
 
-_GLOBAL_FAILURES = (
-    AppCredentialsRejected,
-    StoreError,
-    ZoomBadResponse,
-    ZoomRateLimited,
-    ZoomUnavailable,
-)
+_GLOBAL_FAILURES = (AppCredentialsRejected, StoreError, ZoomBadResponse, ZoomRateLimited, ZoomUnavailable)
 """Failures that the next refresh would probably encounter as well.
 
 After an invalid response, the refresh token cannot be used again and the user may have to consent again, so refreshes pause before other
@@ -154,16 +148,10 @@ class ProactiveRefresh:
         )
         return {name: partial(self._repeat, poll, interval) for name, poll, interval in polls}
 
-    # -- tokens in use -----------------------------------------------------------------------------------
-
     async def refresh_used(self) -> None:
         """Refresh tokens that are about to expire and that calls of this process have used.
 
         Tokens that were returned to a caller are skipped, because Zoom may invalidate the caller's copy when issuing the next token.
-
-        Raises:
-            StoreError, ZoomUnavailable, ZoomRateLimited, ZoomBadResponse, AppCredentialsRejected: Further refreshes would fail too.
-            ReauthRequired: Zoom rejected many consecutive refresh tokens.
         """
         for number, (user_email, token) in enumerate(self._access_tokens.in_use(), 1):
             if number % 1000 == 0:
@@ -190,16 +178,8 @@ class ProactiveRefresh:
         ahead = self._rng.uniform(MIN_AHEAD_SECONDS, MAX_AHEAD_SECONDS)
         return lifetime >= MIN_LIFETIME_SECONDS and 0 < remaining <= ahead
 
-    # -- idle grants -------------------------------------------------------------------------------------
-
     async def refresh_idle(self) -> None:
-        """Refresh the grants that are due, one after another.
-
-        Raises:
-            StoreError, ZoomUnavailable, ZoomRateLimited, ZoomBadResponse, AppCredentialsRejected: Further refreshes would
-                fail too.
-            ReauthRequired: Zoom rejected many consecutive refresh tokens.
-        """
+        """Refresh the grants that are due, one after another."""
         due = await self._find_due()
         self._rng.shuffle(due)  # concurrent processes start with different grants
         while due:
@@ -244,14 +224,8 @@ class ProactiveRefresh:
         if await self._refresh(user_email, record.generation, "idle") is not None:
             self._access_tokens.drop(user_email)
 
-    # -- due dates ---------------------------------------------------------------------------------------
-
     async def correct_due_dates(self) -> None:
-        """Make grants due whose due date was computed from a wrong clock. `refresh_idle` then computes the correct date.
-
-        Raises:
-            StoreError: The store failed.
-        """
+        """Make grants due whose due date was computed from a wrong clock. `refresh_idle` then computes the correct date."""
         async for page in self._connections.pages(Query(states=[State.ACTIVE], limit=self._page_size)):
             now = self._connections.now()
             for sealed in page:
@@ -262,8 +236,6 @@ class ProactiveRefresh:
                     # on a conflict, the other writer has set the date
                     await self._connections.write(replace(record, due_at=now))
             await asyncio.sleep(PAGE_PAUSE_SECONDS)
-
-    # -- scheduling and refresh --------------------------------------------------------------------------
 
     async def _repeat(self, poll: Callable[[], Awaitable[None]], interval: float) -> None:
         """Poll periodically, with exponential backoff while Zoom or the store fails."""
@@ -289,10 +261,7 @@ class ProactiveRefresh:
     async def _refresh(self, user_email: str, generation: int, reason: _Reason) -> ConnectionRecord | None:
         """Refresh one token. Return None if the refresh failed for a reason specific to this connection.
 
-        Raises:
-            StoreError, ZoomUnavailable, ZoomRateLimited, ZoomBadResponse, AppCredentialsRejected: The failure affects all
-                connections.
-            ReauthRequired: Zoom rejected many consecutive refresh tokens, which indicates a failure that affects all connections.
+        A failure that affects all connections is raised: one of `_GLOBAL_FAILURES`, or `ReauthRequired` after many consecutive rejections.
         """
         deadline, started = self._clock.monotonic() + self._timing.refresh_wait, self._connections.now()
         try:
@@ -321,20 +290,14 @@ class ProactiveRefresh:
         if len(self._deferred_until) >= self._max_due:
             self._deferred_until.clear()
         self._deferred_until[user_email] = self._clock.monotonic() + self._timing.deferral
-        metadata = error.metadata if isinstance(error, ZoomgateError) else {}
+        detail = error.metadata if isinstance(error, ZoomgateError) else {}
+        error_name = type(error).__name__
         _log.info(
-            "proactive_refresh.deferred",
-            user=user_email,
-            reason=reason,
-            error=type(error).__name__,
-            detail=metadata,
+            "proactive_refresh.deferred", user=user_email, reason=reason, error=error_name, detail=detail
         )
 
     def _is_deferred(self, user_email: str) -> bool:
-        until = self._deferred_until.get(user_email)
-        if until is None:
-            return False
-        if self._clock.monotonic() < until:
+        if self._clock.monotonic() < self._deferred_until.get(user_email, float("-inf")):
             return True
-        del self._deferred_until[user_email]
+        self._deferred_until.pop(user_email, None)
         return False

@@ -19,23 +19,19 @@ from zoomgate_server.zoom.token_outcome import (
 )
 
 MAX_APP_REJECTIONS, APP_REJECTION_PAUSE_SECONDS = 3, 30.0
-"""Number of consecutive rejections of the app's credentials that open the breaker, and the duration of the pause.
-
-Rejections continue until an operator corrects the client secret.
-"""
+"""Number of consecutive rejections of the app's credentials that open the breaker, and the duration of the pause."""
 
 MAX_THROTTLED, MAX_THROTTLED_PAUSE_SECONDS = 2, 900.0
-"""Number of consecutive 429 responses that open the breaker, and the maximum duration of the pause.
-
-Up to this maximum, the pause is as long as Zoom requests. A single 429 response may concern one user only, so it does not open the
-breaker.
-"""
+"""Number of consecutive 429 responses that open the breaker, and the maximum duration of the pause, which is as long as Zoom requests.
+A single 429 response may concern one user only."""
 
 MAX_UNREACHABLE, UNREACHABLE_PAUSE_SECONDS = 5, 10.0
 """Number of consecutive failed requests or lost responses that open the breaker, and the duration of the pause."""
 
 PROBE_INTERVAL_SECONDS = 10.0
 """Interval between two probes while no probe has completed."""
+
+_Failure = NotSent | Unknown | Throttled | AppRejected
 
 
 class CircuitBreaker:
@@ -53,10 +49,10 @@ class CircuitBreaker:
         self._on_change = on_change
         self._kind: type[TokenOutcome] | None = None
         self._consecutive = 0
-        self._outcome: NotSent | Unknown | Throttled | AppRejected | None = None
+        self._outcome: _Failure | None = None
         self._until = 0.0
 
-    def open_for(self) -> tuple[NotSent | Unknown | Throttled | AppRejected, float] | None:
+    def open_for(self) -> tuple[_Failure, float] | None:
         """Return the outcome that opened the breaker and the remaining seconds, or None if the caller may send a request.
 
         If the pause is over, the caller's request is a probe: the breaker stays open for other callers for `PROBE_INTERVAL_SECONDS`.
@@ -76,7 +72,9 @@ class CircuitBreaker:
             case Issued() | Rejected() | BadResponse():
                 # Zoom processed a user's token, so the app's credentials are accepted
                 self._kind, self._consecutive = None, 0
-                self._close()
+                if self._outcome is not None:
+                    self._outcome = None
+                    self._on_change(False)
             case AppRejected():
                 self._count(outcome, AppRejected, MAX_APP_REJECTIONS, APP_REJECTION_PAUSE_SECONDS)
             case Throttled(retry_after):
@@ -84,13 +82,7 @@ class CircuitBreaker:
             case NotSent() | Unknown():
                 self._count(outcome, Unknown, MAX_UNREACHABLE, UNREACHABLE_PAUSE_SECONDS)
 
-    def _count(
-        self,
-        outcome: NotSent | Unknown | Throttled | AppRejected,
-        kind: type[TokenOutcome],
-        limit: int,
-        seconds: float,
-    ) -> None:
+    def _count(self, outcome: _Failure, kind: type[TokenOutcome], limit: int, seconds: float) -> None:
         self._consecutive = self._consecutive + 1 if self._kind is kind else 1
         self._kind = kind
         if self._consecutive >= limit:
@@ -98,8 +90,3 @@ class CircuitBreaker:
             if self._outcome is None:
                 self._on_change(True)
             self._outcome = outcome
-
-    def _close(self) -> None:
-        if self._outcome is not None:
-            self._outcome = None
-            self._on_change(False)

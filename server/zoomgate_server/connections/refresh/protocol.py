@@ -282,12 +282,8 @@ Protocol = Generator[Effect, EffectResult, Verdict]
 def refresh(request: RefreshRequest) -> Protocol:
     """Refresh one user's token with the guarantees listed in the module's docstring.
 
-    Yields:
-        Effects. The driver may throw `StoreError` for `Read` and `Put`, and `RecordFault` for a record that cannot be decrypted. The
-        outcome of a failed `Put` is unknown.
-
-    Returns:
-        The verdict.
+    The driver may throw `StoreError` for `Read` and `Put`, and `RecordFault` for a record that cannot be decrypted. The outcome of a failed
+    `Put` is unknown.
     """
     acquired = yield from _acquire(request)
     if not isinstance(acquired, _AcquiredLease):
@@ -331,11 +327,7 @@ def refresh(request: RefreshRequest) -> Protocol:
 
 
 def resume(issued: IssuedTokens, config: Config) -> Protocol:
-    """Store tokens from the journal of a crashed process.
-
-    Returns:
-        `TokenAvailable` or `Superseded`, since the write is retried until the store responds.
-    """
+    """Store tokens from the journal of a crashed process, retrying until the store responds."""
     return (yield from _commit(issued, None, config))
 
 
@@ -439,10 +431,7 @@ def is_leased(record: ConnectionRecord, now: float, timing: Timing) -> bool:
 
 
 def _record_rate_limit(record: ConnectionRecord, now: float) -> Generator[Effect, EffectResult, None]:
-    """Record in the connection that the limit was reached.
-
-    Store failures are ignored. The error is written only once, so retries cause no further writes.
-    """
+    """Record once in the connection that the limit was reached. Store failures are ignored."""
     if record.last_error is not None and record.last_error.reason == _RATE_LIMIT_REASON:
         return
     error = LastError(
@@ -457,10 +446,7 @@ def _record_rate_limit(record: ConnectionRecord, now: float) -> Generator[Effect
 
 
 def _in_doubt(record: ConnectionRecord, epoch: int, now: float, timing: Timing) -> tuple[PendingAttempt, ...]:
-    """Return the attempts of other epochs that may still deliver tokens.
-
-    An attempt whose start time is further in the future than the grace period is ignored, because the time came from a wrong clock.
-    """
+    """Return the attempts of other epochs that may still deliver tokens, except those started in the far future of a wrong clock."""
     return tuple(
         attempt
         for attempt in record.pending_attempts
@@ -541,9 +527,7 @@ def _release(
 def _commit(
     issued: IssuedTokens, current: Snapshot | None, config: Config
 ) -> Generator[Effect, EffectResult, Verdict]:
-    """Store issued tokens, retrying until the store accepts the write or the grant was replaced.
-
-    The write must not be abandoned, because no other copy of the tokens exists.
+    """Store issued tokens, retrying until the store accepts the write or the grant was replaced: no other copy of the tokens exists.
 
     Args:
         current: The record as last written; None to read the record first.
@@ -685,11 +669,7 @@ def _handle_rejection(
 def _verdict_after_concurrent_change(
     request: RefreshRequest, record: ConnectionRecord
 ) -> TokenAvailable | LeaseHeld:
-    """Return the verdict on a rejection after a concurrent change of the record.
-
-    Returns:
-        `TokenAvailable` if the record has a newer token, otherwise `LeaseHeld`.
-    """
+    """Return the verdict on a rejection after a concurrent change of the record."""
     if record.generation > request.seen_generation:
         return TokenAvailable(record, refreshed=False)
     return LeaseHeld(retry_after=1.0)

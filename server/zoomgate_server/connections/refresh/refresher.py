@@ -230,10 +230,7 @@ class Refresher:
     async def _run_until_settled(
         self, request: refresh_protocol.RefreshRequest, in_flight: _InFlightRefresh
     ) -> None:
-        """Repeat the protocol while another process holds the lease and callers wait.
-
-        One attempt polls the lease, regardless of the number of waiting callers.
-        """
+        """Repeat the protocol while another process holds the lease and callers wait."""
         try:
             while True:
                 verdict = await self._run_attempt(
@@ -405,7 +402,6 @@ class Refresher:
 
 
 def _entry(issued: refresh_protocol.IssuedTokens) -> Entry:
-    """Return the journal entry for issued tokens."""
     return Entry(
         entry_id=issued.attempt_id,
         origin=Origin.REFRESH,

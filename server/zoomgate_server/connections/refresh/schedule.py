@@ -25,13 +25,7 @@ LATEST_SECONDS = EARLIEST_SECONDS + SPREAD_SECONDS + AHEAD_SECONDS
 def due_at(user_email: str, tokens: TokenPair, now: float) -> float | None:
     """Return the due date of the refresh of an unused pair, or None if the pair has no refresh token.
 
-    A pair issued in the future is due immediately, because the age of the pair is unknown.
-
-    Args:
-        now: The store's current time, in seconds since 1970.
-
-    Returns:
-        Seconds since 1970 on the store's clock.
+    Times are seconds since 1970 on the store's clock. A pair issued in the future is due immediately, because its age is unknown.
     """
     if not tokens.refresh_token:
         return None
