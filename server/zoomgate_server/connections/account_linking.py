@@ -185,7 +185,7 @@ class AccountLinker:
             raise IdentityMismatch("Zoom issued these tokens to a user with a different email address")
         stored = await self._store(entry, zoom_user, previous, unless_superseded=True)
         if stored is not None and stored.was_committed(entry.entry_id):
-            self._audit(_stored_event(None, "ok", entry, _stored_generation(stored, entry), resumed=True))
+            self._audit_stored(entry, stored, None, resumed=True)
         return stored
 
     async def _link(
@@ -231,11 +231,9 @@ class AccountLinker:
             # Do not refresh in the next two cases: a refresh could invalidate the stored tokens or the newer consent.
             if current.record is not None and current.record.was_committed(entry.entry_id):
                 # The crashed process may have stopped before it wrote the audit event; a duplicate event is better than a missing one.
-                self._audit(
-                    _stored_event(None, "ok", entry, _stored_generation(current.record, entry), resumed=True)
-                )
+                self._audit_stored(entry, current.record, None, resumed=True)
             elif self._is_superseded(current, entry):
-                self._audit(_stored_event(None, SUPERSEDED, entry, 0, resumed=True))
+                self._audit_stored(entry, None, None, resumed=True)
             else:
                 entry = await self._renew_if_stale(entry)
                 await self._verify_and_store(entry, None, current, unless_superseded=True)
@@ -298,11 +296,17 @@ class AccountLinker:
                 "The Zoom user who consented has a different email address than the requested user"
             )
         record = await self._store(entry, zoom_user, previous, unless_superseded=unless_superseded)
+        self._audit_stored(entry, record, call, resumed=unless_superseded)
+        return record
+
+    def _audit_stored(
+        self, entry: Entry, record: ConnectionRecord | None, call: Call | None, *, resumed: bool
+    ) -> None:
+        """Audit the storage of an entry's tokens, or their replacement by a later consent or disconnection."""
         outcome, generation = SUPERSEDED, 0
         if record is not None and record.was_committed(entry.entry_id):
             outcome, generation = "ok", _stored_generation(record, entry)
-        self._audit(_stored_event(call, outcome, entry, generation, resumed=unless_superseded))
-        return record
+        self._audit(_stored_event(call, outcome, entry, generation, resumed=resumed))
 
     async def _zoom_user_of(self, tokens: TokenPair) -> "_ZoomUser":
         """Read the Zoom user to whom an access token was issued."""

@@ -64,7 +64,6 @@ class Disconnector:
 
     Args:
         drop_token: Removes a user's token from the cache.
-        max_consecutive_failures: See `MAX_CONSECUTIVE_FAILURES`.
 
     Attributes:
         tasks: The running disconnections and revocations. Unfinished revocations are retried after the next start.
@@ -236,8 +235,7 @@ def make_tombstone(record: ConnectionRecord, now: float, *, revoke: bool) -> Con
 
     Args:
         now: The store's current time.
-        revoke: Whether to retain the encrypted tokens until they are revoked with Zoom. Alternate pairs are retained too, because any of
-            the pairs may be the valid one.
+        revoke: Whether to retain all encrypted pairs, any of which may be the valid one, until they are revoked with Zoom.
     """
     return replace(
         record,

@@ -104,8 +104,6 @@ class ProactiveRefresh:
     Args:
         per_minute: Maximum refreshes per minute by this process; 0 disables proactive refresh.
         rng: Randomizes the times of polls, to spread the load of several processes.
-        max_due: See `MAX_DUE`.
-        page_size: See `PAGE_SIZE`.
     """
 
     def __init__(

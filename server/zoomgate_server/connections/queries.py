@@ -31,12 +31,7 @@ class ConnectionQueries:
         self._connections = connections
 
     async def get(self, call: Call, user_email: str) -> ConnectionRecord:
-        """Return a connection.
-
-        Raises:
-            ConnectionNotFound: The user has no connection.
-            CallerNotAllowed: The connection belongs to a different member.
-        """
+        """Return a connection, or raise `ConnectionNotFound`."""
         record, _ = await self._connections.read(user_email)
         if record is None:
             raise ConnectionNotFound

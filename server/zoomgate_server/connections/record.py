@@ -75,12 +75,10 @@ class ConnectionRecord:
         rev: The revision that was read. 0 for a new connection.
         read_update_time: The stored `update_time` when the connection was read. A different `update_time` on write is a visible change.
             None for a new connection.
-        state: The state of the connection.
         cause: The cause of the state, or None for an active connection.
         grant: ID of the consent that the tokens come from.
         generation: Number of token pairs stored so far.
         epoch: Lease epoch: number of refresh attempts so far.
-        lease: The current lease, or None.
         pending_attempts: Refresh attempts with an unknown outcome.
         commit_id: ID of the attempt that stored the current pair. With this ID, an attempt detects that its unconfirmed write succeeded.
         previous_commit_ids: Commit IDs of earlier pairs of this grant, newest first. Only a few are retained.
@@ -91,11 +89,8 @@ class ConnectionRecord:
         refresh_time: When the current pair was issued.
         access_expire_at: When the access token of the current pair expires. None without a pair.
         last_error: The latest refresh failure. None after a success.
-        tokens: The current pair, or None.
         alternate_pairs: Other pairs that may be the valid one, newest first.
         owner: Identity of the member that owns the connection, or None.
-        zoom_user_id: Zoom's user ID.
-        zoom_account_id: Zoom's account ID of the user.
         initiated_by: Identity of the caller that started the authorization.
         pair_to_revoke: The pair of a disconnected user, until Zoom has confirmed the revocation.
         revoke_until: When to stop trying to revoke `pair_to_revoke`.

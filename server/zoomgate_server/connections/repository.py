@@ -126,10 +126,7 @@ class ConnectionRepository:
         return await self._store.count(self._app, Kind.USER, Column.STATE)
 
     async def changes(self, since: float, limit: int | None = None) -> tuple[list[Change], float]:
-        """Return the connections that changed since a time on the store's clock, and the store's current time.
-
-        See `RecordStore.changes`.
-        """
+        """Return the connections that changed since a time on the store's clock. See `RecordStore.changes`."""
         changes, now = await self._store.changes(self._app, Kind.USER, since, limit=limit)
         self._ahead = now - self._clock.monotonic()
         return list(changes), now

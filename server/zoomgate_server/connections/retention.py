@@ -65,7 +65,7 @@ class Overdue:
 
 
 class RetentionPolicy:
-    """Deletion of the overdue records of one Zoom app.
+    """Deletion of the overdue records of one Zoom app. Every method raises `StoreError` if the store fails.
 
     Args:
         app: OAuth origin and client ID.
@@ -115,11 +115,7 @@ class RetentionPolicy:
                 _log.warning("retention.store_failed")
 
     async def find_overdue_reauth(self) -> AsyncIterator[Overdue]:
-        """Yield the connections that have needed a new consent for too long.
-
-        Raises:
-            StoreError: The store failed.
-        """
+        """Yield the connections that have needed a new consent for too long."""
         if not self._reauth_seconds:
             return
         before = await self._now() - self._reauth_seconds
@@ -132,11 +128,7 @@ class RetentionPolicy:
                 yield Overdue(REAUTH_REQUIRED, record, connection.update_time, connection)
 
     async def find_expired(self) -> AsyncIterator[Overdue]:
-        """Yield the expired records, including tombstones.
-
-        Raises:
-            StoreError: The store failed.
-        """
+        """Yield the expired records, including tombstones."""
         now = await self._now()
         for kind in EXPIRING:
             async for record in self._scan(kind, Query(expire_before=now, limit=PAGE_SIZE)):
@@ -152,9 +144,6 @@ class RetentionPolicy:
 
         If the call is canceled, the operation continues, so that every change has an audit event. No tokens of a `REAUTH_REQUIRED`
         connection are revoked with Zoom, because Zoom has rejected every refresh token in the record, and access tokens have expired.
-
-        Raises:
-            StoreError: The store failed.
         """
         return await self.tasks.shield(self._delete(overdue))
 
@@ -179,20 +168,14 @@ class RetentionPolicy:
         return done
 
     async def _is_done(self, overdue: Overdue, replacement: Record | None) -> bool:
-        """Return whether an unconfirmed change was stored.
-
-        Without this check, a change that was stored would have no audit event, because later scans no longer find the record.
-        """
+        """Return whether an unconfirmed change was stored. It needs an audit event, since later scans no longer find the record."""
         try:
             stored, _ = await self._store.get(overdue.record.key)
         except StoreError:
             self._audit_outcome(overdue, "STORE_UNAVAILABLE")
             raise
-        return (
-            stored is None
-            if replacement is None
-            else stored is not None and stored.value == replacement.value
-        )
+        expected = None if replacement is None else replacement.value
+        return (None if stored is None else stored.value) == expected
 
     def _audit_outcome(self, overdue: Overdue, outcome: str) -> None:
         """Audit a connection that was pruned or may have been pruned."""

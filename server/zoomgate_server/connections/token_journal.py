@@ -112,11 +112,7 @@ def to_fields(entry: Entry) -> dict[str, Any]:
 
 
 def from_fields(fields: Mapping[str, Any]) -> Entry:
-    """Read an entry from its stored form.
-
-    Raises:
-        KeyError, TypeError, ValueError: The fields are not those of an entry.
-    """
+    """Read an entry from its stored form."""
     return Entry(
         entry_id=fields["entry_id"],
         origin=Origin(fields["origin"]),
@@ -322,10 +318,8 @@ class TokenJournal:
                 self._unreadable.discard(name)
                 return entry
         except OSError as error:
-            if error.errno not in (
-                errno.EAGAIN,
-                errno.EACCES,
-            ):  # with these errors, a running process holds the lock
+            # with these errors, a running process holds the lock
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
                 self._report_unreadable(name, "it cannot be read")
         except KeyUnavailable as error:
             self._report_unreadable(name, f"key {error.metadata.get('key_id', '')} is not in the key ring")

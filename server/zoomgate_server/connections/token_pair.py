@@ -67,11 +67,7 @@ def to_fields(pair: TokenPair) -> dict[str, Any]:
 
 
 def from_fields(fields: Mapping[str, Any]) -> TokenPair:
-    """Read a token pair from its stored form.
-
-    Raises:
-        KeyError, TypeError: A field is missing, or `fields` is not a mapping.
-    """
+    """Read a token pair from its stored form."""
     return TokenPair(
         access_token=fields["access_token"],
         refresh_token=fields["refresh_token"],

@@ -29,8 +29,6 @@ class DecryptedValue:
     """The content of a record value.
 
     Attributes:
-        grant: Identifier of the consent that the value belongs to.
-        generation: Sequence number of the token pair.
         header: The fields that are readable without a key.
         secret: The fields that were encrypted.
     """
@@ -46,7 +44,6 @@ class Envelope:
 
     Args:
         app: OAuth origin and client ID. Must equal the `app` of every record key.
-        keys: The key ring.
     """
 
     def __init__(self, *, app: str, keys: Ring) -> None:
@@ -102,11 +99,8 @@ class Envelope:
             ) from None
         except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError, RecordUnreadable):
             raise unreadable(record.key) from None
-        if (inside["subject"], inside["grant"], inside["generation"]) != (
-            record.key.subject,
-            grant,
-            generation,
-        ):
+        expected = record.key.subject, grant, generation
+        if (inside["subject"], inside["grant"], inside["generation"]) != expected:
             raise unreadable(record.key)
         return DecryptedValue(grant, generation, header, inside["secret"])
 
@@ -115,15 +109,9 @@ class Envelope:
 
 
 def require_supported(record: Record) -> None:
-    """Check the format version of a record.
-
-    Raises:
-        RecordUnreadable: The value is empty or starts with a zero byte.
-        RecordVersionUnsupported: The value has an unsupported format version.
-    """
-    if (
-        not record.value or record.value[0] == 0
-    ):  # no release wrote format 0, but a lost disk page reads as zeros
+    """Reject a record with an unsupported format version."""
+    # no release wrote format 0, but a lost disk page reads as zeros
+    if not record.value or record.value[0] == 0:
         raise unreadable(record.key)
     if record.value[0] != FORMAT:
         raise unsupported(record.value[0], name_of(record.key))
@@ -156,11 +144,7 @@ def unreadable(key: RecordKey) -> RecordUnreadable:
 
 
 def unsupported(version: int, name: str) -> RecordVersionUnsupported:
-    """Return the error for a record or journal entry of an unsupported format version.
-
-    Args:
-        name: Pseudonymous name of the record or journal entry.
-    """
+    """Return the error for a record or journal entry, given by its pseudonymous name, of an unsupported format version."""
     return RecordVersionUnsupported(
         f"Record format {version} is not supported; this release reads format {FORMAT}."
         " Run the release that wrote the record",

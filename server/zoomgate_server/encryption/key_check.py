@@ -55,13 +55,9 @@ def check(state: EncryptionState, envelope: Envelope) -> None:
 
 
 async def verify(store: RecordStore, envelope: Envelope) -> Record:
-    """Check that the key ring matches the store, and create a missing key check.
+    """Check that the key ring matches the store (see `check`), and create a missing key check.
 
     Without a key check, one record of each kind must have a supported format version.
-
-    Raises:
-        RecordFault: See `check` and `require_supported`.
-        StoreError: The store failed.
     """
     key = key_of(envelope.app)
     while True:

@@ -71,10 +71,7 @@ def next_key(ring: KeyRing) -> str | None:
 
 
 def add(path: Path, expected: KeyRing) -> str:
-    """Append a new key that only decrypts, and return its ID.
-
-    Args:
-        expected: The key ring that the caller has read.
+    """Append a new key that only decrypts to the key ring that the caller expects, and return its ID.
 
     Raises:
         KeyFileChangedError: The file no longer contains the expected ring. The file is unchanged.
@@ -91,11 +88,11 @@ def promote(path: Path, expected: KeyRing, key_id: str) -> None:
     Raises:
         KeyFileError: See `add`.
     """
-    _change(
-        path,
-        expected,
-        lambda rows: [{**row, "state": "primary" if row["id"] == key_id else "decrypt"} for row in rows],
-    )
+
+    def change(rows: _Rows) -> _Rows:
+        return [{**row, "state": "primary" if row["id"] == key_id else "decrypt"} for row in rows]
+
+    _change(path, expected, change)
 
 
 def remove(path: Path, expected: KeyRing, key_id: str) -> None:

@@ -35,9 +35,6 @@ async def reencrypt(store: RecordStore, keys: Ring, on_records: Callable[[int], 
 
     Args:
         on_records: Called with the number of records processed since the last call.
-
-    Raises:
-        StoreError: The store failed. The next run skips the records that are already re-encrypted.
     """
     result = ReencryptionResult()
     for app in await store.apps():

@@ -118,11 +118,7 @@ class ReloadingKeyRing:
             self._on_reload()
 
     def _check_successor(self, loaded: KeyRing) -> None:
-        """Check that a ring may replace the one in use.
-
-        Raises:
-            KeyFileError: The ring contains a different secret under a known ID, or shares no key with the ring in use.
-        """
+        """Reject a ring that contains a different secret under a known ID, or shares no key with the ring in use."""
         known = {key.key_id: key.secret for key in self._ring.keys}
         for key in loaded.keys:
             if known.get(key.key_id, key.secret) != key.secret:

@@ -8,12 +8,7 @@ from zoomgate_server.storage.record_store import Kind, Record, RecordKey, Record
 
 
 async def obtain(store: RecordStore, envelope: Envelope, name: str) -> bytes:
-    """Return the 32 random bytes stored under a name, creating them if needed.
-
-    Raises:
-        RecordFault: The stored secret cannot be decrypted. See `Envelope.open`.
-        StoreError: The store failed.
-    """
+    """Return the 32 random bytes stored under a name, creating them if needed. For the errors, see `Envelope.open`."""
     while (found := await find(store, envelope, name)) is None:
         key = RecordKey(envelope.app, Kind.META, name)
         secret = {"bytes": b64encode(secrets.token_bytes(32)).decode()}
@@ -23,11 +18,6 @@ async def obtain(store: RecordStore, envelope: Envelope, name: str) -> bytes:
 
 
 async def find(store: RecordStore, envelope: Envelope, name: str) -> bytes | None:
-    """Return the bytes stored under a name, or None if they have not been created yet.
-
-    Raises:
-        RecordFault: The stored secret cannot be decrypted. See `Envelope.open`.
-        StoreError: The store failed.
-    """
+    """Return the bytes stored under a name, or None if they have not been created yet. For the errors, see `Envelope.open`."""
     record, _ = await store.get(RecordKey(envelope.app, Kind.META, name))
     return None if record is None else b64decode(envelope.open(record).secret["bytes"])

@@ -148,11 +148,7 @@ def connect(uri: str, driver: Driver, timing: MongoTiming, pool_size: int) -> An
 async def examine(
     uri: str, driver: Driver = Driver.MOTOR, timing: MongoTiming = MongoTiming()
 ) -> StoreInspection:
-    """Inspect a database without changing it.
-
-    Raises:
-        StoreOpenError: The database cannot be used.
-    """
+    """Inspect a database without changing it. Raise `StoreOpenError` if the database cannot be used."""
     address = _redacted(uri)
     database = connect(uri, driver, timing, POOL_SIZE)
     try:

@@ -163,7 +163,6 @@ class StoreInspection:
     Attributes:
         location: The path, or the URI without credentials, hosts, or options.
         users: The number of connection records.
-        encryption: How the records are encrypted, by app.
         replicated: Whether the data survives the loss of one disk.
     """
 

@@ -85,11 +85,7 @@ _T = TypeVar("_T")
 
 
 async def examine(path: Path) -> StoreInspection:
-    """Inspect a store without changing its file or creating other files.
-
-    Raises:
-        StoreOpenError: The file cannot be read or is not a Zoomgate store.
-    """
+    """Inspect a store without changing its file or creating other files. Raise `StoreOpenError` if it is not a readable store."""
     try:
         connection = _open_read_only(path)
         store = SqliteStore(path, connection, ThreadPoolExecutor(max_workers=1), time.time, SqliteTiming())

@@ -5,13 +5,10 @@ Reading
     the previous poll would miss changes for three reasons:
 
     * Late writes. A write can wait for a slot, a lock or a majority, so a change can become visible up to `max_visibility_delay` after its
-      `changed_at`. Every poll therefore overlaps with the previous poll by `overlap`, and every full poll with the previous full poll by
-      `max_visibility_delay`.
+      `changed_at`. Polls therefore overlap, and ignore revisions that earlier polls have returned.
     * Failed polls. A failed poll changes no times, so the next poll reads from the same time.
     * Clock jumps. The store's clock can be set back, or a server with a slower clock can become primary. A poll therefore reads from the
       current store time if that is earlier. A jump is detected only after the poll, so the next poll is a full poll from an earlier time.
-
-    Polls ignore revisions that earlier polls have returned.
 
 Publishing
     After each poll, the changed records are read once and added to the queues of the subscriptions. A queue contains the latest record of
@@ -30,7 +27,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 
 from zoomgate_server.clock import Clock
@@ -88,6 +85,7 @@ class Timing:
     start_timeout: float = 10.0
 
 
+@dataclass(slots=True, eq=False)
 class Subscription:
     """The published records that a watch has not sent yet.
 
@@ -99,22 +97,13 @@ class Subscription:
         overflowed: Whether records were discarded because the queue was full.
     """
 
-    __slots__ = ("_changed", "_max_queued", "matches_user", "overflowed", "queue", "user_emails", "watermark")
-
-    def __init__(
-        self,
-        user_emails: frozenset[str] | None,
-        matches_user: Callable[[str], bool],
-        watermark: float,
-        max_queued: int,
-    ) -> None:
-        self.user_emails = user_emails
-        self.matches_user = matches_user
-        self.queue: dict[str, ConnectionRecord] = {}
-        self.watermark = watermark
-        self.overflowed = False
-        self._max_queued = max_queued
-        self._changed = asyncio.Event()
+    user_emails: frozenset[str] | None
+    matches_user: Callable[[str], bool]
+    watermark: float
+    max_queued: int
+    queue: dict[str, ConnectionRecord] = field(default_factory=dict)
+    overflowed: bool = False
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def add(self, record: ConnectionRecord, watermark: float) -> None:
         """Add a record to the queue. After an overflow, the record is discarded."""
@@ -123,7 +112,7 @@ class Subscription:
         if not self.queue:
             self.watermark = watermark
         self.queue[record.user_email] = record
-        if len(self.queue) > self._max_queued:
+        if len(self.queue) > self.max_queued:
             self.queue.clear()
             self.overflowed = True
         self.wake()
@@ -152,7 +141,7 @@ class Subscription:
 
 
 class ChangeFeed:
-    """Reader of the store's changes for all subscriptions of this process.
+    """Reader of the store's changes for all subscriptions of this process. Every read raises `StoreError` if the store fails.
 
     Args:
         on_change: Called for every change in the result of every poll. Because polls overlap, the same change is passed several times.
@@ -213,11 +202,7 @@ class ChangeFeed:
             await asyncio.sleep(self.timing.poll_interval)
 
     async def wait_until_started(self) -> None:
-        """Wait until the first poll has succeeded or the process is shutting down.
-
-        Raises:
-            StoreError: The store failed.
-        """
+        """Wait until the first poll has succeeded or the process is shutting down."""
         try:
             async with asyncio.timeout(self.timing.start_timeout):
                 await self._started.wait()
@@ -232,11 +217,7 @@ class ChangeFeed:
             subscription.wake()
 
     async def poll(self) -> None:
-        """Read the changes since the previous poll once, and publish the changed records.
-
-        Raises:
-            StoreError: The store failed. No change is lost.
-        """
+        """Read the changes since the previous poll once, and publish the changed records. If the store fails, no change is lost."""
         await self._find_changes()
         await self._publish()
         self.watermark = self._limit(
@@ -247,11 +228,7 @@ class ChangeFeed:
     async def changes_since(
         self, since: float, page: int = PAGE_SIZE
     ) -> AsyncIterator[tuple[list[Change], float]]:
-        """Yield all changes since a time, oldest first, in pages, each with the store time at the start of its read.
-
-        Raises:
-            StoreError: The store failed.
-        """
+        """Yield all changes since a time, oldest first, in pages, each with the store time at the start of its read."""
         limit, previous = page, frozenset[Change]()
         while True:
             changes, now = await self._connections.changes(since, limit)
@@ -293,11 +270,7 @@ class ChangeFeed:
         return watermark
 
     async def page(self, after: str, limit: int) -> Sequence[Record]:
-        """Return a page of encrypted existing connections, ordered by email address.
-
-        Raises:
-            StoreError: The store failed.
-        """
+        """Return a page of encrypted existing connections, ordered by email address."""
         async with self._reads:
             return await self._connections.page(Query(states=_EXISTING_STATES, after=after, limit=limit))
 
@@ -314,9 +287,6 @@ class ChangeFeed:
 
         Args:
             change: The latest change of the connection, if known. All watches share the record of this change.
-
-        Raises:
-            StoreError: The store failed.
         """
         async with self._reads:
             record = self._cache.get(user_email)
@@ -327,10 +297,9 @@ class ChangeFeed:
     async def _find_changes(self) -> None:
         started, now = self._clock.monotonic(), self._connections.now()
         is_full = started >= self._full_poll_due
+        since = min(self.store_time, now) - self.timing.overlap
         if is_full:
             since = min(self._full_poll_time, now) - self.timing.max_visibility_delay
-        else:
-            since = min(self.store_time, now) - self.timing.overlap
         seen: dict[str, int] = {}
         times: list[float] = []
         async for changes, store_time in self.changes_since(since):

@@ -9,12 +9,7 @@ from typing import TypeVar
 
 from zoomgate_server.connections.disconnection import TOMBSTONE_SECONDS
 from zoomgate_server.connections.record import ConnectionRecord, State
-from zoomgate_server.errors import (
-    CallerNotAllowed,
-    ResumeTokenExpired,
-    ServerOverloaded,
-    ShuttingDown,
-)
+from zoomgate_server.errors import CallerNotAllowed, ResumeTokenExpired, ServerOverloaded, ShuttingDown
 from zoomgate_server.storage.record_store import StoreError
 from zoomgate_server.telemetry.metrics import Metrics
 from zoomgate_server.watch.change_feed import ChangeFeed, Subscription, visible_state
@@ -69,12 +64,10 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """An event of a watch.
+    """An event of a watch, and the position from which to resume after this event.
 
     Attributes:
-        type: The type of the event.
         record: The connection, without secrets; None for `SYNCED`.
-        position: The position from which to resume after this event.
     """
 
     type: EventType
@@ -119,8 +112,7 @@ class Watchers:
             ResumeTokenExpired: Some of the changes since the position may no longer be available.
             ServerOverloaded: Too many watches are active.
             StoreError: The store failed before the first event. Later failures are retried.
-            CallerNotAllowed: The caller may not watch these users, or may no longer do so.
-            CallerUnauthenticated: The caller's credential is no longer valid.
+            CallerNotAllowed, CallerUnauthenticated: The caller may not watch these users, or may no longer do so.
             ShuttingDown: The process is shutting down. The watch can be resumed from the position of the last event.
         """
         if self._running >= self._max_watches:
@@ -145,11 +137,7 @@ class Watchers:
             self._metrics.watches.set(self._running)
 
     def _check_age(self, position: Position) -> None:
-        """Reject a position after which changes may be missing.
-
-        Raises:
-            ResumeTokenExpired: Tombstones created after the position may have been deleted, or the store's clock was set back.
-        """
+        """Reject a position if later tombstones may have been deleted, or if the store's clock was set back."""
         timing, age = self._feed.timing, self._feed.store_time - position.watermark
         if not -timing.max_visibility_delay <= age <= TOMBSTONE_SECONDS - timing.resume_overlap:
             raise ResumeTokenExpired(
@@ -280,12 +268,7 @@ class _Watch:
         return Event(kind, record, self._position)
 
     def _is_permitted(self, subject: str) -> bool:
-        """Return whether the caller may still see a user.
-
-        Raises:
-            CallerNotAllowed: The caller may no longer call this method, or may no longer see one of the requested users.
-            CallerUnauthenticated: The caller's credential is no longer valid.
-        """
+        """Return whether the caller may still see a user. End the watch if the caller requested this user."""
         if self._permit(subject):
             return True
         if self._subscription.user_emails is not None:
@@ -301,11 +284,7 @@ class _Watch:
                 await self._pause(error)
 
     async def _pause(self, failure: StoreError) -> None:
-        """Wait before retrying a store operation.
-
-        Raises:
-            StoreError: No event has been sent yet.
-        """
+        """Wait before retrying a store operation. Raise the failure if no event has been sent yet."""
         if not self._has_sent:
             raise failure
         self._check_open()
