@@ -85,15 +85,13 @@ def trace_refreshes(points: Points) -> None:
     perform = Refresher._perform
     seen: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()
 
-    async def traced_perform(
-        self: Refresher, user: str, effect: protocol.Effect, flight: Any
-    ) -> protocol.EffectResult:
+    async def traced_perform(self: Refresher, effect: protocol.Effect, flight: Any) -> protocol.EffectResult:
         done = seen.setdefault(flight, set())
 
         async def passed(point: str) -> None:
             if point not in done:
                 done.add(point)
-                await points.passed(user, point)
+                await points.passed(flight.user_email, point)
 
         match effect:
             case protocol.Read() if not done:
@@ -102,7 +100,7 @@ def trace_refreshes(points: Points) -> None:
                 await passed("before_exchange")
             case protocol.Put() if "after_journal" in done:
                 await passed("before_commit")
-        result = await perform(self, user, effect, flight)
+        result = await perform(self, effect, flight)
         match effect:
             case protocol.Put(record) if (
                 "before_exchange" not in done and record.lease is not None and result

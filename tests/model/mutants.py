@@ -44,14 +44,14 @@ class Mutant:
         return module
 
 
-_SUPERSEDED = "if record is None or record.grant != issued.grant or record.state is State.DISCONNECTED:"
+_SUPERSEDED = "if record is None or record.grant != entry.grant or record.state is State.DISCONNECTED:"
 MUTANTS = (
     Mutant(
         "success_checked_against_lease",
         _SUPERSEDED,
         "lease = None if record is None else record.lease\n"
-        "    if record is None or record.grant != issued.grant or record.state is State.DISCONNECTED or (\n"
-        "        record.commit_id != issued.attempt_id and (lease is None or lease.holder != issued.attempt_id"
+        "    if record is None or record.grant != entry.grant or record.state is State.DISCONNECTED or (\n"
+        "        record.commit_id != entry.entry_id and (lease is None or lease.holder != entry.entry_id"
         " or lease.expire_at <= snapshot.store_now)\n"
         "    ):",
     ),
@@ -68,25 +68,25 @@ MUTANTS = (
         "commit_not_retried",
         "        except (StoreError, RecordFault):\n            yield Sleep(backoff.next_pause())\n",
         "        except (StoreError, RecordFault):\n"
-        "            yield DeleteJournal(issued)\n"
+        "            yield DeleteJournal(entry)\n"
         "            return StoreFailed()\n",
     ),
     Mutant(
         "changed_generation_overwritten",
-        "generation_changed = record.generation != issued.generation",
+        "generation_changed = record.generation != entry.generation",
         "generation_changed = False",
     ),
     Mutant(
         "late_success_does_not_reactivate",
         _SUPERSEDED,
-        "if record is None or record.grant != issued.grant or record.state is not State.ACTIVE:",
+        "if record is None or record.grant != entry.grant or record.state is not State.ACTIVE:",
     ),
     Mutant("grant_not_compared", _SUPERSEDED, "if record is None or record.state is State.DISCONNECTED:"),
-    Mutant("disconnect_not_respected", _SUPERSEDED, "if record is None or record.grant != issued.grant:"),
+    Mutant("disconnect_not_respected", _SUPERSEDED, "if record is None or record.grant != entry.grant:"),
     Mutant(
         "tokens_dropped_after_generation_change",
-        "    generation_changed = record.generation != issued.generation\n",
-        "    generation_changed = record.generation != issued.generation\n"
+        "    generation_changed = record.generation != entry.generation\n",
+        "    generation_changed = record.generation != entry.generation\n"
         "    if generation_changed:\n        return TokenAvailable(record, refreshed=True)\n",
     ),
     Mutant(
@@ -104,11 +104,11 @@ MUTANTS = (
         "abs(now - attempt.started_at) < timing.grace",
         "now - attempt.started_at < timing.grace",
     ),
-    Mutant("not_appended_to_journal", "            yield AppendJournal(issued)\n", ""),
+    Mutant("not_appended_to_journal", "            yield AppendJournal(entry)\n", ""),
     Mutant(
         "journal_deleted_before_commit",
-        "            yield AppendJournal(issued)\n",
-        "            yield AppendJournal(issued)\n            yield DeleteJournal(issued)\n",
+        "            yield AppendJournal(entry)\n",
+        "            yield AppendJournal(entry)\n            yield DeleteJournal(entry)\n",
     ),
     Mutant(
         "lost_response_not_recorded",
@@ -170,13 +170,13 @@ REFRESHER_MUTANTS = (
         "in_flight_attempt_dropped_on_store_failure",
         '                    in_flight.fail(StoreError("the store did not accept the new tokens"))\n',
         '                    in_flight.fail(StoreError("the store did not accept the new tokens"))\n'
-        "                    self._in_flight.pop(user_email, None)\n",
+        "                    self._in_flight.pop(in_flight.user_email, None)\n",
         refresher,
     ),
     Mutant(
         "in_flight_attempt_never_dropped",
-        "                del self._in_flight[request.user_email]\n",
-        "                pass\n",
+        "            del self._in_flight[request.user_email]\n",
+        "            pass\n",
         refresher,
     ),
     Mutant(
@@ -193,14 +193,14 @@ REFRESHER_MUTANTS = (
     ),
     Mutant(
         "issued_tokens_not_appended_to_journal",
-        "                await self._journal.append(_entry(issued))\n",
+        "                await self._journal.append(entry)\n",
         "",
         refresher,
     ),
     Mutant(
         "journal_append_not_awaited",
-        "                await self._journal.append(_entry(issued))\n",
-        "                self._pending_append = asyncio.ensure_future(self._journal.append(_entry(issued)))\n",
+        "                await self._journal.append(entry)\n",
+        "                self._pending_append = asyncio.ensure_future(self._journal.append(entry))\n",
         refresher,
     ),
 )

@@ -155,9 +155,9 @@ class World:
                 attempt.received.add(outcome.refresh_token or "")
             return outcome
         if isinstance(effect, protocol.AppendJournal) and self.journal_works:
-            self.journal[effect.issued.attempt_id] = (effect.issued, attempt)
+            self.journal[effect.entry.entry_id] = (effect.entry, attempt)
         if isinstance(effect, protocol.DeleteJournal):
-            self.journal.pop(effect.issued.attempt_id, None)
+            self.journal.pop(effect.entry.entry_id, None)
         return None
 
     def _put(self, attempt: Attempt, record: ConnectionRecord) -> int | None:
@@ -290,12 +290,12 @@ class World:
 
     def _restart(self) -> None:
         """Start a process that resumes the journal entries of killed processes."""
-        for name, (issued, holder) in list(self.journal.items()):
+        for name, (entry, holder) in list(self.journal.items()):
             if holder is None:
                 resumed = self._start(
-                    name, self.protocol.resume(issued, self.config), {issued.tokens.refresh_token}
+                    name, self.protocol.resume(entry, self.config), {entry.tokens.refresh_token}
                 )
-                self.journal[name] = (issued, resumed)
+                self.journal[name] = (entry, resumed)
 
     def _time(self, seconds: float) -> None:
         self.now += seconds

@@ -32,6 +32,7 @@ from zoomgate_server.connections.record import (
     State,
 )
 from zoomgate_server.connections.refresh import schedule
+from zoomgate_server.connections.token_journal import Entry, Origin
 from zoomgate_server.connections.token_pair import TokenPair
 from zoomgate_server.errors import RecordFault
 from zoomgate_server.storage.record_store import StoreError
@@ -149,39 +150,17 @@ class ExchangeRefreshToken:
 
 
 @dataclass(frozen=True, slots=True)
-class IssuedTokens:
-    """Tokens that Zoom issued for a record, with the data needed to store them.
-
-    Attributes:
-        attempt_id: The attempt that received the tokens.
-        grant: The grant of the record when the lease was acquired.
-        generation: The generation of the record when the lease was acquired.
-        epoch: The lease epoch of the attempt.
-        seen_generation: The latest generation that the caller has seen; the next generation is greater. After a store rollback, this
-            number may be greater than the generation of the record.
-    """
-
-    user_email: str
-    attempt_id: str
-    grant: str
-    generation: int
-    epoch: int
-    tokens: TokenPair
-    seen_generation: int = 0
-
-
-@dataclass(frozen=True, slots=True)
 class AppendJournal:
     """Append tokens durably to the journal. If the journal fails, only this process holds the tokens. Result: None."""
 
-    issued: IssuedTokens
+    entry: Entry
 
 
 @dataclass(frozen=True, slots=True)
 class DeleteJournal:
     """Delete from the journal tokens that have been written to the store or are no longer needed. Result: None."""
 
-    issued: IssuedTokens
+    entry: Entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +169,8 @@ class Sleep:
 
     seconds: float
 
+
+Failure = NotSent | Unknown | Throttled | AppRejected | BadResponse
 
 Effect = Read | Put | Now | ExchangeRefreshToken | AppendJournal | DeleteJournal | Sleep
 EffectResult = Snapshot | int | float | TokenOutcome | None
@@ -228,7 +209,7 @@ class LeaseHeld:
 class Failed:
     """The verdict that Zoom issued no token, for the reason in `outcome`. The user's state is unchanged."""
 
-    outcome: NotSent | Unknown | Throttled | AppRejected | BadResponse
+    outcome: Failure
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,18 +288,18 @@ def refresh(request: RefreshRequest) -> Protocol:
                 break
             response_lost = True
         if isinstance(outcome, Issued):
-            issued = IssuedTokens(
+            entry = Entry(
+                entry_id=request.attempt_id,
+                origin=Origin.REFRESH,
                 user_email=request.user_email,
-                attempt_id=request.attempt_id,
                 grant=lease.record.grant,
                 generation=lease.record.generation,
-                epoch=lease.record.epoch,
                 tokens=TokenPair.from_response(outcome, lease.snapshot.time_at(now), previous=candidate),
-                seen_generation=request.seen_generation,
+                epoch=lease.record.epoch,
             )
-            yield AppendJournal(issued)
+            yield AppendJournal(entry)
             current = replace(lease.snapshot, record=lease.record)
-            return (yield from _commit(issued, current, request.config))
+            return (yield from _commit(entry, current, request.seen_generation, request.config))
         if not isinstance(outcome, Rejected):
             yield from _release(request, lease, outcome, now, response_lost=response_lost)
             return Failed(outcome)
@@ -326,9 +307,9 @@ def refresh(request: RefreshRequest) -> Protocol:
     return (yield from _handle_rejection(request, lease, candidates, rejection, response_lost=response_lost))
 
 
-def resume(issued: IssuedTokens, config: Config) -> Protocol:
+def resume(entry: Entry, config: Config) -> Protocol:
     """Store tokens from the journal of a crashed process, retrying until the store responds."""
-    return (yield from _commit(issued, None, config))
+    return (yield from _commit(entry, None, 0, config))
 
 
 def _read() -> Generator[Effect, EffectResult, Snapshot]:
@@ -475,9 +456,7 @@ def _without_attempt(
     )
 
 
-def _last_error(
-    outcome: NotSent | Unknown | Throttled | AppRejected | BadResponse | Rejected, now: float
-) -> LastError:
+def _last_error(outcome: Failure | Rejected, now: float) -> LastError:
     """Return the description of a failed refresh for the connection's `last_error`."""
     match outcome:
         case Throttled():
@@ -496,7 +475,7 @@ def _last_error(
 def _release(
     request: RefreshRequest,
     lease: _AcquiredLease,
-    outcome: NotSent | Unknown | Throttled | AppRejected | BadResponse,
+    outcome: Failure,
     now: float,
     *,
     response_lost: bool,
@@ -525,52 +504,53 @@ def _release(
 
 
 def _commit(
-    issued: IssuedTokens, current: Snapshot | None, config: Config
+    entry: Entry, current: Snapshot | None, seen_generation: int, config: Config
 ) -> Generator[Effect, EffectResult, Verdict]:
     """Store issued tokens, retrying until the store accepts the write or the grant was replaced: no other copy of the tokens exists.
 
     Args:
         current: The record as last written; None to read the record first.
+        seen_generation: The latest generation that the caller has seen. After a store rollback, the record's generation may be lower.
     """
     backoff = Backoff(MIN_RETRY_PAUSE_SECONDS, MAX_RETRY_PAUSE_SECONDS)
     while True:
         try:
             snapshot = current or (yield from _read())
             current = None  # every retry reads the record again
-            verdict = yield from _commit_once(issued, snapshot, config)
+            verdict = yield from _commit_once(entry, snapshot, seen_generation, config)
             if verdict is not None:
-                yield DeleteJournal(issued)
+                yield DeleteJournal(entry)
                 return verdict
         except (StoreError, RecordFault):
             yield Sleep(backoff.next_pause())
 
 
 def _commit_once(
-    issued: IssuedTokens, snapshot: Snapshot, config: Config
+    entry: Entry, snapshot: Snapshot, seen_generation: int, config: Config
 ) -> Generator[Effect, EffectResult, Verdict | None]:
     """Write the tokens to the record, as its next generation or as an alternate pair. Return None on conflict."""
     record = snapshot.record
-    if record is None or record.grant != issued.grant or record.state is State.DISCONNECTED:
-        return Superseded(issued.tokens, record)
-    if record.was_committed(issued.attempt_id):
+    if record is None or record.grant != entry.grant or record.state is State.DISCONNECTED:
+        return Superseded(entry.tokens, record)
+    if record.was_committed(entry.entry_id):
         return TokenAvailable(record, refreshed=True)
     now = snapshot.time_at((yield from _now()))
-    generation_changed = record.generation != issued.generation
+    generation_changed = record.generation != entry.generation
     if generation_changed:
         # another attempt refreshed the same grant in the meantime; either pair may be the valid one, so both are stored
-        alternate_pairs = (issued.tokens, *record.alternate_pairs)[:MAX_ALTERNATE_PAIRS]
-        released = _without_attempt(record, issued.epoch, config.timing)
+        alternate_pairs = (entry.tokens, *record.alternate_pairs)[:MAX_ALTERNATE_PAIRS]
+        released = _without_attempt(record, entry.epoch, config.timing)
         updated = replace(
             released,
             state=State.ACTIVE,
             cause=None,
             last_error=None,
             alternate_pairs=alternate_pairs,
-            previous_commit_ids=_commit_ids(issued.attempt_id, record),
+            previous_commit_ids=_commit_ids(entry.entry_id, record),
             update_time=now,
         )
     else:
-        updated = _next_generation(issued, record, now, config)
+        updated = _next_generation(entry, record, seen_generation, now, config)
     rev = yield from _put(updated)
     return (
         None
@@ -580,22 +560,22 @@ def _commit_once(
 
 
 def _next_generation(
-    issued: IssuedTokens, record: ConnectionRecord, now: float, config: Config
+    entry: Entry, record: ConnectionRecord, seen_generation: int, now: float, config: Config
 ) -> ConnectionRecord:
     """Return the record with the issued tokens as its next generation, updated now."""
-    tokens = issued.tokens
+    tokens = entry.tokens
     recent = tuple(time for time in record.recent_refresh_times if now - RATE_LIMIT_WINDOW_SECONDS < time)
     return replace(
         record,
         state=State.ACTIVE,
         cause=None,
         last_error=None,
-        generation=max(record.generation, issued.seen_generation) + 1,
+        generation=max(record.generation, seen_generation) + 1,
         tokens=tokens,
         alternate_pairs=(),
         lease=None,
-        pending_attempts=_in_doubt(record, issued.epoch, now, config.timing),
-        commit_id=issued.attempt_id,
+        pending_attempts=_in_doubt(record, entry.epoch, now, config.timing),
+        commit_id=entry.entry_id,
         previous_commit_ids=_commit_ids(record.commit_id, record),
         recent_refresh_times=(*recent, now)[-max(config.max_refreshes, 1) :],
         refresh_time=tokens.obtained_at,

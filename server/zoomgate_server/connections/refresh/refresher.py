@@ -16,7 +16,7 @@ from zoomgate_server.connections.record import Cause, ConnectionRecord, State
 from zoomgate_server.connections.refresh import protocol as refresh_protocol
 from zoomgate_server.connections.refresh.circuit_breaker import CircuitBreaker
 from zoomgate_server.connections.repository import ConnectionRepository
-from zoomgate_server.connections.token_journal import Entry, Origin, TokenJournal
+from zoomgate_server.connections.token_journal import Entry, TokenJournal
 from zoomgate_server.connections.token_pair import TokenPair
 from zoomgate_server.errors import (
     AppCredentialsRejected,
@@ -64,15 +64,17 @@ class _InFlightRefresh:
     """A running attempt.
 
     Attributes:
-        result: The result for waiting callers, set when the attempt finishes. If the store fails after Zoom's response, callers receive
-            StoreError immediately, while the attempt keeps retrying.
+        attempt_id: The ID of the attempt, which changes when the attempt is repeated because another process holds the lease.
+        result: The result for waiting callers. If the store fails after Zoom's response, callers receive StoreError immediately, while the
+            attempt keeps retrying.
         waiting: Number of callers that wait for the attempt.
         resumed: Whether the attempt stores the tokens of a crashed process.
         pending_since: Reading of the monotonic clock when a refresh token was first sent, or when a resumed attempt started; None before.
         called_zoom: Whether a call to Zoom has completed, with any outcome.
-        issued: The tokens that Zoom issued, if any.
     """
 
+    user_email: str
+    attempt_id: str
     result: asyncio.Future[ConnectionRecord] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
@@ -167,19 +169,15 @@ class Refresher:
 
     def resume(self, entry: Entry) -> None:
         """Store tokens from the journal of a crashed process in the background, retrying until the store responds."""
-        issued = refresh_protocol.IssuedTokens(
-            user_email=entry.user_email,
-            attempt_id=entry.entry_id,
-            grant=entry.grant,
-            generation=entry.generation,
-            epoch=entry.epoch,
-            tokens=entry.tokens,
-        )
-        _log.info("refresh.resumed", user=issued.user_email, attempt=issued.attempt_id)
+        _log.info("refresh.resumed", user=entry.user_email, attempt=entry.entry_id)
         in_flight = _InFlightRefresh(
-            resumed=True, pending_since=self._clock.monotonic(), issued=issued.tokens
+            entry.user_email,
+            entry.entry_id,
+            resumed=True,
+            pending_since=self._clock.monotonic(),
+            issued=entry.tokens,
         )
-        self._start_task(self._resume(issued, in_flight), in_flight)
+        self._start_task(self._resume(entry, in_flight), in_flight)
 
     def is_leased(self, record: ConnectionRecord, now: float) -> bool:
         """Return whether any process is refreshing the token of a record, read at the store's time `now`."""
@@ -210,11 +208,11 @@ class Refresher:
 
     def _start(self, user_email: str, seen_generation: int, *, forced: bool) -> _InFlightRefresh:
         """Start an attempt that is independent of the caller."""
-        in_flight = _InFlightRefresh()
+        in_flight = _InFlightRefresh(user_email, secrets.token_hex(16))
         request = refresh_protocol.RefreshRequest(
             user_email=user_email,
             seen_generation=seen_generation,
-            attempt_id=secrets.token_hex(16),
+            attempt_id=in_flight.attempt_id,
             forced=forced,
             config=self._config,
         )
@@ -233,43 +231,36 @@ class Refresher:
         """Repeat the protocol while another process holds the lease and callers wait."""
         try:
             while True:
-                verdict = await self._run_attempt(
-                    refresh_protocol.refresh(request), request.user_email, request.attempt_id, in_flight
-                )
+                verdict = await self._run_attempt(refresh_protocol.refresh(request), in_flight)
                 if verdict is None:
                     return
                 if not isinstance(verdict, refresh_protocol.LeaseHeld) or not in_flight.waiting:
                     break
                 await asyncio.sleep(min(verdict.retry_after, self._config.timing.lease_poll_interval))
-                request = replace(request, attempt_id=secrets.token_hex(16))
-            self._conclude(request.user_email, request.attempt_id, verdict, in_flight)
+                in_flight.attempt_id = secrets.token_hex(16)
+                request = replace(request, attempt_id=in_flight.attempt_id)
+            self._conclude(verdict, in_flight)
         finally:
-            if self._in_flight.get(request.user_email) is in_flight:
-                del self._in_flight[request.user_email]
+            del self._in_flight[request.user_email]
 
-    async def _resume(self, issued: refresh_protocol.IssuedTokens, in_flight: _InFlightRefresh) -> None:
-        protocol = refresh_protocol.resume(issued, self._config)
-        verdict = await self._run_attempt(protocol, issued.user_email, issued.attempt_id, in_flight)
+    async def _resume(self, entry: Entry, in_flight: _InFlightRefresh) -> None:
+        verdict = await self._run_attempt(refresh_protocol.resume(entry, self._config), in_flight)
         if verdict is not None:
-            self._conclude(issued.user_email, issued.attempt_id, verdict, in_flight)
+            self._conclude(verdict, in_flight)
 
     async def _run_attempt(
-        self,
-        protocol: refresh_protocol.Protocol,
-        user_email: str,
-        attempt_id: str,
-        in_flight: _InFlightRefresh,
+        self, protocol: refresh_protocol.Protocol, in_flight: _InFlightRefresh
     ) -> refresh_protocol.Verdict | None:
         """Run the protocol once. If a record cannot be decrypted, fail waiting callers with the error and return None."""
         started = self._clock.monotonic()
         try:
-            verdict = await self._drive(protocol, user_email, attempt_id, in_flight)
+            verdict = await self._drive(protocol, in_flight)
         except RecordFault as error:
             self._metrics.refreshes.labels("record_error").inc()
             in_flight.fail(error)
             return None
         except BaseException as error:
-            _log.exception("refresh.crashed", user=user_email, attempt=attempt_id)
+            _log.exception("refresh.crashed", user=in_flight.user_email, attempt=in_flight.attempt_id)
             in_flight.fail(
                 error if isinstance(error, Exception) else RuntimeError("the refresh was canceled")
             )
@@ -279,11 +270,7 @@ class Refresher:
         return verdict
 
     async def _drive(
-        self,
-        protocol: refresh_protocol.Protocol,
-        user_email: str,
-        attempt_id: str,
-        in_flight: _InFlightRefresh,
+        self, protocol: refresh_protocol.Protocol, in_flight: _InFlightRefresh
     ) -> refresh_protocol.Verdict:
         """Perform the effects of the protocol one after another."""
         result: refresh_protocol.EffectResult = None
@@ -296,20 +283,22 @@ class Refresher:
                 return verdict
             result, failure = None, None
             try:
-                result = await self._perform(user_email, effect, in_flight)
+                result = await self._perform(effect, in_flight)
             except (StoreError, RecordFault) as error:
                 failure = error
                 if in_flight.called_zoom and isinstance(effect, refresh_protocol.Put):
-                    _log.warning("refresh.store_failed", user=user_email, attempt=attempt_id)
+                    _log.warning(
+                        "refresh.store_failed", user=in_flight.user_email, attempt=in_flight.attempt_id
+                    )
                     in_flight.fail(StoreError("the store did not accept the new tokens"))
 
     async def _perform(
-        self, user_email: str, effect: refresh_protocol.Effect, in_flight: _InFlightRefresh
+        self, effect: refresh_protocol.Effect, in_flight: _InFlightRefresh
     ) -> refresh_protocol.EffectResult:
         match effect:
             case refresh_protocol.Read():
                 before = self._clock.monotonic()
-                record, store_now = await self._connections.read(user_email)
+                record, store_now = await self._connections.read(in_flight.user_email)
                 return refresh_protocol.Snapshot(record, store_now, before)
             case refresh_protocol.Put(record):
                 return await self._connections.write(record)
@@ -324,12 +313,12 @@ class Refresher:
                 in_flight.called_zoom = True
                 self._breaker.record(outcome)
                 return outcome
-            case refresh_protocol.AppendJournal(issued):
-                in_flight.issued = issued.tokens
-                await self._journal.append(_entry(issued))
+            case refresh_protocol.AppendJournal(entry):
+                in_flight.issued = entry.tokens
+                await self._journal.append(entry)
                 return None
-            case refresh_protocol.DeleteJournal(issued):
-                await self._journal.delete(issued.attempt_id)
+            case refresh_protocol.DeleteJournal(entry):
+                await self._journal.delete(entry.entry_id)
                 return None
             case refresh_protocol.Sleep(seconds):
                 await asyncio.sleep(seconds)
@@ -350,9 +339,7 @@ class Refresher:
         else:
             _log.info("refresh.circuit_breaker_closed")
 
-    def _conclude(
-        self, user_email: str, attempt_id: str, verdict: refresh_protocol.Verdict, in_flight: _InFlightRefresh
-    ) -> None:
+    def _conclude(self, verdict: refresh_protocol.Verdict, in_flight: _InFlightRefresh) -> None:
         """Set the result for waiting callers, and record the result in metrics, log and audit trail."""
         outcome, result = _interpret(verdict)
         self._metrics.refreshes.labels(outcome).inc()
@@ -360,7 +347,9 @@ class Refresher:
             self._metrics.alternate_pairs_kept.inc()
         if in_flight.resumed:
             self._metrics.journal_replays.inc()
-        _log.info("refresh.finished", user=user_email, attempt=attempt_id, outcome=outcome)
+        _log.info(
+            "refresh.finished", user=in_flight.user_email, attempt=in_flight.attempt_id, outcome=outcome
+        )
         if isinstance(verdict, refresh_protocol.Superseded) and (
             verdict.record is None or verdict.record.state is State.DISCONNECTED
         ):
@@ -372,22 +361,20 @@ class Refresher:
         ):
             self._metrics.refresh_outcomes_lost.inc()
         if in_flight.called_zoom or in_flight.resumed:
-            self._audit_outcome(user_email, attempt_id, verdict, in_flight.issued)
+            self._audit_outcome(verdict, in_flight)
         if isinstance(result, ConnectionRecord):
             in_flight.succeed(result)
         else:
             in_flight.fail(result)
 
-    def _audit_outcome(
-        self, user_email: str, attempt_id: str, verdict: refresh_protocol.Verdict, issued: TokenPair | None
-    ) -> None:
+    def _audit_outcome(self, verdict: refresh_protocol.Verdict, in_flight: _InFlightRefresh) -> None:
         """Record the outcome of an exchanged refresh token and the issued tokens in the audit trail."""
-        tokens = issued
+        tokens, details = in_flight.issued, {"attempt": in_flight.attempt_id}
         match verdict:
             case refresh_protocol.TokenAvailable(record, refreshed=True):
                 action, outcome = "connection.refreshed", "ok"
                 # if another attempt stored its tokens first or has refreshed since, the record's generation belongs to those tokens
-                generation = record.generation if record.commit_id == attempt_id else 0
+                generation = record.generation if record.commit_id == in_flight.attempt_id else 0
             case refresh_protocol.Superseded():
                 action, outcome, generation = "connection.refreshed", "SUPERSEDED", 0
             case refresh_protocol.NotRefreshable(ConnectionRecord(state=State.REAUTH_REQUIRED) as record):
@@ -395,22 +382,10 @@ class Refresher:
                 outcome = record.cause.value if record.cause is not None else Cause.REJECTED.value
             case _:
                 return
-        event = AuditEvent(action, outcome, user_email, ZOOMGATE, generation, details={"attempt": attempt_id})
+        event = AuditEvent(action, outcome, in_flight.user_email, ZOOMGATE, generation, details=details)
         if tokens is not None:
             event = event.with_tokens(generation, tokens.access_token, tokens.refresh_token)
         self._audit(event)
-
-
-def _entry(issued: refresh_protocol.IssuedTokens) -> Entry:
-    return Entry(
-        entry_id=issued.attempt_id,
-        origin=Origin.REFRESH,
-        user_email=issued.user_email,
-        grant=issued.grant,
-        generation=issued.generation,
-        tokens=issued.tokens,
-        epoch=issued.epoch,
-    )
 
 
 def _in_progress(retry_after: float) -> RefreshInProgress:

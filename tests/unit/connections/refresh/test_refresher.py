@@ -396,11 +396,11 @@ async def test_lost_response_is_not_retried_during_a_drain(world: World) -> None
 
 def test_repr_of_effects_contains_no_token() -> None:
     tokens = TokenPair("canary-a", "canary-r", "bearer", "", "", 0.0, 0.0)
-    issued = protocol.IssuedTokens(USER, "attempt", "grant", 1, 1, tokens)
+    entry = Entry("attempt", Origin.REFRESH, USER, "grant", 1, tokens, 1)
     assert "canary" not in repr(
         (
             protocol.ExchangeRefreshToken("canary-r"),
-            protocol.AppendJournal(issued),
-            protocol.DeleteJournal(issued),
+            protocol.AppendJournal(entry),
+            protocol.DeleteJournal(entry),
         )
     )
