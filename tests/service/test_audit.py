@@ -20,7 +20,7 @@ from zoomgate.v1 import proxy_service_pb2 as proxy_pb
 from zoomgate_server.app.timing import Timing
 from zoomgate_server.audit import trail
 from zoomgate_server.startup import StartError
-from zoomgate_server.storage.record_store import Record, RecordKey, StoreError
+from zoomgate_server.storage.record_store import Record, StoreError
 
 COMMON_FIELDS = [
     "time",
@@ -245,16 +245,14 @@ async def test_changed_email_address_is_audited_once(zoomgate: Harness, failure:
 
 async def test_superseded_consent_is_audited(zoomgate: Harness) -> None:
     """Tokens discarded in favor of a later consent are recorded as SUPERSEDED, not as stored."""
-    reads, is_verified, proceed = 0, asyncio.Event(), asyncio.Event()
+    is_verified, proceed = asyncio.Event(), asyncio.Event()
 
-    async def delay_second_read(get: Any, key: RecordKey) -> Any:
-        """Delay the read with which the first consent is stored; its first read precedes the exchange of the code."""
-        nonlocal reads
-        reads += key.subject == MONICA
-        if reads == 2 and not is_verified.is_set():
+    async def delay_first_write(put: Any, record: Record, if_rev: int) -> Any:
+        """Delay the write with which the first consent is stored."""
+        if record.key.subject == MONICA and not is_verified.is_set():
             is_verified.set()
             await proceed.wait()
-        return await get(key)
+        return await put(record, if_rev)
 
     zoom, redirect_uri = zoomgate.simulator.zoom, f"{zoomgate.http_url}/oauth/callback"
 
@@ -264,7 +262,7 @@ async def test_superseded_consent_is_audited(zoomgate: Harness) -> None:
         await zoomgate.call(zoomgate.auth.CreateToken, request, "blind")
 
     assert zoomgate.store is not None
-    with zoomgate.store.intercept("get", delay_second_read):
+    with zoomgate.store.intercept("put", delay_first_write):
         first = asyncio.create_task(create_token())
         await is_verified.wait()
         await create_token()
