@@ -2,7 +2,6 @@
 
 import asyncio
 import contextvars
-import functools
 from collections import OrderedDict
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
@@ -27,6 +26,7 @@ from zoomgate_server.errors import (
 )
 from zoomgate_server.storage.record_store import Change, StoreError
 from zoomgate_server.telemetry import logs
+from zoomgate_server.telemetry.background_tasks import retrieve_exception
 from zoomgate_server.telemetry.metrics import Metrics
 
 REFRESH_BEFORE_SECONDS = 120.0
@@ -290,17 +290,13 @@ class AccessTokens:
                 self._read(user_email), context=contextvars.Context()
             )
             self._reads[user_email] = pending_read
-            pending_read.add_done_callback(functools.partial(self._on_read_done, user_email))
+            pending_read.add_done_callback(lambda _: self._reads.pop(user_email))
+            pending_read.add_done_callback(retrieve_exception)
         try:
             async with asyncio.timeout(max(0.0, call.deadline - self._clock.monotonic())):
                 return await asyncio.shield(pending_read)
         except TimeoutError:
             raise StoreError("the store did not respond before the deadline of the call") from None
-
-    def _on_read_done(self, user_email: str, pending_read: asyncio.Task[AccessToken]) -> None:
-        del self._reads[user_email]
-        if not pending_read.cancelled():
-            pending_read.exception()  # marks the exception as retrieved, since all callers may have been canceled
 
     async def _read(self, user_email: str) -> AccessToken:
         """Read the user's token from the store and cache the token."""

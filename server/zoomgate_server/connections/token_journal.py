@@ -176,18 +176,15 @@ class TokenJournal:
         else:
             self._metrics.journal_failures.inc()
             self._on_write_failed()
-        self._metrics.journal_entries.set(len(self._held))
         return write.durable
 
     async def delete(self, entry_id: str) -> None:
         """Delete an entry that this process holds, ignoring other IDs. An entry that cannot be deleted will be claimed again."""
         await self._run(self._delete_file, entry_id)
-        self._metrics.journal_entries.set(len(self._held))
 
     async def release(self, entry_id: str) -> None:
         """Release an entry that this process holds, so that any process can claim it."""
         await self._run(self._release, entry_id)
-        self._metrics.journal_entries.set(len(self._held))
 
     def has(self, entry_id: str) -> bool:
         """Return whether an entry exists, regardless of which process holds it."""
@@ -195,9 +192,7 @@ class TokenJournal:
 
     async def claim(self) -> list[Entry]:
         """Claim and return the entries of processes that have exited. The entries stay on disk until `delete` is called."""
-        claimed = await self._run(self._claim)
-        self._metrics.journal_entries.set(len(self._held))
-        return claimed
+        return await self._run(self._claim)
 
     async def close(self) -> None:
         """Release all entries, so that other processes can claim them. Idempotent."""
@@ -208,9 +203,10 @@ class TokenJournal:
 
     async def _run(self, function: Callable[..., _T], *arguments: Any) -> _T:
         """Run a function on the journal's thread. The function continues if the caller is canceled."""
-        return await asyncio.shield(
-            asyncio.get_running_loop().run_in_executor(self._executor, function, *arguments)
-        )
+        loop = asyncio.get_running_loop()
+        result = await asyncio.shield(loop.run_in_executor(self._executor, function, *arguments))
+        self._metrics.journal_entries.set(len(self._held))
+        return result
 
     def _prepare(self) -> bool:
         try:

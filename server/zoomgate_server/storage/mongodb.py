@@ -13,7 +13,6 @@ import warnings
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
-from contextvars import Context
 from datetime import UTC, datetime
 from enum import StrEnum
 from inspect import isawaitable, iscoroutinefunction
@@ -52,6 +51,7 @@ from zoomgate_server.storage.record_store import (
 from zoomgate_server.storage.scan import inspect
 from zoomgate_server.storage.timing import MongoTiming
 from zoomgate_server.telemetry import logs
+from zoomgate_server.telemetry.background_tasks import TaskSet, retrieve_exception
 
 SCHEMA_VERSION = 1
 RECORDS, META = "zoomgate_records", "zoomgate_meta"
@@ -182,7 +182,7 @@ class MongoStore:
         self._timing = timing
         self._has_now = has_now
         self._slots = asyncio.Semaphore(pool_size)
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks = TaskSet()
         self._closed = False
 
     @classmethod
@@ -323,8 +323,7 @@ class MongoStore:
         if self._closed:
             return
         self._closed = True
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=self._timing.operation_timeout)
+        await self._tasks.drain(self._timing.operation_timeout)
         await _close(self._client)
 
     async def _run(self, operation: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
@@ -337,20 +336,14 @@ class MongoStore:
         if self._closed:
             self._slots.release()
             raise StoreError("the store is closed")
-        task = asyncio.create_task(_translate_errors(operation), context=Context())
-        self._tasks.add(task)
-        task.add_done_callback(self._on_done)
+        task = self._tasks.spawn(_translate_errors(operation))
+        task.add_done_callback(lambda _: self._slots.release())
+        task.add_done_callback(retrieve_exception)
         try:
             async with asyncio.timeout(self._timing.operation_timeout):
                 return await asyncio.shield(task)
         except TimeoutError:
             raise StoreError("MongoDB did not respond in time") from None
-
-    def _on_done(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        self._slots.release()
-        if not task.cancelled():
-            task.exception()  # otherwise asyncio logs the exception as never retrieved if the caller was canceled
 
     async def _read(self, query: dict[str, str]) -> tuple[dict[str, Any] | None, float]:
         """Return the document that a query matches, and the database's current time."""

@@ -31,6 +31,7 @@ from zoomgate_server.storage.record_store import (
 )
 from zoomgate_server.storage.scan import inspect
 from zoomgate_server.storage.timing import SqliteTiming
+from zoomgate_server.telemetry.background_tasks import retrieve_exception
 
 SCHEMA_VERSION = 1
 APPLICATION_ID = 0x5A474154
@@ -214,7 +215,7 @@ class SqliteStore:
             raise StoreError("the store is closed")
         queued = self._executor.submit(self._translate_errors, operation)
         done = asyncio.wrap_future(queued)
-        done.add_done_callback(_retrieve_exception)
+        done.add_done_callback(retrieve_exception)
         try:
             async with asyncio.timeout(self._timing.queue_timeout):
                 return await asyncio.shield(done)
@@ -292,12 +293,6 @@ def _record(app: str, row: tuple[Any, ...]) -> Record:
     kind, subject, rev, *values = row
     columns = dict(zip(COLUMN_TYPES, values, strict=True))
     return Record.from_columns(RecordKey(app, Kind(kind), subject), rev, columns)
-
-
-def _retrieve_exception(done: "asyncio.Future[_T]") -> None:
-    """Prevent asyncio from logging an exception that no caller receives, because the caller was canceled."""
-    if not done.cancelled():
-        done.exception()
 
 
 def _open(path: Path, busy_timeout: float, mounts: Path) -> sqlite3.Connection:

@@ -36,7 +36,7 @@ class TaskSet:
     async def shield(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
         """Return the result of a coroutine that completes even if the current call is canceled."""
         task = self._add(asyncio.get_running_loop().create_task(coroutine))
-        task.add_done_callback(_retrieve_exception)
+        task.add_done_callback(retrieve_exception)
         return await asyncio.shield(task)
 
     async def drain(self, seconds: float | None = None) -> bool:
@@ -53,10 +53,10 @@ class TaskSet:
         return task
 
 
-def _retrieve_exception(task: asyncio.Task[Any]) -> None:
+def retrieve_exception(done: asyncio.Future[Any]) -> None:
     """Prevent asyncio from logging an exception that no call receives, because the call was canceled."""
-    if not task.cancelled():
-        task.exception()
+    if not done.cancelled():
+        done.exception()
 
 
 @contextlib.contextmanager
