@@ -178,11 +178,10 @@ class Disconnector:
         try:
             return await self._connections.write(tombstone)
         except StoreError:
-            rev = await self._rev_of(tombstone)
-            if rev is None:
-                self._audit(event._replace(outcome="STORE_UNAVAILABLE"))
-                raise
-            return rev
+            if (rev := await self._rev_of(tombstone)) is not None:
+                return rev
+            self._audit(event._replace(outcome="STORE_UNAVAILABLE"))
+            raise
 
     async def _rev_of(self, tombstone: ConnectionRecord) -> int | None:
         """Return the revision of a tombstone whose write was not confirmed, or None if it is not stored or the store fails."""

@@ -90,8 +90,6 @@ class Envelope:
         try:
             header = orjson.loads(clear)
             grant, generation = header.pop("grant"), header.pop("generation")
-            if not isinstance(grant, str) or not isinstance(generation, int):
-                raise unreadable(record.key)
             inside = orjson.loads(self._keys.open(ciphertext, self._associated(record.key, clear)))
         except KeyUnavailable as error:
             raise KeyUnavailable(

@@ -379,7 +379,7 @@ class Refresher:
                 action, outcome, generation = "connection.refreshed", "SUPERSEDED", 0
             case refresh_protocol.NotRefreshable(ConnectionRecord(state=State.REAUTH_REQUIRED) as record):
                 action, generation, tokens = "connection.reauth_required", record.generation, record.tokens
-                outcome = record.cause.value if record.cause is not None else Cause.REJECTED.value
+                outcome = (record.cause or Cause.REJECTED).value
             case _:
                 return
         event = AuditEvent(action, outcome, in_flight.user_email, ZOOMGATE, generation, details=details)
@@ -396,10 +396,9 @@ def _in_progress(retry_after: float) -> RefreshInProgress:
 
 def reauth_required(record: ConnectionRecord) -> ReauthRequired:
     """Return the error for a user who has to consent again."""
-    cause = record.cause.value if record.cause is not None else "REJECTED"
     return ReauthRequired(
         "Zoom no longer accepts this user's authorization; call BeginAuthorization and have the user consent again",
-        metadata={"cause": cause},
+        metadata={"cause": (record.cause or Cause.REJECTED).value},
     )
 
 
