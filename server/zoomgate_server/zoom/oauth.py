@@ -5,9 +5,11 @@ distinguished from a lost response. Only a complete response is treated as succe
 for malformed responses.
 """
 
+import asyncio
+import contextlib
 import re
 from base64 import b64encode
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlencode, urlsplit
@@ -60,10 +62,13 @@ class Timing:
     Attributes:
         connect: Maximum time for connecting.
         total: Maximum time for a request. It is long, since aborting a refresh while Zoom processes it would lose the new tokens.
+        grace: Additional time after `total`. When a suspended process resumes, the timeout is due before the process has read a response
+            that arrived in the meantime.
     """
 
     connect: float = 5.0
     total: float = 30.0
+    grace: float = 1.0
 
 
 class OAuthClient:
@@ -94,11 +99,9 @@ class OAuthClient:
         self._secrets = tuple(client_secrets)
         self._redirect_uri = redirect_uri
         self._wall = wall
+        self._timing = timing
         self._session = open_session(
-            self._base,
-            user_agent,
-            aiohttp.ClientTimeout(total=timing.total, connect=timing.connect),
-            force_close=True,
+            self._base, user_agent, aiohttp.ClientTimeout(connect=timing.connect), force_close=True
         )
 
     async def close(self) -> None:
@@ -164,18 +167,32 @@ class OAuthClient:
         if self._session.closed:  # a call may still be running after the drain timeout
             return NotSent("the client was closed")
         try:
-            async with self._session.post(
-                URL(f"{self._base}/{endpoint}", encoded=True),
-                data=form,
-                headers={"Authorization": _basic(self._client_id, secret)},
-                allow_redirects=False,
-            ) as response:
+            async with (
+                self._limit(),
+                self._session.post(
+                    URL(f"{self._base}/{endpoint}", encoded=True),
+                    data=form,
+                    headers={"Authorization": _basic(self._client_id, secret)},
+                    allow_redirects=False,
+                ) as response,
+            ):
                 body = await bounded_body.read(response, MAX_BODY_BYTES)
                 return response.status, response.headers, body
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             return NotSent(type(error).__name__)
         except (aiohttp.ClientError, TimeoutError, OSError, bounded_body.BodyTooLarge) as error:
             return Unknown(type(error).__name__)
+
+    @contextlib.asynccontextmanager
+    async def _limit(self) -> AsyncIterator[None]:
+        """Raise TimeoutError after the maximum time for a request and the grace period, which starts when the event loop is running."""
+        loop, timing = asyncio.get_running_loop(), self._timing
+        async with asyncio.timeout(None) as timeout:
+            timer = loop.call_later(timing.total, lambda: timeout.reschedule(loop.time() + timing.grace))
+            try:
+                yield
+            finally:
+                timer.cancel()
 
 
 def classify(
