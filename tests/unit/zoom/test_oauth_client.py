@@ -166,7 +166,7 @@ async def test_late_response_is_accepted_until_the_timeout(upstream: RawUpstream
 
 async def test_response_that_arrived_during_a_suspension_is_accepted() -> None:
     """A process that resumes after the timeout reads a response that it has already received."""
-    received, responded = threading.Event(), threading.Event()
+    received, suspended, responded = threading.Event(), threading.Event(), threading.Event()
 
     def serve(listener: socket.socket) -> None:
         connection, _ = listener.accept()
@@ -174,6 +174,7 @@ async def test_response_that_arrived_during_a_suspension_is_accepted() -> None:
             while b"canary-refresh" not in connection.recv(65_536, socket.MSG_PEEK):
                 pass
             received.set()
+            suspended.wait()
             connection.sendall(response(200, ISSUED))
             responded.set()
             connection.recv(65_536)  # keeps the connection open until the client closes it
@@ -187,6 +188,7 @@ async def test_response_that_arrived_during_a_suspension_is_accepted() -> None:
         refresh = asyncio.create_task(oauth.refresh("canary-refresh"))
         while not received.is_set():
             await asyncio.sleep(0)
+        suspended.set()
         responded.wait()
         time.sleep(1.0)  # noqa: ASYNC251 - suspends the event loop until the timeout is due
         assert isinstance(await refresh, Issued)
