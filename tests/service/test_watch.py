@@ -24,7 +24,7 @@ from zoomgate_server.encryption import key_file, reloading_key_ring
 from zoomgate_server.identity import Principal, UserPatterns
 from zoomgate_server.rpc.middleware import authentication, pipeline
 from zoomgate_server.rpc.middleware.authentication import CallerKeys
-from zoomgate_server.storage.record_store import StoreError
+from zoomgate_server.storage.record_store import RecordKey, StoreError
 from zoomgate_server.watch import change_feed, watchers
 
 SECONDS = 20.0
@@ -233,6 +233,35 @@ async def test_watch_that_starts_during_a_slow_read_receives_the_latest_change(
                     events.append(await watch.event())
                 generations = [event.connection.generation for event in events if event.connection.user_email]
                 assert generations == sorted(generations)
+
+
+async def test_slow_read_does_not_delay_disconnections_by_other_processes(
+    zoomgate: Harness, other: Harness
+) -> None:
+    """While a record is read for watches, the cached access token of a disconnected user is dropped."""
+    await zoomgate.connect()
+    await zoomgate.connect(OMAR)
+    assert other.store is not None
+    token_of_omar = pb.GetTokenRequest(user_email=OMAR)
+    async with watching(other, [MONICA]) as watch:
+        await watch.until_synced()
+        await other.call(other.auth.GetToken, token_of_omar)
+        gate = Gate(after_effect=False)
+
+        async def read_slowly(proceed: Callable[..., Any], key: RecordKey) -> Any:
+            return await (gate(proceed, key) if key.subject == MONICA else proceed(key))
+
+        with other.store.intercept("get", read_slowly):
+            await refresh(zoomgate)
+            await gate.reached.wait()
+            await disconnect(zoomgate, OMAR)
+            async with asyncio.timeout(SECONDS):
+                while (
+                    await other.auth.GetToken(token_of_omar, metadata=metadata()).code() is grpc.StatusCode.OK
+                ):
+                    await asyncio.sleep(0.02)
+            gate.opened.set()
+        assert await watch.next() == ("UPDATED", MONICA)
 
 
 async def test_watch_reports_changes_by_other_processes(zoomgate: Harness, other: Harness) -> None:

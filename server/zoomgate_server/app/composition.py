@@ -228,6 +228,7 @@ class Components:
         """Return the background tasks by name."""
         return {
             "changes": self.change_feed.run,
+            "publisher": self.change_feed.run_publisher,
             "revocations": self.disconnector.retry_revocations,
             "journal": self.journal_recovery.run,
             "ages": self.refresher.report_pending_age,

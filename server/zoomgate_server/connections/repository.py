@@ -37,7 +37,7 @@ class ConnectionRepository:
 
     Args:
         app: OAuth origin and client ID.
-        on_read: Called before each read of a connection by `read`.
+        on_read: Called before each read of a connection by `read` and `read_encrypted`.
     """
 
     def __init__(
@@ -61,9 +61,13 @@ class ConnectionRepository:
 
     async def read(self, user_email: str) -> tuple[ConnectionRecord | None, float]:
         """Read a user's connection and the store's time."""
-        self._on_read()
-        record, now = await self._get(user_email)
+        record, now = await self.read_encrypted(user_email)
         return (None if record is None else self.open(record)), now
+
+    async def read_encrypted(self, user_email: str) -> tuple[Record | None, float]:
+        """Read a user's encrypted connection and the store's time. Use `open` to decrypt the record."""
+        self._on_read()
+        return await self._get(user_email)
 
     async def find(self, zoom_user_id: str) -> tuple[ConnectionRecord | None, float]:
         """Read the connection of a Zoom user and the store's time. Tombstones are ignored."""

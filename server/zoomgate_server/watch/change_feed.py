@@ -11,16 +11,18 @@ Reading
       current store time if that is earlier. A jump is detected only after the poll, so the next poll is a full poll from an earlier time.
 
 Publishing
-    After each poll, the changed records are read once and added to the queues of the subscriptions. A queue contains the latest record of
-    each user. A queue that is full is cleared, and its watch reads the changes from the store.
+    A separate task reads the changed records once and adds them to the queues of the subscriptions, so that a slow store does not delay
+    polls. A queue contains the latest record of each user. A queue that is full is cleared, and its watch reads the store from the
+    oldest cleared change.
 
 Resuming
     The watermark is the store time up to which all changes have been published. A client that resumes, possibly with a different process,
     receives all changes since `resume_overlap` before the watermark of its last event.
 
-Missing keys
-    A record whose key may still arrive is read again when the key ring changes. Until then, the watermark stays early enough for a client
-    that resumes to receive the change.
+Unreadable records
+    A record whose key is missing is read again when the key ring or the record changes. Until then, and for up to
+    `unpublished_retention`, the watermark stays early enough for a client that resumes to receive the change. The same applies to a record
+    in a newer format, which a process of the newer release can read. A corrupt record is ignored.
 """
 
 import asyncio
@@ -28,7 +30,8 @@ import contextlib
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain, islice
+from itertools import chain
+from math import inf
 
 from zoomgate_server.clock import Clock
 from zoomgate_server.connections.record import ConnectionRecord, State
@@ -39,9 +42,6 @@ from zoomgate_server.telemetry import logs
 
 PAGE_SIZE = 5_000
 """The number of changes per page of a poll."""
-
-PUBLISHED_PER_POLL = 1_000
-"""The maximum number of records to publish after a poll. The others follow after the next polls, so that no poll is delayed."""
 
 CONCURRENT_READS = 8
 """The maximum number of concurrent reads for publishing, and likewise for all watches together."""
@@ -71,7 +71,7 @@ class Timing:
         full_poll_interval: The interval between full polls, which overlap with the previous full poll by `max_visibility_delay`.
         resume_overlap: Overlap when a client resumes: `max_visibility_delay`, plus `full_poll_interval`, and a margin.
         clock_jump: The minimum backward jump of the store's clock. Smaller differences are attributed to network latency.
-        unpublished_retention: The age up to which an unpublished change holds the watermark back.
+        unpublished_retention: The age up to which a change whose record cannot be decrypted holds the watermark back.
         start_timeout: How long a new watch waits for the first poll.
     """
 
@@ -92,38 +92,35 @@ class Subscription:
     Attributes:
         user_emails: The users of the subscription; None if only `matches_user` determines the users.
         matches_user: Returns whether the subscription includes a user.
+        max_queued: The maximum number of records in the queue.
         queue: The latest record of each user, ordered by the first record of the user.
-        watermark: The store time up to which all visible changes were published before the first record in the queue.
-        overflowed: Whether records were discarded because the queue was full.
+        watermark: The watermark of the feed when the first record in the queue was added.
+        unread_from: The store time from which the watch must read the changes from the store; infinity if it need not.
     """
 
     user_emails: frozenset[str] | None
     matches_user: Callable[[str], bool]
-    watermark: float
     max_queued: int
     queue: dict[str, ConnectionRecord] = field(default_factory=dict)
-    overflowed: bool = False
+    watermark: float = 0.0
+    unread_from: float = inf
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def add(self, record: ConnectionRecord, watermark: float) -> None:
-        """Add a record to the queue. After an overflow, the record is discarded."""
-        if self.overflowed:
-            return
+        """Add a record to the queue. A full queue is cleared, and the watch must read its records from the store."""
         if not self.queue:
             self.watermark = watermark
         self.queue[record.user_email] = record
         if len(self.queue) > self.max_queued:
+            # the `changed_at` of a record is never earlier than its `update_time`
+            oldest = min(queued.update_time for queued in self.queue.values())
+            self.unread_from = min(self.unread_from, oldest)
             self.queue.clear()
-            self.overflowed = True
         self.wake()
 
-    def restart(self, watermark: float) -> None:
-        """Continue after an overflow. The watch reads the discarded changes from the store."""
-        self.overflowed, self.watermark = False, watermark
-
     def take(self) -> ConnectionRecord | None:
-        """Remove and return the first record in the queue, or None."""
-        return self.queue.pop(next(iter(self.queue))) if self.queue else None
+        """Remove and return the first record in the queue; None if there is none or the watch must read the store first."""
+        return self.queue.pop(next(iter(self.queue))) if self.queue and self.unread_from == inf else None
 
     def wake(self) -> None:
         """Wake the watch if it is waiting."""
@@ -169,18 +166,19 @@ class ChangeFeed:
         self._on_change = on_change
         self._max_queued = max_queued
         self._started = asyncio.Event()
+        self._must_publish = asyncio.Event()
         self._subscriptions: dict[str, set[Subscription]] = {}
         # the revisions and published states of the users whose changes a poll may return again
         self._seen: dict[str, int] = {}
         self._published: dict[str, tuple[int, float, State]] = {}
-        # the `changed_at` of unpublished changes
-        self._pending: dict[str, float] = {}
-        self._undecrypted: dict[str, float] = {}
+        # the changes to publish; the changes whose records cannot be decrypted, and the keys with which all of these were tried
+        self._pending: dict[str, Change] = {}
+        self._undecrypted: dict[str, Change] = {}
         self._key_ids = connections.key_ids
         self._cache: dict[str, ConnectionRecord] = {}
         self._reads = asyncio.Semaphore(CONCURRENT_READS)
         self._polled_at = clock.monotonic()
-        self._full_poll_due = float("-inf")
+        self._full_poll_due = -inf
         self._clock_jumps: deque[tuple[float, float]] = deque(maxlen=16)
         self.timing = timing
         self.closing = False
@@ -201,6 +199,16 @@ class ChangeFeed:
                 _log.warning("change_feed.store_failed")
             await asyncio.sleep(self.timing.poll_interval)
 
+    async def run_publisher(self) -> None:
+        """Publish the changes that polls find until canceled."""
+        while True:
+            await self._must_publish.wait()
+            self._must_publish.clear()
+            try:
+                await self.publish()
+            except StoreError:  # retried after the next poll
+                _log.warning("change_feed.store_failed")
+
     async def wait_until_started(self) -> None:
         """Wait until the first poll has succeeded or the process is shutting down."""
         try:
@@ -217,25 +225,77 @@ class ChangeFeed:
             subscription.wake()
 
     async def poll(self) -> None:
-        """Read the changes since the previous poll once, and publish the changed records. If the store fails, no change is lost."""
-        await self._find_changes()
-        await self._publish()
-        self.watermark = self._limit(
-            self.store_time, chain(self._pending.values(), self._undecrypted.values())
-        )
+        """Read the changes since the previous poll once, and mark them for publishing. If the store fails, no change is lost."""
+        started, now = self._clock.monotonic(), self._connections.now()
+        is_full = started >= self._full_poll_due
+        since = min(self.store_time, now) - self.timing.overlap
+        if is_full:
+            since = min(self._full_poll_time, now) - self.timing.max_visibility_delay
+        seen: dict[str, int] = {}
+        times: list[float] = []
+        async for changes, store_time, _ in self.changes_since(since):
+            times.append(store_time)
+            for change in changes:
+                subject = change.key.subject
+                self._on_change(change)
+                if self._seen.get(subject) != change.rev and (
+                    subject in self._undecrypted or any(self._including(subject))
+                ):
+                    self._pending[subject] = change
+                self._seen[subject] = seen[subject] = change.rev
+        if is_full:  # later polls return no other connections, unless these change again
+            self._full_poll_due, self._full_poll_time = started + self.timing.full_poll_interval, times[0]
+            self._seen = seen
+            self._published = {subject: self._published[subject] for subject in self._published.keys() & seen}
+        # regardless of clock jumps, no change since the previous poll is older than `earliest`
+        elapsed = started - self._polled_at
+        earliest = times[0] - elapsed
+        if self._started.is_set() and earliest < self.store_time - self.timing.clock_jump:
+            # this poll may have read from too late a time, so force a full poll from an earlier time
+            self._full_poll_due, self._full_poll_time = -inf, min(self._full_poll_time, earliest)
+            self._clock_jumps.append((earliest, self.store_time + elapsed))
+        self.store_time, self._polled_at = times[0], started
+        if not self._connections.key_ids <= self._key_ids:
+            self._key_ids = self._connections.key_ids
+            self._pending = self._undecrypted | self._pending
+            self._undecrypted = {}
+        unpublished = chain(self._pending.values(), self._undecrypted.values())
+        self.watermark = self._limit(self.store_time, unpublished)
         self._started.set()
+        if self._pending:
+            self._must_publish.set()
+
+    async def publish(self) -> None:
+        """Read the records with pending changes, and add them to the queues. If the store fails, no change is lost."""
+        pending = list(self._pending.items())
+        for start in range(0, len(pending), CONCURRENT_READS):
+            batch = pending[start : start + CONCURRENT_READS]
+            async with self.publishing:
+                for subject, _ in batch:
+                    self._undecrypted.pop(
+                        subject, None
+                    )  # added again if the record still cannot be decrypted
+                records = await asyncio.gather(*(self._load(subject) for subject, _ in batch))
+                for (subject, change), record in zip(batch, records, strict=True):
+                    if self._pending[subject] == change:  # not changed again during the read
+                        del self._pending[subject]
+                    if record is not None:
+                        self._add_to_queues(record)
 
     async def changes_since(
         self, since: float, page: int = PAGE_SIZE
-    ) -> AsyncIterator[tuple[list[Change], float]]:
-        """Yield all changes since a time, oldest first, in pages, each with the store time at the start of its read."""
+    ) -> AsyncIterator[tuple[list[Change], float, float]]:
+        """Yield all changes since a time, oldest first, in pages.
+
+        Each page has the store time at the start of its read, and the time from which the next page is read, or infinity.
+        """
         limit, previous = page, frozenset[Change]()
         while True:
             changes, now = await self._connections.changes(since, limit)
-            yield [change for change in changes if change not in previous], now
+            last = inf if len(changes) < limit else changes[-1].changed_at
+            yield [change for change in changes if change not in previous], now, last
             if len(changes) < limit:
                 return
-            last = changes[-1].changed_at
             # otherwise a page whose changes all have the same time would be read again forever
             limit = page if last > since else 2 * limit
             previous, since = frozenset(changes), last
@@ -247,7 +307,7 @@ class ChangeFeed:
         """Subscribe to the changes of users from now on; if `user_emails` is empty, to all users for whom `is_visible` returns True."""
         names = frozenset(user_emails) or None
         matches_user = names.__contains__ if names else is_visible
-        subscription = Subscription(names, matches_user, self.watermark, self._max_queued)
+        subscription = Subscription(names, matches_user, self._max_queued)
         keys = names or (_ALL_USERS,)
         for key in keys:
             self._subscriptions.setdefault(key, set()).add(subscription)
@@ -279,7 +339,15 @@ class ChangeFeed:
         try:
             return without_secrets(self._connections.open(record))
         except RecordFault as fault:
-            self._defer(record.key.subject, record.changed_at, fault)
+            _log.warning("connection.unreadable", error=type(fault).__name__, **fault.metadata)
+            if not isinstance(fault, RecordUnreadable):
+                subject = record.key.subject
+                self._undecrypted[subject] = change = Change(
+                    record.key, record.rev, record.state, record.changed_at
+                )
+                self._key_ids &= self._connections.key_ids
+                self._published.pop(subject, None)  # not every watch has received this state
+                self.watermark = self._limit(self.watermark, [change])
             return None
 
     async def read(self, user_email: str, change: Change | None = None) -> ConnectionRecord | None:
@@ -292,54 +360,7 @@ class ChangeFeed:
             record = self._cache.get(user_email)
             if change is not None and record is not None and record.rev == change.rev:
                 return record
-            return await self._load(user_email, self.store_time if change is None else change.changed_at)
-
-    async def _find_changes(self) -> None:
-        started, now = self._clock.monotonic(), self._connections.now()
-        is_full = started >= self._full_poll_due
-        since = min(self.store_time, now) - self.timing.overlap
-        if is_full:
-            since = min(self._full_poll_time, now) - self.timing.max_visibility_delay
-        seen: dict[str, int] = {}
-        times: list[float] = []
-        async for changes, store_time in self.changes_since(since):
-            times.append(store_time)
-            for change in changes:
-                subject = change.key.subject
-                self._on_change(change)
-                if self._seen.get(subject) != change.rev and any(self._including(subject)):
-                    self._pending.setdefault(subject, change.changed_at)
-                self._seen[subject] = seen[subject] = change.rev
-        if is_full:  # later polls return no other connections, unless these change again
-            self._full_poll_due, self._full_poll_time = started + self.timing.full_poll_interval, times[0]
-            self._seen = seen
-            self._published = {subject: self._published[subject] for subject in self._published.keys() & seen}
-        # regardless of clock jumps, no change since the previous poll is older than `earliest`
-        elapsed = started - self._polled_at
-        earliest = times[0] - elapsed
-        if earliest < self.store_time - self.timing.clock_jump:
-            # this poll may have read from too late a time, so force a full poll from an earlier time
-            self._full_poll_due, self._full_poll_time = float("-inf"), min(self._full_poll_time, earliest)
-            self._clock_jumps.append((earliest, self.store_time + elapsed))
-        self.store_time, self._polled_at = times[0], started
-
-    async def _publish(self) -> None:
-        """Read the records with pending changes, and add them to the queues of the subscriptions."""
-        if self._key_ids != self._connections.key_ids:
-            self._key_ids = self._connections.key_ids
-            self._pending = self._undecrypted | self._pending
-            self._undecrypted = {}
-        subjects = list(islice(self._pending, PUBLISHED_PER_POLL))
-        for start in range(0, len(subjects), CONCURRENT_READS):
-            batch = subjects[start : start + CONCURRENT_READS]
-            async with self.publishing:
-                records = await asyncio.gather(
-                    *(self._load(subject, self._pending[subject]) for subject in batch)
-                )
-                for subject, record in zip(batch, records, strict=True):
-                    del self._pending[subject]
-                    if record is not None:
-                        self._add_to_queues(record)
+            return await self._load(user_email)
 
     def _add_to_queues(self, record: ConnectionRecord) -> None:
         """Add a record to the matching queues, unless only internal fields have changed since it was last published."""
@@ -356,33 +377,22 @@ class ChangeFeed:
             if subscription.matches_user(user_email):
                 yield subscription
 
-    async def _load(self, user_email: str, changed_at: float) -> ConnectionRecord | None:
+    async def _load(self, user_email: str) -> ConnectionRecord | None:
         """Read a connection and cache the record."""
-        try:
-            record, _ = await self._connections.read(user_email)
-        except RecordFault as fault:
-            self._defer(user_email, changed_at, fault)
-            return None
-        self._undecrypted.pop(user_email, None)
+        sealed, _ = await self._connections.read_encrypted(user_email)
         self._cache.pop(user_email, None)
-        if record is None:
+        if sealed is None or (record := self.open(sealed)) is None:
             return None
-        self._cache[user_email] = record = without_secrets(record)
+        self._cache[user_email] = record
         if len(self._cache) > MAX_CACHED:
             del self._cache[next(iter(self._cache))]
         return record
 
-    def _defer(self, user_email: str, changed_at: float, fault: RecordFault) -> None:
-        """Log a record that cannot be decrypted. Unless it is corrupt, read it again when the key ring changes."""
-        _log.warning("connection.unreadable", error=type(fault).__name__, **fault.metadata)
-        if not isinstance(fault, RecordUnreadable):
-            self._undecrypted[user_email] = changed_at
-            self.watermark = self._limit(self.watermark, [changed_at])
-
-    def _limit(self, watermark: float, times: Iterable[float]) -> float:
-        """Return a watermark at which a client can resume without missing the changes that were made at the given times."""
+    def _limit(self, watermark: float, unpublished: Iterable[Change]) -> float:
+        """Return a watermark at which a client can resume without missing the given changes."""
         oldest = self.store_time - self.timing.unpublished_retention
-        return min([watermark, *(time + self.timing.resume_overlap for time in times if time > oldest)])
+        times = (change.changed_at for change in unpublished if change.changed_at > oldest)
+        return min(watermark, min(times, default=inf) + self.timing.resume_overlap)
 
 
 def visible_state(record: ConnectionRecord) -> tuple[int, float, State]:

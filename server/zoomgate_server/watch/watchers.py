@@ -5,6 +5,7 @@ import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from dataclasses import dataclass
 from enum import StrEnum
+from math import inf
 from typing import TypeVar
 
 from zoomgate_server.connections.disconnection import TOMBSTONE_SECONDS
@@ -162,32 +163,28 @@ class _Watch:
         self._timing = timing
         self._has_sent = False
         self._read: dict[str, tuple[int, float, State]] = {}
-        self._must_catch_up = position is not None
-        self._position = position or Position(subscription.watermark, "")
+        self._reading_from = inf  # no change that is still to be sent by a running catch-up is older
+        self._after: str | None = ""
+        if position is not None:
+            self._after = position.after
+            subscription.unread_from = feed.safe_watermark(position.watermark) - feed.timing.resume_overlap
 
     async def events(self) -> AsyncIterator[Event]:
         """Yield events until the process is shutting down."""
-        if self._position.after is not None:
-            async for event in self._snapshot(self._position.after):
+        if self._after is not None:
+            async for event in self._snapshot(self._after):
                 yield event
-            self._position = Position(self._position.watermark)
+            self._after = None
         subscription, sync_due = self._subscription, True
         while True:
-            if self._must_catch_up or subscription.overflowed:
-                self._must_catch_up = False
-                if subscription.overflowed:
-                    subscription.restart(self._feed.watermark)
-                async for event in self._catch_up():
-                    yield event
-                sync_due = True
+            async for event in self._catch_up():
+                yield event
             while (record := subscription.take()) is not None:
-                self._position = Position(subscription.watermark)
                 is_repeated = self._read.pop(record.user_email, None) == visible_state(record)
                 if self._is_permitted(record.user_email) and not is_repeated:
                     yield self._event(_type_of(record), record)
-            if subscription.overflowed:
+            if subscription.unread_from < inf:
                 continue
-            self._position = Position(self._feed.watermark)
             if sync_due or self._feed.closing:
                 self._permit("")
                 yield self._event(EventType.SYNCED, None)
@@ -198,11 +195,10 @@ class _Watch:
 
     async def _snapshot(self, after: str) -> AsyncIterator[Event]:
         """Yield the existing connections whose email addresses sort after `after`."""
-        watermark = self._position.watermark
         async for read in self._existing(after):
             record = await self._latest(read)
             if record is not None and record.state is not State.DISCONNECTED:
-                self._position = Position(watermark, record.user_email)
+                self._after = record.user_email
                 yield self._event(EventType.INITIAL, record)
 
     async def _existing(self, after: str) -> AsyncIterator[ConnectionRecord]:
@@ -223,32 +219,30 @@ class _Watch:
             full = len(page) == PAGE_SIZE
 
     async def _catch_up(self) -> AsyncIterator[Event]:
-        """Yield the changes since the position, read from the store."""
-        overlap = self._feed.timing.resume_overlap
-        start, end = self._feed.safe_watermark(self._position.watermark), self._subscription.watermark
-        self._position = Position(start)
-        while True:
+        """Yield the changes that must be read from the store, because the watch was resumed or its queue was full."""
+        subscription, timing = self._subscription, self._feed.timing
+        while (since := subscription.unread_from) < inf:
+            subscription.unread_from, self._reading_from = inf, since
+            known_until = since + timing.resume_overlap - timing.overlap
             try:
-                async for changes, _ in self._feed.changes_since(
-                    self._position.watermark - overlap, PAGE_SIZE
-                ):
+                async for changes, _, next_time in self._feed.changes_since(since, PAGE_SIZE):
                     for change in changes:
                         record, user_email = None, change.key.subject
-                        if self._subscription.matches_user(user_email):
+                        if subscription.matches_user(user_email):
                             record = await self._retry(functools.partial(self._feed.read, user_email, change))
-                        # the remaining changes are not older than this change
-                        reached = min(change.changed_at + overlap, end, self._feed.watermark)
-                        self._position = Position(max(self._position.watermark, reached))
+                        self._reading_from = change.changed_at
                         if record is not None and (record := await self._latest(record)) is not None:
-                            yield self._event(_type_of(record, start - self._feed.timing.overlap), record)
+                            yield self._event(_type_of(record, known_until), record)
                     self._check_open()
+                    if subscription.unread_from >= next_time:
+                        subscription.unread_from = inf  # the next page contains these changes
             except StoreError as error:
+                subscription.unread_from = min(subscription.unread_from, self._reading_from)
                 await self._pause(error)
-            else:
-                return
+            self._reading_from = inf
 
     async def _latest(self, record: ConnectionRecord) -> ConnectionRecord | None:
-        """Return the record to send for one that this watch has read; None if the caller may not see it.
+        """Return the record to send for one that this watch has read; None if the caller may not see it or has received it.
 
         A record in the queue takes precedence, because the feed may have read it later.
         """
@@ -256,16 +250,22 @@ class _Watch:
         user_email = record.user_email
         async with self._feed.publishing:
             record = self._subscription.queue.pop(user_email, record)
-        if not self._is_permitted(user_email):
+        if not self._is_permitted(user_email) or self._read.get(user_email) == visible_state(record):
             return None
         is_recent = record.update_time >= self._feed.store_time - self._feed.timing.overlap
-        if is_recent and len(self._read) < MAX_READ:  # the feed may publish the same state once more
+        if is_recent and len(self._read) < MAX_READ:  # the same state may be published or read once more
             self._read[user_email] = visible_state(record)
         return record
 
     def _event(self, kind: EventType, record: ConnectionRecord | None) -> Event:
+        """Return an event with the latest position after which a resumed watch reads all changes that were not sent yet."""
+        feed, subscription = self._feed, self._subscription
+        unread_from = min(self._reading_from, subscription.unread_from)
+        watermark = min(feed.watermark, unread_from + feed.timing.resume_overlap)
+        if subscription.queue:
+            watermark = min(watermark, subscription.watermark)
         self._has_sent = True
-        return Event(kind, record, self._position)
+        return Event(kind, record, Position(watermark, self._after))
 
     def _is_permitted(self, subject: str) -> bool:
         """Return whether the caller may still see a user. End the watch if the caller requested this user."""
@@ -295,7 +295,7 @@ class _Watch:
             raise _shutting_down()
 
 
-def _type_of(record: ConnectionRecord, known_until: float = float("inf")) -> EventType:
+def _type_of(record: ConnectionRecord, known_until: float = inf) -> EventType:
     """Return the event type of a connection for a caller that knows all connections created before `known_until`."""
     if record.state is State.DISCONNECTED:
         return EventType.DELETED
