@@ -271,10 +271,8 @@ class ChangeFeed:
         for start in range(0, len(pending), CONCURRENT_READS):
             batch = pending[start : start + CONCURRENT_READS]
             async with self.publishing:
-                for subject, _ in batch:
-                    self._undecrypted.pop(
-                        subject, None
-                    )  # added again if the record still cannot be decrypted
+                for subject, _ in batch:  # added again if the record still cannot be decrypted
+                    self._undecrypted.pop(subject, None)
                 records = await asyncio.gather(*(self._load(subject) for subject, _ in batch))
                 for (subject, change), record in zip(batch, records, strict=True):
                     if self._pending[subject] == change:  # not changed again during the read
