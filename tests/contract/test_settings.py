@@ -2,14 +2,17 @@
 
 import copy
 import re
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
+from support.command_line import zoomgate
 from zoomgate_server import settings
 from zoomgate_server.secret import Secret
 from zoomgate_server.settings import SETTINGS
+from zoomgate_server.settings.definition import Setting
 from zoomgate_server.settings.sources import CLIENT_VARIABLES
 
 DOCUMENTATION = Path(__file__).parents[2] / "docs" / "configuration.md"
@@ -71,9 +74,44 @@ def test_secrets_are_not_shown(tmp_path: Path) -> None:
         assert "hunter2" in loaded.store.reveal()
 
 
-def test_errors_do_not_show_secret_values() -> None:
-    for setting in SETTINGS:
-        if setting.type.secret:
-            with pytest.raises(settings.SettingsError) as error:
-                settings.load({setting.variable: "hunter2\x07é://hunter2:hunter2@host"})
-            assert "hunter2" not in str(error.value), setting.variable
+UNPRINTABLE = (
+    "-----BEGIN PRIVATE KEY-----\nhunter2\n-----END PRIVATE KEY-----\n",
+    "hunter2-new\nhunter2-old\n",
+    "hunter2\x07é://hunter2:hunter2@host",
+)
+"""Values that no setting shows; some settings accept them."""
+
+KEY_ON_ONE_LINE = r"-----BEGIN PRIVATE KEY-----\nhunter2"
+"""A value that no setting of a secret or a path shows."""
+
+PRINTABLE = (
+    "hunter2",
+    "app:hunter2",
+    "https://user:hunter2@host/#",
+    "https://user:hunter2@host/?to=https://host",
+)
+"""Values that no setting of a secret or of a file with a secret shows."""
+
+
+def mistaken_values(setting: Setting) -> Iterator[str]:
+    """Yield values that contain a secret, which an operator may have confused with a valid value."""
+    yield from UNPRINTABLE
+    is_path = "path" in setting.type.values
+    if setting.type.secret or is_path:
+        yield KEY_ON_ONE_LINE
+    if setting.type.secret and not is_path:
+        yield from PRINTABLE
+    if setting.name in ("client_secret_file", "secrets_dir", "return_to"):
+        yield from PRINTABLE
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
+def test_errors_do_not_show_secret_values(
+    setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for value in mistaken_values(setting):
+        for app in ({}, {"ZOOMGATE_CLIENT_ID": "app", "ZOOMGATE_ZOOM_OAUTH_URL": "http://127.0.0.1:9/oauth"}):
+            result = zoomgate("doctor", "--json", environ=app | {setting.variable: value})
+            assert result.exception is None or isinstance(result.exception, SystemExit)
+            assert "hunter2" not in result.output, (value, app)

@@ -225,7 +225,8 @@ def _check_listeners(sources: Sources, values: Mapping[str, Any]) -> None:
             " ZOOMGATE_TLS_KEY, or listen on 127.0.0.1",
         )
     is_behind_proxy = values["trusted_proxies"] and values["public_url"].startswith("https://")
-    if not is_behind_proxy and not values["http_listen"].is_loopback:
+    is_known = sources.rejected.isdisjoint(("http_listen", "trusted_proxies", "public_url"))
+    if is_known and not is_behind_proxy and not values["http_listen"].is_loopback:
         sources.reject(
             "http_listen",
             f"is {str(values['http_listen'])!r}, which is reachable from other machines; use a proxy that terminates TLS and set"
@@ -254,30 +255,49 @@ def _check_client(sources: Sources) -> None:
 def _client_secrets(sources: Sources, values: Mapping[str, Any]) -> tuple[Secret, ...]:
     secrets: tuple[Secret, ...] = values["client_secret"]
     if values["client_secret_file"]:
-        return secrets + _read_secrets(sources, "client_secret_file", values["client_secret_file"])
+        return secrets + _read_secrets(
+            sources, "client_secret_file", values["client_secret_file"], "a file that"
+        )
     if values["secrets_dir"] and "client_secret" not in sources:
-        return _read_secrets(sources, "secrets_dir", values["secrets_dir"] / VELO_SECRET)
+        return _read_from_directory(sources, values["secrets_dir"], VELO_SECRET)
     return secrets
 
 
 def _webhook_secrets(sources: Sources, values: Mapping[str, Any]) -> tuple[Secret, ...]:
     secrets: tuple[Secret, ...] = values["webhook_secret"]
     directory: Path | None = values["secrets_dir"]
-    if directory and "webhook_secret" not in sources and (directory / WEBHOOK_SECRET).exists():
-        return _read_secrets(sources, "secrets_dir", directory / WEBHOOK_SECRET)
+    if directory and "webhook_secret" not in sources:
+        return _read_from_directory(sources, directory, WEBHOOK_SECRET, optional=True)
     return secrets
 
 
-def _read_secrets(sources: Sources, name: str, path: Path) -> tuple[Secret, ...]:
+def _read_from_directory(
+    sources: Sources, directory: Path, file: str, *, optional: bool = False
+) -> tuple[Secret, ...]:
+    subject = f"a directory whose file {file}"
+    return _read_secrets(sources, "secrets_dir", directory / file, subject, optional=optional)
+
+
+def _read_secrets(
+    sources: Sources, name: str, path: Path, subject: str, *, optional: bool = False
+) -> tuple[Secret, ...]:
+    """Read the secrets in a file, or reject the setting without its value, which may be a secret instead of a path.
+
+    Args:
+        subject: What the setting refers to, and the subject of the problem.
+        optional: Whether the file may be missing.
+    """
     try:
         return parse_secrets(path.read_text(encoding="utf-8"))
     except OSError as error:
+        if optional and isinstance(error, FileNotFoundError):
+            return ()
         problem = f"cannot be read ({error.strerror})"
     except UnicodeDecodeError:
         problem = "is not a text file; write the secrets to it, one per line"
     except Rejected as error:
         problem = str(error)
-    sources.reject(name, f"refers to {path}, which {problem}")
+    sources.reject(name, f"refers to {subject} {problem}")
     return ()
 
 

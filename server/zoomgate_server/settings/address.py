@@ -43,7 +43,7 @@ class Address:
 def _is_host(text: str) -> bool:
     """Return whether a string is empty or a valid host. A URL is not a valid host, even if it ends with a port."""
     if ":" not in text:
-        return not re.search(r"[\s/?#@\\\[\]]", text)
+        return text.isprintable() and not re.search(r"[\s/?#@\\\[\]]", text)
     try:
         return ipaddress.ip_address(text).version == 6
     except ValueError:

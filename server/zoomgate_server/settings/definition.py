@@ -10,7 +10,7 @@ _T = TypeVar("_T")
 
 
 class Rejected(ValueError):
-    """A value has a problem that `ValueType.values` does not explain. The message is a predicate, such as "contains …"."""
+    """A value has problems that `ValueType.values` does not explain. Each argument is a predicate, such as "contains …"."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 
 from zoomgate_server.settings.definition import PREFIX, Rejected, Setting
+from zoomgate_server.settings.value_types import is_path
 
 CLIENT_VARIABLES = frozenset({"ZOOMGATE_SERVER", "ZOOMGATE_KEY", "ZOOMGATE_CA_FILE"})
 """Environment variables of the client commands, ignored by the server."""
@@ -24,6 +25,7 @@ class Sources:
 
     Attributes:
         names: How the user knows each setting: as given, such as `--listen`, or else by its environment variable.
+        rejected: The names of the settings with problems.
         problems: One sentence for each problem.
     """
 
@@ -33,32 +35,38 @@ class Sources:
         self._settings = {setting.name: setting for setting in settings}
         self._texts: dict[str, str] = {}
         self.names = {setting.name: setting.variable for setting in settings}
+        self.rejected: set[str] = set()
         self.problems: list[str] = []
         for setting in settings:
             self._add(setting.name, setting.option, options.get(setting.name, ""))
             self._add(setting.name, setting.variable, environ.get(setting.variable, ""))
         self._check_variables(environ)
-        if "config" in self:
+        if "config" in self and is_path(self._texts["config"]):  # `value` reports an invalid path
             self._add_file(self._texts["config"])
 
     def __contains__(self, name: str) -> bool:
         return name in self._texts
 
     def value(self, setting: Setting, earlier: Mapping[str, Any]) -> Any:
-        """Return the value of a setting; its default may refer to earlier values. For an invalid value, add a problem."""
+        """Return the value of a setting; its default may refer to earlier values. For an invalid value, add its problems.
+
+        The problems do not contain values that may be secrets. An unprintable value may be a file that was pasted instead of its path.
+        """
         if setting.name in self:
             text = self._texts[setting.name]
             try:
                 return setting.type.parse(text)
             except Rejected as error:
-                self.reject(setting.name, str(error))
+                for problem in error.args:
+                    self.reject(setting.name, problem)
             except ValueError:
-                actual = "" if setting.type.secret else f", not {text!r}"
+                actual = f", not {text!r}" if text.isprintable() and not setting.type.secret else ""
                 self.reject(setting.name, f"must be {setting.type.values}{actual}")
         return setting.type.parse(setting.default.format(**earlier))
 
     def reject(self, name: str, problem: str) -> None:
         """Add a problem of a setting, as a predicate such as "must be …"."""
+        self.rejected.add(name)
         self.problems.append(f"{self.names[name]} {problem}")
 
     def _add(self, name: str, given_as: str, text: str) -> None:
@@ -76,8 +84,8 @@ class Sources:
                 self.problems.append(f"unknown setting {name}{hint}")
 
     def _nearest(self, name: str) -> str:
-        """Return the most similar name of a setting, or an empty string."""
-        return next(iter(difflib.get_close_matches(name, self._settings, n=1)), "")
+        """Return the name of a setting that is misspelled as `name`, or an empty string."""
+        return next(iter(difflib.get_close_matches(name, self._settings, n=1, cutoff=0.75)), "")
 
     def _add_file(self, path: str) -> None:
         """Add the values of a TOML file or of the Velo package's `config.json`."""

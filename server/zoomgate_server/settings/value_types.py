@@ -19,13 +19,15 @@ _USE_HTTPS = "use https; plain HTTP is allowed only for loopback addresses"
 _T = TypeVar("_T")
 
 
-def _type(values: str, valid: Callable[[str], object], convert: Callable[[str], _T]) -> ValueType[_T]:
+def _type(
+    values: str, valid: Callable[[str], object], convert: Callable[[str], _T], *, secret: bool = False
+) -> ValueType[_T]:
     def parse(text: str) -> _T:
         if not valid(text):
             raise ValueError
         return convert(text)
 
-    return ValueType(values, parse)
+    return ValueType(values, parse, secret)
 
 
 def one_of(*choices: str) -> ValueType[str]:
@@ -52,13 +54,19 @@ def text(limit: int) -> ValueType[str]:
 
 
 def _url(
-    values: str, valid: Callable[[SplitResult], object], convert: Callable[[str], str]
+    values: str,
+    valid: Callable[[SplitResult], object],
+    convert: Callable[[str], str],
+    *,
+    reserved: str = "#",
 ) -> ValueType[str]:
+    """Return the type of a URL that contains no reserved characters."""
+
     def parse(text: str) -> str:
         if not text:
             return ""
         parts = _split(text)
-        if parts is None or parts.fragment or not valid(parts):
+        if parts is None or set(reserved) & set(text) or not valid(parts):
             raise ValueError
         if not _is_secure(parts):
             raise Rejected(f"must {_USE_HTTPS}")
@@ -68,7 +76,7 @@ def _url(
 
 
 def _split(url: str) -> SplitResult | None:
-    """Split an HTTP URL, or return None for any other string."""
+    """Split an HTTP URL without credentials, or return None for any other string."""
     if not re.fullmatch(r"[!-~]+", url):  # urlsplit silently drops some characters
         return None
     try:
@@ -76,7 +84,8 @@ def _split(url: str) -> SplitResult | None:
         _ = parts.port  # raises ValueError if the port is invalid
     except ValueError:
         return None
-    return parts if parts.scheme in ("http", "https") and parts.hostname else None
+    is_valid = parts.scheme in ("http", "https") and parts.hostname and parts.username is None
+    return parts if is_valid else None
 
 
 def _is_secure(url: SplitResult) -> bool:
@@ -109,69 +118,83 @@ def parse_secrets(text: str) -> tuple[Secret, ...]:
     return tuple(map(Secret, secrets))
 
 
-def _parse_return_to(text: str) -> Mapping[str, str]:
-    targets: dict[str, str] = {}
-    for part in _items(text):
-        name, _, url = part.partition("=")
-        parts = _split(url)
-        if not 1 <= len(name) <= 64 or parts is None or parts.fragment:
-            raise Rejected(f"contains {name!r}; use name=https://…, separated by commas")
-        if not _is_secure(parts):
-            raise Rejected(f"contains {name!r}, which must {_USE_HTTPS}")
-        targets[name] = url
-    return targets
-
-
-def _parse_networks(text: str) -> tuple[Network, ...]:
-    networks: list[Network] = []
-    for part in _items(text):
+def _parse_items(text: str, parse: Callable[[str], _T]) -> list[_T]:
+    """Parse a list separated by commas, or reject all invalid items by their numbers, since an item may be a secret."""
+    values: list[_T] = []
+    problems: list[str] = []
+    for number, item in enumerate(filter(None, map(str.strip, text.split(","))), 1):
         try:
-            networks.append(ipaddress.ip_network(part))
-        except ValueError:
-            raise Rejected(
-                f"contains {part!r}; use IP addresses such as 10.0.0.7 or networks such as 10.0.0.0/24, separated by commas"
-            ) from None
-        if networks[-1].prefixlen == 0:
-            raise Rejected(f"contains {part!r}, which covers all addresses; list only the proxies")
-    return tuple(networks)
+            values.append(parse(item))
+        except Rejected as error:
+            problems.append(f"contains item {number}, which {error}")
+    if problems:
+        raise Rejected(*problems)
+    return values
 
 
-def _items(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
+def _parse_target(text: str) -> tuple[str, str]:
+    name, _, url = text.partition("=")
+    parts = _split(url)
+    if not 1 <= len(name) <= 64 or parts is None or "#" in url:
+        raise Rejected("is not a name and a URL; use name=https://…, separated by commas")
+    if not _is_secure(parts):
+        raise Rejected(f"must {_USE_HTTPS}")
+    return name, url
 
 
-ADDRESS = ValueType("HOST:PORT, such as 127.0.0.1:50051", Address.parse)
-PATH = _type("a printable path", str.isprintable, Path)
-OPTIONAL_PATH = _type(PATH.values, str.isprintable, lambda text: Path(text) if text else None)
+def _parse_network(text: str) -> Network:
+    try:
+        network = ipaddress.ip_network(text)
+    except ValueError:
+        raise Rejected(
+            "is not a network; use IP addresses such as 10.0.0.7 or networks such as 10.0.0.0/24, separated by commas"
+        ) from None
+    if network.prefixlen == 0:
+        raise Rejected("covers all addresses; list only the proxies")
+    return network
+
+
+def is_path(text: str) -> bool:
+    """Return whether a text can be a path. The content of a PEM file is rejected, so that no later error shows a private key."""
+    return text.isprintable() and not text.startswith("-----BEGIN ")
+
+
+ADDRESS = ValueType("HOST:PORT", Address.parse)
+PATH = _type("a path", is_path, Path, secret=True)
+OPTIONAL_PATH = _type(PATH.values, is_path, lambda text: Path(text) if text else None, secret=True)
 SWITCH = _type("on or off", ("on", "off").__contains__, "on".__eq__)
 SECRETS = ValueType(
     "secrets separated by spaces, newest first", lambda text: parse_secrets(text) if text else (), secret=True
 )
 BASE_URL = _url(
-    "an https URL without user, query and fragment, such as https://api.zoom.us/v2",
-    lambda url: not url.query and url.username is None,
+    "an https URL, or an http URL with a loopback address, without user, query and fragment",
+    lambda _: True,
     _without_slash,
+    reserved="?#",
 )
 PUBLIC_URL = _url(
     "a scheme, a host, and optionally a port, such as https://zoomgate.example.com",
-    lambda url: not url.path.strip("/") and not url.query and url.username is None,
+    lambda url: not url.path.strip("/"),
     _without_slash,
+    reserved="?#",
 )
 REDIRECT_URI = _url("the full URL registered with Zoom, without a fragment", lambda url: url.path, str)
 STORE = ValueType(
-    "sqlite:/// and the path of a file (four slashes for an absolute one), or mongodb://HOSTS/DATABASE",
+    "sqlite:///PATH, which has four slashes if the path is absolute, or mongodb://HOSTS/DATABASE",
     _parse_store,
     secret=True,
 )
 AUDIT = _type(
-    "a printable path, or log for the log",
-    lambda text: text.isprintable() and text not in ("off", "none", "stdout", "stderr", "-"),
+    "a path or `log`",
+    lambda text: is_path(text) and text not in ("off", "none", "stdout", "stderr", "-"),
     lambda text: None if text == "log" else Path(text),
+    secret=True,
 )
 CLIENT_ID = _type(
     "1 to 128 letters, digits or . _ ~ -, as shown by Zoom",
     re.compile("[A-Za-z0-9._~-]{0,128}").fullmatch,
     str,
+    secret=True,  # the client secret may have been appended
 )
 COLOR = _type("a color such as #0b5cff", re.compile("#[0-9A-Fa-f]{6}").fullmatch, str.lower)
 TIMEZONE = _type(
@@ -179,5 +202,9 @@ TIMEZONE = _type(
     lambda text: text == "UTC" or text in available_timezones(),  # the default needs no list
     str,
 )
-RETURN_TO = ValueType("name=https://…, separated by commas", _parse_return_to)
-NETWORKS = ValueType("IP addresses or networks, separated by commas", _parse_networks)
+RETURN_TO: ValueType[Mapping[str, str]] = ValueType(
+    "name=https://…, separated by commas", lambda text: dict(_parse_items(text, _parse_target))
+)
+NETWORKS: ValueType[tuple[Network, ...]] = ValueType(
+    "IP addresses or networks, separated by commas", lambda text: tuple(_parse_items(text, _parse_network))
+)
