@@ -81,16 +81,25 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Run the command line. Characters that the output encoding cannot represent are escaped."""
+    """Run the command line; exit with an error message if a path cannot be used or the output cannot be written.
+
+    Characters that the output encoding cannot represent are escaped.
+    """
     _open_standard_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         cli()
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            problem = f"output is incomplete ({error.strerror}); free some disk space"
+        elif error.filename:
+            problem = (
+                f"cannot access {error.filename!r} ({error.strerror}); check its path, owner and permissions"
+            )
+        else:
             raise
-        click.echo(f"zoomgate: output is incomplete ({error.strerror}); free some disk space", err=True)
+        click.echo(f"zoomgate: {problem}", err=True)
         raise SystemExit(1) from None
 
 

@@ -91,12 +91,12 @@ async def _restore(loaded: Settings, file: Path) -> tuple[int, list[str]]:
         if state.key_check is not None:
             require_supported(state.key_check)
     with progress("restoring", records) as advance:
-        if isinstance(loaded.store, Path) and not loaded.store.exists():
+        if isinstance(loaded.store, Path) and not exists(loaded):
             try:
                 loaded.store.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             except OSError as error:
                 raise StoreOpenError(
-                    f"the directory of the store cannot be created ({error.strerror}); check ZOOMGATE_STORE"
+                    f"the directory of the store cannot be created ({error.strerror}); check {loaded.names['store']}"
                 ) from None
             records = await asyncio.to_thread(backups.copy_file, file, loaded.store, advance)
         else:

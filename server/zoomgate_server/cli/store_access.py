@@ -25,8 +25,16 @@ class NoStoreError(StoreOpenError):
 
 
 def exists(loaded: Settings) -> bool:
-    """Return whether the store exists. A database server is treated as existing until it is opened."""
-    return isinstance(loaded.store, Secret) or loaded.store.exists()
+    """Return whether the store exists; exit with an error message if its path cannot be used.
+
+    A database server is treated as existing until it is opened.
+    """
+    try:
+        return isinstance(loaded.store, Secret) or loaded.store.exists()
+    except OSError as error:
+        fail(
+            f"{loaded.names['store']}: cannot access {loaded.store} ({error.strerror}); check its path, owner and permissions"
+        )
 
 
 @contextlib.asynccontextmanager
@@ -42,7 +50,7 @@ async def open_store(loaded: Settings) -> AsyncIterator[RecordStore]:
         from zoomgate_server.storage.mongodb import MongoStore  # noqa: PLC0415 - not needed with SQLite
 
         store = await MongoStore.open(loaded.store.reveal())
-    elif loaded.store.exists():
+    elif exists(loaded):
         store = await SqliteStore.open(loaded.store, SystemClock().wall)
     else:
         raise NoStoreError(

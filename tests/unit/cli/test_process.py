@@ -94,6 +94,22 @@ def test_help_loads_no_heavy_modules() -> None:
     assert result.stdout.splitlines()[-1] == "[]"
 
 
+@pytest.mark.parametrize(
+    "command", ["store backup b.db", "store restore PATH", "store backup PATH", "keys rotate", "prune"]
+)
+def test_path_that_cannot_be_used_is_reported(tmp_path: Path, command: str) -> None:
+    """The store's path or the path of an argument has a directory with a name that is too long."""
+    path = f"{'x' * 300}/z.db"
+    assert run(tmp_path, "keys", "new").returncode == 0
+    result = run(
+        tmp_path, *command.replace("PATH", path).split(), environ={"ZOOMGATE_STORE": f"sqlite:///{path}"}
+    )
+    assert result.returncode == 1
+    assert re.fullmatch(
+        rf"zoomgate: .*cannot access '?{path}'? \(File name too long\); check .*\n", result.stderr
+    )
+
+
 def test_module_can_be_run_as_the_command(tmp_path: Path) -> None:
     result = run(tmp_path, "--help")
     assert result.returncode == 0

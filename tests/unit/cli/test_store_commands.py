@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import sqlite3
 import stat
@@ -210,6 +211,20 @@ class TestRestore:
             other.execute("CREATE TABLE t (x)")
         assert "not a Zoomgate store" in stderr_of(zoomgate("store", "restore", "other.db"))
         assert not Path("data/zoomgate.db").exists()
+
+    @pytest.mark.parametrize(
+        ("directory", "problem"),
+        [("x" * 300, "cannot access .* (File name too long)"), ("file", "cannot be created (File exists)")],
+    )
+    async def test_store_in_an_unusable_directory_is_reported(
+        self, service: Harness, directory: str, problem: str
+    ) -> None:
+        stdout_of(await command("store", "backup", "backup.db"))
+        Path("file").touch()
+        environ = {"ZOOMGATE_STORE": f"sqlite:///{directory}/z.db"}
+        error = stderr_of(await command("store", "restore", "backup.db", environ=environ))
+        assert re.search(re.escape(problem).replace(r"\.\*", ".*"), error)
+        assert "ZOOMGATE_STORE" in error
 
     async def test_corrupt_backup_is_rejected(self, service: Harness) -> None:
         """An overwritten page is detected before the store is created."""
