@@ -171,11 +171,9 @@ def refresh(
         raise click.UsageError("specify either USER or --all")
     if user is None:
         resume_time = f"{since or datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
-        operation = operations.refresh(client, since)
         executor.run(
-            operation,
+            operations.refresh(client, since),
             RateLimiter(rate),
-            total=operation.count(),
             as_json=as_json,
             next_step=f"Continue with: {resume_command('connections', 'refresh', '--all', '--since', resume_time)}",
         )
@@ -219,16 +217,16 @@ def revoke(
         raise click.UsageError("specify either --where or --all")
     operation = operations.revoke(client, where)
     if dry_run:
-        total = 0
-        for total, connection in enumerate(operation.connections(), start=1):  # noqa: B007 - used after the loop
+        count = 0
+        for count, connection in enumerate(operation.connections(), start=1):  # noqa: B007 - used after the loop
             if as_json:
                 print_json(connection)
             else:
                 click.echo(f"{escape(connection.user_email)}  {state_text(connection)}")
-        note(f"{total} user(s) would be disconnected")
+        note(f"{count} user(s) would be disconnected")
         return
-    total = operation.count()
-    if total and not yes:
+    total = None if yes else operation.count()
+    if total:
         click.confirm(f"Disconnect {total} user{'' if total == 1 else 's'}?", abort=True, err=True)
     executor.run(
         operation,

@@ -8,7 +8,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from zoom_simulator import SimulatorOptions
 from zoom_simulator.faults import Fault
 from zoomgate import Client
 from zoomgate.v1 import auth_service_pb2 as pb
+from zoomgate.v1.connection_pb2 import Connection
 from zoomgate_server.cli.bulk import executor, operations
 from zoomgate_server.identity import UserPatterns
 from zoomgate_server.rate_limiter import RateLimiter
@@ -145,10 +146,29 @@ async def test_rejected_app_credentials_stop_the_run(harness: Harness) -> None:
 
 
 async def test_unreachable_service_is_reported(harness: Harness) -> None:
+    """The summary and the command to continue are also printed if the users cannot be counted."""
     environment = environ(harness) | {"ZOOMGATE_SERVER": "127.0.0.1:1"}
-    result = await command("connections", "refresh", "--all", environ=environment)
+    result = await command("connections", "refresh", "--all", "--json", environ=environment)
     assert result.exit_code == 5
     assert "cannot be reached" in result.stderr
+    assert "Continue with: zoomgate connections refresh --all --since 20" in result.stderr
+    assert json.loads(result.stdout) == {
+        "refreshed": 0,
+        "alreadyFresh": 0,
+        "skipped": 0,
+        "failed": 0,
+        "stopped": True,
+    }
+
+
+def test_interruption_of_the_count_prints_how_to_continue(capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted() -> Iterator[Connection]:
+        raise KeyboardInterrupt
+
+    operation = executor.BulkOperation("refreshing", "tokens", {"refreshed": "refreshed"}, interrupted, str)
+    with pytest.raises(SystemExit, match="1"):
+        executor.run(operation, RateLimiter(1), as_json=False, next_step="run it again")
+    assert capsys.readouterr().err == "stopped: 0 refreshed\nrun it again\n"
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,13 @@ async def test_caller_without_permission_is_stopped_at_the_first_user(harness: H
     assert await states(harness) == "AAA"
 
 
+async def test_summary_is_printed_if_the_users_cannot_be_counted(harness: Harness) -> None:
+    environment = environ(harness) | {"ZOOMGATE_SERVER": "127.0.0.1:1"}
+    result = await command("connections", "revoke", "--all", "--yes", "--json", environ=environment)
+    assert result.exit_code == 5
+    assert json.loads(result.stdout) == {"disconnected": 0, "skipped": 0, "failed": 0, "stopped": True}
+
+
 async def test_interrupted_run_prints_counts_and_can_be_continued(harness: Harness) -> None:
     """On SIGINT, the current disconnection completes and is counted, regardless of the response time; the next run continues."""
     harness.simulator.faults.add(Fault("revoke", "delay", seconds=0.5))  # delays the service's response

@@ -54,7 +54,7 @@ def run(
     operation: BulkOperation,
     limiter: RateLimiter,
     *,
-    total: int,
+    total: int | None = None,
     as_json: bool,
     next_step: str,
     sleep: Callable[[float], None] = time.sleep,
@@ -64,6 +64,7 @@ def run(
     On the first Ctrl+C, the current operation finishes and is counted. A second Ctrl+C interrupts the operation.
 
     Args:
+        total: The number of connections that need the operation, for the progress display. If None, they are counted first.
         next_step: How to process the remaining users; printed if the run is stopped or an operation failed.
 
     Raises:
@@ -72,6 +73,7 @@ def run(
     counts: Counter[str] = Counter()
     stopped = True
     try:
+        total = operation.count() if total is None else total
         with progress(operation.participle, total, operation.unit) as advance:
             for connection in operation.connections():
                 if not operation.is_due(connection):
