@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from zoomgate_server.app.stores import StartCancelled, open_store
 from zoomgate_server.app.zoom_clients import open_clients
@@ -57,7 +58,7 @@ _CLEANUP = {
 
 def validate_file(source: Source, *, as_json: bool) -> None:
     """Validate a file without importing it, and print a summary."""
-    with _scanned(source) as (summary, _):
+    with _errors_reported(source), _scanned(source) as (summary, _):
         counts = summary.counts
     print_result(
         f"{summary.rows} row(s): {counts['usable']} to import, {counts['superseded']} superseded by newer rows of the same user,"
@@ -95,7 +96,7 @@ def import_file(
     with contextlib.suppress(OSError):  # the file does not exist, or `Results` reports the error
         if results_path.samefile(source.path):
             fail(f"--results: {results_path} is the export itself; choose a different file", USAGE)
-    with _scanned(source) as (summary, duplicates):
+    with _errors_reported(source), _scanned(source) as (summary, duplicates):
         header = {
             "format": source.name,
             "user": source.user_field,
@@ -103,7 +104,7 @@ def import_file(
             "sha256": summary.digest,
             "rows": summary.rows,
         }
-        with _lock(source.path), contextlib.closing(Results.open(results_path, header)) as results:
+        with _lock(source.path), contextlib.closing(_open_results(results_path, header)) as results:
             remaining = summary.rows - results.last_row + len(results.incomplete)
             importing = _import(
                 loaded, source, duplicates, results, remaining, rate=rate, replace=replace, timing=timing
@@ -114,29 +115,41 @@ def import_file(
 
 @contextlib.contextmanager
 def _scanned(source: Source) -> Iterator[tuple[Scan, DuplicateIndex]]:
-    """Scan a file, print warnings, and yield the summary; exit with an error message if the import fails."""
+    """Scan a file, print warnings, and yield the summary."""
     if stat.S_IMODE(source.path.stat().st_mode) & 0o077:
         note(f"other users of the local machine can read the tokens in {source.path}; run `chmod 600` on it")
+    with contextlib.closing(DuplicateIndex()) as duplicates:
+        summary = scan(source, duplicates, time.time(), _MAX_LISTED)
+        if summary.invalid_times:
+            note(
+                f"{summary.invalid_times} row(s) contain an invalid time, which is ignored: their access tokens are treated as expired,"
+                " and, if a user has several such rows, the last one is imported; use times such as 2030-01-07T10:00:00Z"
+            )
+        yield summary, duplicates
+
+
+def _open_results(path: Path, header: dict[str, Any]) -> Results:
+    """Open the results file; exit if the path cannot be used."""
     try:
-        with contextlib.closing(DuplicateIndex()) as duplicates:
-            summary = scan(source, duplicates, time.time(), _MAX_LISTED)
-            if summary.invalid_times:
-                note(
-                    f"{summary.invalid_times} row(s) contain an invalid time, which is ignored: their access tokens are treated as expired,"
-                    " and, if a user has several such rows, the last one is imported; use times such as 2030-01-07T10:00:00Z"
-                )
-            yield summary, duplicates
-    except ImportFileError as error:
-        fail(f"{source.path}: {error}", USAGE)
+        return Results.open(path, header)
     except ResultsFileError as error:
         fail(str(error), USAGE)
+
+
+@contextlib.contextmanager
+def _errors_reported(source: Source) -> Iterator[None]:
+    """Exit with an error message if the validation or the import of a file fails."""
+    try:
+        yield
+    except ImportFileError as error:
+        fail(f"{source.path}: {error}", USAGE)
     except sqlite3.Error as error:
         fail(
             f"the temporary directory cannot be used ({error}); free some disk space, or set SQLITE_TMPDIR to a different directory"
         )
     except StartCancelled:
         fail("stopped before the store could be reached; nothing was imported")
-    except (StartError, StoreError) as error:
+    except (ResultsFileError, StartError, StoreError) as error:
         fail(str(error))
     except ZoomgateError as error:
         fail(error.message)

@@ -1,13 +1,16 @@
 """The `zoomgate` command on a disk that becomes full: `python -m service.importing.full FILES NUMBER import …`.
 
 Writes to FILES (`results`, `audit` or `journal`) fail, starting with the NUMBERth write. The methods of the product are wrapped, not
-replaced.
+replaced. With `sync`, the results are written, but cannot be synced.
 """
 
 import contextlib
+import errno
+import os
 import resource
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from zoomgate_server.audit.event import AuditEvent
@@ -60,7 +63,22 @@ def limit_writes(disk: Disk, files: str) -> None:
         TokenJournal._draft = write_entry  # type: ignore[method-assign]
 
 
+def reject_sync() -> None:
+    """Let the sync of results files fail, as after an I/O error of the disk."""
+    fsync = os.fsync
+
+    def fail_for_results(descriptor: int) -> None:
+        if Path(f"/proc/self/fd/{descriptor}").resolve().suffixes[-2:] == [".results", ".jsonl"]:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        fsync(descriptor)
+
+    os.fsync = fail_for_results
+
+
 if __name__ == "__main__":
     files, number = sys.argv.pop(1), sys.argv.pop(1)
-    limit_writes(Disk(int(number)), files)
+    if files == "sync":
+        reject_sync()
+    else:
+        limit_writes(Disk(int(number)), files)
     main()

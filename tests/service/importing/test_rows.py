@@ -445,6 +445,13 @@ def test_full_disk_stops_the_import(files: str, workspace: Workspace, zoom: Runn
     assert zoom.counters().get("token.refresh_token.refused", 0) == 0
 
 
+def test_failed_sync_of_the_results_is_no_usage_error(workspace: Workspace, zoom: RunningSimulator) -> None:
+    workspace.write("ZoomUsers.csv", as_csv([exported_user(zoom, FIRST)]))
+    arguments = ("sync", "0", "import", "velo-users", "ZoomUsers.csv")
+    output = workspace.run(*arguments, code=1, module="service.importing.full")
+    assert "ZoomUsers.csv.results.jsonl cannot be written (Input/output error)" in output.err
+
+
 async def test_import_retries_while_journal_and_store_are_unavailable(
     workspace: Workspace, zoom: RunningSimulator
 ) -> None:
