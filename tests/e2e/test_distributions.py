@@ -1,6 +1,7 @@
 """Tests for the wheels of the server and the simulator in clean environments."""
 
 import subprocess
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -39,12 +40,21 @@ def test_server_and_simulator_wheels_contain_one_package_each(wheels: dict[Path,
         assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {package}
 
 
+def test_server_requires_the_simulator_of_its_own_version() -> None:
+    server, simulator = (
+        tomllib.loads((project / "pyproject.toml").read_text())["project"] for project in (SERVER, SIMULATOR)
+    )
+    assert server["optional-dependencies"]["run"] == [f"{simulator['name']}=={server['version']}"]
+    assert simulator["version"] == server["version"]
+
+
 def test_server_without_the_simulator_explains_how_to_install_it(
     wheels: dict[Path, Path], tmp_path: Path
 ) -> None:
     """The service runs without the simulator. With the simulator, the commands that require it work."""
     python = virtual_environment(tmp_path / "venv", *PINNED, str(wheels[CLIENT]), str(wheels[SERVER]))
-    assert run(python, "zoomgate_server", "serve", "--help").returncode == 0
+    for command in ("serve", "run"):
+        assert run(python, "zoomgate_server", command, "--help").returncode == 0
     for command in (["run"], ["simulator"], ["simulator", "fault", "off"]):
         result = run(python, "zoomgate_server", *command)
         assert result.returncode == 2, result.stderr

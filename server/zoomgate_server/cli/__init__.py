@@ -8,6 +8,7 @@ import keyword
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -51,16 +52,31 @@ class _LazyGroup(click.Group):
         module = _OTHER_MODULES.get(cmd_name, f"{__name__}.{name}")
         try:
             command: click.Command = getattr(importlib.import_module(module), name)
+        except ImportError:
+            if ctx.resilient_parsing:  # shell completion, possibly without the Zoom simulator
+                return None
+            raise
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command, and print its errors in the same way as all commands."""
+        try:
+            return super().invoke(ctx)
+        except click.UsageError:  # click also prints the usage
+            raise
+        except click.ClickException as error:
+            problem, code = error.message, error.exit_code
         except ImportError as error:
             if (error.name or "").partition(".")[0] != "zoom_simulator":
                 raise
-            if ctx.resilient_parsing:  # shell completion
-                return None
-            raise click.UsageError(
-                f"zoomgate {cmd_name} requires the Zoom simulator; run pip install 'zoomgate-server[run]',"
+            problem = (
+                "this command requires the Zoom simulator; run pip install 'zoomgate-server[run]',"
                 " or pip install ./server/zoom_simulator in a checkout"
-            ) from None
-        return command
+            )
+            code = 2
+        from zoomgate_server.cli.output import fail  # noqa: PLC0415 - keeps help and completion fast
+
+        return fail(problem, code)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
         with formatter.section("Commands"):

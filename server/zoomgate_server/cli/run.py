@@ -8,12 +8,10 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from zoom_simulator import Simulator, SimulatorOptions
-from zoom_simulator.command_line import parse_address
-from zoom_simulator.loopback_address import LoopbackAddress
 from zoomgate_server import settings
 from zoomgate_server.cli.audit_log import AuditLog
 from zoomgate_server.cli.caller_key import CALLER_KEY_FILE, MEMBER_KEY_FILE, CallerKeyError, digest, obtain
@@ -22,6 +20,9 @@ from zoomgate_server.cli.serve import load, ready, run_forever, serve_with
 from zoomgate_server.cli.setting_options import setting_options
 from zoomgate_server.identity import Principal, Role, UserPatterns
 from zoomgate_server.startup import ServiceAddresses, StartError
+
+if TYPE_CHECKING:  # the simulator is a separate distribution, which is not needed with Zoom
+    from zoom_simulator import Simulator
 
 MEMBER = "monica@example.com"
 """User in the printed commands, who has an account in the Zoom simulator."""
@@ -43,11 +44,10 @@ _DEV = Principal(
     "--simulator-listen",
     default="127.0.0.1:8090",
     show_default=True,
-    callback=parse_address,
     help="Address (HOST:PORT) of the Zoom simulator.",
 )
 @setting_options
-def run(overrides: Mapping[str, str], simulator_listen: LoopbackAddress) -> None:
+def run(overrides: Mapping[str, str], simulator_listen: str) -> None:
     """Start the service, its store and the Zoom simulator on the local machine.
 
     If ZOOMGATE_CLIENT_ID is set, the service uses Zoom, and no simulator is started.
@@ -67,8 +67,12 @@ def run(overrides: Mapping[str, str], simulator_listen: LoopbackAddress) -> None
     run_forever(_with_simulator(overrides, simulator_listen), loaded)
 
 
-async def _with_simulator(overrides: Mapping[str, str], listen: LoopbackAddress) -> None:
+async def _with_simulator(overrides: Mapping[str, str], simulator_listen: str) -> None:
     """Serve with the Zoom simulator; calls without credentials are attributed to the caller `dev`."""
+    from zoom_simulator import Simulator, SimulatorOptions  # noqa: PLC0415 - see above
+    from zoom_simulator.command_line import parse_address  # noqa: PLC0415 - see above
+
+    listen = parse_address("--simulator-listen", simulator_listen)
     secret = secrets.token_urlsafe(32)
     simulator = Simulator(SimulatorOptions(host=listen.host, port=listen.port, webhook_secret=secret))
     try:
@@ -99,7 +103,7 @@ async def _with_simulator(overrides: Mapping[str, str], listen: LoopbackAddress)
 
 
 async def _serve(
-    loaded: settings.Settings, files: Mapping[str, Principal], simulator: Simulator | None = None
+    loaded: settings.Settings, files: Mapping[str, Principal], simulator: "Simulator | None" = None
 ) -> None:
     """Serve callers with the keys in files, and print the commands to try next."""
     with _keys(loaded, files) as (keys, created):
@@ -165,7 +169,7 @@ def _command() -> str:
     return "zoomgate" if program.name != "zoomgate" or shutil.which("zoomgate") else shlex.quote(str(program))
 
 
-def _guide(started: ServiceAddresses, loaded: settings.Settings, simulator: Simulator | None) -> str:
+def _guide(started: ServiceAddresses, loaded: settings.Settings, simulator: "Simulator | None") -> str:
     data_dir = loaded.data_dir
     call, options = "grpcurl -plaintext", f"--server {started.grpc}"
     if loaded.tls is not None:

@@ -464,9 +464,28 @@ def test_serve_lists_all_missing_settings(folder: Path) -> None:
 
 @pytest.mark.parametrize("listen", ["0.0.0.0:8090", "192.0.2.1:8090", "8090", "127.0.0.1:99999"])
 def test_simulator_rejects_addresses_that_other_machines_can_reach(folder: Path, listen: str) -> None:
-    assert "must not be reachable from other machines" in stderr_of(
-        zoomgate("simulator", "--listen", listen), 2
-    )
+    for arguments in (
+        ("simulator", "--listen", listen),
+        ("simulator", "stats", "--at", listen),
+        ("run", "--simulator-listen", listen),
+    ):
+        error = stderr_of(zoomgate(*arguments), 2)
+        assert error.startswith(f"zoomgate: {arguments[-2]} is '{listen}'; the simulator listens on loopback")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--clock", "noon"),
+        ("--seed", "-1"),
+        ("--seed-file", "missing.toml"),
+        ("fault", "token"),
+        ("stats", "--at", "127.0.0.1:1"),
+    ],
+)
+def test_errors_of_the_simulator_look_like_those_of_other_commands(arguments: tuple[str, ...]) -> None:
+    result = zoomgate("simulator", *arguments)
+    assert all(line.startswith("zoomgate: ") for line in stderr_of(result, result.exit_code).splitlines())
 
 
 @pytest.mark.parametrize(

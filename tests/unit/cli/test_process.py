@@ -181,6 +181,20 @@ def shell(folder: Path, line: str, environ: dict[str, str]) -> int:
     ).returncode
 
 
+def test_run_with_a_zoom_app_does_not_load_the_simulator(tmp_path: Path) -> None:
+    code = "import sys; sys.modules['zoom_simulator'] = None; from zoomgate_server.cli import main; main()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, "run", *FREE],
+        cwd=tmp_path,
+        env=clean_environment(ZOOM),
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        read_until(process, r"to stop\.$")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(SECONDS) == 0
+
+
 def test_run_with_a_zoom_app_requires_a_key(tmp_path: Path) -> None:
     """A caller key is created, and the printed commands use it."""
     with start_process(tmp_path, "run", *FREE, environ=ZOOM) as process:

@@ -38,15 +38,19 @@ class Unreachable(click.ClickException):
     exit_code = 5
 
 
-def parse_address(_context: click.Context, option: click.Parameter, text: str) -> LoopbackAddress:
+def parse_address(option: str, text: str) -> LoopbackAddress:
     """Parse the value of an option for an address of the simulator."""
     try:
         return LoopbackAddress.parse(text)
     except ValueError:
         raise InvalidUsage(
-            f"{option.opts[0]} is {text!r}; use 127.0.0.1:PORT with a port from 0 to 65535,"
-            " because the simulator must not be reachable from other machines"
+            f"{option} is {text!r}; the simulator listens on loopback addresses only, so use 127.0.0.1:PORT"
+            " with a port from 0 to 65535"
         ) from None
+
+
+def _parse_address(_context: click.Context, option: click.Parameter, text: str) -> LoopbackAddress:
+    return parse_address(option.opts[0], text)
 
 
 def _integer(
@@ -89,7 +93,7 @@ def _check_webhook_url(_context: click.Context, _option: click.Parameter, url: s
     "--listen",
     default=_DEFAULT_ADDRESS,
     show_default=True,
-    callback=parse_address,
+    callback=_parse_address,
     help="Loopback HOST:PORT to listen on; port 0 selects a free port.",
 )
 @click.option(
@@ -116,7 +120,7 @@ def _check_webhook_url(_context: click.Context, _option: click.Parameter, url: s
     "--seed",
     type=int,
     callback=_integer(0, 2**63 - 1),
-    help="Make IDs, tokens and passwords reproducible: the same seed and requests yield the same responses.",
+    help="Make IDs, tokens and passwords reproducible: the same seed (0 to 2^63-1) and requests yield the same responses.",
 )
 @click.option(
     "--clock",
@@ -185,7 +189,7 @@ def _common_options(command: Callable[..., Any]) -> Callable[..., Any]:
         "--at",
         default=_DEFAULT_ADDRESS,
         show_default=True,
-        callback=parse_address,
+        callback=_parse_address,
         help="HOST:PORT of the simulator.",
     )(command)
 
