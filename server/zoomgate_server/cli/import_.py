@@ -1,14 +1,14 @@
 """Command `zoomgate import`, which imports tokens from another system."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from zoomgate_server.cli import import_runner
 from zoomgate_server.cli.options import combined, json_option, rate_option
-from zoomgate_server.importing import formats
-from zoomgate_server.importing.importer import Timing
+
+if TYPE_CHECKING:
+    from zoomgate_server.importing.formats import Source
 
 
 @click.group("import")
@@ -64,6 +64,8 @@ def velo_users(file: Path, user_column: str, **options: Any) -> None:
 
     Example: zoomgate import velo-users ZoomUsers.csv --user-column userEmail
     """
+    from zoomgate_server.importing import formats  # noqa: PLC0415 - keeps help fast
+
     _import(formats.velo_users(file, user_column), **options)
 
 
@@ -83,6 +85,8 @@ def nango(file: Path, user_field: str, **options: Any) -> None:
 
     Example: zoomgate import nango connections.json --user-field connection_id
     """
+    from zoomgate_server.importing import formats  # noqa: PLC0415 - keeps help fast
+
     _import(formats.nango(file, user_field), **options)
 
 
@@ -95,12 +99,17 @@ def jsonl(file: Path, **options: Any) -> None:
 
     Example: zoomgate import jsonl tokens.jsonl
     """
+    from zoomgate_server.importing import formats  # noqa: PLC0415 - keeps help fast
+
     _import(formats.json_lines(file), **options)
 
 
 def _import(
-    source: formats.Source, *, dry_run: bool, replace: bool, rate: float, results: Path | None, as_json: bool
+    source: "Source", *, dry_run: bool, replace: bool, rate: float, results: Path | None, as_json: bool
 ) -> None:
+    from zoomgate_server.cli import import_runner  # noqa: PLC0415 - keeps help fast
+    from zoomgate_server.importing.importer import Timing  # noqa: PLC0415 - keeps help fast
+
     if dry_run:
         import_runner.validate_file(source, as_json=as_json)
     else:

@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,12 +16,14 @@ from zoomgate_server.cli.output import load_settings, print_json, print_table, r
 from zoomgate_server.cli.progress import progress
 from zoomgate_server.cli.store_access import exists, load_key_ring, open_store, run
 from zoomgate_server.clock import SystemClock
-from zoomgate_server.connections.retention import Overdue, RetentionPolicy
 from zoomgate_server.encryption import key_check
 from zoomgate_server.encryption.cipher import KeyRing
 from zoomgate_server.encryption.envelope import Envelope
 from zoomgate_server.storage.record_store import RecordStore
 from zoomgate_server.storage.scan import encryption_state
+
+if TYPE_CHECKING:
+    from zoomgate_server.connections.retention import Overdue
 
 
 @dataclass(slots=True)
@@ -34,7 +36,7 @@ class Outcome:
         unreadable: The number of connections that were retained because they cannot be decrypted.
     """
 
-    pruned: list[Overdue] = field(default_factory=list)
+    pruned: "list[Overdue]" = field(default_factory=list)
     kept: int = 0
     unreadable: int = 0
 
@@ -71,6 +73,8 @@ async def prune_store(
     store: RecordStore, ring: KeyRing, reauth_days: int, audit_log: AuditLog | None
 ) -> Outcome:
     """Prune the records of all apps in a store. Without an audit log, the run is a dry run, which changes nothing."""
+    from zoomgate_server.connections.retention import RetentionPolicy  # noqa: PLC0415 - keeps help fast
+
     outcome = Outcome()
     for app in await store.apps():
         envelope = Envelope(app=app, keys=ring)

@@ -15,7 +15,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
+
+from zoomgate_server.cli import cli
 
 FREE = ("--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0")
 RUN = ("run", *FREE, "--simulator-listen", "127.0.0.1:0")
@@ -84,14 +87,43 @@ def stop(process: subprocess.Popen[str], number: signal.Signals = signal.SIGTERM
     return out, err
 
 
-def test_help_loads_no_heavy_modules() -> None:
+def loaded_packages(*arguments: str) -> set[str]:
+    """Run a command in a new process, and return the packages that the process has loaded."""
     code = (
-        "import sys; from zoomgate_server.cli import cli; cli(['--help'], standalone_mode=False);"
-        "print(sorted({name.partition('.')[0] for name in sys.modules} & {'grpc', 'aiohttp', 'google', 'rich', 'structlog',"
-        "'orjson', 'cryptography', 'zoomgate', 'zoom_simulator', 'asyncio', 'sqlite3'}))"
+        "import sys; from zoomgate_server.cli import cli; cli(sys.argv[1:], standalone_mode=False);"
+        "print(*{name.partition('.')[0] for name in sys.modules})"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.splitlines()[-1] == "[]"
+    result = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True
+    )
+    return set(result.stdout.splitlines()[-1].split())
+
+
+def test_help_loads_no_heavy_modules() -> None:
+    heavy = {
+        "grpc",
+        "aiohttp",
+        "google",
+        "rich",
+        "structlog",
+        "orjson",
+        "cryptography",
+        "zoomgate",
+        "zoom_simulator",
+    }
+    assert not loaded_packages("--help") & (heavy | {"asyncio", "sqlite3"})
+
+
+@pytest.mark.parametrize("command", sorted(cli.list_commands(click.Context(cli))))
+def test_help_of_a_command_loads_only_what_the_command_line_needs(command: str) -> None:
+    """The libraries of the service and of the importer are loaded when a command runs. The simulator's command line needs its server."""
+    service = {"aiohttp", "motor", "prometheus_client", "pymongo", "uvloop"}
+    client = {"grpc", "google"}
+    allowed = {
+        "simulator": {"aiohttp"},
+        **dict.fromkeys(("connect", "connections", "meetings", "proxy", "token"), client),
+    }
+    assert loaded_packages(command, "--help") & (service | client) <= allowed.get(command, set())
 
 
 @pytest.mark.parametrize(
