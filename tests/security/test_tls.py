@@ -14,6 +14,8 @@ from zoomgate import AsyncClient, Client, errors
 from zoomgate_server.rpc import tls
 from zoomgate_server.startup import StartError
 
+NAMES = {"tls_cert": "ZOOMGATE_TLS_CERT", "tls_key": "ZOOMGATE_TLS_KEY"}
+
 
 def tls_settings(cert: Path, key: Path) -> dict[str, str]:
     return {"ZOOMGATE_TLS_CERT": str(cert), "ZOOMGATE_TLS_KEY": str(key)}
@@ -107,6 +109,23 @@ async def test_server_does_not_start_with_an_unusable_pair(
     assert not (tmp_path / "data").exists()
 
 
+async def test_errors_name_the_settings_as_the_operator_knows_them(tmp_path: Path) -> None:
+    cert, key, _ = write_pair(tmp_path)
+    file = tmp_path / "zoomgate.toml"
+    file.write_text(f'tls_cert = "{cert}"\ntls_key = "{key}"\naudit = "missing/audit.jsonl"\n')
+    for path, name in (
+        (None, f"audit ({file}:3)"),
+        (key, f"tls_key ({file}:2)"),
+        (cert, f"tls_cert ({file}:1)"),
+    ):
+        if path is not None:
+            path.unlink()
+        with pytest.raises(StartError) as error:
+            async with running(tmp_path / "data", environ={"ZOOMGATE_CONFIG": str(file)}):
+                pass
+        assert str(error.value).startswith(f"{name}: ")
+
+
 async def test_server_does_not_start_with_a_mismatched_key(tmp_path: Path) -> None:
     cert, _, _ = write_pair(tmp_path)
     (tmp_path / "other").mkdir()
@@ -118,7 +137,7 @@ async def test_server_does_not_start_with_a_mismatched_key(tmp_path: Path) -> No
 
 def test_representation_of_pair_does_not_contain_the_key(tmp_path: Path) -> None:
     cert, key, _ = write_pair(tmp_path)
-    pair = tls.load(cert, key)
+    pair = tls.load(cert, key, NAMES)
     assert pair.names == ("localhost", "127.0.0.1")
     assert b"PRIVATE" in pair.key
     assert "PRIVATE" not in repr(pair)
@@ -129,7 +148,7 @@ def test_certificate_is_loaded_once_it_becomes_valid(tmp_path: Path) -> None:
     cert, key, first = write_pair(tmp_path)
     reports: list[str | None] = []
     time = datetime.now(UTC)
-    pair = tls.ReloadingCertificate(cert, key, reports.append, now=lambda: time)
+    pair = tls.ReloadingCertificate(cert, key, NAMES, reports.append, now=lambda: time)
     second = write_pair(tmp_path, begins=1)[2]
     for _ in range(3):
         assert pair.changed() is None
@@ -157,7 +176,7 @@ class DeletedWhileRead(type(Path())):  # type: ignore[misc] - the class of paths
 def test_key_may_be_replaced_while_it_is_read(tmp_path: Path) -> None:
     """The permissions are read from the opened file, so the path may be deleted or refer to a different file meanwhile."""
     cert, key, _ = write_pair(tmp_path)
-    assert tls.load(cert, DeletedWhileRead(key)).names == ("localhost", "127.0.0.1")
+    assert tls.load(cert, DeletedWhileRead(key), NAMES).names == ("localhost", "127.0.0.1")
 
 
 async def test_idle_connections_do_not_block_other_clients(tmp_path: Path) -> None:

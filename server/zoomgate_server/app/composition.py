@@ -259,5 +259,5 @@ def _audit_trail(
         )
     except OSError as error:
         raise StartError(
-            f"ZOOMGATE_AUDIT: cannot write to {settings.audit} ({error.strerror}); set it to a writable file or `log`"
+            f"{settings.names['audit']}: cannot write to {settings.audit} ({error.strerror}); set it to a writable file or `log`"
         ) from None

@@ -107,7 +107,7 @@ async def run(
         )
 
         async def bind_ports() -> ServiceAddresses:
-            grpc_port = rpc_server.bind(server, str(settings.listen), settings.names["listen"], settings.tls)
+            grpc_port = rpc_server.bind(server, str(settings.listen), settings.names, settings.tls)
             listener = stack.enter_context(listeners.listen(settings, shared=shared))
             await web.start(listener)
             stack.push_async_callback(web.stop)

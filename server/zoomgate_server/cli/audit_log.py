@@ -38,8 +38,8 @@ class AuditLog(contextlib.AbstractContextManager["AuditLog"]):
             self._trail = AuditTrail(self._path, key=key, clock=SystemClock(), on_lost=lambda: None)
         except OSError as error:
             fail(
-                f"ZOOMGATE_AUDIT: cannot write to {self._path} ({error.strerror}), so nothing was changed;"
-                " run this command as the service's user, or set ZOOMGATE_AUDIT to a writable file"
+                f"{loaded.names['audit']}: cannot write to {self._path} ({error.strerror}), so nothing was changed;"
+                " run this command as the service's user, or set it to a writable file"
             )
 
     def __exit__(self, *_: object) -> None:

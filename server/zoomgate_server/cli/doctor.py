@@ -73,7 +73,7 @@ def _run_checks(overrides: Mapping[str, str]) -> Iterator[tuple[str, Finding]]:
     yield "key ring", _keys(loaded, contents)
     yield "callers", _callers(loaded)
     if loaded.tls is not None:
-        yield "TLS", _tls(*loaded.tls)
+        yield "TLS", _tls(*loaded.tls, loaded.names)
     yield "redirect URI", _redirect(loaded)
     yield "webhooks", _webhooks(loaded)
     if loaded.client_id:
@@ -200,16 +200,16 @@ def _callers(loaded: settings.Settings) -> Finding:
     return OK, f"{len(principals)} caller(s)"
 
 
-def _tls(cert: Path, key: Path) -> Finding:
+def _tls(cert: Path, key: Path, names: Mapping[str, str]) -> Finding:
     try:
-        pair = tls.load(cert, key)
+        pair = tls.load(cert, key, names)
     except tls.TlsError as error:
         return FAILURE, str(error)
     days = (pair.not_after - datetime.now(UTC)).days
-    names = ", ".join(pair.names) or "no name, so clients reject it (it needs a subject alternative name)"
+    hosts = ", ".join(pair.names) or "no name, so clients reject it (it needs a subject alternative name)"
     if days < MIN_CERTIFICATE_DAYS or not pair.names:
-        return WARNING, f"the certificate is valid for {days} more days, for {names}; renew it"
-    return OK, f"the certificate is valid for {days} more days, for {names}"
+        return WARNING, f"the certificate is valid for {days} more days, for {hosts}; renew it"
+    return OK, f"the certificate is valid for {days} more days, for {hosts}"
 
 
 def _redirect(loaded: settings.Settings) -> Finding:

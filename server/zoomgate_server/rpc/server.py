@@ -86,29 +86,33 @@ def caller_keys(path: Path | None, setting: str) -> Mapping[str, Principal]:
         raise StartError("\n".join(f"{setting}: {problem}" for problem in error.problems)) from None
 
 
-def bind(server: grpc.aio.Server, address: str, setting: str, certificate: tuple[Path, Path] | None) -> int:
+def bind(
+    server: grpc.aio.Server, address: str, names: Mapping[str, str], certificate: tuple[Path, Path] | None
+) -> int:
     """Bind the gRPC port and return the port number. Clients can connect before the server starts; their calls wait until then.
 
     Raises:
         StartError: The address cannot be bound, or the certificate is invalid.
     """
-    credentials = _tls_credentials(certificate)
+    credentials = _tls_credentials(certificate, names)
     try:
         if credentials is not None:
             return server.add_secure_port(address, credentials)
         return server.add_insecure_port(address)
     except RuntimeError:
         raise StartError(
-            f"{setting}: cannot listen on {address} (in use, or not permitted); choose a different port"
+            f"{names['listen']}: cannot listen on {address} (in use, or not permitted); choose a different port"
         ) from None
 
 
-def _tls_credentials(certificate: tuple[Path, Path] | None) -> grpc.ServerCredentials | None:
+def _tls_credentials(
+    certificate: tuple[Path, Path] | None, names: Mapping[str, str]
+) -> grpc.ServerCredentials | None:
     """Return credentials that are reloaded when the certificate files change, or None without TLS."""
     if certificate is None:
         return None
     try:
-        certificate_files = tls.ReloadingCertificate(*certificate, on_change=_log_certificate)
+        certificate_files = tls.ReloadingCertificate(*certificate, names, on_change=_log_certificate)
     except tls.TlsError as error:
         raise StartError(str(error)) from None
 

@@ -3,7 +3,7 @@
 import os
 import stat
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -32,43 +32,48 @@ class CertificatePair:
     not_after: datetime
 
 
-def load(cert_path: Path, key_path: Path, now: datetime | None = None) -> CertificatePair:
+def load(
+    cert_path: Path, key_path: Path, names: Mapping[str, str], now: datetime | None = None
+) -> CertificatePair:
     """Read and validate a certificate and its key.
+
+    Args:
+        names: How the operator knows the settings `tls_cert` and `tls_key`, for errors.
 
     Raises:
         TlsError: A file cannot be read or parsed; the key does not match the certificate, is accessible to all users or has a passphrase;
             or the certificate is expired or not valid yet.
     """
-    chain, _ = _read("ZOOMGATE_TLS_CERT", cert_path)
-    key, key_mode = _read("ZOOMGATE_TLS_KEY", key_path)
+    chain, _ = _read(names["tls_cert"], cert_path)
+    key, key_mode = _read(names["tls_key"], key_path)
     if key_mode & 0o007:
-        raise TlsError(f"ZOOMGATE_TLS_KEY: {key_path} is accessible to all users; run chmod o-rwx on it")
+        raise TlsError(f"{names['tls_key']}: {key_path} is accessible to all users; run chmod o-rwx on it")
     try:
         certificate = x509.load_pem_x509_certificates(chain)[0]
     except ValueError:
         raise TlsError(
-            f"ZOOMGATE_TLS_CERT: {cert_path} contains no PEM certificate; specify a chain that starts with the server's certificate"
+            f"{names['tls_cert']}: {cert_path} contains no PEM certificate; specify a chain that starts with the server's certificate"
         ) from None
     try:
         private = load_pem_private_key(key, password=None)
     except TypeError:
         raise TlsError(
-            f"ZOOMGATE_TLS_KEY: {key_path} has a passphrase; specify a key without a passphrase"
+            f"{names['tls_key']}: {key_path} has a passphrase; specify a key without a passphrase"
         ) from None
     except Exception:  # noqa: BLE001 - the library raises many types, and their texts could quote the file
-        raise TlsError(f"ZOOMGATE_TLS_KEY: {key_path} contains no PEM private key") from None
+        raise TlsError(f"{names['tls_key']}: {key_path} contains no PEM private key") from None
     if _public(private.public_key()) != _public(certificate.public_key()):
         raise TlsError(
-            f"ZOOMGATE_TLS_KEY: {key_path} is not the key of {cert_path}; specify a matching certificate and key"
+            f"{names['tls_key']}: {key_path} is not the key of {cert_path}; specify a matching certificate and key"
         )
     now_utc = now or datetime.now(UTC)
     if now_utc >= certificate.not_valid_after_utc:
         raise TlsError(
-            f"ZOOMGATE_TLS_CERT: {cert_path} expired on {certificate.not_valid_after_utc:%Y-%m-%d}; renew the certificate"
+            f"{names['tls_cert']}: {cert_path} expired on {certificate.not_valid_after_utc:%Y-%m-%d}; renew the certificate"
         )
     if now_utc < certificate.not_valid_before_utc:
         raise TlsError(
-            f"ZOOMGATE_TLS_CERT: {cert_path} is not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC; check the clock"
+            f"{names['tls_cert']}: {cert_path} is not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC; check the clock"
         )
     return CertificatePair(key, chain, _names(certificate), certificate.not_valid_after_utc)
 
@@ -91,17 +96,19 @@ class ReloadingCertificate:
         self,
         cert_path: Path,
         key_path: Path,
+        names: Mapping[str, str],
         on_change: Callable[[str | None], None],
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._paths = (cert_path, key_path)
+        self._names = names
         self._on_change = on_change
         self._now = now
         self._lock = threading.Lock()
         self._last_file_states = self._file_states()
         self._retry_at: datetime | None = None
         self._problem = ""
-        self.current = load(cert_path, key_path, now())
+        self.current = load(cert_path, key_path, names, now())
 
     def changed(self) -> CertificatePair | None:
         """Return the new pair if one was loaded, or None if the current pair remains in use."""
@@ -113,7 +120,7 @@ class ReloadingCertificate:
                 return None
             now = self._now()
             try:
-                pair = load(*self._paths, now)
+                pair = load(*self._paths, self._names, now)
             except TlsError as error:
                 if file_states != self._last_file_states or str(error) != self._problem:
                     self._on_change(str(error))
