@@ -21,6 +21,7 @@ from zoomgate_server.errors import (
     IdentityMismatch,
     KeyUnavailable,
     RecordVersionUnsupported,
+    StoreUnavailable,
     ZoomBadResponse,
     ZoomgateError,
     ZoomOutcomeUnknown,
@@ -130,7 +131,7 @@ class Importer:
                 outcome = await self._attempt(row, response_lost=response_lost)
             except _RETRYABLE as error:
                 response_lost = response_lost or isinstance(error, ZoomOutcomeUnknown)
-                problem = str(error)
+                problem = StoreUnavailable.message if isinstance(error, StoreError) else str(error)
                 pause = backoff.next_pause()
                 if isinstance(error, ZoomgateError):
                     pause = max(pause, error.retry_after or 0.0)

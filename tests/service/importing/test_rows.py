@@ -28,6 +28,7 @@ from zoomgate_server.clock import SystemClock
 from zoomgate_server.connections.repository import ConnectionRepository
 from zoomgate_server.encryption import key_file
 from zoomgate_server.encryption.envelope import Envelope
+from zoomgate_server.errors import StoreUnavailable
 from zoomgate_server.storage.sqlite import SqliteStore
 from zoomgate_server.storage.timing import SqliteTiming
 
@@ -471,6 +472,20 @@ async def test_import_retries_while_journal_and_store_are_unavailable(
         other.execute("ROLLBACK")
     assert (await running)["stored"] == 1
     assert zoom.counters()["token.refresh_token.issued"] == 1
+
+
+async def test_row_is_incomplete_after_a_store_failure(workspace: Workspace, zoom: RunningSimulator) -> None:
+    """The reason is the public message, not that of the database."""
+    workspace.write("ZoomUsers.csv", as_csv([exported_user(zoom, FIRST)]))
+    zoom.add_fault("token", "delay", seconds=20.0)  # until the store is deleted
+    running = asyncio.create_task(asyncio.to_thread(velo, workspace, code=1, module=HURRIED))
+    while not zoom.counters().get("faults.delay") and not running.done():
+        await asyncio.sleep(0.02)
+    (workspace.folder / "data/zoomgate.db").unlink()
+    zoom.clear_faults()
+    assert (await running)["incomplete"] == 1
+    (entry,) = workspace.results("ZoomUsers.csv")
+    assert entry["reason"] == StoreUnavailable.message
 
 
 def test_wrong_addresses_stop_the_import_after_three_rows(
