@@ -13,6 +13,7 @@ def open_clients(settings: Settings, clock: Clock, stack: AsyncExitStack) -> tup
     """Open the clients of Zoom's REST API and of its OAuth endpoints, in the running event loop; the exit stack closes them."""
     user_agent = f"zoomgate/{version('zoomgate-server')}"
     zoom = ZoomClient(api_url=settings.zoom_api_url, user_agent=user_agent)
+    stack.push_async_callback(zoom.close)
     oauth = OAuthClient(
         oauth_url=settings.zoom_oauth_url,
         api_url=settings.zoom_api_url,
@@ -22,6 +23,5 @@ def open_clients(settings: Settings, clock: Clock, stack: AsyncExitStack) -> tup
         user_agent=user_agent,
         wall=clock.wall,
     )
-    for client in (zoom, oauth):
-        stack.push_async_callback(client.close)
+    stack.push_async_callback(oauth.close)
     return zoom, oauth

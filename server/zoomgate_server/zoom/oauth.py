@@ -142,21 +142,23 @@ class OAuthClient:
 
     async def revoke(self, token: str) -> RevokeOutcome:
         """Revoke an access or refresh token. A token that Zoom does not know is treated as revoked (RFC 7009, section 2.2)."""
-        response = await self._send("revoke", {"token": token})
+        response = await self._send("revoke", {"token": token}, _is_app_rejected)
         return response if isinstance(response, NotSent | Unknown) else _classify_revocation(*response)
 
     async def _token(self, form: Mapping[str, str]) -> TokenOutcome:
-        response = await self._send("token", form)
+        response = await self._send("token", form, _is_invalid_client)
         if isinstance(response, NotSent | Unknown):
             return response
         return classify(*response, api_origin=self._api_origin, wall=self._wall)
 
-    async def _send(self, endpoint: str, form: Mapping[str, str]) -> _Response | NotSent | Unknown:
-        """Send a form, again with an older secret only after `invalid_client`, which leaves the code or token unused."""
+    async def _send(
+        self, endpoint: str, form: Mapping[str, str], needs_older_secret: Callable[..., bool]
+    ) -> _Response | NotSent | Unknown:
+        """Send a form, and send it again with an older secret after a response that requires this."""
         response: _Response | NotSent | Unknown = NotSent("no client secret")
         for secret in self._secrets:
             response = await self._post(endpoint, form, secret)
-            if isinstance(response, NotSent | Unknown) or not _is_invalid_client(*response):
+            if isinstance(response, NotSent | Unknown) or not needs_older_secret(*response):
                 break
         return response
 
@@ -234,6 +236,7 @@ def _classify_error(
 
 
 def _is_invalid_client(status: int, _: Mapping[str, str], body: bytes) -> bool:
+    """Return whether a token request can be repeated. After other errors, the code or token may have been used."""
     return status != 429 and _classify_error(status, _json_object(body)) == AppRejected("invalid_client")
 
 
@@ -242,6 +245,11 @@ def _classify_revocation(status: int, _: Mapping[str, str], body: bytes) -> Revo
     if error is None or isinstance(error, Rejected):
         return Revoked()
     return error if isinstance(error, AppRejected) else Unknown(f"HTTP {status}")
+
+
+def _is_app_rejected(status: int, headers: Mapping[str, str], body: bytes) -> bool:
+    """Return whether a revocation, which can be repeated without a risk, was rejected because of the app."""
+    return isinstance(_classify_revocation(status, headers, body), AppRejected)
 
 
 def _error_fields(response: Mapping[str, Any]) -> tuple[str, str, str]:

@@ -2,16 +2,22 @@
 
 import asyncio
 import base64
+import gc
 import socket
 import threading
 import time
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import replace
 from urllib.parse import parse_qs, urlsplit
 
 import orjson
 import pytest
 
 from support.raw_upstream import CUT, RawUpstream, raw_upstream
+from zoomgate_server import settings
+from zoomgate_server.app.zoom_clients import open_clients
+from zoomgate_server.clock import SystemClock
 from zoomgate_server.connections.refresh import protocol
 from zoomgate_server.zoom.oauth import MAX_BODY_BYTES, OAuthClient, Timing
 from zoomgate_server.zoom.token_outcome import (
@@ -111,6 +117,20 @@ async def test_older_secret_is_used_if_zoom_rejects_the_newer(
     assert [basic_credential(sent) for sent in upstream.requests] == ["app:new", "app:old"] * 2
     upstream.responses = [response(401, error)]
     assert await oauth.refresh("r") == AppRejected("invalid_client")
+
+
+@pytest.mark.parametrize(
+    ("status", "error"), [(401, b'{"error":"unauthorized_client"}'), (400, b'{"code":4709}'), (302, b"")]
+)
+async def test_only_revocations_are_repeated_after_other_rejections_of_the_app(
+    oauth: OAuthClient, upstream: RawUpstream, status: int, error: bytes
+) -> None:
+    """A repeated revocation does no harm. A repeated token request could use a code or token that Zoom has already used."""
+    upstream.responses = [response(status, error), response(200, b"")]
+    assert isinstance(await oauth.revoke("t"), Revoked)
+    upstream.responses = [response(status, error)]
+    assert isinstance(await oauth.refresh("r"), AppRejected)
+    assert [basic_credential(sent) for sent in upstream.requests] == ["app:new", "app:old", "app:new"]
 
 
 @pytest.mark.parametrize(
@@ -228,6 +248,17 @@ async def test_token_is_revoked_only_if_zoom_confirms_it(
     """Success and "invalid token" are treated as revoked; after all other responses the revocation is retried."""
     upstream.responses = [response(status, body)]
     assert type(await oauth.revoke("t")) is outcome
+
+
+async def test_other_client_is_closed_if_the_oauth_client_cannot_be_created() -> None:
+    loaded = replace(settings.load({}), zoom_oauth_url="https://[")
+    unclosed: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unclosed.append(context))
+    with pytest.raises(ValueError, match="Invalid IPv6 URL"):
+        async with AsyncExitStack() as stack:
+            open_clients(loaded, SystemClock(), stack)
+    gc.collect()
+    assert not unclosed
 
 
 async def test_authorize_url_is_encoded() -> None:
