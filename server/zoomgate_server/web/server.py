@@ -187,7 +187,7 @@ class WebServer:
         except web.HTTPException as error:
             allowed = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
             response = web.Response(status=error.status, text=error.reason, headers=allowed)
-        except Exception as error:  # noqa: BLE001 - last resort; the message is only logged
+        except Exception as error:  # noqa: BLE001 - no response may contain the message of an exception
             if not isinstance(error, ZoomgateError | StoreError):
                 _log.exception("http.failed", route=route)
             # Zoom retries a webhook only after a 5xx status or no response

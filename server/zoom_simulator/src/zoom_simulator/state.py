@@ -43,7 +43,7 @@ class Grant:
     Attributes:
         scope: The granted scopes, separated by spaces.
         access_token_revoked: Whether the access token was revoked individually.
-        previous_refresh_token: The latest used refresh token; empty if it was used twice.
+        previous_refresh_token: The refresh token that was replaced by the latest token pair; empty for the first pair.
         generation: Number of token pairs issued so far.
         revoked: Whether all tokens of the grant are invalid.
     """
