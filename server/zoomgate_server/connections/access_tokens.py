@@ -165,7 +165,7 @@ class AccessTokens:
         if expected and expected != current.tokens.refresh_token:
             problem = "is not the stored refresh token; leave it empty to refresh the stored one"
             raise InvalidRequest([FieldViolation("refresh_token", problem)])
-        return self._issue(user_email, await self._refresh(call, user_email, current, forced=True))
+        return self._issue(user_email, await self._force_refresh(call, user_email, current))
 
     async def peek(self, call: Call, user_email: str) -> AccessToken:
         """Return the stored token, expired or not, without calling Zoom."""
@@ -186,7 +186,7 @@ class AccessTokens:
         current = await self._read(user_email)
         if current.generation > rejected.generation:
             return current
-        return await self._refresh(call, user_email, rejected, forced=True)
+        return await self._force_refresh(call, user_email, rejected)
 
     async def is_being_replaced(self, user_email: str, rejected: AccessToken) -> bool:
         """Return whether the rejected token was replaced or is being refreshed.
@@ -196,9 +196,7 @@ class AccessTokens:
         record, now = await self._connections.read(user_email)
         if record is None:
             return False
-        return record.generation > rejected.generation or (
-            record.lease is not None and record.lease.expire_at > now
-        )
+        return record.generation > rejected.generation or self._refresher.is_leased(record, now)
 
     def in_use(self) -> list[tuple[str, AccessToken]]:
         """Return users and tokens that calls by this process have used, excluding tokens that were returned to a caller."""
@@ -257,22 +255,26 @@ class AccessTokens:
                 latest.used = True
             return token
         try:
-            return await self._refresh(call, user_email, token)
+            record = await self._refresher.refresh(
+                user_email, seen_generation=token.generation, deadline=call.deadline
+            )
         except _KEEP_CURRENT_TOKEN_ON:
             if token.expires - self._clock.monotonic() > max(min_validity, 5.0):
                 return token
             raise
+        return await self._cache_refreshed(call, record)
 
-    async def _refresh(
-        self, call: Call, user_email: str, token: AccessToken, *, forced: bool = False
-    ) -> AccessToken:
-        """Refresh and cache a token. If the refreshed record is too old to be cached, read the record again."""
+    async def _force_refresh(self, call: Call, user_email: str, token: AccessToken) -> AccessToken:
         record = await self._refresher.refresh(
-            user_email, seen_generation=token.generation, deadline=call.deadline, forced=forced
+            user_email, seen_generation=token.generation, deadline=call.deadline, forced=True
         )
+        return await self._cache_refreshed(call, record)
+
+    async def _cache_refreshed(self, call: Call, record: ConnectionRecord) -> AccessToken:
+        """Cache the token of a refreshed record. If the record is too old to be cached, read the record again."""
         if self._is_covered_by_change_feed(record):
             return self._cache(record)
-        return await self._read_together(call, user_email)
+        return await self._read_together(call, record.user_email)
 
     def _is_covered_by_change_feed(self, record: ConnectionRecord) -> bool:
         """Return whether the next poll of the change feed includes all changes since the record was written.

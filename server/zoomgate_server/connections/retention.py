@@ -23,8 +23,9 @@ from zoomgate_server.telemetry.background_tasks import TaskSet
 
 REAUTH_REQUIRED, DISCONNECTED = "reauth_required", "disconnected"
 EXPIRING = (Kind.STATE, Kind.REQUEST, Kind.WEBHOOK)
-KINDS = (REAUTH_REQUIRED, DISCONNECTED, *EXPIRING)
 """Kinds of records that are deleted once they have expired. MongoDB also deletes expired records by itself, but later."""
+
+KINDS = (REAUTH_REQUIRED, DISCONNECTED, *EXPIRING)
 
 DAY_SECONDS = 24 * 3600.0
 PAGE_SIZE = 200

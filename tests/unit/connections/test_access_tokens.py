@@ -5,17 +5,19 @@ from typing import Any
 
 import pytest
 
+from support.faulty_store import FaultyStore
 from support.memory_store import MemoryStore
 from zoomgate_server.call_context import Call
 from zoomgate_server.connections.access_tokens import AccessToken, AccessTokens
-from zoomgate_server.connections.record import ConnectionRecord, State
+from zoomgate_server.connections.record import ConnectionRecord, Lease, State
+from zoomgate_server.connections.refresh.protocol import Timing, active_lease
 from zoomgate_server.connections.repository import ConnectionRepository
 from zoomgate_server.connections.token_pair import TokenPair
 from zoomgate_server.encryption.cipher import Key, KeyRing
 from zoomgate_server.encryption.envelope import Envelope
 from zoomgate_server.errors import RefreshInProgress
 from zoomgate_server.identity import Principal, Role
-from zoomgate_server.storage.record_store import Change, Kind, RecordKey
+from zoomgate_server.storage.record_store import Change, Kind, RecordKey, StoreError
 from zoomgate_server.telemetry.metrics import Metrics
 
 USER = "monica@example.com"
@@ -34,14 +36,24 @@ class StoppedClock:
 
 
 class RefresherOfOtherProcess:
-    """A refresher whose refreshes are all performed by another process."""
+    """A refresher whose refreshes are all performed by another process.
+
+    Attributes:
+        refreshed: The record that the other process has stored; None while its refresh is running.
+    """
 
     def __init__(self) -> None:
         self.requested: list[int] = []
+        self.refreshed: ConnectionRecord | None = None
 
     async def refresh(self, user_email: str, *, seen_generation: int, **_: Any) -> ConnectionRecord:
         self.requested.append(seen_generation)
+        if self.refreshed is not None:
+            return self.refreshed
         raise RefreshInProgress("injected")
+
+    def is_leased(self, record: ConnectionRecord, now: float) -> bool:
+        return active_lease(record, now, Timing()) is not None
 
 
 class World:
@@ -56,10 +68,11 @@ class World:
         clock = StoppedClock()
         ring = KeyRing([Key("0a0b0c0d", bytes(range(32)), primary=True)])
         self.reads = 0
+        self.faulty_store = FaultyStore(MemoryStore(clock.wall))
         self.refresher = RefresherOfOtherProcess()
         self.connections = ConnectionRepository(
             app="app",
-            store=MemoryStore(clock.wall),
+            store=self.faulty_store,
             envelope=Envelope(app="app", keys=ring),
             clock=clock,
             on_read=self._count_read,
@@ -91,9 +104,14 @@ class World:
 
 
 def record(
-    generation: int, grant: str = "g", consent_time: float = 1.0, rev: int = 0, user: str = USER
+    generation: int,
+    grant: str = "g",
+    consent_time: float = 1.0,
+    rev: int = 0,
+    user: str = USER,
+    validity: float = 3600.0,
 ) -> ConnectionRecord:
-    """Return a record whose token is valid for an hour."""
+    """Return a record whose token is valid for an hour, or for `validity` seconds."""
     return ConnectionRecord(
         user_email=user,
         rev=rev,
@@ -104,7 +122,7 @@ def record(
         consent_time=consent_time,
         update_time=NOW,
         refresh_time=NOW,
-        tokens=TokenPair(f"a{generation}", f"r{generation}", "bearer", "s", "", NOW + 3600.0, NOW),
+        tokens=TokenPair(f"a{generation}", f"r{generation}", "bearer", "s", "", NOW + validity, NOW),
     )
 
 
@@ -132,6 +150,33 @@ async def test_older_token_is_treated_as_expired_after_the_newer_one_was_dropped
         await world.token()
     world.tokens.cache(record(6))
     assert (await world.token()).tokens.access_token == "a6"
+
+
+async def test_replaced_token_is_not_returned_if_the_read_after_the_refresh_fails() -> None:
+    """The refreshed record is too old to be cached without another read, which fails; the previous token is no longer valid."""
+    world = World()
+    await world.store(record(1, validity=60.0))
+    world.refresher.refreshed = replace(record(2), update_time=NOW - 60.0)
+
+    async def fail_after_the_first_read(get: Any, key: RecordKey) -> Any:
+        reads.append(key)
+        if len(reads) > 1:
+            raise StoreError("injected")
+        return await get(key)
+
+    reads: list[RecordKey] = []
+    with world.faulty_store.intercept("get", fail_after_the_first_read), pytest.raises(StoreError):
+        await world.token()
+
+
+async def test_lease_from_a_wrong_clock_does_not_replace_a_token() -> None:
+    world = World()
+    rejected = world.tokens.issue(record(5))
+    for seconds, expected in ((30.0, True), (-1.0, False), (86_400.0, False)):
+        await world.store(replace(record(5), lease=Lease("other", 1, NOW + seconds)))
+        assert await world.tokens.is_being_replaced(USER, rejected) is expected
+    await world.store(record(6))
+    assert await world.tokens.is_being_replaced(USER, rejected)
 
 
 async def test_later_consent_with_a_lower_generation_is_cached() -> None:

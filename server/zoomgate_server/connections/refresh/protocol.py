@@ -78,7 +78,8 @@ class Timing:
 
     Attributes:
         lease: Time for which a lease prevents other attempts for the same user.
-        call: Maximum duration of one call to the token endpoint, including the connection setup.
+        call: Maximum duration of one call to the token endpoint, including the connection setup. It must exceed the timeout of a request
+            of the OAuth client, `zoom.oauth.Timing.total`.
         margin: Safety margin at the end of a lease. No call to Zoom may be running during this time.
         grace: Time for which an attempt with an unknown outcome prevents a rejection from being accepted.
         lease_poll_interval: Maximum pause between two checks of a lease that another process holds.
@@ -399,16 +400,18 @@ def _not_refreshable(request: RefreshRequest, record: ConnectionRecord, now: flo
     rolled_back = record.generation < request.seen_generation
     if request.forced and not rolled_back and refreshes and now - refreshes[-1] < config.forced_interval:
         return TokenAvailable(record, refreshed=False)
-    if record.lease is not None and is_leased(record, now, config.timing):
-        return LeaseHeld(retry_after=min(record.lease.expire_at - now, 2.0))
+    lease = active_lease(record, now, config.timing)
+    if lease is not None:
+        return LeaseHeld(retry_after=min(lease.expire_at - now, 2.0))
     if len(refreshes) >= config.max_refreshes:
         return RateLimited(retry_after=RATE_LIMIT_WINDOW_SECONDS - (now - refreshes[0]))
     return None
 
 
-def is_leased(record: ConnectionRecord, now: float, timing: Timing) -> bool:
-    """Return whether an attempt holds the lease. A lease that expires much later than any new lease came from a wrong clock."""
-    return record.lease is not None and now < record.lease.expire_at <= now + 2 * timing.lease
+def active_lease(record: ConnectionRecord, now: float, timing: Timing) -> Lease | None:
+    """Return the lease that an attempt holds. A lease that expires much later than any new lease came from a wrong clock."""
+    lease = record.lease
+    return lease if lease is not None and now < lease.expire_at <= now + 2 * timing.lease else None
 
 
 def _record_rate_limit(record: ConnectionRecord, now: float) -> Generator[Effect, EffectResult, None]:

@@ -181,7 +181,7 @@ class Refresher:
 
     def is_leased(self, record: ConnectionRecord, now: float) -> bool:
         """Return whether any process is refreshing the token of a record, read at the store's time `now`."""
-        return refresh_protocol.is_leased(record, now, self._config.timing)
+        return refresh_protocol.active_lease(record, now, self._config.timing) is not None
 
     @property
     def running(self) -> int:
