@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from support.faulty_store import FaultyStore
 from support.memory_store import MemoryStore
 from support.mongodb import MongoServer
 from zoomgate_server.storage.instrumented import instrumented
@@ -26,6 +28,7 @@ from zoomgate_server.storage.record_store import (
     Record,
     RecordKey,
     RecordStore,
+    StoreError,
     ZoomUserTaken,
 )
 from zoomgate_server.storage.sqlite import SqliteStore
@@ -55,6 +58,20 @@ def new_location(kind: str, request: pytest.FixtureRequest, directory: Path) -> 
         server: MongoServer = request.getfixturevalue("mongodb")
         return server.new_database()
     return str(directory / "store.db")
+
+
+async def test_failed_calls_are_counted_except_the_close() -> None:
+    """When the service stops, an error of the store is no longer of interest to the operator."""
+    faulty, errors = FaultyStore(MemoryStore(time.time)), Counter[str]()
+    store = instrumented(faulty, lambda: errors.update(["errors"]))
+
+    async def fail(_proceed: object, *_arguments: object) -> None:
+        raise StoreError("injected")
+
+    for method in ("apps", "close"):
+        with faulty.intercept(method, fail), pytest.raises(StoreError):
+            await getattr(store, method)()
+    assert errors["errors"] == 1
 
 
 STORES = ["memory", "instrumented", "sqlite", "mongodb-motor", "mongodb-pymongo"]

@@ -23,6 +23,9 @@ class _InstrumentedStore:
 
         return call
 
+    async def close(self) -> None:
+        await self._store.close()
+
 
 def instrumented(store: RecordStore, on_error: Callable[[], None]) -> RecordStore:
     """Return a store that forwards every call, and calls `on_error` whenever the underlying store raises `StoreError`."""
