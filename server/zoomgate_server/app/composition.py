@@ -98,7 +98,7 @@ class Components:
         connections = ConnectionRepository(
             app=app, store=store, envelope=envelope, clock=clock, on_read=metrics.store_reads.inc
         )
-        zoom, oauth = open_clients(settings, clock, stack)
+        zoom, oauth = open_clients(settings, clock, stack, timing.token_requests)
         journal = TokenJournal(settings.data_dir / "journal", app=app, key_ring=key_ring, metrics=metrics)
         stack.push_async_callback(journal.close)
         await journal.prepare()
@@ -243,8 +243,8 @@ class Components:
         drains = (self.refresher.drain, self.authorizations.tasks.drain, self.journal_recovery.tasks.drain)
         if not all(await asyncio.gather(*(drain(REFRESH_DRAIN_SECONDS) for drain in drains))):
             _log.error("drain.incomplete", refreshes=self.refresher.running)
-        await self.disconnector.tasks.drain(DISCONNECTION_DRAIN_SECONDS)
-        await self.revoker.tasks.drain(DISCONNECTION_DRAIN_SECONDS)
+        revoking = (self.disconnector.tasks, self.revoker.tasks)
+        await asyncio.gather(*(tasks.drain(DISCONNECTION_DRAIN_SECONDS) for tasks in revoking))
         await self.retention.tasks.drain()
 
 

@@ -11,6 +11,7 @@ from zoomgate_server.rpc.middleware import authentication, pipeline
 from zoomgate_server.watch import change_feed, watchers
 from zoomgate_server.web import server as web_server
 from zoomgate_server.webhooks import receiver
+from zoomgate_server.zoom import oauth
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,7 @@ class Timing:
     key_ring: reloading_key_ring.Timing = reloading_key_ring.Timing()
     store: stores.Timing = stores.Timing()
     streams: pipeline.Timing = pipeline.Timing()
+    token_requests: oauth.Timing = oauth.Timing()
     tokens: access_tokens.Timing = access_tokens.Timing()
     watches: watchers.Timing = watchers.Timing()
     web: web_server.Timing = web_server.Timing()

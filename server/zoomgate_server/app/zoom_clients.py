@@ -6,10 +6,12 @@ from importlib.metadata import version
 from zoomgate_server.clock import Clock
 from zoomgate_server.settings import Settings
 from zoomgate_server.zoom.client import ZoomClient
-from zoomgate_server.zoom.oauth import OAuthClient
+from zoomgate_server.zoom.oauth import OAuthClient, Timing
 
 
-def open_clients(settings: Settings, clock: Clock, stack: AsyncExitStack) -> tuple[ZoomClient, OAuthClient]:
+def open_clients(
+    settings: Settings, clock: Clock, stack: AsyncExitStack, timing: Timing = Timing()
+) -> tuple[ZoomClient, OAuthClient]:
     """Open the clients of Zoom's REST API and of its OAuth endpoints, in the running event loop; the exit stack closes them."""
     user_agent = f"zoomgate/{version('zoomgate-server')}"
     zoom = ZoomClient(api_url=settings.zoom_api_url, user_agent=user_agent)
@@ -22,6 +24,7 @@ def open_clients(settings: Settings, clock: Clock, stack: AsyncExitStack) -> tup
         redirect_uri=settings.redirect_uri,
         user_agent=user_agent,
         wall=clock.wall,
+        timing=timing,
     )
     stack.push_async_callback(oauth.close)
     return zoom, oauth

@@ -16,9 +16,9 @@ import pytest
 
 from support.raw_upstream import CUT, RawUpstream, raw_upstream
 from zoomgate_server import settings
+from zoomgate_server.app import timing as app_timing
 from zoomgate_server.app.zoom_clients import open_clients
 from zoomgate_server.clock import SystemClock
-from zoomgate_server.connections.refresh import protocol
 from zoomgate_server.zoom.oauth import MAX_BODY_BYTES, OAuthClient, Timing
 from zoomgate_server.zoom.token_outcome import (
     AppRejected,
@@ -165,8 +165,9 @@ async def test_token_request_is_sent_only_once(upstream: RawUpstream, sent: byte
 
 async def test_late_response_is_accepted_until_the_timeout(upstream: RawUpstream) -> None:
     """Zoom has 30 seconds to respond, since aborting would lose the tokens. The lease is longer than this timeout."""
-    assert Timing().total == 30.0
-    assert Timing().total + Timing().grace < protocol.Timing().call
+    requests, refreshes = app_timing.Timing().token_requests, app_timing.Timing().refreshes
+    assert requests.total == 30.0
+    assert requests.total + requests.grace < refreshes.call < refreshes.lease
     oauth = client(upstream.url, timing=Timing(total=1.0, grace=0.0))
     upstream.responses = [response(200, ISSUED)]
     upstream.open.clear()

@@ -78,8 +78,8 @@ class Timing:
 
     Attributes:
         lease: Time for which a lease prevents other attempts for the same user.
-        call: Maximum duration of one call to the token endpoint, including the connection setup. It must exceed the timeout of a request
-            of the OAuth client, `zoom.oauth.Timing.total`.
+        call: Maximum duration of one call to the token endpoint, including the connection setup. It must exceed the time limit of the
+            OAuth client, `total` plus `grace` of `zoom.oauth.Timing`.
         margin: Safety margin at the end of a lease. No call to Zoom may be running during this time.
         grace: Time for which an attempt with an unknown outcome prevents a rejection from being accepted.
         lease_poll_interval: Maximum pause between two checks of a lease that another process holds.
