@@ -25,10 +25,12 @@ CONCURRENCY = 16
 
 
 async def pages(store: RecordStore, app: str) -> AsyncIterator[Sequence[Record]]:
-    """Yield every record of an app, page by page."""
+    """Yield every record of an app, page by page, including records that are added behind the latest page."""
     for kind in Kind:
-        async for page in pages_of(store, app, kind, Query(limit=PAGE_SIZE)):
+        query = Query(limit=PAGE_SIZE)
+        while page := await store.page(app, kind, query):
             yield page
+            query = replace(query, after=page[-1].key.subject)
 
 
 async def pages_of(store: RecordStore, app: str, kind: Kind, query: Query) -> AsyncIterator[Sequence[Record]]:
