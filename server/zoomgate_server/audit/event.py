@@ -65,10 +65,15 @@ class AuditEvent(NamedTuple):
 
     def with_tokens(self, generation: int, access_token: str, refresh_token: str) -> "AuditEvent":
         """Return a copy with these tokens. Empty tokens are omitted."""
-        return self._replace(
-            generation=generation,
-            access_token=Secret(access_token) if access_token else None,
-            refresh_token=Secret(refresh_token) if refresh_token else None,
+        return AuditEvent(
+            self.action,
+            self.outcome,
+            self.user_email,
+            self.actor,
+            generation,
+            Secret(access_token) if access_token else None,
+            Secret(refresh_token) if refresh_token else None,
+            self.details,
         )
 
 

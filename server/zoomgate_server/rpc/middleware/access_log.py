@@ -85,7 +85,7 @@ def _code(context: Context) -> str:
 
 def _request_id(metadata: Iterable[tuple[str, Any]]) -> str:
     """Return the caller's request ID if valid, otherwise a new ID."""
-    value = next((value for key, value in metadata if key == REQUEST_ID), None)
-    if isinstance(value, str) and _VALID.fullmatch(value):
-        return value
+    for key, value in metadata:
+        if key == REQUEST_ID and isinstance(value, str) and _VALID.fullmatch(value):
+            return value
     return f"{random.getrandbits(64):016x}"

@@ -102,10 +102,15 @@ def check_user(principal: Principal, path: str, user_email: str) -> None:
 def may_act_for(principal: Principal, path: str, user_email: str) -> bool:
     """Return whether a caller, and the member on whose behalf it calls, may act for a user."""
     roles = METHOD_POLICY[path].roles
-    return all(_role_allows(party, roles & party.roles, user_email) for party in _parties(principal))
+    member = principal.on_behalf_of
+    return _role_allows(principal, roles, user_email) and (
+        member is None or _role_allows(member, roles, user_email)
+    )
 
 
 def _role_allows(party: Principal, roles: frozenset[Role], user_email: str) -> bool:
+    """Return whether one of the party's roles that may call the method allows the user."""
+    roles &= party.roles
     return (
         (_S in roles and party.users.matches(user_email))
         or (_M in roles and party.email == user_email)

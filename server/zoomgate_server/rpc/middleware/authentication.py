@@ -68,10 +68,20 @@ class CallerKeys:
 
     def __init__(self, keys: Mapping[str, Principal]) -> None:
         self._keys = keys
+        self._accepted: dict[str, Principal] = {}
 
     def find(self, key: str) -> Principal | None:
         """Return the caller with a key, or None. Only digests are compared, so timing reveals nothing about the keys."""
         return self._keys.get(hashlib.sha256(key.encode()).hexdigest())
+
+    def bearer(self, credential: str) -> Principal | None:
+        """Return the caller with a bearer credential, or None. Accepted credentials are cached, since hashing delays every call."""
+        principal = self._accepted.get(credential)
+        if principal is None and (match := _BEARER.fullmatch(credential)):
+            principal = self.find(match.group(1))
+            if principal is not None:
+                self._accepted[credential] = principal
+        return principal
 
 
 class Authentication:
@@ -108,11 +118,11 @@ class Authentication:
         async def check(request: Any, context: Context) -> Any:
             principal: Principal | None = None
             user_email = ""
-            metadata = current_metadata.get()
-            credentials, members = _values(metadata, AUTHORIZATION), _values(metadata, MEMBER_TOKEN)
+            credentials, members = _credentials(current_metadata.get())
             try:
                 principal = self._authenticate(credentials)
-                principal = self._with_member(principal, members)
+                if members:
+                    principal = self._with_member(principal, members)
                 policy = access_policy.check_method(principal, path)
                 message = _decoded(method, request)
                 user_emails = _users(message, policy.user_field)
@@ -144,7 +154,9 @@ class Authentication:
         self, credentials: Sequence[str | bytes], members: Sequence[str | bytes], path: str, user_email: str
     ) -> bool:
         """Check the credential and policy of a running stream again, and return whether the caller may see a user."""
-        principal = self._with_member(self._authenticate(credentials), members)
+        principal = self._authenticate(credentials)
+        if members:
+            principal = self._with_member(principal, members)
         access_policy.check_method(principal, path)
         return access_policy.may_act_for(principal, path, user_email)
 
@@ -155,18 +167,14 @@ class Authentication:
             return self._anonymous
         if len(credentials) > 1:
             raise _unauthenticated("multiple authorization entries")
-        match = _BEARER.fullmatch(credentials[0]) if isinstance(credentials[0], str) else None
-        if match is None:
-            raise _unauthenticated("malformed key")
-        principal = self._keys.find(match.group(1))
+        credential = credentials[0] if isinstance(credentials[0], str) else ""
+        principal = self._keys.bearer(credential)
         if principal is None:
-            raise _unauthenticated("unknown key")
+            raise _unauthenticated("unknown key" if _BEARER.fullmatch(credential) else "malformed key")
         return principal
 
     def _with_member(self, principal: Principal, members: Sequence[str | bytes]) -> Principal:
-        """Return the principal, including the member on whose behalf it calls, if any."""
-        if not members:
-            return principal
+        """Return the principal, including the member on whose behalf it calls."""
         if len(members) > 1 or not isinstance(members[0], str) or not _KEY.fullmatch(members[0]):
             raise _unauthenticated("malformed member token")
         member = self._keys.find(members[0])
@@ -189,8 +197,16 @@ class Authentication:
         self._audit(AuditEvent("call.rejected", reason_of(error), user_email, actor, details=details))
 
 
-def _values(metadata: Iterable[tuple[str, str | bytes]], name: str) -> list[str | bytes]:
-    return [value for key, value in metadata if key == name]
+def _credentials(metadata: Iterable[tuple[str, str | bytes]]) -> tuple[list[str | bytes], list[str | bytes]]:
+    """Return the caller's credentials and the forwarded member tokens."""
+    credentials: list[str | bytes] = []
+    members: list[str | bytes] = []
+    for key, value in metadata:
+        if key == AUTHORIZATION:
+            credentials.append(value)
+        elif key == MEMBER_TOKEN:
+            members.append(value)
+    return credentials, members
 
 
 def _decoded(method: Method, request: Any) -> Any:

@@ -277,10 +277,11 @@ class AuthService(AuthServiceServicer):
 
     def _token(self, call: Call, user_email: str, token: AccessToken) -> pb.Token:
         """Record the return of a token in the audit trail, and return the token as a message."""
-        message = connection_mapping.token(token, self._clock, refresh_token=call.principal.refresh_tokens)
+        with_refresh_token = call.principal.refresh_tokens
+        refresh_token = token.tokens.refresh_token if with_refresh_token else ""
         event = AuditEvent("token.returned", "ok", user_email, Actor.of_call(call))
-        self._audit(event.with_tokens(token.generation, message.access_token, message.refresh_token))
-        return message
+        self._audit(event.with_tokens(token.generation, token.tokens.access_token, refresh_token))
+        return connection_mapping.token(token, self._clock, refresh_token=with_refresh_token)
 
 
 def _options(request: pb.BeginAuthorizationRequest, violations: Violations) -> str:
