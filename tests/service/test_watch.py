@@ -496,10 +496,12 @@ async def active_watches(zoomgate: Harness) -> float:
 
 def change_caller(monkeypatch: pytest.MonkeyPatch, name: str, principal: Principal | None) -> None:
     """Change or remove a caller while services run. Callers are read at startup, so no setting can do this."""
-    find = CallerKeys.find
-    changed = caller_key(name)
+    bearer = CallerKeys.bearer
+    changed = f"Bearer {caller_key(name)}"
     monkeypatch.setattr(
-        CallerKeys, "find", lambda keys, key: principal if key == changed else find(keys, key)
+        CallerKeys,
+        "bearer",
+        lambda keys, credential: principal if credential == changed else bearer(keys, credential),
     )
 
 
