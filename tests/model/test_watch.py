@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from support.faulty_store import FaultyStore
+from support.faulty_store import FaultyStore, Gate
 from support.memory_store import MemoryStore
 from support.process import NEW, OLD, ring
 from zoomgate_server.connections import record as connection_record
@@ -406,13 +406,13 @@ async def test_watch_resumed_during_a_drain_is_rejected_without_a_sync_event() -
     await world.interrupt()
     await world.write(USERS[0], 0.0, disconnect=False)
     world.synced = False
-    responds = asyncio.Event()
-    with world.store.intercept("changes", delayed_until(responds)):
+    reads = Gate(after_effect=False)
+    with world.store.intercept("changes", reads):
         world.watch()
         world._credit.release()
         await world.settle()
         world.feed.close()
-        responds.set()
+        reads.opened.set()
         await world.settle()
     assert isinstance(world.client.exception(), ShuttingDown)
     assert not world.synced
@@ -421,26 +421,16 @@ async def test_watch_resumed_during_a_drain_is_rejected_without_a_sync_event() -
 async def test_drain_ends_a_watch_immediately_while_the_store_does_not_respond() -> None:
     world = World()
     await world.settle()
-    responds = asyncio.Event()
-    with world.store.intercept("changes", delayed_until(responds)):
+    reads = Gate(after_effect=False)
+    with world.store.intercept("changes", reads):
         poll = asyncio.create_task(world.poll())
         await world.settle()
         world.feed.close()
         await world.settle()
         assert world.client.done()
         assert isinstance(world.client.exception(), ShuttingDown)
-        responds.set()
+        reads.opened.set()
         await poll
-
-
-def delayed_until(responds: asyncio.Event) -> Callable[..., Any]:
-    """Return an interceptor that delays calls of a store method until an event is set."""
-
-    async def delayed(proceed: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-        await responds.wait()
-        return await proceed(*arguments, **options)
-
-    return delayed
 
 
 async def test_clock_set_back_hides_no_change_from_a_resumed_watch() -> None:
@@ -511,9 +501,8 @@ async def test_read_by_another_watch_does_not_change_when_a_missing_key_delays_t
     world._credit.release()
     await world.settle()
     assert set(world.received) == {USERS[1]}
-    await world.interrupt()
     world.key_ring.keys = ring(NEW)
-    world.start_process()
+    await world.resume(new_process=True)
     await world.deliver()
     assert set(world.received) == set(USERS[:2])
     await world.interrupt()
@@ -549,9 +538,8 @@ async def test_position_in_a_snapshot_is_before_a_skipped_record_with_a_missing_
     world._credit.release()
     await world.settle()
     assert set(world.received) == {USERS[1]}
-    await world.interrupt()
     world.key_ring.keys = ring(NEW)
-    world.start_process()
+    await world.resume(new_process=True)
     await world.deliver()
     assert set(world.received) == set(USERS[:2])
     await world.interrupt()

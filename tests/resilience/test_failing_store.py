@@ -341,7 +341,6 @@ async def test_refresh_survives_a_jump_of_the_stores_clock(
         found, now = await proceed(*args, **kwargs)
         return found, now + offset
 
-    assert service.store is not None
     with (
         service.store.intercept("get", read),
         service.store.intercept("find", read),

@@ -14,6 +14,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from resilience.place import APP, Place
+from support.faulty_store import Gate
 from support.harness import MONICA, Harness, running, serving
 from zoom_simulator import Simulator, SimulatorOptions
 from zoom_simulator.faults import Fault
@@ -245,7 +246,6 @@ async def test_failed_write_loses_no_token(place: Place, which: str, after_effec
             rev: int | None = await put(record, if_rev)
             return rev
 
-        assert zoomgate.store is not None
         with zoomgate.store.intercept("put", fail_once):
             assert (await zoomgate.error_of(zoomgate.auth.RefreshToken, REFRESH_REQUEST)).short == STORE
             assert refresh_calls(zoomgate) == (0 if which == "lease" else 1)
@@ -286,7 +286,6 @@ async def test_clock_jump_during_a_refresh_loses_no_token(place: Place, step: fl
             clock.offset = step
             return rev
 
-        assert zoomgate.store is not None
         with zoomgate.store.intercept("put", jump_after_lease):
             assert (await refresh(zoomgate)).generation == 2
         async with serving(zoomgate.simulator, place.folder, place.environ, clock=clock) as other:
@@ -297,23 +296,9 @@ async def test_clock_jump_during_a_refresh_loses_no_token(place: Place, step: fl
         assert zoomgate.stat("token.refresh_token.refused") == 0
 
 
-class HeldWrite:
-    """Interceptor of a store that holds the first write of a connection.
-
-    Attributes:
-        reached: Event that is set when the write is held.
-        proceed: Event to set to release the write.
-    """
-
-    def __init__(self) -> None:
-        self.reached, self.proceed = asyncio.Event(), asyncio.Event()
-
-    async def __call__(self, put: Any, record: Record, if_rev: int) -> int | None:
-        if record.key.kind is Kind.USER:
-            self.reached.set()
-            await self.proceed.wait()
-        rev: int | None = await put(record, if_rev)
-        return rev
+def held_connection() -> Gate:
+    """Return a gate that holds the writes of connections."""
+    return Gate(after_effect=False, holds=lambda record, _: record.key.kind is Kind.USER)
 
 
 @pytest.mark.parametrize("later_first", [False, True])
@@ -322,16 +307,14 @@ async def test_two_first_consents_create_one_connection(
 ) -> None:
     """If two processes store the first consents of a user concurrently, one record with a valid token remains."""
     async with serving(zoomgate.simulator, place.folder, place.environ) as other:
-        assert zoomgate.store is not None
-        assert other.store is not None
-        earlier, later = HeldWrite(), HeldWrite()
+        earlier, later = held_connection(), held_connection()
         with zoomgate.store.intercept("put", earlier), other.store.intercept("put", later):
             consents = {}
             for service, write in ((zoomgate, earlier), (other, later)):
                 consents[write] = asyncio.create_task(service.connect())
                 await write.reached.wait()
             for write in (later, earlier) if later_first else (earlier, later):
-                write.proceed.set()
+                write.opened.set()
                 await consents[write]
         for service in (zoomgate, other):
             request = pb.ListConnectionsRequest()

@@ -235,7 +235,6 @@ async def test_changed_email_address_is_audited_once(zoomgate: Harness, failure:
             await put(record, if_rev)
         raise StoreError("injected")
 
-    assert zoomgate.store is not None
     with zoomgate.store.intercept("put", failing_put):
         await zoomgate.connect("monika@example.com")
     assert not first
@@ -261,7 +260,6 @@ async def test_superseded_consent_is_audited(zoomgate: Harness) -> None:
         request = pb.CreateTokenRequest(user_email=MONICA, code=code)
         await zoomgate.call(zoomgate.auth.CreateToken, request, "blind")
 
-    assert zoomgate.store is not None
     with zoomgate.store.intercept("put", delay_first_write):
         first = asyncio.create_task(create_token())
         await is_verified.wait()
@@ -291,7 +289,6 @@ async def test_consent_refreshed_before_its_write_is_confirmed_is_audited_as_sto
         zoom = zoomgate.simulator.zoom
         code = zoom.issue_code(zoom.users[MONICA], f"{zoomgate.http_url}/oauth/callback")
         create = pb.CreateTokenRequest(user_email=MONICA, code=code)
-        assert zoomgate.store is not None
         with zoomgate.store.intercept("put", unconfirmed_put):
             await zoomgate.call(zoomgate.auth.CreateToken, create)
         assert not first

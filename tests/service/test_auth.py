@@ -361,7 +361,6 @@ async def test_mistaken_consent_of_a_connected_user_updates_that_users_connectio
         return await find(*arguments)
 
     async with running(tmp_path / "data", environ=CALLERS_PAGE) as service:
-        assert service.store is not None
         with service.store.intercept("find", failing_find):
             for requested in (OMAR, MONICA):
                 started = await service.begin_authorization(requested)

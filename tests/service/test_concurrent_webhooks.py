@@ -55,7 +55,6 @@ def interrupted(zoomgate: Harness, interruption: Interruption) -> Iterator[None]
         await interruption.step()
         return result
 
-    assert zoomgate.store is not None
     with ExitStack() as stack:
         for name in STEPS:
             stack.enter_context(zoomgate.store.intercept(name, step_around))

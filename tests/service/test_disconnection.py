@@ -12,6 +12,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from support.faulty_store import Gate
 from support.harness import BASIL, MONICA, OMAR, Harness, metadata, running
 from support.zoom_events import ENVIRON, about_user, send
 from zoom_simulator.faults import Fault
@@ -79,30 +80,15 @@ async def test_all_revocations_share_the_time_of_the_drain(tmp_path: Path) -> No
     assert time.monotonic() - started < 8.0
 
 
-class HeldDisconnection:
-    """Interceptor of a store that holds the response to the write of a disconnection.
-
-    Attributes:
-        stored: Event that is set once the disconnection is stored.
-        confirm: Event to set to release the response.
-    """
-
-    def __init__(self) -> None:
-        self.stored, self.confirm = asyncio.Event(), asyncio.Event()
-
-    async def __call__(self, put: Any, record: Record, if_rev: int) -> int | None:
-        rev: int | None = await put(record, if_rev)
-        if record.state == State.DISCONNECTED.value:
-            self.stored.set()
-            await self.confirm.wait()
-        return rev
+def held_disconnection() -> Gate:
+    """Return a gate that holds the response to the write of a disconnection."""
+    return Gate(after_effect=True, holds=lambda record, _: record.state == State.DISCONNECTED.value)
 
 
 async def test_canceled_delete_is_audited_and_revoked(zoomgate: Harness) -> None:
     """The caller cancels while the store is writing the disconnection."""
     await zoomgate.connect()
-    assert zoomgate.store is not None
-    held = HeldDisconnection()
+    held = held_disconnection()
     with zoomgate.store.intercept("put", held):
         await cancel_delete(zoomgate, held)
 
@@ -115,7 +101,7 @@ async def test_canceled_delete_is_audited_and_revoked(zoomgate: Harness) -> None
             return 'zoomgate_rpc_total{code="CANCELLED",method="AuthService.DeleteConnection"} 1.0' in text
 
         await until(is_cancelled)
-        held.confirm.set()
+        held.opened.set()
 
         async def is_audited() -> bool:
             events = audit_events(zoomgate)
@@ -125,11 +111,11 @@ async def test_canceled_delete_is_audited_and_revoked(zoomgate: Harness) -> None
         await until(lambda: _is_revoked(zoomgate, MONICA))
 
 
-async def cancel_delete(zoomgate: Harness, held: HeldDisconnection) -> None:
+async def cancel_delete(zoomgate: Harness, held: Gate) -> None:
     """Delete Monica's connection, and cancel the call once the disconnection is stored."""
     call = zoomgate.auth.DeleteConnection(DELETE_MONICA, metadata=metadata("admin"), timeout=20)
     waiting = asyncio.ensure_future(call.code())
-    await held.stored.wait()
+    await held.reached.wait()
     call.cancel()
     await waiting
 
@@ -139,11 +125,10 @@ async def test_shutdown_revokes_the_tokens_of_a_canceled_delete(tmp_path: Path) 
     async with running(tmp_path / "data") as zoomgate:
         await zoomgate.connect()
         zoomgate.simulator.faults.add(Fault("revoke", "delay", seconds=0.3))
-        assert zoomgate.store is not None
-        held = HeldDisconnection()
+        held = held_disconnection()
         with zoomgate.store.intercept("put", held):
             await cancel_delete(zoomgate, held)
-        asyncio.get_running_loop().call_later(0.3, held.confirm.set)  # during the shutdown
+        asyncio.get_running_loop().call_later(0.3, held.opened.set)  # during the shutdown
     assert zoomgate.simulator.zoom.grants[MONICA].revoked
     assert (await read(zoomgate)).pair_to_revoke is None
 
@@ -157,7 +142,6 @@ async def test_unconfirmed_disconnection_is_audited(zoomgate: Harness, readable:
     """If the store cannot be read to check the write, the audit event has the outcome STORE_UNAVAILABLE. A retry finds no connection."""
     await zoomgate.connect()
     store = zoomgate.store
-    assert store is not None
 
     async def unconfirmed_put(put: Any, record: Record, if_rev: int) -> int | None:
         await put(record, if_rev)

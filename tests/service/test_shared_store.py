@@ -1,6 +1,7 @@
 """Tests for two services on one store, SQLite or MongoDB. Neither uses outdated tokens after the other has changed a connection."""
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import grpc
 import pytest
 from yarl import URL
 
+from support.faulty_store import Gate
 from support.harness import MONICA, SECONDS, Harness, browser, consent_form, metadata, running, serving
 from zoom_simulator.faults import Fault
 from zoomgate.v1 import auth_service_pb2 as auth
@@ -16,7 +18,6 @@ from zoomgate.v1 import meetings_service_pb2 as meetings
 from zoomgate.v1 import proxy_service_pb2 as proxy
 from zoomgate_server.app.timing import Timing
 from zoomgate_server.connections import access_tokens
-from zoomgate_server.storage.record_store import Record
 from zoomgate_server.watch import change_feed
 
 TOKEN = auth.GetTokenRequest(user_email=MONICA)
@@ -51,30 +52,10 @@ class HeldRequests:
         self._zoomgate.simulator.faults.add(Fault("users_me", "delay", times=-1, seconds=seconds))
 
 
-class HeldCommit:
-    """Interceptor of a store that holds the write of a refreshed token, which follows the write of the lease.
-
-    Args:
-        after_effect: Whether to hold the response to the write instead of the write.
-
-    Attributes:
-        reached: Event that is set when the write is held.
-        proceed: Event to set to release the write.
-    """
-
-    def __init__(self, *, after_effect: bool) -> None:
-        self.reached, self.proceed = asyncio.Event(), asyncio.Event()
-        self._after_effect = after_effect
-        self._writes = 0
-
-    async def __call__(self, put: Any, record: Record, if_rev: int) -> int | None:
-        self._writes += 1
-        if self._writes == 1:
-            return await put(record, if_rev)
-        rev = await put(record, if_rev) if self._after_effect else None
-        self.reached.set()
-        await self.proceed.wait()
-        return rev if self._after_effect else await put(record, if_rev)
+def held_commit(*, after_effect: bool) -> Gate:
+    """Return a gate that holds the write of a refreshed token, which follows the write of the lease."""
+    writes = itertools.count()
+    return Gate(after_effect=after_effect, holds=lambda *_: next(writes) > 0)
 
 
 @pytest.fixture
@@ -139,8 +120,7 @@ async def test_token_refreshed_before_a_disconnection_is_not_cached_afterwards(
         polls += 1
         return result
 
-    assert other.store is not None
-    commit = HeldCommit(after_effect=True)
+    commit = held_commit(after_effect=True)
     with other.store.intercept("put", commit), other.store.intercept("changes", count_polls):
         refresh = asyncio.create_task(other.call(other.auth.RefreshToken, REFRESH))
         await commit.reached.wait()
@@ -148,7 +128,7 @@ async def test_token_refreshed_before_a_disconnection_is_not_cached_afterwards(
         polls = 0
         while polls < 5:
             await asyncio.sleep(0.01)
-        commit.proceed.set()
+        commit.opened.set()
         with pytest.raises(grpc.aio.AioRpcError):
             await refresh
     assert (await other.error_of(other.auth.GetToken, TOKEN)).reason == "ZOOM_NOT_CONNECTED"
@@ -196,14 +176,13 @@ async def test_token_being_refreshed_during_a_call_does_not_require_consent(
     await zoomgate.call(zoomgate.auth.RefreshToken, REFRESH)
     requests.release(hold_next=True)
     await requests.wait_for(2)
-    assert zoomgate.store is not None
-    commit = HeldCommit(after_effect=False)
+    commit = held_commit(after_effect=False)
     with zoomgate.store.intercept("put", commit):
         refresh = asyncio.create_task(zoomgate.call(zoomgate.auth.RefreshToken, REFRESH))
         await commit.reached.wait()
         requests.release(hold_next=False)
         failure = await call
-        commit.proceed.set()
+        commit.opened.set()
         await refresh
     assert (failure.short, requests.count) == (("UNAVAILABLE", "REFRESH_IN_PROGRESS"), 2)
     assert (await other.call(other.proxy.Get, ME)).response.status == 200

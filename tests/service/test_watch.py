@@ -15,6 +15,7 @@ import grpc.aio
 import pytest
 
 from security import http2
+from support.faulty_store import Gate
 from support.harness import MONICA, OMAR, Harness, RpcError, caller_key, metadata, running, service, serving
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1.auth_service_pb2_grpc import AuthServiceStub
@@ -70,27 +71,6 @@ async def other(zoomgate: Harness, environ: dict[str, str], timing: Timing) -> A
 async def fail(*_: Any, **__: Any) -> Any:
     """Fail instead of a call of a store method."""
     raise StoreError("injected")
-
-
-class Gate:
-    """An interceptor that delays calls of a store method, before or after their effect.
-
-    Attributes:
-        reached: Set when the first call arrives.
-        opened: Ends the delay.
-    """
-
-    def __init__(self, *, after_effect: bool) -> None:
-        self._after_effect = after_effect
-        self.reached = asyncio.Event()
-        self.opened = asyncio.Event()
-
-    async def __call__(self, proceed: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-        """Delay a call."""
-        result = await proceed(*arguments, **options) if self._after_effect else None
-        self.reached.set()
-        await self.opened.wait()
-        return result if self._after_effect else await proceed(*arguments, **options)
 
 
 class Watch:
@@ -195,7 +175,6 @@ async def test_watch_reports_the_life_of_a_connection(zoomgate: Harness) -> None
 async def test_change_during_a_slow_read_is_reported_as_updated(zoomgate: Harness, other: Harness) -> None:
     """While the store is slow, a connection that has already been reported is never reported as created again."""
     await zoomgate.connect()
-    assert other.store is not None
     async with watching(other) as watch:
         assert await watch.until_synced() == [("INITIAL", MONICA)]
         gate = Gate(after_effect=True)
@@ -218,7 +197,6 @@ async def test_watch_that_starts_during_a_slow_read_receives_the_latest_change(
 ) -> None:
     """Two changes are made while the record is read for an earlier watch. Both watches receive the second one, in order."""
     await zoomgate.connect()
-    assert other.store is not None
     async with watching(other) as early, watching(other) as late:
         await early.until_synced()
         gate = Gate(after_effect=after_effect)
@@ -241,7 +219,6 @@ async def test_slow_read_does_not_delay_disconnections_by_other_processes(
     """While a record is read for watches, the cached access token of a disconnected user is dropped."""
     await zoomgate.connect()
     await zoomgate.connect(OMAR)
-    assert other.store is not None
     token_of_omar = pb.GetTokenRequest(user_email=OMAR)
     async with watching(other, [MONICA]) as watch:
         await watch.until_synced()
@@ -385,7 +362,6 @@ async def test_resume_token_is_bound_to_caller_and_users(zoomgate: Harness) -> N
 @pytest.mark.parametrize("days", [30, -1])
 async def test_token_outside_the_retention_time_is_rejected(zoomgate: Harness, days: int) -> None:
     """A resume token older than the retention period of tombstones, or from the future, is rejected with OUT_OF_RANGE and a remedy."""
-    assert zoomgate.store is not None
     async with watching(zoomgate) as watch:
         await watch.until_synced()
         token = watch.token
@@ -535,7 +511,6 @@ async def test_watch_ends_when_the_caller_loses_access(
 async def test_watch_survives_a_store_outage(zoomgate: Harness, other: Harness) -> None:
     """Changes that could not be read during an outage are reported once the store is available again."""
     await zoomgate.connect()
-    assert other.store is not None
     async with watching(other) as watch:
         assert await watch.until_synced() == [("INITIAL", MONICA)]
         failures = Counter[str]()
@@ -560,7 +535,6 @@ async def test_watch_survives_a_store_outage(zoomgate: Harness, other: Harness) 
 
 async def test_watch_survives_an_unexpected_error_in_a_poll(zoomgate: Harness) -> None:
     """Polling restarts after a pause. A watch resumed in the meantime reads the store itself."""
-    assert zoomgate.store is not None
     async with watching(zoomgate) as watch:
         await watch.until_synced()
         failed = asyncio.Event()
@@ -580,7 +554,6 @@ async def test_watch_survives_an_unexpected_error_in_a_poll(zoomgate: Harness) -
 
 
 async def test_new_watch_fails_if_the_store_is_unavailable(zoomgate: Harness) -> None:
-    assert zoomgate.store is not None
     with zoomgate.store.intercept("page", fail):
         rejection = await zoomgate.error_of(
             zoomgate.auth.WatchConnections, pb.WatchConnectionsRequest(), "admin"
@@ -590,7 +563,6 @@ async def test_new_watch_fails_if_the_store_is_unavailable(zoomgate: Harness) ->
 
 async def test_resumed_watch_fails_if_the_store_is_unavailable(zoomgate: Harness) -> None:
     """The same resume token is accepted once the store is available again."""
-    assert zoomgate.store is not None
     async with watching(zoomgate) as watch:
         await watch.until_synced()
         token = watch.token
@@ -608,7 +580,6 @@ async def test_access_is_checked_after_a_delayed_read(
 ) -> None:
     """A caller that loses access while the store is unavailable receives no event after the outage."""
     await zoomgate.connect(OMAR)
-    assert other.store is not None
     async with watching(other, caller="omars") as watch:
         assert await watch.until_synced() == [("INITIAL", OMAR)]
         gate = Gate(after_effect=False)

@@ -262,7 +262,6 @@ def failing(
             await proceed(*arguments)
         raise error("injected")
 
-    assert zoomgate.store is not None
     with zoomgate.store.intercept(method, fail):
         yield
 
@@ -312,7 +311,6 @@ async def test_tombstone_stored_before_an_outage_remains(zoomgate: Harness) -> N
         return await get(key)
 
     store = zoomgate.store
-    assert store is not None
     with store.intercept("put", put_then_fail), store.intercept("get", get_or_fail):
         assert (await send(zoomgate.http_url, event))[0] == 503
     assert (await send(zoomgate.http_url, event))[0] == 204
@@ -332,7 +330,6 @@ async def test_slow_store_does_not_delay_the_response(tmp_path: Path) -> None:
     async with running(tmp_path / "data", environ=ENVIRON, timing=timing) as zoomgate:
         await zoomgate.connect()
         event = app_deauthorized(MONICA)
-        assert zoomgate.store is not None
         with zoomgate.store.intercept("put", slow):
             assert (await send(zoomgate.http_url, event))[0] == 503
             gate.set()

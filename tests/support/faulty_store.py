@@ -1,5 +1,6 @@
 """A record store with injected failures, which wraps a real store."""
 
+import asyncio
 import functools
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -63,3 +64,30 @@ class FaultyStore:
     def _method(self, name: str) -> Any:
         method, interceptor = getattr(self._store, name), self._interceptors.get(name)
         return method if interceptor is None else functools.partial(interceptor, method)
+
+
+class Gate:
+    """An interceptor that holds calls of a store method, before or after their effect.
+
+    Args:
+        after_effect: Whether to hold the response instead of the call.
+        holds: Returns whether to hold a call with these arguments. By default, all calls are held.
+
+    Attributes:
+        reached: Set when the first call is held.
+        opened: Set by the test to release the calls.
+    """
+
+    def __init__(self, *, after_effect: bool, holds: Callable[..., bool] = lambda *_, **__: True) -> None:
+        self._after_effect = after_effect
+        self._holds = holds
+        self.reached, self.opened = asyncio.Event(), asyncio.Event()
+
+    async def __call__(self, proceed: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        """Call the method of the real store, now or after the gate was opened."""
+        if not self._holds(*arguments, **options):
+            return await proceed(*arguments, **options)
+        result = await proceed(*arguments, **options) if self._after_effect else None
+        self.reached.set()
+        await self.opened.wait()
+        return result if self._after_effect else await proceed(*arguments, **options)

@@ -109,7 +109,7 @@ class Harness:
         http_url: Base URL of the HTTP server.
         channel: A channel to the service.
         data_dir: The service's data directory.
-        store: The service's store, which can fail on request; None if the service runs in another process.
+        injected_store: The service's store; None if the service runs in another process.
     """
 
     simulator: Simulator
@@ -117,7 +117,7 @@ class Harness:
     http_url: str
     channel: grpc.aio.Channel
     data_dir: Path
-    store: FaultyStore | None = None
+    injected_store: FaultyStore | None = None
     auth: AuthServiceStub = field(init=False)
     meetings: MeetingsServiceStub = field(init=False)
     proxy: ProxyServiceStub = field(init=False)
@@ -126,6 +126,12 @@ class Harness:
         self.auth = AuthServiceStub(self.channel)
         self.meetings = MeetingsServiceStub(self.channel)
         self.proxy = ProxyServiceStub(self.channel)
+
+    @property
+    def store(self) -> FaultyStore:
+        """The service's store, which can fail on request."""
+        assert self.injected_store is not None, "the service runs in another process"
+        return self.injected_store
 
     async def call(
         self,
