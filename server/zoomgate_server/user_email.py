@@ -1,49 +1,72 @@
 """The canonical form of the email address that identifies a user.
 
-Addresses are compared byte by byte, so only one spelling of an address is accepted: lowercase ASCII, a dotted local part without quotes,
-and a host name as the domain (internationalized domains as A-labels). Other spellings are rejected rather than normalized, because a
-normalized address could belong to a different user.
+Addresses that differ only in the case of ASCII letters identify the same user, so A-Z are folded to a-z. Nothing else is changed: no spaces
+are removed, and Unicode is not normalized. Non-ASCII addresses are rejected before folding, because Unicode's case mappings could turn them
+into the address of a different user: the Kelvin sign (U+212A) becomes k. Internationalized domains are accepted as A-labels (xn--…).
 """
 
 import re
 from functools import lru_cache
 
 MAX_LENGTH = 254
-"""Maximum number of characters in an address (RFC 5321, section 4.5.3.1.3, less the angle brackets)."""
+"""Maximum number of characters in an address (RFC 5321, section 4.5.3.1.3, less the angle brackets). Zoom's API reference allows 128."""
 
+_NON_ASCII = re.compile(r"[^\x00-\x7f]")
+_SPACE_OR_CONTROL = re.compile(r"[\x00-\x20\x7f]")
 _LOCAL = re.compile(r"[a-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[a-z0-9!#$%&'*+/=?^_`{|}~-]+)*", re.ASCII)
 _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 
 
-def problem(user_email: str) -> str | None:
-    """Return an error message if a string is not a canonical address, or None. The message says what to send instead."""
-    if len(user_email) > MAX_LENGTH:
-        return f"contains {len(user_email)} characters; send at most {MAX_LENGTH}"
-    return _problem(user_email)
+class InvalidUserEmail(ValueError):
+    """An error for a string that is not the email address of a user. The message says what to send instead."""
+
+
+def canonical_email(text: str) -> str:
+    """Return an email address in canonical form.
+
+    Raises:
+        InvalidUserEmail: The string is not an address.
+    """
+    if len(text) > MAX_LENGTH:
+        raise InvalidUserEmail(f"contains {len(text)} characters; send at most {MAX_LENGTH}")
+    return _canonical_email(text)
 
 
 @lru_cache(maxsize=8192)
-def _problem(user_email: str) -> str | None:
-    """Validate a string that is short enough for the cache of results. An overlong string could have several megabytes."""
-    if not user_email:
-        return "is required; send the user's email address, such as monica@example.com"
-    if not user_email.isascii() or any(
-        ord(character) <= 0x20 or ord(character) == 0x7F for character in user_email
-    ):
-        return "contains characters outside visible ASCII; send plain ASCII, with an internationalized domain in its xn-- form"
-    local, at, domain = user_email.partition("@")
+def _canonical_email(text: str) -> str:
+    """Return the canonical form of a string that is short enough for the cache. An overlong string could have several megabytes."""
+    if not text:
+        raise InvalidUserEmail("is required; send the user's email address, such as monica@example.com")
+    if non_ascii := _NON_ASCII.search(text):
+        raise InvalidUserEmail(
+            f"contains the non-ASCII character U+{ord(non_ascii.group()):04X}; send only ASCII characters, with an internationalized"
+            " domain in its xn-- form"
+        )
+    if _SPACE_OR_CONTROL.search(text):
+        raise InvalidUserEmail("contains a space or control character; send the address without it")
+    folded = text.lower()
+    local, at, domain = folded.partition("@")
     if not at or "@" in domain:
-        return "must contain exactly one @; send an address such as monica@example.com"
-    if user_email != user_email.lower():
-        return f"must be in lower case; send {user_email.lower()}"
+        raise InvalidUserEmail("must contain exactly one @; send an address such as monica@example.com")
     if len(local) > 64 or not _LOCAL.fullmatch(local):
-        return "contains an invalid local part (before the @); send 1 to 64 characters without quotes or consecutive dots"
+        raise InvalidUserEmail(
+            "contains an invalid local part (before the @); send 1 to 64 characters without quotes or consecutive dots"
+        )
     labels = domain.split(".")
     if len(labels) < 2 or labels[-1].isdigit() or not all(_LABEL.fullmatch(label) for label in labels):
-        return "contains a domain that is not a host name; send a domain such as example.com"
-    return None
+        raise InvalidUserEmail("contains a domain that is not a host name; send a domain such as example.com")
+    return folded
 
 
-def is_canonical(user_email: str) -> bool:
-    """Return whether a string is an address in canonical form."""
-    return problem(user_email) is None
+def canonical_pattern(text: str) -> str:
+    """Return a pattern, which is an email address or `*@domain`, in canonical form.
+
+    Raises:
+        InvalidUserEmail: The string is neither of these. Other wildcards would match no user.
+    """
+    local, _, domain = text.rpartition("@")
+    if local == "*":
+        return f"*{canonical_email(f'x@{domain}')[1:]}"
+    if "*" in text:
+        raise InvalidUserEmail("contains * outside *@domain; send an email address, or *@ and a domain")
+    return canonical_email(text)

@@ -137,9 +137,9 @@ async def site(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
             yield zoomgate, oauth, api
 
 
-async def complete(zoomgate: Harness, code: str = "c") -> RpcError:
+async def complete(zoomgate: Harness, code: str = "c", user: str = MONICA) -> RpcError:
     """Start an authorization, check that completing it with a code fails, and check that the state cannot be used again."""
-    started = await zoomgate.begin_authorization()
+    started = await zoomgate.begin_authorization(user)
     request = auth.CompleteAuthorizationRequest(code=code, state=started.state)
     refusal = await zoomgate.error_of(zoomgate.auth.CompleteAuthorization, request)
     repeated = await zoomgate.error_of(zoomgate.auth.CompleteAuthorization, request)
@@ -184,6 +184,23 @@ async def test_only_the_requested_user_is_connected(site: Site, name: str) -> No
         while len(oauth.requests) < 3:
             await asyncio.sleep(0.01)
     assert [line.split()[1] for line in oauth.lines()] == ["/oauth/token", "/oauth/revoke", "/oauth/revoke"]
+
+
+async def test_zoom_user_with_a_kelvin_sign_is_a_different_user(site: Site) -> None:
+    """Unicode's lower case of the Kelvin sign is the letter k. Therefore, an address is not folded before it is known to be ASCII."""
+    zoomgate, oauth, api = site
+    oauth.responses = [tokens(), http_response("200 OK", b"{}")]
+    api.responses = [http_response("200 OK", '{"id":"u","email":"\u212aate@example.com"}'.encode())]
+    assert (await complete(zoomgate, user="kate@example.com")).reason == "IDENTITY_MISMATCH"
+    assert not await connected(zoomgate)
+
+
+async def test_address_of_the_zoom_user_may_be_in_upper_case(tmp_path: Path) -> None:
+    async with raw_upstream() as api, running(tmp_path, zoom_api_url=api.url) as zoomgate:
+        api.responses = [http_response("200 OK", b'{"id":"u","email":"MONICA@Example.com"}')]
+        await zoomgate.connect()
+        listed = await zoomgate.call(zoomgate.auth.ListConnections, auth.ListConnectionsRequest(), "admin")
+        assert [connection.user_email for connection in listed.connections] == [MONICA]
 
 
 @pytest.mark.parametrize("name", FOREIGN_APIS)

@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from zoomgate_server import user_email as addresses
 from zoomgate_server.telemetry.logs import plain
+from zoomgate_server.user_email import InvalidUserEmail, canonical_email
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -26,11 +26,11 @@ class _Rate(click.FloatRange):
 
 
 def user_email(text: str) -> str:
-    """Return a user's email address in canonical form. Other spellings are rejected, not corrected."""
-    problem = addresses.problem(text)
-    if problem is not None:
-        raise click.BadParameter(plain(problem))
-    return text
+    """Return a user's email address in canonical form."""
+    try:
+        return canonical_email(text)
+    except InvalidUserEmail as invalid:
+        raise click.BadParameter(str(invalid)) from None
 
 
 def time_with_zone(text: str) -> datetime:

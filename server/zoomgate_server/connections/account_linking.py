@@ -35,6 +35,7 @@ from zoomgate_server.errors import (
 )
 from zoomgate_server.storage.record_store import StoreError, ZoomUserTaken
 from zoomgate_server.telemetry import logs
+from zoomgate_server.user_email import InvalidUserEmail, canonical_email
 from zoomgate_server.zoom import endpoints
 from zoomgate_server.zoom.client import ZoomClient
 from zoomgate_server.zoom.oauth import OAuthClient
@@ -478,7 +479,11 @@ def _placeholder_for_unreadable(user_email: str, current: PreviousConnection, no
 
 @dataclass(frozen=True, slots=True)
 class _ZoomUser:
-    """The consenting user as reported by Zoom."""
+    """The consenting user as reported by Zoom.
+
+    Attributes:
+        email: The address in canonical form; empty, and so different from every user's address, if Zoomgate does not accept the address.
+    """
 
     email: str
     user_id: str
@@ -486,19 +491,22 @@ class _ZoomUser:
 
 
 def _parse_zoom_user(body: bytes) -> _ZoomUser:
-    """Parse Zoom's user profile response. Reject a missing or malformed email address or user ID."""
+    """Parse Zoom's user profile response. Reject a response without an email address or user ID."""
     try:
         data = orjson.loads(body)
-        fields = data["email"].lower(), data["id"], data.get("account_id") or ""
+        fields = data["email"], data["id"], data.get("account_id") or ""
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
         fields = "", "", ""
-    zoom_user = _ZoomUser(*fields)
+    email, user_id, account_id = fields
     is_valid = all(isinstance(value, str) and len(value) <= 512 for value in fields)
-    if not (is_valid and zoom_user.email and zoom_user.user_id):
+    if not (is_valid and email and user_id):
         raise ZoomBadResponse(
             "Zoom did not identify the consenting user", metadata={"length": str(len(body))}
         )
-    return zoom_user
+    try:
+        return _ZoomUser(canonical_email(email), user_id, account_id)
+    except InvalidUserEmail:
+        return _ZoomUser("", user_id, account_id)
 
 
 def _stored_generation(record: ConnectionRecord, entry: Entry) -> int:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from zoomgate_server import user_email
+from zoomgate_server.user_email import InvalidUserEmail, canonical_email
 from zoomgate_server.zoom.oauth import DEFAULT_EXPIRES_IN, MAX_EXPIRES_IN, MIN_EXPIRES_IN, is_token
 
 LATEST = 253_402_300_000.0
@@ -73,7 +73,7 @@ Fields = Mapping[str, object]
 
 
 def validated(number: int, line: int, fields: Fields) -> Row:
-    """Return a validated row. Non-canonical addresses are rejected, not corrected.
+    """Return a validated row.
 
     Raises:
         InvalidEntry: The address or a token is missing or invalid.
@@ -82,9 +82,10 @@ def validated(number: int, line: int, fields: Fields) -> Row:
     access_token, refresh_token = fields.get("access_token"), fields.get("refresh_token")
     if not isinstance(user, str):
         raise InvalidEntry("the email address is missing")
-    problem = user_email.problem(user)
-    if problem is not None:
-        raise InvalidEntry(f"the email address {problem.partition(':')[0]}")
+    try:
+        user = canonical_email(user)
+    except InvalidUserEmail as invalid:
+        raise InvalidEntry(f"the email address {invalid}") from None
     if not refresh_token:
         raise InvalidEntry("the refresh token is missing", user)
     for name, token in (("refresh", refresh_token), ("access", access_token)):

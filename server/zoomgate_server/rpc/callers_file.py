@@ -10,15 +10,14 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from zoomgate_server import user_email as addresses
 from zoomgate_server.identity import Principal, Role, UserPatterns
+from zoomgate_server.user_email import InvalidUserEmail, canonical_email, canonical_pattern
 
 _SERVICE_ONLY = ("users", "access_tokens", "refresh_tokens", "proxy_paths")
 _KEYS = frozenset({"name", "role", "key_sha256", "methods", "email", *_SERVICE_ONLY})
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}", re.ASCII)
 _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _PROXY_PATH = re.compile(r"(?:/(?:[A-Za-z0-9._~@:-]+|\*{1,2}))+", re.ASCII)
-_DOMAIN = re.compile(r"[a-z0-9-]+(?:\.[a-z0-9-]+)+", re.ASCII)
 
 
 class CallersError(Exception):
@@ -164,12 +163,11 @@ class _EntryParser:
     def _email(self, role: Role | None) -> str | None:
         value = self._entry.get("email")
         if role is Role.MEMBER:
-            problem = addresses.problem(value) if isinstance(value, str) else "is required for members"
-            if problem is not None:
-                self.add_problem("email", problem)
-                return None
-            return str(value)
-        if value is not None:
+            try:
+                return canonical_email(value if isinstance(value, str) else "")
+            except InvalidUserEmail as invalid:
+                self.add_problem("email", str(invalid))
+        elif value is not None:
             self.add_problem("email", "is for members only; remove the key")
         return None
 
@@ -188,19 +186,17 @@ class _EntryParser:
         return value
 
     def _users(self) -> UserPatterns:
-        exact, domains, everyone = set(), set(), False
-        for pattern in self._strings("users"):
-            if pattern == "*":
-                everyone = True
-            elif pattern.startswith("*@") and _DOMAIN.fullmatch(pattern[2:]):
-                domains.add(pattern[2:])
-            elif addresses.is_canonical(pattern):
-                exact.add(pattern)
-            else:
+        patterns = set()
+        for text in self._strings("users"):
+            try:
+                patterns.add(text if text == "*" else canonical_pattern(text))
+            except InvalidUserEmail as invalid:
                 self.add_problem(
-                    "users", f'contains {pattern!r}; use a lower-case address, "*@domain" or "*"'
+                    "users", f'contains {text!r}, which is not an address, "*@domain" or "*": {invalid}'
                 )
-        return UserPatterns(everyone, frozenset(exact), frozenset(domains))
+        domains = frozenset(pattern[2:] for pattern in patterns if pattern.startswith("*@"))
+        exact = frozenset(pattern for pattern in patterns if not pattern.startswith("*"))
+        return UserPatterns("*" in patterns, exact, domains)
 
     def _allowed_methods(self) -> frozenset[str] | None:
         if "methods" not in self._entry:

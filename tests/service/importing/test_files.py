@@ -5,6 +5,7 @@ import json
 import re
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,14 @@ def test_all_forms_of_an_export_yield_the_same_rows(content: bytes | str, velo: 
     assert velo(content) == (GOOD, {})
 
 
+def test_addresses_are_in_lower_case_in_all_formats(velo: Read, lines: Read, nango: Read) -> None:
+    users = [replace(user, email=user.email.upper()) for user in USERS]
+    assert velo(as_csv(users)) == (GOOD, {})
+    assert velo(json.dumps([user.velo for user in users])) == (GOOD, {})
+    assert nango(json.dumps([user.nango for user in users])) == (GOOD, {})
+    assert lines("\n".join(json.dumps(user.line) for user in users)) == (GOOD, {})
+
+
 INVALID_RECORDS: dict[str, tuple[str | bytes, int, str]] = {
     "truncated": (RECORDS[1][:30] + "\r\n", 3, "fields, but the header has 8"),
     "extra field": (RECORDS[1].rstrip() + ",more\r\n", 3, "the row has 9 fields"),
@@ -118,12 +127,15 @@ INVALID_RECORDS: dict[str, tuple[str | bytes, int, str]] = {
         3,
         "in an unsupported encoding",
     ),
-    "address in capitals": (
-        RECORDS[1].replace("p1@", "P1@"),
+    "address with a Kelvin sign": (
+        RECORDS[1].replace("p1@", "\u212a1@"),
         3,
-        "the email address must be in lower case",
+        "the email address contains the non-ASCII character U+212A",
     ),
-    "address in non-Latin script": (RECORDS[1].replace("p1@", "þ1@"), 3, "outside visible ASCII"),
+    "address with a full-width letter": (RECORDS[1].replace("p1@", "\uff501@"), 3, "character U+FF50"),
+    "address in non-Latin script": (RECORDS[1].replace("p1@", "þ1@"), 3, "character U+00FE"),
+    "address after a space": (RECORDS[1].replace("p1@", " p1@"), 3, "contains a space"),
+    "two addresses": (RECORDS[1].replace("p1@example.com", '"p1@a.com,p2@a.com"'), 3, "exactly one @"),
     "missing address": (RECORDS[1].replace("p1@example.com", ""), 3, "the email address is required"),
     "missing refresh token": (RECORDS[1].replace("refresh-1", ""), 3, "the refresh token is missing"),
     "token with a space": (RECORDS[1].replace("refresh-1", "refresh 1"), 3, "the refresh token is invalid"),
@@ -315,10 +327,18 @@ def test_invalid_times_are_counted(tmp_path: Path) -> None:
 
 
 def test_newest_row_of_a_user_supersedes_the_others(tmp_path: Path) -> None:
-    """The number and order of the user's rows do not matter, and invalid rows are ignored."""
+    """The number and order of the user's rows and the case of the address do not matter, and invalid rows are ignored."""
     rows = [
-        ExportedUser("a@example.com", "a", f"r{number}", NOW - age)
-        for number, age in enumerate((50, 10, 30, 10, 90))
+        ExportedUser(address, "a", f"r{number}", NOW - age)
+        for number, (address, age) in enumerate(
+            [
+                ("a@example.com", 50),
+                ("A@example.com", 10),
+                ("a@Example.com", 30),
+                ("a@example.com", 10),
+                ("A@EXAMPLE.COM", 90),
+            ]
+        )
     ]
     path = tmp_path / "export"
     path.write_text(

@@ -61,6 +61,7 @@ class TestShow:
         for arguments, count in (
             ([], 3),
             (["--user", MONICA], 1),
+            (["--user", MONICA.upper()], 1),
             (["--principal", "root"], 1),
             (["--action", "token.returned"], 2),
             (["--action", "keys"], 1),
@@ -206,7 +207,7 @@ class TestShow:
             ["--since", "yesterday"],
             ["--since", "2020-01-07T09:00:00"],
             ["--action", "tokens"],
-            ["--user", "Monica@example.com"],
+            ["--user", "\u212aate@example.com"],
             ["--user", "monica"],
             ["--fingerprint", "9f2c4e6a"],
             ["--fingerprint", "a leaked token"],

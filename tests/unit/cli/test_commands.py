@@ -419,7 +419,7 @@ class TestConnections:
         )
         unreachable = stderr_of(await command("connections", "list", "--server", "127.0.0.1:1"), 5)
         assert unreachable.startswith("zoomgate: the service at 127.0.0.1:1 cannot be reached; start it with")
-        assert "lower case" in stderr_of(await client(zoomgate, "admin", "show", "Monica@example.com"), 2)
+        assert "exactly one @" in stderr_of(await client(zoomgate, "admin", "show", "monica"), 2)
 
     async def test_sources_of_the_key_have_precedence(self, zoomgate: Harness, folder: Path) -> None:
         """The key is read from --key-file; if it is not set, from ZOOMGATE_KEY; otherwise, from caller.key in the data directory."""

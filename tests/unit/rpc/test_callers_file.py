@@ -32,11 +32,11 @@ def problem(text: str) -> str:
 
 
 def test_all_keys_of_an_entry_are_read() -> None:
-    """Method patterns are expanded to method names."""
+    """Method patterns are expanded to method names, and addresses are in lower case."""
     ((key_sha256, principal),) = parse(
         SERVICE
         + """
-users = ["*@example.com", "omar@other.example"]
+users = ["*@Example.com", "Omar@OTHER.example"]
 methods = ["MeetingsService.*", "AuthService.GetToken"]
 access_tokens = true
 proxy_paths = ["/users/me/**", "/meetings/*"]
@@ -72,9 +72,9 @@ def test_minimal_entry_grants_no_optional_permissions() -> None:
 
 
 def test_member_and_administrator_entries_are_read() -> None:
-    """A member has an address; an administrator has none."""
+    """A member has an address, which is in lower case; an administrator has none."""
     member, admin = parse(
-        f'[[callers]]\nname="monica"\nrole="member"\nkey_sha256="{DIGEST}"\nemail="monica@example.com"\n'
+        f'[[callers]]\nname="monica"\nrole="member"\nkey_sha256="{DIGEST}"\nemail="Monica@Example.com"\n'
         f'[[callers]]\nname="ops"\nrole="admin"\nkey_sha256="{OTHER}"\n'
     ).values()
     assert (member.email, member.subject) == ("monica@example.com",) * 2
@@ -93,8 +93,13 @@ def test_file_without_entries_has_no_callers() -> None:
         ("refresh_tokens = 1", "refresh_tokens must be true or false"),
         ('users = "*"', "users must be a list of strings"),
         ("users = [1]", "users must be a list of strings"),
-        ('users = ["Monica@example.com"]', "users contains 'Monica@example.com'"),
-        ('users = ["*@Example.com"]', "users contains '*@Example.com'"),
+        ('users = ["\\u212aate@example.com"]', "users contains '\u212aate@example.com'"),
+        ('users = ["*@\\u212aate.com"]', "users contains '*@\u212aate.com'"),
+        ('users = ["*@\\uff45xample.com"]', "users contains '*@\uff45xample.com'"),
+        ('users = [" monica@example.com"]', "users contains ' monica@example.com'"),
+        ('users = ["monica@example.com,omar@example.com"]', "users contains 'monica@example.com,omar"),
+        ('users = ["m*@example.com"]', "users contains 'm*@example.com'"),
+        ('users = ["*@*.example.com"]', "users contains '*@*.example.com'"),
         ('users = ["*example.com"]', "users contains '*example.com'"),
         ('users = ["monica@*"]', "users contains 'monica@*'"),
         ('users = [""]', "users contains ''"),
@@ -127,8 +132,8 @@ def test_invalid_key_is_reported_with_its_line(line: str, reason: str) -> None:
         ('name="a"\nrole="service"', ":1: key_sha256 must be"),
         (f'name="a"\nrole="member"\nkey_sha256="{DIGEST}"', ":1: email is required"),
         (
-            f'name="a"\nrole="member"\nkey_sha256="{DIGEST}"\nemail="A@example.com"',
-            ":5: email must be in lower case",
+            f'name="a"\nrole="member"\nkey_sha256="{DIGEST}"\nemail="\\u212a@example.com"',
+            ":5: email contains the non-ASCII character U+212A",
         ),
         (
             f'name="a"\nrole="member"\nkey_sha256="{DIGEST}"\nemail="a@example.com"\nusers=["*"]',

@@ -8,10 +8,10 @@ import click
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from zoomgate.v1.connection_pb2 import Connection
-from zoomgate_server import user_email as addresses
 from zoomgate_server.cli.options import time_with_zone
 from zoomgate_server.cli.output import enum_name
 from zoomgate_server.telemetry.logs import plain
+from zoomgate_server.user_email import InvalidUserEmail, canonical_pattern
 
 Test = Callable[[Connection], bool]
 
@@ -48,14 +48,15 @@ def _before(field: str) -> Callable[[str], Test]:
 
 
 def _user(value: str) -> Test:
-    start, _, domain = value.rpartition("@")
-    problem = addresses.problem(f"x@{domain}" if start == "*" else value)
-    if problem:
-        problem = problem.replace(f"x@{domain.lower()}", f"*@{domain.lower()}")
-        raise click.BadParameter(f"{plain(value)!r} is neither an email address nor *@domain: {problem}")
-    if start == "*":
-        return lambda connection: connection.user_email.rpartition("@")[2] == domain
-    return lambda connection: connection.user_email == value
+    try:
+        pattern = canonical_pattern(value)
+    except InvalidUserEmail as invalid:
+        raise click.BadParameter(
+            f"{plain(value)!r} is neither an email address nor *@domain: {invalid}"
+        ) from None
+    if pattern.startswith("*"):
+        return lambda connection: connection.user_email.endswith(pattern[1:])
+    return lambda connection: connection.user_email == pattern
 
 
 FIELDS: dict[str, Callable[[str], Test]] = {

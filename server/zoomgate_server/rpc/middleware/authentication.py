@@ -1,9 +1,10 @@
 """Authentication and authorization of calls.
 
 Checks run in this order: credential, method, encoding of the request, and users named in the request. The services validate all other
-fields. Addresses that are not in canonical form are skipped here, because the services reject them and no connection is stored under them.
+fields. Invalid addresses are skipped here, because the services reject them and no connection is stored under them.
 """
 
+import contextlib
 import functools
 import hashlib
 import re
@@ -34,7 +35,7 @@ from zoomgate_server.identity import Principal, Role
 from zoomgate_server.rpc.middleware import access_policy
 from zoomgate_server.rpc.middleware.error_status import reason_of
 from zoomgate_server.rpc.middleware.pipeline import Context, Handler, Method
-from zoomgate_server.user_email import is_canonical
+from zoomgate_server.user_email import InvalidUserEmail, canonical_email
 
 AUTHORIZATION = "authorization"
 MEMBER_TOKEN = "zoomgate-member-token"
@@ -223,13 +224,15 @@ def _decoded(method: Method, request: Any) -> Any:
 
 
 def _users(message: Any, field: str) -> list[str]:
-    """Return the canonical addresses in a request field. The services reject all other addresses and excess entries."""
+    """Return the valid addresses in a request field, in canonical form. The services reject invalid addresses and excess entries."""
     if not field:
         return []
     named = getattr(message, field)
-    if isinstance(named, str):
-        return [named] if is_canonical(named) else []
-    return [user_email for user_email in named[:MAX_USERS] if is_canonical(user_email)]
+    user_emails = []
+    for text in (named,) if isinstance(named, str) else named[:MAX_USERS]:
+        with contextlib.suppress(InvalidUserEmail):
+            user_emails.append(canonical_email(text))
+    return user_emails
 
 
 def _unauthenticated(cause: str) -> CallerUnauthenticated:

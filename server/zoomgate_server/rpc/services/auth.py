@@ -16,10 +16,11 @@ from zoomgate_server.clock import Clock
 from zoomgate_server.connections.access_tokens import AccessToken, AccessTokens
 from zoomgate_server.connections.disconnection import Disconnector
 from zoomgate_server.connections.queries import ConnectionQueries
+from zoomgate_server.errors import InvalidRequest
 from zoomgate_server.rpc.services import connection_mapping, json_value
 from zoomgate_server.rpc.services.page_token import PageTokens
 from zoomgate_server.rpc.services.resume_token import ResumeTokens
-from zoomgate_server.rpc.services.validation import Violations, check_user_email
+from zoomgate_server.rpc.services.validation import Violations, parse_user_email
 from zoomgate_server.watch.watchers import EventType, Watchers
 
 DEFAULT_MIN_VALIDITY_SECONDS = 60.0
@@ -75,13 +76,11 @@ class AuthService(AuthServiceServicer):
         self, request: pb.BeginAuthorizationRequest, context: Any
     ) -> pb.BeginAuthorizationResponse:
         violations = Violations()
-        violations.user_email(request.user_email)
+        user_email = violations.user_email(request.user_email)
         violations.text("return_to", request.return_to, limit=64)
         options = _options(request, violations)
         violations.raise_if_any()
-        started = await self._authorizations.begin(
-            current_call.get(), request.user_email, options, request.return_to
-        )
+        started = await self._authorizations.begin(current_call.get(), user_email, options, request.return_to)
         return pb.BeginAuthorizationResponse(
             authorization_url=started.authorization_url,
             state=started.state,
@@ -118,7 +117,7 @@ class AuthService(AuthServiceServicer):
 
     async def CreateToken(self, request: pb.CreateTokenRequest, context: Any) -> pb.CreateTokenResponse:
         violations = Violations()
-        violations.user_email(request.user_email)
+        user_email = violations.user_email(request.user_email)
         violations.text("code", request.code, limit=MAX_CODE, required=True)
         violations.text("state", request.state, limit=MAX_STATE)
         if request.code_verifier and not _VERIFIER.fullmatch(request.code_verifier):
@@ -134,16 +133,16 @@ class AuthService(AuthServiceServicer):
         violations.raise_if_any()
         call = current_call.get()
         record = await self._authorizations.create_token(
-            call, request.user_email, request.code, state=request.state, code_verifier=request.code_verifier
+            call, user_email, request.code, state=request.state, code_verifier=request.code_verifier
         )
         if call.principal.member is not None or not call.principal.access_tokens:
             return pb.CreateTokenResponse(success=True)
         token = self._access_tokens.issue(record)
-        return pb.CreateTokenResponse(success=True, token=self._token(call, request.user_email, token))
+        return pb.CreateTokenResponse(success=True, token=self._token(call, user_email, token))
 
     async def GetToken(self, request: pb.GetTokenRequest, context: Any) -> pb.GetTokenResponse:
         violations = Violations()
-        violations.user_email(request.user_email)
+        user_email = violations.user_email(request.user_email)
         min_validity = DEFAULT_MIN_VALIDITY_SECONDS
         if request.HasField("min_validity"):
             min_validity = request.min_validity.seconds + request.min_validity.nanos / 1e9
@@ -154,56 +153,55 @@ class AuthService(AuthServiceServicer):
                 )
         violations.raise_if_any()
         call = current_call.get()
-        token = await self._access_tokens.get_token(call, request.user_email, min_validity)
-        return pb.GetTokenResponse(token=self._token(call, request.user_email, token))
+        token = await self._access_tokens.get_token(call, user_email, min_validity)
+        return pb.GetTokenResponse(token=self._token(call, user_email, token))
 
     async def RefreshToken(self, request: pb.RefreshTokenRequest, context: Any) -> pb.RefreshTokenResponse:
         violations = Violations()
-        violations.user_email(request.user_email)
+        user_email = violations.user_email(request.user_email)
         violations.text("refresh_token", request.refresh_token, limit=MAX_TOKEN)
         violations.raise_if_any()
         call = current_call.get()
-        token = await self._access_tokens.refresh_token(call, request.user_email, request.refresh_token)
-        return pb.RefreshTokenResponse(token=self._token(call, request.user_email, token))
+        token = await self._access_tokens.refresh_token(call, user_email, request.refresh_token)
+        return pb.RefreshTokenResponse(token=self._token(call, user_email, token))
 
     async def RequestToken(self, request: pb.RequestTokenRequest, context: Any) -> pb.RequestTokenResponse:
         violations = Violations()
-        violations.user_email(request.user_email)
+        user_email = violations.user_email(request.user_email)
         violations.text("refresh_token", request.refresh_token, limit=MAX_TOKEN, required=True)
         violations.raise_if_any()
         call = current_call.get()
-        record = await self._authorizations.request_token(call, request.user_email, request.refresh_token)
+        record = await self._authorizations.request_token(call, user_email, request.refresh_token)
         token = self._access_tokens.issue(record)
-        return pb.RequestTokenResponse(token=self._token(call, request.user_email, token))
+        return pb.RequestTokenResponse(token=self._token(call, user_email, token))
 
     async def CheckToken(self, request: pb.CheckTokenRequest, context: Any) -> pb.CheckTokenResponse:
-        violations = Violations()
         now = self._clock.wall()
         match request.WhichOneof("subject"):
             case "facts":
+                violations = Violations()
                 _check_facts(request.facts, violations)
                 violations.raise_if_any()
                 updated = request.facts.update_time.seconds + request.facts.update_time.nanos / 1e9
                 return _token_status(updated + request.facts.expires_in - now, now)
             case "user_email":
-                violations.user_email(request.user_email)
+                user_email = parse_user_email(request.user_email)
             case _:
-                violations.add("subject", "is required; send facts or user_email")
-        violations.raise_if_any()
-        stored = await self._access_tokens.peek(current_call.get(), request.user_email)
+                raise InvalidRequest.of("subject", "is required; send facts or user_email")
+        stored = await self._access_tokens.peek(current_call.get(), user_email)
         return _token_status(stored.expires - self._clock.monotonic(), now)
 
     async def ValidateUser(self, request: pb.ValidateUserRequest, context: Any) -> pb.ValidateUserResponse:
-        check_user_email(request.user_email)
+        user_email = parse_user_email(request.user_email)
         member = current_call.get().principal.member
         if member is None:
             return pb.ValidateUserResponse(valid=False, reason=NOT_LOGGED_IN)
-        valid = member.email == request.user_email
+        valid = member.email == user_email
         return pb.ValidateUserResponse(valid=valid, reason="" if valid else EMAIL_MISMATCH)
 
     async def GetConnection(self, request: pb.GetConnectionRequest, context: Any) -> pb.GetConnectionResponse:
-        check_user_email(request.user_email)
-        record = await self._queries.get(current_call.get(), request.user_email)
+        user_email = parse_user_email(request.user_email)
+        record = await self._queries.get(current_call.get(), user_email)
         return pb.GetConnectionResponse(connection=connection_mapping.connection(record))
 
     async def ListConnections(
@@ -240,23 +238,24 @@ class AuthService(AuthServiceServicer):
     async def DeleteConnection(
         self, request: pb.DeleteConnectionRequest, context: Any
     ) -> pb.DeleteConnectionResponse:
-        check_user_email(request.user_email)
-        record = await self._disconnector.disconnect(current_call.get(), request.user_email)
+        user_email = parse_user_email(request.user_email)
+        record = await self._disconnector.disconnect(current_call.get(), user_email)
         return pb.DeleteConnectionResponse(connection=connection_mapping.connection(record))
 
     async def WatchConnections(
         self, request: pb.WatchConnectionsRequest, context: Any
     ) -> AsyncIterator[pb.WatchConnectionsResponse]:
         principal = current_call.get().principal
-        user_emails = request.user_emails[:MAX_WATCHED]
         violations = Violations()
         if len(request.user_emails) > MAX_WATCHED:
             violations.add(
                 "user_emails",
                 f"has {len(request.user_emails)} entries; send at most {MAX_WATCHED}, or none to watch all users",
             )
-        for index, user_email in enumerate(user_emails):
+        user_emails = [
             violations.user_email(user_email, f"user_emails[{index}]")
+            for index, user_email in enumerate(request.user_emails[:MAX_WATCHED])
+        ]
         tokens = ResumeTokens(self._page_tokens, principal.identity, user_emails)
         position = None
         with violations.collecting():

@@ -82,10 +82,10 @@ _INTERVALS = {
 }
 
 
-def check_target(request: GetMeetingRequest | DeleteMeetingRequest) -> None:
-    """Validate the fields that identify a meeting: user, meeting ID and occurrence ID."""
+def check_target(request: GetMeetingRequest | DeleteMeetingRequest) -> str:
+    """Validate the fields that identify a meeting: user, meeting ID and occurrence ID. Return the user's canonical address."""
     violations = Violations()
-    violations.user_email(request.user_email)
+    user_email = violations.user_email(request.user_email)
     if not 1 <= request.meeting_id <= MAX_MEETING_ID:
         violations.add(
             "meeting_id",
@@ -97,6 +97,7 @@ def check_target(request: GetMeetingRequest | DeleteMeetingRequest) -> None:
             "must be at most 20 digits; send the occurrence_id from the meeting's occurrences",
         )
     violations.raise_if_any()
+    return user_email
 
 
 def check_details(details: pb.MeetingDetails, path: str, violations: Violations) -> None:

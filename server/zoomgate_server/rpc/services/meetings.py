@@ -23,7 +23,7 @@ class MeetingsService(MeetingsServiceServicer):
 
     async def CreateMeeting(self, request: pb.CreateMeetingRequest, context: Any) -> pb.CreateMeetingResponse:
         violations = Violations()
-        violations.user_email(request.user_email)
+        user_email = violations.user_email(request.user_email)
         violations.unsupported("request_id", request.request_id)
         meeting_validation.check_details(request.meeting_details, "meeting_details", violations)
         violations.raise_if_any()
@@ -31,29 +31,29 @@ class MeetingsService(MeetingsServiceServicer):
         violations.raise_if_any()
         body = orjson.dumps(self._with_defaults(details))
         response = await self._zoom_calls.send_typed(
-            current_call.get(), request.user_email, endpoints.create_meeting(body)
+            current_call.get(), user_email, endpoints.create_meeting(body)
         )
         return pb.CreateMeetingResponse(meeting=meeting_mapping.meeting(response.body))
 
     async def GetMeeting(self, request: pb.GetMeetingRequest, context: Any) -> pb.GetMeetingResponse:
-        meeting_validation.check_target(request)
+        user_email = meeting_validation.check_target(request)
         zoom_request = endpoints.get_meeting(
             request.meeting_id,
             occurrence_id=request.occurrence_id,
             show_previous_occurrences=_optional_flag(request, "show_previous_occurrences"),
         )
-        response = await self._zoom_calls.send_typed(current_call.get(), request.user_email, zoom_request)
+        response = await self._zoom_calls.send_typed(current_call.get(), user_email, zoom_request)
         return pb.GetMeetingResponse(meeting=meeting_mapping.meeting(response.body))
 
     async def DeleteMeeting(self, request: pb.DeleteMeetingRequest, context: Any) -> pb.DeleteMeetingResponse:
-        meeting_validation.check_target(request)
+        user_email = meeting_validation.check_target(request)
         zoom_request = endpoints.delete_meeting(
             request.meeting_id,
             occurrence_id=request.occurrence_id,
             schedule_for_reminder=_optional_flag(request, "schedule_for_reminder"),
             cancel_meeting_reminder=_optional_flag(request, "cancel_meeting_reminder"),
         )
-        response = await self._zoom_calls.send_typed(current_call.get(), request.user_email, zoom_request)
+        response = await self._zoom_calls.send_typed(current_call.get(), user_email, zoom_request)
         return pb.DeleteMeetingResponse(status=response.status)
 
     def _with_defaults(self, details: dict[str, Any]) -> dict[str, Any]:

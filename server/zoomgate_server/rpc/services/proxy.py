@@ -43,14 +43,14 @@ class ProxyService(ProxyServiceServicer):
 
     async def _forward(self, method: str, request: Any) -> pb.ZoomResponse:
         call = current_call.get()
-        zoom_request = self._zoom_request(method, request, call)
-        response = await self._zoom_calls.send(call, request.user_email, zoom_request)
+        violations = Violations()
+        user_email = violations.user_email(request.user_email)
+        zoom_request = self._zoom_request(method, request, call, violations)
+        response = await self._zoom_calls.send(call, user_email, zoom_request)
         return _response(response, parse_json=request.parse_json)
 
-    def _zoom_request(self, method: str, request: Any, call: Call) -> ZoomRequest:
+    def _zoom_request(self, method: str, request: Any, call: Call, violations: Violations) -> ZoomRequest:
         """Validate a request and return the call to send to Zoom. Invalid paths and headers have their own error class."""
-        violations = Violations()
-        violations.user_email(request.user_email)
         error: type[InvalidRequest] = InvalidRequest
         target = Target("/")
         query = [(parameter.name, parameter.value) for parameter in request.query]

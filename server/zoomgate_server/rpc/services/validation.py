@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from zoomgate_server import user_email as addresses
 from zoomgate_server.errors import FieldViolation, InvalidRequest
+from zoomgate_server.user_email import InvalidUserEmail, canonical_email
 
 
 class Violations:
@@ -21,11 +21,13 @@ class Violations:
         """Add a violation."""
         self._violations.append(FieldViolation(field, description))
 
-    def user_email(self, value: str, field: str = "user_email") -> None:
-        """Check that a required address is in canonical form."""
-        problem = addresses.problem(value)
-        if problem is not None:
-            self.add(field, problem)
+    def user_email(self, value: str, field: str = "user_email") -> str:
+        """Return a required address in canonical form, or an empty string if it is invalid."""
+        try:
+            return canonical_email(value)
+        except InvalidUserEmail as invalid:
+            self.add(field, str(invalid))
+            return ""
 
     def text(self, field: str, value: str, *, limit: int, required: bool = False) -> None:
         """Check the length of a string. `limit` is the maximum number of characters."""
@@ -58,8 +60,9 @@ class Violations:
             raise (error or self._error)(self._violations)
 
 
-def check_user_email(value: str) -> None:
-    """Check the only field of a request; raise InvalidRequest if it is not an address in canonical form."""
-    problem = addresses.problem(value)
-    if problem is not None:
-        raise InvalidRequest.of("user_email", problem)
+def parse_user_email(value: str) -> str:
+    """Return the address in a request's only field in canonical form; raise InvalidRequest if it is invalid."""
+    try:
+        return canonical_email(value)
+    except InvalidUserEmail as invalid:
+        raise InvalidRequest.of("user_email", str(invalid)) from None

@@ -28,8 +28,8 @@ if _version_not_supported:
 class AuthServiceStub(object):
     """AuthService connects users to Zoom and manages their tokens.
 
-    A `user_email` must be in canonical form: ASCII, lower case, exactly one `@`, at most 254 characters. Other addresses are rejected,
-    not normalized.
+    A `user_email` is an ASCII email address of at most 254 characters. In requests, `A-Z` and `a-z` are equivalent; responses contain the
+    address in lower case. Nothing else is normalized: an address with other characters, such as spaces or non-ASCII letters, is rejected.
 
     Every RPC can fail with:
     - UNAUTHENTICATED / CALLER_UNAUTHENTICATED
@@ -120,8 +120,8 @@ class AuthServiceStub(object):
 class AuthServiceServicer(object):
     """AuthService connects users to Zoom and manages their tokens.
 
-    A `user_email` must be in canonical form: ASCII, lower case, exactly one `@`, at most 254 characters. Other addresses are rejected,
-    not normalized.
+    A `user_email` is an ASCII email address of at most 254 characters. In requests, `A-Z` and `a-z` are equivalent; responses contain the
+    address in lower case. Nothing else is normalized: an address with other characters, such as spaces or non-ASCII letters, is rejected.
 
     Every RPC can fail with:
     - UNAUTHENTICATED / CALLER_UNAUTHENTICATED
@@ -414,8 +414,8 @@ def add_AuthServiceServicer_to_server(servicer, server):
 class AuthService(object):
     """AuthService connects users to Zoom and manages their tokens.
 
-    A `user_email` must be in canonical form: ASCII, lower case, exactly one `@`, at most 254 characters. Other addresses are rejected,
-    not normalized.
+    A `user_email` is an ASCII email address of at most 254 characters. In requests, `A-Z` and `a-z` are equivalent; responses contain the
+    address in lower case. Nothing else is normalized: an address with other characters, such as spaces or non-ASCII letters, is rejected.
 
     Every RPC can fail with:
     - UNAUTHENTICATED / CALLER_UNAUTHENTICATED

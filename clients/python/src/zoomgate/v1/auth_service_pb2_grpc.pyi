@@ -220,8 +220,8 @@ _AuthServiceWatchConnectionsType = typing_extensions.TypeVar(
 class AuthServiceStub(typing.Generic[_AuthServiceBeginAuthorizationType, _AuthServiceCompleteAuthorizationType, _AuthServiceCreateTokenType, _AuthServiceGetTokenType, _AuthServiceRefreshTokenType, _AuthServiceRequestTokenType, _AuthServiceCheckTokenType, _AuthServiceValidateUserType, _AuthServiceGetConnectionType, _AuthServiceListConnectionsType, _AuthServiceDeleteConnectionType, _AuthServiceWatchConnectionsType]):
     """AuthService connects users to Zoom and manages their tokens.
 
-    A `user_email` must be in canonical form: ASCII, lower case, exactly one `@`, at most 254 characters. Other addresses are rejected,
-    not normalized.
+    A `user_email` is an ASCII email address of at most 254 characters. In requests, `A-Z` and `a-z` are equivalent; responses contain the
+    address in lower case. Nothing else is normalized: an address with other characters, such as spaces or non-ASCII letters, is rejected.
 
     Every RPC can fail with:
     - UNAUTHENTICATED / CALLER_UNAUTHENTICATED
@@ -562,8 +562,8 @@ AuthServiceAsyncStub: typing_extensions.TypeAlias = AuthServiceStub[
 class AuthServiceServicer(metaclass=abc.ABCMeta):
     """AuthService connects users to Zoom and manages their tokens.
 
-    A `user_email` must be in canonical form: ASCII, lower case, exactly one `@`, at most 254 characters. Other addresses are rejected,
-    not normalized.
+    A `user_email` is an ASCII email address of at most 254 characters. In requests, `A-Z` and `a-z` are equivalent; responses contain the
+    address in lower case. Nothing else is normalized: an address with other characters, such as spaces or non-ASCII letters, is rejected.
 
     Every RPC can fail with:
     - UNAUTHENTICATED / CALLER_UNAUTHENTICATED

@@ -143,7 +143,7 @@ class Connection(google.protobuf.message.Message):
     CONSENT_TIME_FIELD_NUMBER: builtins.int
     NEXT_REFRESH_TIME_FIELD_NUMBER: builtins.int
     user_email: builtins.str
-    """The user's email address in canonical form: ASCII, lower case, at most 254 characters."""
+    """The user's email address in lower case: ASCII, at most 254 characters."""
     state: Global___Connection.State.ValueType
     """The state of the connection."""
     zoom_user_id: builtins.str
