@@ -14,7 +14,7 @@ from urllib.request import ProxyHandler, Request, build_opener
 
 import click
 
-from zoomgate_server import settings
+from zoomgate_server import file_system, settings
 from zoomgate_server.cli.options import json_option
 from zoomgate_server.cli.output import log_warnings_to_stderr, print_result
 from zoomgate_server.cli.setting_options import setting_options
@@ -90,6 +90,8 @@ def _app(loaded: settings.Settings) -> Finding:
 
 
 def _data(folder: Path) -> Finding:
+    if network := file_system.network_type(folder):
+        return FAILURE, f"{folder} is on a network file system ({network}); use a local disk"
     if _is_missing(folder):
         return WARNING, f"{folder} does not exist yet; the first start creates it"
     if not os.access(folder, os.W_OK | os.X_OK):

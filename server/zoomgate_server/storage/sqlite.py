@@ -6,7 +6,6 @@ confirmed write survives a power failure (https://www.sqlite.org/pragma.html#pra
 
 import asyncio
 import os
-import re
 import sqlite3
 import time
 from collections import Counter
@@ -15,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
+from zoomgate_server import file_system
 from zoomgate_server.storage.record_store import (
     COLUMN_TYPES,
     TOMBSTONE_STATE,
@@ -37,15 +37,9 @@ SCHEMA_VERSION = 1
 APPLICATION_ID = 0x5A474154
 """SQLite application ID of a Zoomgate store (`ZGAT`). See https://www.sqlite.org/pragma.html#pragma_application_id."""
 
-MOUNTS = Path("/proc/mounts")
-"""List of mounted file systems. See proc_pid_mounts(5)."""
-
 MAX_INDEX_RECORDS = 1000
 """If at least this many records are due or expired, all records are read in key order; otherwise, they are found with an index."""
 
-_NETWORK_FILE_SYSTEMS = frozenset(
-    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "fuse.sshfs", "glusterfs", "fuse.glusterfs"}
-)
 _COLUMNS = ("rev", *COLUMN_TYPES)
 _KEY = "app = ? AND kind = ? AND subject = ?"
 _SELECT = f"SELECT kind, subject, {', '.join(_COLUMNS)} FROM record"  # noqa: S608 - constants
@@ -137,7 +131,7 @@ class SqliteStore:
         path: Path,
         wall: Callable[[], float],
         timing: SqliteTiming = SqliteTiming(),
-        mounts: Path = MOUNTS,
+        mounts: Path = file_system.MOUNTS,
     ) -> "SqliteStore":
         """Open the file, creating it with mode 0600 if needed.
 
@@ -297,9 +291,10 @@ def _record(app: str, row: tuple[Any, ...]) -> Record:
 
 def _open(path: Path, busy_timeout: float, mounts: Path) -> sqlite3.Connection:
     """Open or create the file. Runs on the store's thread."""
-    if _file_system(path, mounts) in _NETWORK_FILE_SYSTEMS:
+    network = file_system.network_type(path, mounts)
+    if network:
         raise StoreOpenError(
-            f"The store {path} is on a network file system, where SQLite loses data; use a local disk"
+            f"The store {path} is on a network file system ({network}), where SQLite loses data; use a local disk"
         )
     created = False
     try:
@@ -415,22 +410,3 @@ def _error_name(error: sqlite3.Error) -> str:
 def _text(raw: bytes) -> str:
     """Decode text. Invalid UTF-8 is replaced, so that only the decryption of that record fails and not the whole query."""
     return raw.decode("utf-8", "replace")
-
-
-def _file_system(path: Path, mounts: Path) -> str:
-    """Return the type of the file system of a path, or an empty string if it is unknown."""
-    try:
-        lines = mounts.read_text(encoding="utf-8", errors="replace").splitlines()
-        directory = str(path.resolve().parent)
-    except OSError:
-        return ""
-    best, kind = "", ""
-    for line in lines:
-        fields = line.split()
-        if len(fields) < 3:
-            continue
-        # spaces and similar characters are escaped in octal
-        point = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), fields[1])
-        if len(point) >= len(best) and (directory == point or directory.startswith(point.rstrip("/") + "/")):
-            best, kind = point, fields[2]
-    return kind

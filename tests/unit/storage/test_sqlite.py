@@ -71,7 +71,7 @@ async def test_network_file_system_is_rejected(tmp_path: Path, linked: bool) -> 
     if linked:
         path.symlink_to(share / "zoomgate.db")
     with pytest.raises(
-        StoreOpenError, match="network file system, where SQLite loses data; use a local disk"
+        StoreOpenError, match=r"network file system \(nfs4\), where SQLite loses data; use a local disk"
     ):
         await SqliteStore.open(path if linked else share / "zoomgate.db", time.time, mounts=mounts)
     assert list(share.iterdir()) == []
