@@ -40,6 +40,14 @@ def replace(path: Path, content: bytes) -> None:
     sync_folder(path.parent)
 
 
+def create_folder(path: Path) -> None:
+    """Create a directory with mode 0700, and missing parent directories, durably. An existing directory is not changed."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for folder in missing:
+        sync_folder(folder.parent)
+
+
 def sync_folder(path: Path) -> None:
     """Sync a directory, so that created and renamed files are durable."""
     directory = os.open(path, os.O_RDONLY)

@@ -21,3 +21,6 @@ class MemoryJournal:
     async def delete(self, entry_id: str) -> None:
         """Delete an entry."""
         self.entries.pop(entry_id, None)
+
+    async def release(self, entry_id: str) -> None:
+        """Do nothing, because no other process shares the journal."""

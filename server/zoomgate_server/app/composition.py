@@ -5,6 +5,7 @@ import random
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
+from zoomgate_server import private_file
 from zoomgate_server.app.timing import Timing
 from zoomgate_server.app.zoom_clients import open_clients
 from zoomgate_server.audit.trail import FINGERPRINT_SECRET, AuditTrail
@@ -89,6 +90,15 @@ class Components:
         key_ring = ReloadingKeyRing(
             settings.keys, loaded_key_ring, clock, metrics.key_ring_reloads.inc, timing.key_ring
         )
+        journal = TokenJournal(
+            settings.data_dir / "journal",
+            app=app,
+            key_ring=key_ring,
+            metrics=metrics,
+            timing=timing.journal,
+        )
+        stack.push_async_callback(journal.close)  # last, since a running attempt may still receive tokens
+        await journal.prepare()
         envelope = Envelope(app=app, keys=key_ring)
         await key_check.verify(store, envelope)
         fingerprints = await shared_secret.obtain(store, envelope, FINGERPRINT_SECRET)
@@ -99,9 +109,6 @@ class Components:
             app=app, store=store, envelope=envelope, clock=clock, on_read=metrics.store_reads.inc
         )
         zoom, oauth = open_clients(settings, clock, stack, timing.token_requests)
-        journal = TokenJournal(settings.data_dir / "journal", app=app, key_ring=key_ring, metrics=metrics)
-        stack.push_async_callback(journal.close)
-        await journal.prepare()
         revoker = Revoker(oauth)
         refresher = Refresher(
             connections=connections,
@@ -253,7 +260,7 @@ def _audit_trail(
 ) -> AuditTrail:
     try:
         if settings.audit is not None and settings.audit.parent == settings.data_dir:
-            settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            private_file.create_folder(settings.data_dir)
         return AuditTrail(
             settings.audit, key=key, clock=clock, on_lost=metrics.audit_failures.inc, timing=timing.audit
         )

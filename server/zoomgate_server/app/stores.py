@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from zoomgate_server import private_file
 from zoomgate_server.backoff import Backoff
 from zoomgate_server.clock import Clock
 from zoomgate_server.encryption import key_file
@@ -66,7 +67,7 @@ async def open_store(
     try:
         for directory in {settings.data_dir, path.parent}:
             if not directory.exists():
-                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+                private_file.create_folder(directory)
                 created.append(directory)
         is_new = not path.exists()
         if is_new and settings.keys_are_default and not settings.keys.exists():

@@ -4,7 +4,13 @@ from dataclasses import dataclass
 
 from zoomgate_server.app import stores
 from zoomgate_server.audit import trail
-from zoomgate_server.connections import access_tokens, disconnection, journal_recovery, proactive_refresh
+from zoomgate_server.connections import (
+    access_tokens,
+    disconnection,
+    journal_recovery,
+    proactive_refresh,
+    token_journal,
+)
 from zoomgate_server.connections.refresh import protocol
 from zoomgate_server.encryption import reloading_key_ring
 from zoomgate_server.rpc.middleware import authentication, pipeline
@@ -22,6 +28,7 @@ class Timing:
     calls: authentication.Timing = authentication.Timing()
     disconnections: disconnection.Timing = disconnection.Timing()
     proactive_refreshes: proactive_refresh.Timing = proactive_refresh.Timing()
+    journal: token_journal.Timing = token_journal.Timing()
     recovery: journal_recovery.Timing = journal_recovery.Timing()
     refreshes: protocol.Timing = protocol.Timing()
     feed: change_feed.Timing = change_feed.Timing()

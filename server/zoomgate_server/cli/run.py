@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from zoomgate_server import settings
+from zoomgate_server import private_file, settings
 from zoomgate_server.cli.audit_log import AuditLog
 from zoomgate_server.cli.caller_key import CALLER_KEY_FILE, MEMBER_KEY_FILE, CallerKeyError, digest, obtain
 from zoomgate_server.cli.output import fail
@@ -131,7 +131,7 @@ def _keys(
     paths = {folder / name: principal for name, principal in files.items()}
     try:
         created = [path for path in (folder, *paths) if not path.exists()]
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_file.create_folder(folder)
         keys = {digest(obtain(path)): principal for path, principal in paths.items()}
     except CallerKeyError as error:
         fail(str(error))

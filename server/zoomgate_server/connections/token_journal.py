@@ -8,17 +8,21 @@ Each entry is a separate encrypted file with mode 0600. The process that writes 
 exits. A file without a lock was left by a process that has exited; the process that acquires the lock takes over the entry. Processes can
 therefore share a directory without claiming each other's entries. The directory must be on a local disk.
 
-A file is `format (1 byte) | ciphertext`. The ciphertext is bound to the Zoom app and the entry ID.
+A file is `format (1 byte) | ciphertext`. The ciphertext is bound to the Zoom app and the entry ID. The file is a draft until it is synced
+and renamed. The name of a draft contains the digest of its content. The next process can therefore tell whether a killed process has
+completed a draft, and takes over complete drafts.
 """
 
 import asyncio
 import contextlib
 import errno
 import fcntl
+import hashlib
 import os
+import re
 import secrets
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
@@ -27,19 +31,25 @@ from typing import Any, TypeVar
 
 import orjson
 
-from zoomgate_server import private_file
+from zoomgate_server import file_system, private_file
+from zoomgate_server.backoff import Backoff
 from zoomgate_server.connections import token_pair
 from zoomgate_server.connections.token_pair import TokenPair
 from zoomgate_server.encryption.cipher import Ring, associated_data
 from zoomgate_server.encryption.envelope import FORMAT, unsupported
 from zoomgate_server.errors import KeyUnavailable, RecordUnreadable, RecordVersionUnsupported
+from zoomgate_server.startup import StartError
 from zoomgate_server.telemetry import logs
+from zoomgate_server.telemetry.background_tasks import TaskSet
 from zoomgate_server.telemetry.metrics import Metrics
 
 _PURPOSE = "zoomgate/journal/v3"
 _SUFFIX = ".entry"
 _MAX_BYTES = 128 * 1024  # Zoom's response is at most 64 KiB, and an entry is slightly larger
 _NAME_DIGITS = 32
+_DRAFT = re.compile(r"\.([0-9a-f]{32})-([0-9a-f]{64})")
+_RESERVED_DESCRIPTORS = 16
+_NO_FREE_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
 _T = TypeVar("_T")
 _log = logs.get("zoomgate.journal")
 
@@ -79,21 +89,35 @@ class Entry:
     initiated_by: str = ""
 
 
-@dataclass(slots=True)
-class _Write:
-    """An entry to be written, with the temporary and the final path of its file.
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """The timing of the journal, in seconds.
 
     Attributes:
+        first_pause: Pause before a failed write is retried. Each pause is twice as long as the previous one.
+        max_pause: Maximum pause before a failed write is retried.
+    """
+
+    first_pause: float = 0.1
+    max_pause: float = 5.0
+
+
+@dataclass(slots=True)
+class _Write:
+    """An entry to be written.
+
+    Attributes:
+        path: Path of the file, which is a draft at first.
         descriptor: File descriptor of the open file.
         durable: Whether the rename to the final path was synced.
+        error: Why the entry was not written.
     """
 
     entry: Entry
-    draft: Path
-    path: Path
+    path: Path = Path()
     descriptor: int = -1
-    renamed: bool = False
     durable: bool = False
+    error: str | None = None
 
 
 def to_fields(entry: Entry) -> dict[str, Any]:
@@ -129,7 +153,8 @@ def from_fields(fields: Mapping[str, Any]) -> Entry:
 class TokenJournal:
     """The token journal in one directory.
 
-    Failures are logged and counted but never interrupt the caller, since the store may still accept the tokens.
+    Failures are logged and counted but never interrupt the caller, since the store may still accept the tokens. An entry that cannot be
+    written stays in memory, and the write is retried until it succeeds or the entry is deleted.
 
     Args:
         folder: The directory, created with mode 0700 if it does not exist.
@@ -145,75 +170,139 @@ class TokenJournal:
         key_ring: Ring,
         metrics: Metrics,
         on_write_failed: Callable[[], None] = lambda: None,
+        timing: Timing = Timing(),
     ) -> None:
         self._folder = folder
         self._app = app
         self._ring = key_ring
         self._metrics = metrics
         self._on_write_failed = on_write_failed
+        self._timing = timing
         self._queue: deque[_Write] = deque()
         self._held: dict[str, int] = {}
+        self._unwritten: dict[str, Entry] = {}
+        self._released: set[str] = set()
+        self._undeleted: dict[Path, int] = {}
+        self._deferred = 0
         self._unreadable: set[str] = set()
+        self._descriptors = _ReservedDescriptors()
+        self._retries = TaskSet()
         self._closed = False
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
 
-    async def prepare(self) -> bool:
-        """Create the directory and return whether the directory is writable. Log a warning if it is not."""
-        return await self._run(self._prepare)
+    async def prepare(self, mounts: Path = file_system.MOUNTS) -> bool:
+        """Create the directory and return whether entries can be written and locked there. Log a warning if they cannot.
+
+        Raises:
+            StartError: The directory is on a network file system.
+        """
+        return await self._run(self._prepare, mounts)
 
     async def append(self, entry: Entry) -> bool:
-        """Write an entry durably, replacing any entry with the same ID. If the write fails, leave no file behind and return False.
+        """Write an entry durably, replacing any entry with the same ID. If the write fails, return False and retry in the background.
 
         Entries that are appended while a write is running are written together afterwards, with one sync of the directory.
         """
-        name = entry.entry_id
-        draft = self._folder / f".{name}-{secrets.token_hex(4)}"
-        write = _Write(entry, draft, self._folder / f"{name}{_SUFFIX}")
-        self._queue.append(write)
-        await self._run(self._write_queued)
-        if write.durable:
-            self._metrics.journal_writes.inc()
-        else:
+        self._forget_unwritten(entry.entry_id)
+        write = await self._write(entry)
+        if not write.durable:
+            _log.error("journal.write_failed", entry=entry.entry_id, error=write.error)
             self._metrics.journal_failures.inc()
             self._on_write_failed()
+            if not self._closed:
+                self._unwritten[entry.entry_id] = entry
+                self._retries.spawn(self._retry(entry))
         return write.durable
 
     async def delete(self, entry_id: str) -> None:
-        """Delete an entry that this process holds, ignoring other IDs. An entry that cannot be deleted will be claimed again."""
+        """Delete an entry that this process holds, ignoring other IDs. If the file cannot be deleted, `claim` retries."""
+        self._forget_unwritten(entry_id)
         await self._run(self._delete_file, entry_id)
 
     async def release(self, entry_id: str) -> None:
         """Release an entry that this process holds, so that any process can claim it."""
-        await self._run(self._release, entry_id)
+        if entry_id in self._unwritten:
+            self._released.add(entry_id)
+        else:
+            await self._run(self._release, entry_id)
 
     def has(self, entry_id: str) -> bool:
-        """Return whether an entry exists, regardless of which process holds it."""
-        return (self._folder / f"{entry_id}{_SUFFIX}").exists()
+        """Return whether the file of an entry exists, regardless of which process holds it."""
+        return self._path(entry_id).exists()
 
-    async def claim(self) -> list[Entry]:
-        """Claim and return the entries of processes that have exited. The entries stay on disk until `delete` is called."""
-        return await self._run(self._claim)
+    async def claim(self, excluded: Container[str] = ()) -> list[Entry]:
+        """Claim and return the released entries and those of processes that have exited, without the excluded IDs.
+
+        The entries stay in the journal until `delete` is called.
+        """
+        unwritten = [entry_id for entry_id in self._released if entry_id not in excluded]
+        self._released.difference_update(unwritten)
+        return [self._unwritten[entry_id] for entry_id in unwritten] + await self._run(self._claim, excluded)
 
     async def close(self) -> None:
-        """Release all entries, so that other processes can claim them. Idempotent."""
+        """Release all entries, so that other processes can claim them. Entries that are appended later are written and released."""
         if not self._closed:
             self._closed = True
-            await self._run(self._release_all)
             self._executor.shutdown(wait=True)
+            self._queue.extend(map(_Write, self._unwritten.values()))
+            self._unwritten.clear()
+            self._released.clear()
+            self._write_queued()
+            self._release_all()
 
     async def _run(self, function: Callable[..., _T], *arguments: Any) -> _T:
         """Run a function on the journal's thread. The function continues if the caller is canceled."""
+        if self._closed:  # the thread has ended; Zoom's last responses may arrive after the drain
+            try:
+                return function(*arguments)
+            finally:
+                self._release_all()
         loop = asyncio.get_running_loop()
         result = await asyncio.shield(loop.run_in_executor(self._executor, function, *arguments))
-        self._metrics.journal_entries.set(len(self._held))
+        self._metrics.journal_entries.set(len(self._held) + self._deferred)
         return result
 
-    def _prepare(self) -> bool:
+    async def _write(self, entry: Entry) -> _Write:
+        write = _Write(entry)
+        self._queue.append(write)
+        await self._run(self._write_queued)
+        if write.durable:
+            self._metrics.journal_writes.inc()
+        return write
+
+    async def _retry(self, entry: Entry) -> None:
+        """Repeat a failed write until it succeeds, or until the entry is deleted or replaced."""
+        entry_id, backoff = entry.entry_id, Backoff(self._timing.first_pause, self._timing.max_pause)
+        while self._unwritten.get(entry_id) is entry:
+            await asyncio.sleep(backoff.next_pause())
+            if self._unwritten.get(entry_id) is entry and (await self._write(entry)).durable:
+                _log.info("journal.write_recovered", entry=entry_id)
+                is_released = entry_id in self._released
+                self._forget_unwritten(entry_id)
+                if is_released:
+                    await self.release(entry_id)
+
+    def _forget_unwritten(self, entry_id: str) -> None:
+        self._unwritten.pop(entry_id, None)
+        self._released.discard(entry_id)
+
+    def _prepare(self, mounts: Path) -> bool:
+        network = file_system.network_type(self._folder, mounts)
+        if network:
+            raise StartError(
+                f"The journal {self._folder} is on a network file system ({network}), where locks and syncs are unreliable;"
+                " use a local disk"
+            )
+        self._descriptors.replenish()
+        probe = self._folder / f".probe-{secrets.token_hex(4)}"
         try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            probe = self._folder / f".probe-{secrets.token_hex(4)}"
+            private_file.create_folder(self._folder)
             os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-            probe.unlink()
+            try:
+                with _locked(probe):
+                    pass
+            finally:
+                probe.unlink()
         except OSError as error:
             _log.warning(
                 "journal.unavailable",
@@ -227,19 +316,24 @@ class TokenJournal:
     def _write_queued(self) -> None:
         """Write all queued entries, one step at a time for all entries, so that the disk can combine the syncs."""
         writes = [self._queue.popleft() for _ in range(len(self._queue))]
-        for step in (self._draft, self._sync, self._rename):
-            writes = [write for write in writes if self._succeeds(step, write)]
+        if not writes:
+            return
         try:
-            if writes:
-                private_file.sync_folder(self._folder)
+            folder = self._descriptors.open(self._folder, os.O_RDONLY)
+            try:
+                for step in (self._draft, self._sync, self._rename):
+                    writes = [write for write in writes if self._succeeds(step, write)]
+                os.fsync(folder)
+            finally:
+                os.close(folder)
         except OSError as error:
             for write in writes:
                 self._abandon(write, error)
-            return
-        for write in writes:
-            self._release(write.entry.entry_id)  # an older file of the same entry
-            self._held[write.entry.entry_id] = write.descriptor
-            write.durable = True
+        else:
+            for write in writes:
+                self._held[write.entry.entry_id] = write.descriptor
+                write.durable = True
+        self._descriptors.replenish()
 
     def _succeeds(self, step: Callable[[_Write], None], write: _Write) -> bool:
         try:
@@ -252,70 +346,97 @@ class TokenJournal:
     def _draft(self, write: _Write) -> None:
         entry = write.entry
         sealed = self._ring.seal(orjson.dumps(to_fields(entry)), self._associated(entry.entry_id))
-        write.descriptor = os.open(write.draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        fcntl.flock(write.descriptor, fcntl.LOCK_EX)  # acquire the lock before the file has its final name
-        _write_whole(write.descriptor, bytes((FORMAT,)) + sealed)
+        content = bytes((FORMAT,)) + sealed
+        write.path = self._folder / f".{entry.entry_id}-{hashlib.sha256(content).hexdigest()}"
+        while True:
+            write.descriptor = self._descriptors.open(write.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+            fcntl.flock(
+                write.descriptor, fcntl.LOCK_EX
+            )  # acquire the lock before the file has its final name
+            if os.fstat(write.descriptor).st_nlink:
+                break
+            os.close(
+                write.descriptor
+            )  # before it was locked, another process deleted it as an incomplete draft
+        _write_whole(write.descriptor, content)
 
     def _sync(self, write: _Write) -> None:
         os.fsync(write.descriptor)
 
     def _rename(self, write: _Write) -> None:
-        write.draft.rename(write.path)
-        write.renamed = True
+        write.path = write.path.rename(self._path(write.entry.entry_id))
+        self._release(write.entry.entry_id)  # the older file of the same entry
 
     def _abandon(self, write: _Write, error: OSError) -> None:
-        _log.error("journal.write_failed", entry=write.entry.entry_id, error=error.strerror)
-        for path in (write.draft, write.path) if write.renamed else (write.draft,):
-            with contextlib.suppress(OSError):
-                path.unlink()
+        write.error = error.strerror
         if write.descriptor >= 0:
-            # Release the lock only after the file is deleted, so that no process can claim it.
-            os.close(write.descriptor)
+            self._remove(write.path, write.descriptor)
 
     def _delete_file(self, entry_id: str) -> None:
         descriptor = self._held.pop(entry_id, None)
-        if descriptor is None:
-            return
+        if descriptor is not None:
+            self._remove(self._path(entry_id), descriptor)
+            self._descriptors.replenish()
+
+    def _remove(self, path: Path, descriptor: int) -> None:
+        """Delete a file and then release its lock, so that no process can claim it. If the file cannot be deleted, keep the lock."""
         try:
-            (self._folder / f"{entry_id}{_SUFFIX}").unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
         except OSError as error:
-            _log.error("journal.delete_failed", entry=entry_id, error=error.strerror)
-        finally:
-            # Release the lock only after the file is deleted, so that no process can claim it.
+            if path not in self._undeleted:
+                _log.error("journal.delete_failed", entry=path.stem, error=error.strerror)
+            self._undeleted[path] = descriptor
+        else:
+            self._undeleted.pop(path, None)
             os.close(descriptor)
 
     def _release(self, entry_id: str) -> None:
-        descriptor = self._held.pop(entry_id, None)
-        if descriptor is not None:
-            os.close(descriptor)
+        for descriptor in (self._held.pop(entry_id, None), self._undeleted.pop(self._path(entry_id), None)):
+            if descriptor is not None:
+                os.close(descriptor)
 
-    def _claim(self) -> list[Entry]:
-        try:
-            names = sorted(path.name for path in self._folder.iterdir() if path.suffix == _SUFFIX)
-        except OSError:
-            return []
-        entries = (self._claim_one(self._folder / name) for name in names)
+    def _claim(self, excluded: Container[str]) -> list[Entry]:
+        for path, descriptor in list(self._undeleted.items()):
+            self._remove(path, descriptor)
+        for draft in self._files(".*"):
+            self._finish_draft(draft)
+        paths = self._files(f"*{_SUFFIX}")
+        self._deferred = sum(path.stem in excluded and path.stem not in self._held for path in paths)
+        entries = (self._claim_one(path) for path in paths if path.stem not in excluded)
         return [entry for entry in entries if entry is not None]
+
+    def _finish_draft(self, draft: Path) -> None:
+        """Turn a draft of a process that has exited into an entry if it is complete; otherwise, delete it."""
+        name = _DRAFT.fullmatch(draft.name)
+        if name is None:
+            return
+        entry_id, digest = name.groups()
+        path = self._path(entry_id)
+        # an error, or a lock of a running process, defers the draft to the next call
+        with contextlib.suppress(OSError), contextlib.ExitStack() as locks:
+            descriptor = locks.enter_context(_locked(draft))
+            if hashlib.sha256(os.read(descriptor, _MAX_BYTES)).hexdigest() != digest:
+                draft.unlink()
+                return
+            if path.exists():  # an older version of the entry
+                locks.enter_context(_locked(path))
+            os.fsync(descriptor)
+            draft.rename(path)
+            private_file.sync_folder(self._folder)
 
     def _claim_one(self, path: Path) -> Entry | None:
         """Claim one file. Return None if another process holds the file, or if the file cannot be read or decrypted."""
-        name = path.name.removesuffix(_SUFFIX)
-        if name in self._held:
-            return None
+        name = path.stem
         try:
-            descriptor = os.open(path, os.O_RDONLY)
-        except OSError:
-            return None  # deleted by the process that held it
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(descriptor).st_nlink:
-                entry = self._open(name, os.read(descriptor, _MAX_BYTES))
-                self._held[name], descriptor = descriptor, -1
+            with _locked(path) as descriptor:
+                entry = self._decrypt(name, os.read(descriptor, _MAX_BYTES))
+                self._held[name] = os.dup(descriptor)  # both descriptors share the lock
                 self._unreadable.discard(name)
                 return entry
+        except (BlockingIOError, FileNotFoundError):
+            pass  # a running process holds the file or has deleted it
         except OSError as error:
-            # with these errors, a running process holds the lock
-            if error.errno not in (errno.EAGAIN, errno.EACCES):
+            if error.errno not in _NO_FREE_DESCRIPTOR:
                 self._report_unreadable(name, "it cannot be read")
         except KeyUnavailable as error:
             self._report_unreadable(name, f"key {error.metadata.get('key_id', '')} is not in the key ring")
@@ -323,12 +444,9 @@ class TokenJournal:
             self._report_unreadable(name, error.message)
         except (RecordUnreadable, ValueError, TypeError, KeyError):
             self._report_unreadable(name, "it is corrupt, or belongs to a different Zoom app")
-        finally:
-            if descriptor >= 0:
-                os.close(descriptor)
         return None
 
-    def _open(self, name: str, content: bytes) -> Entry:
+    def _decrypt(self, name: str, content: bytes) -> Entry:
         # after a power failure, a disk page that was not written may read as zeros
         if not content or content[0] == 0:
             raise RecordUnreadable("A journal entry is empty or corrupt")
@@ -343,11 +461,69 @@ class TokenJournal:
             _log.error("journal.entry_unreadable", entry=name[:_NAME_DIGITS], reason=reason)
 
     def _release_all(self) -> None:
-        while self._held:
-            os.close(self._held.popitem()[1])
+        for descriptor in (*self._held.values(), *self._undeleted.values()):
+            os.close(descriptor)
+        self._held.clear()
+        self._undeleted.clear()
+        self._descriptors.close()
+
+    def _files(self, pattern: str) -> list[Path]:
+        try:
+            return sorted(self._folder.glob(pattern))
+        except OSError:
+            return []
+
+    def _path(self, entry_id: str) -> Path:
+        return self._folder / f"{entry_id}{_SUFFIX}"
 
     def _associated(self, entry_id: str) -> bytes:
         return associated_data(_PURPOSE, self._app, entry_id)
+
+
+class _ReservedDescriptors:
+    """Descriptors that are kept open, so that the journal can open files when the process has no free descriptor left."""
+
+    def __init__(self) -> None:
+        self._reserved: list[int] = []
+
+    def open(self, path: Path, flags: int) -> int:
+        """Open a file, or create it with mode 0600. If no descriptor is free, use a reserved one."""
+        while True:
+            try:
+                return os.open(path, flags, 0o600)
+            except OSError as error:
+                if error.errno not in _NO_FREE_DESCRIPTOR or not self._reserved:
+                    raise
+                os.close(self._reserved.pop())
+
+    def replenish(self) -> None:
+        """Reserve descriptors in place of the used ones, as far as descriptors are free."""
+        with contextlib.suppress(OSError):
+            while len(self._reserved) < _RESERVED_DESCRIPTORS:
+                self._reserved.append(os.open(os.devnull, os.O_RDONLY))
+
+    def close(self) -> None:
+        """Close the reserved descriptors."""
+        while self._reserved:
+            os.close(self._reserved.pop())
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[int]:
+    """Open and lock a file within the context.
+
+    Raises:
+        BlockingIOError: A running process holds the file.
+        FileNotFoundError: The file was deleted.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not os.fstat(descriptor).st_nlink:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _write_whole(descriptor: int, content: bytes) -> None:

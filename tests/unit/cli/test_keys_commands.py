@@ -238,6 +238,17 @@ class TestRetire:
         (journal / "3").unlink()
         stdout_of(await command("keys", "retire", old))
 
+    async def test_draft_of_a_killed_process_does_not_keep_its_key(self, service: Harness) -> None:
+        """The service deletes incomplete drafts from the journal. Only a killed process leaves a draft behind."""
+        old = ring().primary_id
+        stdout_of(await command("keys", "rotate", "--now"))
+        age_key_file()
+        draft = Path("data/journal") / f".{'a' * 32}-{'b' * 64}"
+        draft.write_bytes(b"\x03\x01" + bytes.fromhex(old) + b"incomplete")
+        while draft.exists():
+            await asyncio.sleep(0.01)
+        stdout_of(await command("keys", "retire", old))
+
     async def test_no_key_is_retired_right_after_a_change(self, service: Harness) -> None:
         """After a change, a service may use the previous key ring for a few more seconds."""
         old = ring().primary_id
