@@ -386,6 +386,9 @@ class _NoJournal:
     async def delete(self, entry_id: str) -> None:
         """Do nothing, because no entry exists."""
 
+    async def release(self, entry_id: str) -> None:
+        """Do nothing, because no entry exists."""
+
 
 def run_with_drain(seed: int, shell: ModuleType = refresher) -> str:
     """Run a seed's history, which ends with a drain. Return the violated invariant, or an empty string."""

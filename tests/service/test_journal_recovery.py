@@ -154,8 +154,8 @@ async def test_deferred_consent_is_counted_once_it_is_stored(tmp_path: Path) -> 
         async with serving(zoom, data_dir) as zoomgate:
             while not zoomgate.stat("faults.status"):
                 await asyncio.sleep(0.05)
-            await wait_for_metrics(zoomgate, zoomgate_journal_replays_total=0.0, zoomgate_journal_entries=0.0)
-            await wait_for_metrics(zoomgate, zoomgate_journal_replays_total=1.0)
+            await wait_for_metrics(zoomgate, zoomgate_journal_replays_total=0.0, zoomgate_journal_entries=1.0)
+            await wait_for_metrics(zoomgate, zoomgate_journal_replays_total=1.0, zoomgate_journal_entries=0.0)
         assert list((data_dir / "journal").iterdir()) == []
 
 

@@ -1,20 +1,29 @@
 """Tests for journal recovery: how a service processes journaled tokens of a killed process."""
 
 import asyncio
+import fcntl
+import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
+import aiohttp
 import pytest
 
-from support.harness import MONICA, OMAR, SECONDS, Harness, running, serving
+from support.faulty_store import Gate
+from support.file_modes import enforced_file_modes
+from support.harness import BASIL, MONICA, OMAR, SECONDS, Harness, running, serving
 from zoom_simulator import Simulator, SimulatorOptions
 from zoom_simulator.faults import Fault
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1 import connection_pb2
+from zoomgate_server.app.timing import Timing
+from zoomgate_server.clock import SystemClock
+from zoomgate_server.connections import journal_recovery
 from zoomgate_server.connections import record as connection_record
 from zoomgate_server.connections.record import ConnectionRecord
 from zoomgate_server.connections.token_journal import Entry, Origin, TokenJournal
@@ -27,6 +36,21 @@ from zoomgate_server.telemetry.metrics import Metrics
 
 REDIRECT = "http://127.0.0.1/x"
 STATE = connection_pb2.Connection.State
+POLLING_OFTEN = Timing(recovery=journal_recovery.Timing(poll_interval=0.01))
+DAY = 86_400.0
+
+
+class SkippingClock(SystemClock):
+    """The system clock, whose monotonic time a test can set forward.
+
+    Attributes:
+        skipped: Seconds by which the monotonic time is set forward.
+    """
+
+    skipped = 0.0
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self.skipped
 
 
 def issued(zoom: Simulator, user: str = MONICA) -> TokenPair:
@@ -230,3 +254,162 @@ async def test_corrupt_entry_does_not_prevent_startup(tmp_path: Path) -> None:
                     await asyncio.sleep(0.01)
             assert (await get_connection(service)).state == STATE.STATE_ACTIVE
     assert damaged.read_bytes() == b"\x01broken"
+
+
+async def corrupt_entries(service: Harness) -> float:
+    """Return the number of corrupt entries that the service has found."""
+    name = "zoomgate_journal_corrupt_entries_total "
+    async with aiohttp.ClientSession() as session, session.get(f"{service.http_url}/metrics") as page:
+        (line,) = (line for line in (await page.text()).splitlines() if line.startswith(name))
+    return float(line.removeprefix(name))
+
+
+async def poll_twice(service: Harness) -> None:
+    """Wait until the service has processed the entries that are due now. A poll counts each corrupt file when it first finds the file."""
+    for _ in range(2):
+        before, corrupt = (
+            await corrupt_entries(service),
+            service.data_dir / "journal" / f"{uuid4().hex}.entry",
+        )
+        corrupt.write_bytes(b"\x01corrupt")
+        while await corrupt_entries(service) == before:
+            await asyncio.sleep(0.01)
+        corrupt.unlink()
+
+
+async def test_each_deferred_entry_backs_off_alone(tmp_path: Path) -> None:
+    """The pause doubles with each failure of an entry, and does not delay other entries."""
+    timing = Timing(recovery=journal_recovery.Timing(0.01, first_pause=100.0, max_pause=300.0))
+    clock = SkippingClock()
+    async with stopped(tmp_path) as zoom:
+        await write_journal(zoom, tmp_path, entry(issued(zoom)))
+        zoom.faults.add(Fault("users_me", "status", times=-1))
+        async with serving(zoom, tmp_path, timing=timing, clock=clock) as service:
+            await poll_twice(service)
+            failures = 1
+            for pause in (100.0, 200.0, 300.0, 300.0):
+                clock.skipped += pause - 50.0
+                await poll_twice(service)
+                assert service.stat("faults.status") == failures
+                clock.skipped += 50.0
+                await poll_twice(service)
+                failures += 1
+                assert service.stat("faults.status") == failures
+            zoom.faults.clear()
+            await write_journal(zoom, tmp_path, replace(entry(issued(zoom, OMAR), OMAR), entry_id="0" * 32))
+            await poll_twice(service)
+            assert (await get_connection(service, OMAR)).state == STATE.STATE_ACTIVE
+            clock.skipped += 300.0
+            await poll_twice(service)
+            assert (await get_connection(service)).state == STATE.STATE_ACTIVE
+
+
+async def test_deferred_entry_waits_as_long_as_zoom_requests(tmp_path: Path) -> None:
+    """Zoom's pause is until the next day but one; at most an hour is accepted."""
+    clock = SkippingClock()
+    async with Simulator(SimulatorOptions(port=0), wall=lambda: time.time() + DAY) as zoom:
+        async with serving(zoom, tmp_path):
+            pass
+        tokens = replace(issued(zoom), obtained_at=time.time(), access_expire_at=time.time() + 7200)
+        await write_journal(zoom, tmp_path, entry(tokens))
+        zoom.faults.add(Fault("users_me", "rate_limit_daily"))
+        async with serving(zoom, tmp_path, timing=POLLING_OFTEN, clock=clock) as service:
+            await poll_twice(service)
+            clock.skipped += 3500.0
+            await poll_twice(service)
+            request = pb.GetConnectionRequest(user_email=MONICA)
+            rejection = await service.error_of(service.auth.GetConnection, request, "admin")
+            assert rejection.code.name == "NOT_FOUND"
+            clock.skipped += 100.0
+            await poll_twice(service)
+            assert (await get_connection(service)).state == STATE.STATE_ACTIVE
+
+
+async def test_no_entry_is_sent_to_zoom_while_the_circuit_breaker_is_open(tmp_path: Path) -> None:
+    """Zoom is rate limiting the refreshes of two other users."""
+    clock = SkippingClock()
+    async with running(tmp_path, timing=POLLING_OFTEN, clock=clock) as service:
+        zoom = service.simulator
+        for user in (MONICA, OMAR):
+            await service.connect(user)
+        zoom.faults.add(Fault("token", "rate_limit_daily", times=2))
+        for user in (MONICA, OMAR):
+            request = pb.RefreshTokenRequest(user_email=user)
+            rejection = await service.error_of(service.auth.RefreshToken, request)
+            assert rejection.reason == "ZOOM_RATE_LIMITED"
+        tokens = issued(zoom, BASIL)
+        zoom.zoom.expire(BASIL)
+        before = dict(zoom.zoom.counters)
+        await write_journal(zoom, tmp_path, entry(replace(tokens, access_expire_at=0.0), BASIL))
+        await poll_twice(service)
+        assert dict(zoom.zoom.counters) == before
+        clock.skipped += 3600.0
+        await poll_twice(service)
+        assert (await get_connection(service, BASIL)).state == STATE.STATE_ACTIVE
+
+
+async def test_tokens_of_a_crashed_refresh_are_stored_from_the_journal(tmp_path: Path) -> None:
+    """The same process stores the tokens; otherwise, the next refresh would use a refresh token that Zoom has already exchanged."""
+    async with running(tmp_path, timing=POLLING_OFTEN) as service:
+        await service.connect()
+        writes = 0
+
+        async def crash_at_commit(put: Any, *arguments: Any) -> Any:
+            nonlocal writes
+            writes += 1
+            if writes == 2:  # the first write is the lease
+                raise RuntimeError("can't start new thread")
+            return await put(*arguments)
+
+        with service.store.intercept("put", crash_at_commit):
+            request = pb.RefreshTokenRequest(user_email=MONICA)
+            assert (await service.error_of(service.auth.RefreshToken, request)).code.name == "INTERNAL"
+            await wait_until_empty(service)
+        connection = await get_connection(service)
+        assert (connection.state, connection.generation) == (STATE.STATE_ACTIVE, 2)
+        assert service.stat("token.refresh_token.refused") == 0
+
+
+async def test_tokens_of_a_crashed_account_linking_are_stored_from_the_journal(tmp_path: Path) -> None:
+    async with running(tmp_path, timing=POLLING_OFTEN) as service:
+        supplied = issued(service.simulator).refresh_token
+
+        async def crash(_put: Any, *_arguments: Any) -> Any:
+            raise RuntimeError("can't start new thread")
+
+        with service.store.intercept("put", crash):
+            request = pb.RequestTokenRequest(user_email=MONICA, refresh_token=supplied)
+            assert (await service.error_of(service.auth.RequestToken, request)).code.name == "INTERNAL"
+        await wait_until_empty(service)
+        assert (await get_connection(service)).state == STATE.STATE_ACTIVE
+        assert service.stat("revoke.known") == 0
+
+
+async def test_entry_that_cannot_be_deleted_is_audited_once_and_deleted_later(tmp_path: Path) -> None:
+    """The journal's directory becomes read-only while the tokens are being stored."""
+    folder = tmp_path / "journal"
+    with enforced_file_modes():
+        async with running(tmp_path, timing=POLLING_OFTEN) as service:
+            await service.connect()
+            gate = Gate(after_effect=False, holds=lambda *_: bool(list(folder.glob("*.entry"))))
+            with service.store.intercept("put", gate):
+                request = pb.RefreshTokenRequest(user_email=MONICA)
+                refreshing = asyncio.create_task(service.call(service.auth.RefreshToken, request))
+                await gate.reached.wait()
+                (stored,) = folder.glob("*.entry")
+                corrupt = folder / f"{'f' * 32}.entry"
+                with corrupt.open("wb") as file:
+                    fcntl.flock(file, fcntl.LOCK_EX)
+                    folder.chmod(0o500)
+                    gate.opened.set()
+                    await refreshing
+            while not await corrupt_entries(
+                service
+            ):  # reported by the first poll after its lock was released
+                await asyncio.sleep(0.01)
+            assert stored.exists()
+            folder.chmod(0o700)
+            while stored.exists():
+                await asyncio.sleep(0.01)
+    lines = map(json.loads, (tmp_path / "audit.jsonl").read_text(encoding="utf-8").splitlines())
+    assert [line["action"] for line in lines].count("connection.refreshed") == 1

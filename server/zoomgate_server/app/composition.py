@@ -175,6 +175,7 @@ class Components:
                 journal=journal,
                 refresher=refresher,
                 account_linker=account_linker,
+                clock=clock,
                 metrics=metrics,
                 timing=timing.recovery,
             ),

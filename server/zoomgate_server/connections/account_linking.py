@@ -36,7 +36,7 @@ from zoomgate_server.errors import (
 from zoomgate_server.storage.record_store import StoreError, ZoomUserTaken
 from zoomgate_server.telemetry import logs
 from zoomgate_server.user_email import InvalidUserEmail, canonical_email
-from zoomgate_server.zoom import endpoints
+from zoomgate_server.zoom import endpoints, retry_after
 from zoomgate_server.zoom.client import ZoomClient
 from zoomgate_server.zoom.oauth import OAuthClient
 from zoomgate_server.zoom.token_outcome import Rejected, issued_or_raise
@@ -218,14 +218,17 @@ class AccountLinker:
         except ZoomgateError:
             await self._discard_entry(entry)
             raise
+        except Exception:
+            await self._journal.release(entry.entry_id)  # journal recovery stores the tokens
+            raise
         await self._journal.delete(entry.entry_id)
         return record
 
-    async def resume(self, entry: Entry) -> bool:
-        """Store the tokens of a journal entry that a crashed process left behind or that was deferred.
+    async def resume(self, entry: Entry) -> None:
+        """Store or discard the tokens of a journal entry that a crashed process left behind or that was deferred.
 
-        Returns:
-            True if processing is complete: the tokens are stored or discarded. False if the entry stays in the journal.
+        Raises:
+            StoreError, ZoomgateError: The store, a key or Zoom is unavailable; the caller releases the entry, and retries later.
         """
         try:
             current = await self.prepare(entry.user_email)
@@ -238,15 +241,8 @@ class AccountLinker:
             else:
                 entry = await self._renew_if_stale(entry)
                 await self._verify_and_store(entry, None, current, unless_superseded=True)
-        except (StoreError, *_RETRYABLE_RECORD_ERRORS, *_TRANSIENT_ZOOM_ERRORS) as error:
-            _log.warning(
-                "account_linking.deferred",
-                user=entry.user_email,
-                entry=entry.entry_id,
-                error=type(error).__name__,
-            )
-            await self._journal.release(entry.entry_id)
-            return False
+        except (*_RETRYABLE_RECORD_ERRORS, *_TRANSIENT_ZOOM_ERRORS):
+            raise
         except IdentityMismatch:
             pass  # the tokens are stored in the connection of their user, or revoked
         except ZoomgateError as error:
@@ -260,7 +256,6 @@ class AccountLinker:
             if not isinstance(error, ReauthRequired):
                 self._revoke_unused(entry.tokens)
         await self._journal.delete(entry.entry_id)
-        return True
 
     async def _discard_entry(self, entry: Entry) -> None:
         """Revoke the tokens of an entry that will not be stored, and delete the entry."""
@@ -316,7 +311,8 @@ class AccountLinker:
         )
         if response.status == 429 or response.status >= 500:
             raise ZoomUnavailable(
-                "Zoom could not identify the consenting user; start a new authorization", retry_after=2.0
+                "Zoom could not identify the consenting user; start a new authorization",
+                retry_after=retry_after.parse(response.header("retry-after"), self._connections.now),
             )
         if response.status != 200:
             raise ZoomBadResponse(

@@ -115,8 +115,11 @@ class Importer:
             for entry in await self._journal.claim():
                 if entry.origin is Origin.REFRESH:
                     await self._journal.release(entry.entry_id)
-                else:
+                    continue
+                try:
                     await self._account_linker.resume(entry)
+                except (StoreError, ZoomgateError):
+                    await self._journal.release(entry.entry_id)
 
     async def import_row(self, row: Row) -> Outcome:
         """Import one row. Errors are returned as outcomes; an error that would affect every row also stops the import."""

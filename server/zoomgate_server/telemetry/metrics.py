@@ -70,7 +70,7 @@ class Metrics:
         )
         self.journal_entries = gauge(
             "journal_entries",
-            "Journal entries that are being written to the store.",
+            "Journal entries that are being written to the store or are deferred.",
             multiprocess_mode="livesum",
         )
         self.journal_writes = counter("journal_writes", "Token pairs written to the journal.")

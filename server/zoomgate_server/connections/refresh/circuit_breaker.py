@@ -57,14 +57,15 @@ class CircuitBreaker:
 
         If the pause is over, the caller's request is a probe: the breaker stays open for other callers for `PROBE_INTERVAL_SECONDS`.
         """
-        if self._outcome is None:
-            return None
-        now = self._clock.monotonic()
-        remaining = self._until - now
-        if remaining > 0:
-            return self._outcome, remaining
-        self._until = now + PROBE_INTERVAL_SECONDS
-        return None
+        paused = self.pause()
+        if paused is None and self._outcome is not None:
+            self._until = self._clock.monotonic() + PROBE_INTERVAL_SECONDS
+        return paused
+
+    def pause(self) -> tuple[_Failure, float] | None:
+        """Return the outcome that opened the breaker and the remaining seconds of the pause, or None if there is no pause."""
+        remaining = self._until - self._clock.monotonic()
+        return (self._outcome, remaining) if self._outcome is not None and remaining > 0 else None
 
     def record(self, outcome: TokenOutcome) -> None:
         """Record the outcome of a request."""

@@ -179,6 +179,12 @@ class Refresher:
         )
         self._start_task(self._resume(entry, in_flight), in_flight)
 
+    def check_circuit_breaker(self) -> None:
+        """Raise the error for the outcome that opened the circuit breaker, if its pause is not over."""
+        paused = self._breaker.pause()
+        if paused is not None:
+            raise _failure(paused[0], retry_after=paused[1])[1]
+
     def is_leased(self, record: ConnectionRecord, now: float) -> bool:
         """Return whether any process is refreshing the token of a record, read at the store's time `now`."""
         return refresh_protocol.active_lease(record, now, self._config.timing) is not None
@@ -264,6 +270,8 @@ class Refresher:
             in_flight.fail(
                 error if isinstance(error, Exception) else RuntimeError("the refresh was canceled")
             )
+            if isinstance(error, Exception):
+                await self._journal.release(in_flight.attempt_id)  # journal recovery stores the issued tokens
             raise
         if in_flight.called_zoom:
             self._metrics.refresh_seconds.observe(self._clock.monotonic() - started)
