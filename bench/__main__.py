@@ -8,14 +8,12 @@ import contextlib
 import os
 import re
 import shutil
-import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +32,7 @@ from bench import (
     watches,
     webhook_garbage,
 )
+from bench.server_process import LOAD_CORE, pin_prefix, server
 from zoom_simulator import Simulator, SimulatorOptions
 from zoom_simulator.options import SimulatedUser
 from zoomgate.v1 import (
@@ -53,7 +52,6 @@ WORKER_CONNECTIONS, WORKER_STREAMS = (
     4,
 )  # more connections, because the kernel distributes connections, not calls, among the workers
 GOALS = {"G1": 0.70, "G3": 0.76, "G4": 0.80}
-SERVER_CORE, LOAD_CORE = 0, 1
 
 
 @dataclass(frozen=True)
@@ -71,36 +69,6 @@ class Target:
     path: str
     request: bytes
     key: str
-
-
-def pin_prefix(core: int) -> list[str]:
-    """Return a command prefix that pins a command to a core, if there are several cores and taskset is installed."""
-    return ["taskset", "-c", str(core)] if (os.cpu_count() or 1) > 1 and shutil.which("taskset") else []
-
-
-@contextlib.contextmanager
-def server(
-    command: list[str], environ: dict[str, str] | None = None, *, every_core: bool = False
-) -> Iterator[tuple[str, str, int]]:
-    """Start a server, and yield its gRPC address, its HTTP address and its process ID once it is ready."""
-    process = subprocess.Popen(
-        [*([] if every_core else pin_prefix(SERVER_CORE)), *command],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env=os.environ | (environ or {}),
-    )
-    try:
-        assert process.stdout is not None
-        for line in process.stdout:
-            match = re.search(r"ready grpc=(\S+)(?: http=(\S+))?", line)
-            if match:
-                yield match.group(1), match.group(2) or "", process.pid
-                return
-        raise RuntimeError(f"{command} did not start")
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(60)
 
 
 def load(target: Target, seconds: int, directory: Path, *, every_core: bool = False) -> float:

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import json
 import os
+import secrets
 import subprocess
 import sys
 import tempfile
@@ -15,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from bench.process_stats import memory_kib
+from bench.server_process import server
 from zoom_simulator import SimulatorOptions
 from zoom_simulator.options import SimulatedUser
 from zoom_simulator.testing import RunningSimulator, running
+from zoomgate_server.cli.caller_key import digest
 
 ROWS, DRY_ROWS, SMALL_ROWS = 5_000, 100_000, 1_000
 COLUMNS = (
@@ -108,21 +111,31 @@ def run_import(directory: Path, environ: dict[str, str], *options: str) -> Impor
 
 
 def measure_import(directory: Path, rows: int, *, expired: bool) -> ImportResult:
-    """Import users into an empty store, with a Zoom simulator that responds immediately."""
+    """Import users through a service with an empty store, with a Zoom simulator that responds immediately."""
     directory.mkdir()
+    key = secrets.token_hex(16)
+    callers = directory / "callers.toml"
+    callers.write_text(f'[[callers]]\nname = "bench"\nrole = "admin"\nkey_sha256 = "{digest(key)}"\n')
+    callers.chmod(0o600)
     users = tuple(SimulatedUser(f"p{number}@example.com") for number in range(rows))
     with running(SimulatorOptions(port=0, users=users)) as zoom:
         write(directory / "ZoomUsers.csv", connected_rows(zoom, rows), time.time() - (7200 if expired else 0))
         if expired:
             zoom.expire()
         environ = {
+            "ZOOMGATE_LISTEN": "127.0.0.1:0",
+            "ZOOMGATE_HTTP_LISTEN": "127.0.0.1:0",
+            "ZOOMGATE_CALLERS": str(callers),
             "ZOOMGATE_DATA_DIR": str(directory / "data"),
             "ZOOMGATE_CLIENT_ID": zoom.client_id,
             "ZOOMGATE_CLIENT_SECRET": zoom.client_secret,
             "ZOOMGATE_ZOOM_API_URL": zoom.api_url,
             "ZOOMGATE_ZOOM_OAUTH_URL": zoom.oauth_url,
         }
-        result = run_import(directory, environ, "--rate", "5000")
+        zoomgate = str(Path(sys.executable).with_name("zoomgate"))
+        with server([zoomgate, "serve"], environ, every_core=True) as (address, _, _):
+            caller = {"ZOOMGATE_SERVER": address, "ZOOMGATE_KEY": key}
+            result = run_import(directory, caller, "--rate", "5000")
     assert result.counts["stored"] == rows, result.counts
     return result
 

@@ -4,7 +4,6 @@ import pytest
 
 from crash.cluster import StoreKind
 from crash.table import TABLE, Table
-from service.importing.conftest import workspace, zoom  # noqa: F401 - fixtures of test_import
 from support.mongodb import MongoServer
 
 

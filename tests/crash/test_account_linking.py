@@ -1,4 +1,4 @@
-"""Tests for processes that are killed or shut down while storing the tokens of a new consent or of an imported refresh token."""
+"""Tests for processes that are killed or shut down while storing the tokens of a new consent, a supplied refresh token or an import."""
 
 import asyncio
 import signal
@@ -12,19 +12,19 @@ from zoomgate.v1 import auth_service_pb2 as auth
 
 pytestmark = pytest.mark.timeout(180)
 
-METHODS = ("consent", "import")
+METHODS = ("consent", "supplied", "import")
 POINTS = ("after_exchange", "after_journal", "after_commit")
 PLAN = {f"{method}-{point.replace('_', '-')}@example.com": point for method in METHODS for point in POINTS}
 LOST = {user for user, point in PLAN.items() if point == "after_exchange"}
 
 
 async def link_account(running: Cluster, server: Server, user: str, redirect_uri: str) -> CallStatus:
-    """Connect a user with a refresh token or with an authorization code, depending on the email address; return the status."""
-    if user.startswith("import"):
+    """Connect a user with an authorization code, a refresh token or an import, depending on the email address; return the status."""
+    if not user.startswith("consent"):
         token = running.grant(user).refresh_token
-        return await server.call(
-            "RequestToken", auth.RequestTokenRequest(user_email=user, refresh_token=token)
-        )
+        method = "RequestToken" if user.startswith("supplied") else "ImportConnection"
+        request = getattr(auth, f"{method}Request")(user_email=user, refresh_token=token)
+        return await server.call(method, request)
     request = auth.CreateTokenRequest(user_email=user, code=running.code(user, redirect_uri))
     return await server.call("CreateToken", request)
 
@@ -46,10 +46,10 @@ async def test_kill_during_account_linking_loses_only_tokens_not_in_the_journal(
         restarted = await running.start("first")
 
         async def settled() -> bool:
-            return [await running.state(user) for user in PLAN if user not in LOST] == ["ACTIVE"] * 4
+            return [await running.state(user) for user in PLAN if user not in LOST] == ["ACTIVE"] * 6
 
         await until_async(settled)
-        assert [await running.state(user) for user in sorted(LOST)] == ["none", "none"]
+        assert [await running.state(user) for user in sorted(LOST)] == ["none"] * 3
         assert await running.lost(PLAN) == LOST
         assert set((await restarted.tokens(sorted(PLAN.keys() - LOST))).values()) == {OK}
         row = table.row("SIGKILL at consent and import", store_kind)

@@ -110,6 +110,7 @@ _REQUESTS = {
     "AuthService.GetToken": auth.GetTokenRequest(user_email=BAD_ADDRESS),
     "AuthService.RefreshToken": auth.RefreshTokenRequest(user_email=BAD_ADDRESS),
     "AuthService.RequestToken": auth.RequestTokenRequest(user_email=BAD_ADDRESS, refresh_token="x"),
+    "AuthService.ImportConnection": auth.ImportConnectionRequest(user_email=BAD_ADDRESS, refresh_token="x"),
     "AuthService.CheckToken": auth.CheckTokenRequest(user_email=BAD_ADDRESS),
     "AuthService.ValidateUser": auth.ValidateUserRequest(user_email=BAD_ADDRESS),
     "AuthService.GetConnection": auth.GetConnectionRequest(user_email=BAD_ADDRESS),

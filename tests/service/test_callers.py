@@ -20,6 +20,7 @@ ALLOWED_ROLES = {
     "AuthService.GetToken": {S},
     "AuthService.RefreshToken": {S},
     "AuthService.RequestToken": {S},
+    "AuthService.ImportConnection": {S, A},
     "AuthService.CheckToken": {S, M},
     "AuthService.ValidateUser": {S, M},
     "AuthService.GetConnection": {S, M, A},

@@ -87,7 +87,7 @@ async def request_for(zoomgate: Harness, name: str, user: str) -> Message:
     match name:
         case "AuthService.CreateToken":
             values["code"] = zoom.issue_code(zoom.users[OMAR], f"{zoomgate.http_url}/oauth/callback")
-        case "AuthService.RequestToken":
+        case "AuthService.RequestToken" | "AuthService.ImportConnection":
             values["refresh_token"] = zoomgate.simulator.connect(OMAR).refresh_token
         case "MeetingsService.GetMeeting" | "MeetingsService.DeleteMeeting":
             create = meetings_service_pb2.CreateMeetingRequest(user_email=OMAR)

@@ -14,6 +14,7 @@ from zoomgate_server.authorization.repository import AuthorizationRepository
 from zoomgate_server.clock import Clock
 from zoomgate_server.connections.access_tokens import AccessTokens
 from zoomgate_server.connections.account_linking import AccountLinker
+from zoomgate_server.connections.connection_import import ConnectionImporter
 from zoomgate_server.connections.count_gauge import ConnectionCountGauge
 from zoomgate_server.connections.disconnection import Disconnector
 from zoomgate_server.connections.journal_recovery import JournalRecovery
@@ -60,6 +61,7 @@ class Components:
 
     audit: AuditTrail
     authorizations: Authorizations
+    importer: ConnectionImporter
     change_feed: ChangeFeed
     disconnector: Disconnector
     revoker: Revoker
@@ -162,10 +164,20 @@ class Components:
             max_pending_per_user=settings.max_pending_per_user,
             max_pending_per_caller=settings.max_pending_per_caller,
         )
+        importer = ConnectionImporter(
+            connections=connections,
+            account_linker=account_linker,
+            oauth=oauth,
+            journal=journal,
+            secret=await shared_secret.obtain(store, envelope, "import"),
+            audit=audit,
+            count=lambda outcome: metrics.imports.labels(outcome).inc(),
+        )
         rng = random.Random()  # noqa: S311 - for jitter only, not for secrets
         return cls(
             audit=audit,
             authorizations=authorizations,
+            importer=importer,
             change_feed=change_feed,
             disconnector=disconnector,
             revoker=revoker,
@@ -213,6 +225,7 @@ class Components:
             ),
             auth=AuthService(
                 authorizations=authorizations,
+                importer=importer,
                 access_tokens=access_tokens,
                 queries=ConnectionQueries(connections),
                 disconnector=disconnector,
@@ -248,7 +261,8 @@ class Components:
 
     async def drain(self) -> None:
         """Wait for running background tasks, since tokens issued by Zoom must be stored before the store closes."""
-        drains = (self.refresher.drain, self.authorizations.tasks.drain, self.journal_recovery.tasks.drain)
+        tasks = (self.authorizations.tasks, self.importer.tasks, self.journal_recovery.tasks)
+        drains = (self.refresher.drain, *(running.drain for running in tasks))
         if not all(await asyncio.gather(*(drain(REFRESH_DRAIN_SECONDS) for drain in drains))):
             _log.error("drain.incomplete", refreshes=self.refresher.running)
         revoking = (self.disconnector.tasks, self.revoker.tasks)

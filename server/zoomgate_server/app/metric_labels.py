@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from zoomgate_server.connections import proactive_refresh, retention
+from zoomgate_server.connections.connection_import import ImportOutcome
 from zoomgate_server.connections.refresh import refresher
 from zoomgate_server.rpc import server as rpc_server
 from zoomgate_server.telemetry.metrics import Metrics
@@ -19,6 +20,7 @@ def new_metrics(version: str, shared: Path | None = None) -> Metrics:
     metrics = Metrics(version, methods, shared)
     for counter, label_values in (
         (metrics.refreshes, refresher.OUTCOMES),
+        (metrics.imports, ImportOutcome),
         (metrics.webhooks, receiver.OUTCOMES),
         (metrics.proactive_refreshes, proactive_refresh.REASONS),
         (metrics.pruned_records, retention.KINDS),

@@ -23,11 +23,10 @@ class AuditLog(contextlib.AbstractContextManager["AuditLog"]):
 
     Args:
         loaded: None for a command that works without settings.
-        key: The HMAC key of the fingerprints, for commands that record tokens.
         store: Whether the command accesses an existing store.
     """
 
-    def __init__(self, loaded: Settings | None, key: bytes = b"", *, store: bool = False) -> None:
+    def __init__(self, loaded: Settings | None, *, store: bool = False) -> None:
         self._path = None if loaded is None else loaded.audit
         self._trail: AuditTrail | None = None
         if loaded is None or (self._path is not None and not self._path.parent.is_dir() and not store):
@@ -35,7 +34,7 @@ class AuditLog(contextlib.AbstractContextManager["AuditLog"]):
         try:
             if self._path is not None and self._path.parent == loaded.data_dir:
                 loaded.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._trail = AuditTrail(self._path, key=key, clock=SystemClock(), on_lost=lambda: None)
+            self._trail = AuditTrail(self._path, key=b"", clock=SystemClock(), on_lost=lambda: None)
         except OSError as error:
             fail(
                 f"{loaded.names['audit']}: cannot write to {self._path} ({error.strerror}), so nothing was changed;"
@@ -52,21 +51,16 @@ class AuditLog(contextlib.AbstractContextManager["AuditLog"]):
 
     def forward(self, event: AuditEvent) -> None:
         """Write an event with the operator as principal; exit with an error if the event cannot be written."""
-        if not self.try_record(event):
+        if self._trail is None:
+            return
+        actor = Actor(user_name(os.geteuid()), _sudo_user(), "operator")
+        try:
+            self._trail.require(event._replace(actor=actor))
+        except AuditUnavailable:
             fail(
                 f"{event.action} succeeded but could not be written to {self._path};"
                 " free some disk space and record it manually"
             )
-
-    def try_record(self, event: AuditEvent) -> bool:
-        """Write an event with the operator as principal; return False if the event could only be logged."""
-        try:
-            if self._trail is not None:
-                actor = Actor(user_name(os.geteuid()), _sudo_user(), "operator")
-                self._trail.require(event._replace(actor=actor))
-        except AuditUnavailable:
-            return False
-        return True
 
 
 def user_name(uid: int) -> str:

@@ -41,7 +41,11 @@ def callers() -> None:
 )
 @click.option("--email", help="For members: the member's email address.")
 @click.option("--access-tokens", is_flag=True, help="For services: permission to receive access tokens.")
-@click.option("--refresh-tokens", is_flag=True, help="For services: permission to receive refresh tokens.")
+@click.option(
+    "--refresh-tokens",
+    is_flag=True,
+    help="For services: permission to receive refresh tokens and to import connections.",
+)
 @click.option(
     "--proxy-path",
     "proxy_paths",

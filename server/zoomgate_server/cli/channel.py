@@ -1,6 +1,7 @@
 """The connection of commands to the running service: address, credentials, and exit codes of errors."""
 
 import functools
+import inspect
 import os
 import shlex
 from collections.abc import Callable
@@ -10,8 +11,8 @@ from typing import Any
 import click
 import grpc
 
-from zoomgate import Client, errors
-from zoomgate_server.cli import caller_key
+from zoomgate import AsyncClient, Client, errors
+from zoomgate_server.cli import caller_key, event_loop
 from zoomgate_server.cli.options import combined, json_option
 from zoomgate_server.cli.output import (
     CONSENT_REQUIRED,
@@ -61,18 +62,23 @@ _options = combined(
 def calls_service(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options for the address of the service and the caller's key; pass a connected `client` to the command.
 
+    A coroutine function receives an asyncio client that does not retry calls.
+
     An error of the service is reported as a message and an exit code. The command also receives `as_json`, which selects JSON output.
     """
 
     @functools.wraps(command)
     def with_client(server: str, key_file: str | None, ca_file: str | None, **values: Any) -> Any:
-        with _open(server, key_file, ca_file) as client:
-            try:
+        connection = _connection(server, key_file, ca_file)
+        try:
+            if inspect.iscoroutinefunction(command):
+                return event_loop.run(_with_async_client(command, connection, values))
+            with Client(**connection) as client:
                 return command(client=client, **values)
-            except errors.ZoomgateError as error:
-                fail(_sentence(error, server, values.get("user") or "USER"), _exit_code(error))
-            except UnicodeEncodeError:
-                fail("an argument is not valid UTF-8; encode it as UTF-8", USAGE)
+        except errors.ZoomgateError as error:
+            fail(_sentence(error, server, values.get("user") or "USER"), _exit_code(error))
+        except UnicodeEncodeError:
+            fail("an argument is not valid UTF-8; encode it as UTF-8", USAGE)
 
     return _options(with_client)
 
@@ -89,7 +95,15 @@ def resume_command(*arguments: str) -> str:
     return shlex.join(("zoomgate", *arguments, *options, *(["--json"] if context.params["as_json"] else [])))
 
 
-def _open(server: str, key_file: str | None, ca_file: str | None) -> Client:
+async def _with_async_client(
+    command: Callable[..., Any], connection: dict[str, Any], values: dict[str, Any]
+) -> Any:
+    async with AsyncClient(**connection, options=(("grpc.enable_retries", 0),)) as client:
+        return await command(client=client, **values)
+
+
+def _connection(server: str, key_file: str | None, ca_file: str | None) -> dict[str, Any]:
+    """Return the arguments of a client."""
     try:
         address = Address.parse(server)
     except ValueError:
@@ -102,7 +116,7 @@ def _open(server: str, key_file: str | None, ca_file: str | None) -> Client:
             roots = Path(ca_file).read_bytes()
         except OSError as error:
             fail(f"--ca-file: {ca_file} cannot be read ({error.strerror})", USAGE)
-    return Client(str(address), key=_key(key_file), root_certificates=roots)
+    return {"target": str(address), "key": _key(key_file), "root_certificates": roots}
 
 
 def _key(key_file: str | None) -> str:

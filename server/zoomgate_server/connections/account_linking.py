@@ -148,19 +148,17 @@ class AccountLinker:
         *,
         entry_id: str,
         user_email: str,
-        initiated_by: str,
+        call: Call,
         issued_now: bool,
     ) -> ConnectionRecord | None:
-        """Store a token pair from an import file, unless the user consented or was disconnected in the meantime.
+        """Store a token pair from another system, unless the user consented or was disconnected in the meantime.
 
         An existing connection keeps its owner, unless it is disconnected.
 
         Args:
-            previous: The result of `prepare`, called before the tokens were issued or read.
-            entry_id: See `Entry`; must be the same each time the same row is imported.
-            initiated_by: Identity to record as the initiator of the connection.
-            issued_now: Whether Zoom issued the pair during this import, so that no other copy exists. Pairs read from the file are not
-                revoked if they belong to a different user.
+            previous: The result of `prepare`, called before the tokens were issued.
+            entry_id: See `Entry`; must be the same each time the same pair is imported.
+            issued_now: Whether Zoom issued the pair during this import, so that no other copy exists. Other pairs are never revoked.
 
         Returns:
             The connection, or None if a newer consent or a disconnection took precedence.
@@ -177,16 +175,17 @@ class AccountLinker:
             generation=previous.generation,
             tokens=tokens,
             owner=record.owner if record and record.state is not State.DISCONNECTED else None,
-            initiated_by=initiated_by,
+            initiated_by=call.principal.identity,
         )
         if issued_now:
-            return await self._link(entry, None, previous, unless_superseded=True)
+            return await self._link(entry, call, previous, unless_superseded=True)
         zoom_user = await self._zoom_user_of(tokens)
         if zoom_user.email != user_email:
+            self._audit(_stored_event(call, "IDENTITY_MISMATCH", entry, entry.generation, resumed=False))
             raise IdentityMismatch("Zoom issued these tokens to a user with a different email address")
-        stored = await self._store(entry, zoom_user, previous, unless_superseded=True)
+        stored = await self._store(entry, zoom_user, previous, unless_superseded=True, revocable=False)
         if stored is not None and stored.was_committed(entry.entry_id):
-            self._audit_stored(entry, stored, None, resumed=True)
+            self._audit_stored(entry, stored, call, resumed=False)
         return stored
 
     async def _link(
@@ -365,6 +364,7 @@ class AccountLinker:
         previous: PreviousConnection | None,
         *,
         unless_superseded: bool,
+        revocable: bool = True,
     ) -> ConnectionRecord | None:
         """Write the connection, retrying until the store accepts the write, because no other copy of the tokens exists.
 
@@ -372,6 +372,7 @@ class AccountLinker:
             previous: The connection to replace, as read earlier. After a conflict or a failure, the connection is read again.
             unless_superseded: Return None, and write nothing, if a consent or disconnection happened after the tokens were requested. Set
                 for entries from the journal, whose record may have changed long ago.
+            revocable: See `_is_superseded`.
         """
         grant = uuid4().hex
         backoff = Backoff(FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS)
@@ -381,7 +382,7 @@ class AccountLinker:
                 previous, now = None, self._connections.now()
                 if current.record is not None and current.record.was_committed(entry.entry_id):
                     return current.record
-                if unless_superseded and self._is_superseded(current, entry):
+                if unless_superseded and self._is_superseded(current, entry, revocable=revocable):
                     return None
                 if current.record is not None and _has_newer_consent(current.record, entry):
                     return current.record
@@ -414,11 +415,11 @@ class AccountLinker:
             except StoreError:
                 await _wait_for_store(entry.user_email, backoff)
 
-    def _is_superseded(self, current: PreviousConnection, entry: Entry) -> bool:
+    def _is_superseded(self, current: PreviousConnection, entry: Entry, *, revocable: bool = True) -> bool:
         """Return whether the user consented or was disconnected after the tokens of an entry were requested.
 
-        After a disconnection, the entry's tokens are revoked. After a newer consent, no revocation is needed, since Zoom has already
-        invalidated the tokens.
+        After a disconnection, the entry's tokens are revoked, unless another system also has them (`revocable` is False). After a newer
+        consent, no revocation is needed, since Zoom has already invalidated the tokens.
         """
         if current.record is None:
             return False
@@ -426,7 +427,8 @@ class AccountLinker:
             return current.record.grant != entry.grant
         if current.generation == entry.generation:
             return False
-        self._revoke_unused(entry.tokens)
+        if revocable:
+            self._revoke_unused(entry.tokens)
         return True
 
     async def _unlink_previous_address(self, user_email: str) -> None:

@@ -159,24 +159,15 @@ class TokenJournal:
     Args:
         folder: The directory, created with mode 0700 if it does not exist.
         app: OAuth origin and client ID. Entries of other apps cannot be decrypted.
-        on_write_failed: Called after an entry could not be written, so that its tokens are in the memory of this process only.
     """
 
     def __init__(
-        self,
-        folder: Path,
-        *,
-        app: str,
-        key_ring: Ring,
-        metrics: Metrics,
-        on_write_failed: Callable[[], None] = lambda: None,
-        timing: Timing = Timing(),
+        self, folder: Path, *, app: str, key_ring: Ring, metrics: Metrics, timing: Timing = Timing()
     ) -> None:
         self._folder = folder
         self._app = app
         self._ring = key_ring
         self._metrics = metrics
-        self._on_write_failed = on_write_failed
         self._timing = timing
         self._queue: deque[_Write] = deque()
         self._held: dict[str, int] = {}
@@ -208,7 +199,6 @@ class TokenJournal:
         if not write.durable:
             _log.error("journal.write_failed", entry=entry.entry_id, error=write.error)
             self._metrics.journal_failures.inc()
-            self._on_write_failed()
             if not self._closed:
                 self._unwritten[entry.entry_id] = entry
                 self._retries.spawn(self._retry(entry))
@@ -227,8 +217,8 @@ class TokenJournal:
             await self._run(self._release, entry_id)
 
     def has(self, entry_id: str) -> bool:
-        """Return whether the file of an entry exists, regardless of which process holds it."""
-        return self._path(entry_id).exists()
+        """Return whether an entry is on disk, regardless of which process holds it, or waits in this process to be written."""
+        return entry_id in self._unwritten or self._path(entry_id).exists()
 
     async def claim(self, excluded: Container[str] = ()) -> list[Entry]:
         """Claim and return the released entries and those of processes that have exited, without the excluded IDs.

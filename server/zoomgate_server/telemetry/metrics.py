@@ -40,6 +40,7 @@ class Metrics:
         self.rpc_seconds = histogram("rpc_seconds", "Duration of RPCs.", ["method"], buckets=_SECONDS)
         self.http_requests = counter("http_requests", "HTTP requests.", ["route", "status_class"])
         self.webhooks = counter("webhooks", "Webhook events from Zoom, by outcome.", ["outcome"])
+        self.imports = counter("imports", "Imports of connections, by outcome.", ["outcome"])
         self.refreshes = counter("refreshes", "Attempts to refresh a token, by outcome.", ["outcome"])
         self.refresh_seconds = histogram(
             "refresh_seconds",

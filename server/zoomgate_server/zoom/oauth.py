@@ -7,7 +7,6 @@ for malformed responses.
 
 import asyncio
 import contextlib
-import re
 from base64 import b64encode
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ from yarl import URL
 from zoomgate_server.zoom import bounded_body, retry_after
 from zoomgate_server.zoom.session import open_session
 from zoomgate_server.zoom.token_outcome import (
+    DEFAULT_EXPIRES_IN,
     AppRejected,
     BadResponse,
     Issued,
@@ -31,20 +31,18 @@ from zoomgate_server.zoom.token_outcome import (
     Throttled,
     TokenOutcome,
     Unknown,
+    is_token,
 )
 
 MAX_BODY_BYTES = 64 * 1024
-MAX_TOKEN = 8 * 1024
 MIN_EXPIRES_IN = 60.0
 MAX_EXPIRES_IN = 86_400.0
-DEFAULT_EXPIRES_IN = 3600.0
 
 ZOOM_API_HOSTS = frozenset(
     {"api.zoom.us", *(f"api-{region}.zoom.us" for region in ("us", "au", "ca", "eu", "in", "sa", "sg", "uk"))}
 )
 """API hosts that a token response may contain (https://developers.zoom.us/changelog/platform/regional-cluster-api-url-updates/)."""
 
-_TOKEN = re.compile(rf"[!-~]{{1,{MAX_TOKEN}}}")
 _APP_ERRORS = frozenset({"invalid_client", "unauthorized_client", "unsupported_grant_type"})
 _APP_CODES = frozenset({"4702", "4704", "4705", "4706", "4709", "4717"})
 _REJECTED_ERRORS = frozenset({"invalid_grant"})
@@ -285,11 +283,6 @@ def _parse_issued(response: Mapping[str, Any], api_origin: str) -> TokenOutcome:
     if not isinstance(api_url, str) or not _is_known_api(api_url, api_origin):
         return BadResponse("an unknown api_url", issued)
     return replace(issued, api_url=api_url)
-
-
-def is_token(value: object) -> bool:
-    """Return whether a value has the format of a token: 1 to 8,192 visible ASCII characters."""
-    return isinstance(value, str) and _TOKEN.fullmatch(value) is not None
 
 
 def _is_known_api(api_url: str, api_origin: str) -> bool:

@@ -4,6 +4,7 @@ The outcomes distinguish whether Zoom may have exchanged the refresh token, sinc
 response proves that the token was exchanged or rejected.
 """
 
+import re
 from dataclasses import dataclass, field
 
 from zoomgate_server.errors import (
@@ -13,6 +14,12 @@ from zoomgate_server.errors import (
     ZoomRateLimited,
     ZoomUnavailable,
 )
+
+MAX_TOKEN = 8 * 1024
+DEFAULT_EXPIRES_IN = 3600.0
+"""The lifetime of Zoom's access tokens in seconds."""
+
+_TOKEN = re.compile(rf"[!-~]{{1,{MAX_TOKEN}}}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +97,11 @@ class Revoked:
 
 
 RevokeOutcome = Revoked | NotSent | Unknown | AppRejected
+
+
+def is_token(value: object) -> bool:
+    """Return whether a value has the format of a token: 1 to 8,192 visible ASCII characters."""
+    return isinstance(value, str) and _TOKEN.fullmatch(value) is not None
 
 
 def issued_or_raise(outcome: TokenOutcome) -> Issued:

@@ -1,5 +1,6 @@
 """Users of another system, exports of their tokens, and a workspace for running imports."""
 
+import asyncio
 import csv
 import io
 import json
@@ -13,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from support.harness import Harness, caller_key
 from zoom_simulator.testing import RunningSimulator
 
 COLUMNS = (
@@ -119,23 +121,17 @@ def as_csv(users: Iterable[ExportedUser], columns: Iterable[str] = COLUMNS, deli
 
 @dataclass(frozen=True)
 class Workspace:
-    """A working directory for running `zoomgate` as a process, with settings for a Zoom simulator."""
+    """A working directory for running `zoomgate` as a process, with the address and a key of a service."""
 
     folder: Path
     environ: dict[str, str]
 
     @classmethod
-    def of(cls, folder: Path, zoom: RunningSimulator, **settings: str) -> "Workspace":
-        """Return a workspace whose settings refer to the simulator; `settings` are added."""
+    def of(cls, folder: Path, service: Harness, caller: str = "service") -> "Workspace":
+        """Return a workspace in which commands call a service."""
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("ZOOMGATE_")}
-        environ = {
-            "ZOOMGATE_DATA_DIR": str(folder / "data"),
-            "ZOOMGATE_CLIENT_ID": zoom.client_id,
-            "ZOOMGATE_CLIENT_SECRET": zoom.client_secret,
-            "ZOOMGATE_ZOOM_API_URL": zoom.api_url,
-            "ZOOMGATE_ZOOM_OAUTH_URL": zoom.oauth_url,
-        }
-        return cls(folder, inherited | environ | settings)
+        environ = {"ZOOMGATE_SERVER": service.grpc_address, "ZOOMGATE_KEY": caller_key(caller)}
+        return cls(folder, inherited | environ | {"PYTHONPATH": str(Path(__file__).parents[2])})
 
     def write(self, name: str, content: str | bytes) -> Path:
         """Write an export that only its owner can read."""
@@ -144,21 +140,29 @@ class Workspace:
         path.chmod(0o600)
         return path
 
-    def run(self, *arguments: str, code: int = 0, module: str = "zoomgate_server") -> "CommandOutput":
-        """Run `zoomgate` or a module that starts it; assert its exit code and that its output contains no tokens or tracebacks."""
-        process = subprocess.run(
-            [sys.executable, "-m", module, *arguments],
-            cwd=self.folder,
-            env=self.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
-            capture_output=True,
-            text=True,
-            timeout=100,
-            check=False,
+    async def run(
+        self,
+        *arguments: str,
+        code: int = 0,
+        module: str = "zoomgate_server",
+        max_file_blocks: int | None = None,
+    ) -> "CommandOutput":
+        """Run `zoomgate` or a module that starts it; assert its exit code and that its output contains no tokens or tracebacks.
+
+        Args:
+            max_file_blocks: The maximum size of a file that the command writes, in blocks of 512 or 1024 bytes.
+        """
+        command = [sys.executable, "-m", module, *arguments]
+        if max_file_blocks is not None:
+            command = ["sh", "-c", f'ulimit -f {max_file_blocks}; exec "$@"', "sh", *command]
+        process = await asyncio.create_subprocess_exec(
+            *command, cwd=self.folder, env=self.environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
-        assert process.returncode == code, (process.returncode, process.stdout, process.stderr)
-        assert "Traceback" not in process.stderr, process.stderr
-        assert "sim-" not in process.stdout + process.stderr, "a token was printed"
-        return CommandOutput(process.stdout, process.stderr)
+        out, err = (text.decode() for text in await process.communicate())
+        assert process.returncode == code, (process.returncode, out, err)
+        assert "Traceback" not in err, err
+        assert "sim-" not in out + err, "a token was printed"
+        return CommandOutput(out, err)
 
     def results(self, name: str) -> list[dict[str, Any]]:
         """Return the entries of an export's results file, in the order in which they were written."""

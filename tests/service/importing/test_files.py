@@ -1,6 +1,5 @@
 """Tests for reading import files in all formats."""
 
-import contextlib
 import json
 import re
 import time
@@ -11,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from service.importing.exports import ExportedUser, as_csv
-from zoomgate_server.importing import formats
-from zoomgate_server.importing.errors import ImportFileError
-from zoomgate_server.importing.rows import InvalidRow, Row, parse_time
-from zoomgate_server.importing.scan import DuplicateIndex, scan
+from zoomgate_server.cli.importing import formats
+from zoomgate_server.cli.importing.rows import InvalidRow, Row, parse_time
+from zoomgate_server.cli.importing.scan import scanned
+from zoomgate_server.cli.importing.text import ImportFileError
 
 NOW = time.time()
 USERS = [
@@ -226,12 +225,32 @@ def test_documented_line_is_valid_and_complete(lines: Read) -> None:
     assert json.loads(line).keys() == formats.LINE_KEYS
 
 
+def test_epoch_times_in_csv_determine_the_expiry(tmp_path: Path) -> None:
+    """A spreadsheet or a database may export `_updatedDate` as seconds or milliseconds since 1970."""
+    path = tmp_path / "export"
+    for date in (str(int(NOW)), str(int(NOW * 1000))):
+        path.write_text(CSV.replace(USERS[0].velo["_updatedDate"], date))
+        with scanned(formats.velo_users(path, "userEmail"), NOW) as scan:
+            assert (scan.invalid_times, scan.valid_access_tokens) == (0, len(USERS))
+
+
 def test_nango_connection_without_the_address_field(nango: Read) -> None:
     """The error names the field and the option that selects a different field."""
     anonymous = USERS[0].nango | {"end_user": None}
     good, errors = nango(json.dumps([anonymous, USERS[1].nango]))
     assert good == [GOOD[1]]
     assert errors[1] == "the field end_user.email is missing (to use a different field, set --user-field)"
+
+
+@pytest.mark.parametrize("provider", [{"provider": "google-mail"}, {"provider": None}, {}])
+def test_nango_connection_to_a_different_provider_is_rejected(
+    provider: dict[str, object], nango: Read
+) -> None:
+    """A refresh token of a different provider must not be sent to Zoom."""
+    other = {key: value for key, value in USERS[0].nango.items() if key != "provider"} | provider
+    good, errors = nango(json.dumps([other, USERS[1].nango]))
+    assert good == [GOOD[1]]
+    assert errors[1] == "the connection's provider is not zoom; export only connections to Zoom"
 
 
 def test_nango_connection_without_credentials(nango: Read) -> None:
@@ -266,8 +285,8 @@ def test_unusable_file_is_rejected(content: bytes | str, sentence: str, tmp_path
     """The error message contains no tokens."""
     path = tmp_path / "export"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with contextlib.closing(DuplicateIndex()) as duplicates, pytest.raises(ImportFileError) as problem:
-        scan(formats.velo_users(path, "userEmail"), duplicates, NOW, 10)
+    with pytest.raises(ImportFileError) as problem, scanned(formats.velo_users(path, "userEmail"), NOW):
+        pass
     assert sentence in str(problem.value)
     assert "refresh-" not in str(problem.value)
 
@@ -287,6 +306,11 @@ def test_csv_file_is_rejected_by_json_formats(lines: Read, nango: Read) -> None:
         ({"$date": "2026-01-05T09:00:00.000Z"}, 1767603600.0),
         ({"$date": 1767603600000}, 1767603600.0),
         (1767603600, 1767603600.0),
+        ("1767603600", 1767603600.0),
+        (" 1767603600.25 ", 1767603600.25),
+        ("1767603600250", 1767603600.25),
+        ("20260105", 1767571200.0),
+        ("20260105T090000Z", 1767603600.0),
         ("yesterday", 0.0),
         ("9999-12-31T23:59:59-14:00", 0.0),
         (True, 0.0),
@@ -320,9 +344,8 @@ def test_invalid_times_are_counted(tmp_path: Path) -> None:
         (lambda: formats.velo_users(path, "userEmail"), [u.velo for u in USERS]),
     ):
         path.write_text("\n".join(json.dumps(row) for row in rows))
-        duplicates = DuplicateIndex()
-        counts.append(scan(make(), duplicates, NOW, 10).invalid_times)
-        duplicates.close()
+        with scanned(make(), NOW) as scan:
+            counts.append(scan.invalid_times)
     assert counts == [4, 4, 4, 0, 0]
 
 
@@ -344,18 +367,6 @@ def test_newest_row_of_a_user_supersedes_the_others(tmp_path: Path) -> None:
     path.write_text(
         as_csv([*rows, ExportedUser("b@example.com", "a", "r"), ExportedUser("a@example.com", "a", "", NOW)])
     )
-    duplicates = DuplicateIndex()
-    summary = scan(formats.velo_users(path, "userEmail"), duplicates, NOW, 10)
-    assert list(duplicates.rows()) == [(1, 4), (2, 4), (3, 4), (5, 4)]
-    assert (
-        summary.rows,
-        summary.counts["usable"],
-        summary.counts["superseded"],
-        summary.counts["rejected"],
-    ) == (
-        7,
-        2,
-        4,
-        1,
-    )
-    duplicates.close()
+    with scanned(formats.velo_users(path, "userEmail"), NOW) as scan:
+        assert list(scan.superseded_rows()) == [(1, 4), (2, 4), (3, 4), (5, 4)]
+        assert (scan.rows, scan.usable, scan.superseded, scan.rejected) == (7, 2, 4, 1)

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zoomgate_server.errors import ScopeMissing, ZoomgateError, ZoomOutcomeUnknown, ZoomUnavailable
-from zoomgate_server.zoom import errors, oauth
+from zoomgate_server.zoom import errors, oauth, token_outcome
 from zoomgate_server.zoom.request import Target, ZoomRequest, ZoomResponse
 from zoomgate_server.zoom.token_outcome import AppRejected, BadResponse, Issued, Rejected, Throttled
 
@@ -39,7 +39,7 @@ def test_any_token_response_is_classified(status: int, headers: dict[str, str], 
         case Issued():
             assert status == 200
             assert 60 <= outcome.expires_in <= 86_400
-            assert 1 <= len(outcome.access_token) <= oauth.MAX_TOKEN
+            assert 1 <= len(outcome.access_token) <= token_outcome.MAX_TOKEN
             assert outcome.access_token.isascii()
             assert outcome.refresh_token != ""
             assert outcome.api_url in ("", "https://api.zoom.us")

@@ -58,6 +58,8 @@ class Auth(_Service):
     """Refresh the stored token, even if it is still valid."""
     request_token: Method[auth.RequestTokenRequest, auth.RequestTokenResponse]
     """Exchange a refresh token obtained outside Zoomgate, and store the new tokens. Never retried."""
+    import_connection: Method[auth.ImportConnectionRequest, auth.ImportConnectionResponse]
+    """Import a token pair that another system stored. `outcome` tells whether the user is connected or must consent."""
     check_token: Method[auth.CheckTokenRequest, auth.CheckTokenResponse]
     """Return whether a token has expired: a token described by `facts`, or the stored token of `user_email`."""
     validate_user: Method[auth.ValidateUserRequest, auth.ValidateUserResponse]
@@ -113,6 +115,7 @@ class AsyncAuth(_Service):
     get_token: AsyncMethod[auth.GetTokenRequest, auth.GetTokenResponse]
     refresh_token: AsyncMethod[auth.RefreshTokenRequest, auth.RefreshTokenResponse]
     request_token: AsyncMethod[auth.RequestTokenRequest, auth.RequestTokenResponse]
+    import_connection: AsyncMethod[auth.ImportConnectionRequest, auth.ImportConnectionResponse]
     check_token: AsyncMethod[auth.CheckTokenRequest, auth.CheckTokenResponse]
     validate_user: AsyncMethod[auth.ValidateUserRequest, auth.ValidateUserResponse]
     get_connection: AsyncMethod[auth.GetConnectionRequest, auth.GetConnectionResponse]

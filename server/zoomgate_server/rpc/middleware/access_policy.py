@@ -16,15 +16,19 @@ class Policy:
     Attributes:
         user_field: The request field with the email addresses to check; empty if no field is checked.
         access_tokens: Whether the caller needs permission to read access tokens.
+        refresh_tokens: Whether a service needs permission to read refresh tokens.
     """
 
     roles: frozenset[Role]
     user_field: str = "user_email"
     access_tokens: bool = False
+    refresh_tokens: bool = False
 
 
-def _policy(*roles: Role, user_field: str = "user_email", access_tokens: bool = False) -> Policy:
-    return Policy(frozenset(roles), user_field, access_tokens)
+def _policy(
+    *roles: Role, user_field: str = "user_email", access_tokens: bool = False, refresh_tokens: bool = False
+) -> Policy:
+    return Policy(frozenset(roles), user_field, access_tokens, refresh_tokens)
 
 
 METHOD_POLICY: Mapping[str, Policy] = {
@@ -35,6 +39,7 @@ METHOD_POLICY: Mapping[str, Policy] = {
     "/zoomgate.v1.AuthService/GetToken": _policy(_S, access_tokens=True),
     "/zoomgate.v1.AuthService/RefreshToken": _policy(_S, access_tokens=True),
     "/zoomgate.v1.AuthService/RequestToken": _policy(_S, access_tokens=True),
+    "/zoomgate.v1.AuthService/ImportConnection": _policy(_S, _A, refresh_tokens=True),
     "/zoomgate.v1.AuthService/CheckToken": _policy(_S, _M),
     # reveals only whether two addresses are equal
     "/zoomgate.v1.AuthService/ValidateUser": _policy(_S, _M, user_field=""),
@@ -86,6 +91,8 @@ def check_method(principal: Principal, path: str) -> Policy:
         if not is_listed or not policy.roles & party.roles:
             raise _not_allowed(path)
     if policy.access_tokens and (not principal.access_tokens or principal.on_behalf_of is not None):
+        raise _not_allowed(path)
+    if policy.refresh_tokens and not (principal.refresh_tokens or _A in principal.roles):
         raise _not_allowed(path)
     return policy
 

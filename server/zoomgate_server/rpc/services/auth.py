@@ -6,6 +6,7 @@ from typing import Any
 
 import orjson
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1.auth_service_pb2_grpc import AuthServiceServicer
@@ -14,6 +15,7 @@ from zoomgate_server.authorization.flow import Authorizations
 from zoomgate_server.call_context import Call, current_access_check, current_call
 from zoomgate_server.clock import Clock
 from zoomgate_server.connections.access_tokens import AccessToken, AccessTokens
+from zoomgate_server.connections.connection_import import ConnectionImporter, ImportOutcome, ImportRequest
 from zoomgate_server.connections.disconnection import Disconnector
 from zoomgate_server.connections.queries import ConnectionQueries
 from zoomgate_server.errors import InvalidRequest
@@ -22,6 +24,7 @@ from zoomgate_server.rpc.services.page_token import PageTokens
 from zoomgate_server.rpc.services.resume_token import ResumeTokens
 from zoomgate_server.rpc.services.validation import Violations, parse_user_email
 from zoomgate_server.watch.watchers import EventType, Watchers
+from zoomgate_server.zoom.token_outcome import MAX_TOKEN, is_token
 
 DEFAULT_MIN_VALIDITY_SECONDS = 60.0
 MAX_MIN_VALIDITY_SECONDS = 600.0
@@ -29,7 +32,7 @@ MAX_OPTIONS_BYTES = 8 * 1024
 MAX_OPTIONS_DEPTH = 16
 MAX_CODE = 2048
 MAX_STATE = 512
-MAX_TOKEN = 8 * 1024
+MAX_SCOPE = 16 * 1024
 MAX_EXPIRES_IN = 365 * 24 * 3600
 DEFAULT_PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1000
@@ -38,6 +41,9 @@ MAX_WATCHED = 1000
 _YEAR_10000 = 253_402_300_800
 _VERIFIER = re.compile(r"[A-Za-z0-9._~-]{43,128}", re.ASCII)
 
+_IMPORT_OUTCOMES = {
+    outcome: pb.ImportConnectionResponse.Outcome.Value(f"OUTCOME_{outcome}") for outcome in ImportOutcome
+}
 _EVENT_TYPES = {kind: pb.WatchConnectionsResponse.Type.Value(f"TYPE_{kind}") for kind in EventType}
 
 NOT_LOGGED_IN = "Member is not logged in"
@@ -55,6 +61,7 @@ class AuthService(AuthServiceServicer):
         self,
         *,
         authorizations: Authorizations,
+        importer: ConnectionImporter,
         access_tokens: AccessTokens,
         queries: ConnectionQueries,
         disconnector: Disconnector,
@@ -64,6 +71,7 @@ class AuthService(AuthServiceServicer):
         audit: AuditSink,
     ) -> None:
         self._authorizations = authorizations
+        self._importer = importer
         self._access_tokens = access_tokens
         self._queries = queries
         self._disconnector = disconnector
@@ -175,6 +183,39 @@ class AuthService(AuthServiceServicer):
         token = self._access_tokens.issue(record)
         return pb.RequestTokenResponse(token=self._token(call, user_email, token))
 
+    async def ImportConnection(
+        self, request: pb.ImportConnectionRequest, context: Any
+    ) -> pb.ImportConnectionResponse:
+        violations = Violations()
+        user_email = violations.user_email(request.user_email)
+        for name, token in (("refresh_token", request.refresh_token), ("access_token", request.access_token)):
+            if (token or name == "refresh_token") and not is_token(token):
+                violations.add(
+                    name,
+                    f"must be 1 to {MAX_TOKEN} visible ASCII characters; send the token as Zoom issued it",
+                )
+        violations.text("scope", request.scope, limit=MAX_SCOPE)
+        expire_at, updated_at = _import_times(request, violations)
+        violations.raise_if_any()
+        result = await self._importer.import_connection(
+            current_call.get(),
+            ImportRequest(
+                user_email=user_email,
+                refresh_token=request.refresh_token,
+                access_token=request.access_token,
+                expire_at=expire_at,
+                updated_at=updated_at,
+                scope=request.scope,
+                replace=request.replace,
+            ),
+        )
+        return pb.ImportConnectionResponse(
+            outcome=_IMPORT_OUTCOMES[result.outcome],
+            connection=None
+            if result.connection is None
+            else connection_mapping.connection(result.connection),
+        )
+
     async def CheckToken(self, request: pb.CheckTokenRequest, context: Any) -> pb.CheckTokenResponse:
         now = self._clock.wall()
         match request.WhichOneof("subject"):
@@ -182,7 +223,7 @@ class AuthService(AuthServiceServicer):
                 violations = Violations()
                 _check_facts(request.facts, violations)
                 violations.raise_if_any()
-                updated = request.facts.update_time.seconds + request.facts.update_time.nanos / 1e9
+                updated = _seconds(request.facts.update_time)
                 return _token_status(updated + request.facts.expires_in - now, now)
             case "user_email":
                 user_email = parse_user_email(request.user_email)
@@ -298,18 +339,41 @@ def _options(request: pb.BeginAuthorizationRequest, violations: Violations) -> s
 
 
 def _check_facts(facts: pb.CheckTokenRequest.Facts, violations: Violations) -> None:
-    if not 0 <= facts.expires_in <= MAX_EXPIRES_IN:
-        violations.add(
-            "facts.expires_in", f"must be 0 to {MAX_EXPIRES_IN} seconds; send the expires_in value from Zoom"
-        )
+    _check_expires_in("facts.expires_in", facts.expires_in, violations)
     if not facts.HasField("update_time"):
         violations.add("facts.update_time", "is required; send the time at which Zoom issued the token")
+    else:
+        _check_time("facts.update_time", facts.update_time, violations)
+
+
+def _import_times(request: pb.ImportConnectionRequest, violations: Violations) -> tuple[float, float]:
+    """Return when the access token expires and when the pair was updated, each 0 if unknown."""
+    _check_expires_in("expires_in", request.expires_in, violations)
+    _check_time("update_time", request.update_time, violations)
+    _check_time("expire_time", request.expire_time, violations)
+    if request.expires_in and request.HasField("expire_time"):
+        violations.add("expires_in", "cannot be combined with expire_time; send only one of them")
+    elif request.expires_in and not request.HasField("update_time"):
+        violations.add("expires_in", "requires update_time; send the time at which Zoom issued the token")
+    updated_at = _seconds(request.update_time)
+    expire_at = updated_at + request.expires_in if request.expires_in else _seconds(request.expire_time)
+    return expire_at, updated_at
+
+
+def _check_expires_in(field: str, value: int, violations: Violations) -> None:
+    if not 0 <= value <= MAX_EXPIRES_IN:
+        violations.add(field, f"must be 0 to {MAX_EXPIRES_IN} seconds; send the expires_in value from Zoom")
+
+
+def _check_time(field: str, time: Timestamp, violations: Violations) -> None:
     # a Timestamp cannot represent years after 9999
-    elif not 0 <= facts.update_time.seconds < _YEAR_10000 - MAX_EXPIRES_IN:
-        violations.add(
-            "facts.update_time",
-            "must be between the years 1970 and 9998; send the time at which Zoom issued the token",
-        )
+    if not 0 <= time.seconds < _YEAR_10000 - MAX_EXPIRES_IN:
+        violations.add(field, "must be between the years 1970 and 9998; send a time in that range")
+
+
+def _seconds(time: Timestamp) -> float:
+    """Return a time in seconds since 1970, or 0 if it is not set."""
+    return time.seconds + time.nanos / 1e9
 
 
 def _token_status(remaining: float, now: float) -> pb.CheckTokenResponse:

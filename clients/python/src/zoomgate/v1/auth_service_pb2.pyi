@@ -377,6 +377,119 @@ class RequestTokenResponse(google.protobuf.message.Message):
 Global___RequestTokenResponse: typing_extensions.TypeAlias = RequestTokenResponse
 
 @typing.final
+class ImportConnectionRequest(google.protobuf.message.Message):
+    """Request message for ImportConnection. If neither `expires_in` nor `expire_time` is set, the access token is treated as expired."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    USER_EMAIL_FIELD_NUMBER: builtins.int
+    REFRESH_TOKEN_FIELD_NUMBER: builtins.int
+    ACCESS_TOKEN_FIELD_NUMBER: builtins.int
+    EXPIRES_IN_FIELD_NUMBER: builtins.int
+    UPDATE_TIME_FIELD_NUMBER: builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: builtins.int
+    SCOPE_FIELD_NUMBER: builtins.int
+    REPLACE_FIELD_NUMBER: builtins.int
+    user_email: builtins.str
+    """Required. The email address of the user to whom the tokens belong."""
+    refresh_token: builtins.str
+    """Required. The refresh token: at most 8 KiB of visible ASCII characters."""
+    access_token: builtins.str
+    """The access token: at most 8 KiB of visible ASCII characters. If empty, the refresh token is exchanged."""
+    expires_in: builtins.int
+    """The lifetime of the access token in seconds, counted from `update_time`: 0 to 31,536,000. Requires `update_time`."""
+    scope: builtins.str
+    """The granted scopes, separated by spaces; at most 16 KiB. Stored with an access token that is still valid."""
+    replace: builtins.bool
+    """Whether to replace a connection, or the record of a disconnected user, that last changed before `update_time`. By default, users who
+    are connected or were disconnected are skipped.
+    """
+    @property
+    def update_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """The time at which the other system received the tokens from Zoom."""
+
+    @property
+    def expire_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """The time at which the access token expires. Cannot be combined with `expires_in`."""
+
+    def __init__(
+        self,
+        *,
+        user_email: builtins.str = ...,
+        refresh_token: builtins.str = ...,
+        access_token: builtins.str = ...,
+        expires_in: builtins.int = ...,
+        update_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        expire_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        scope: builtins.str = ...,
+        replace: builtins.bool = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["expire_time", b"expire_time", "update_time", b"update_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["access_token", b"access_token", "expire_time", b"expire_time", "expires_in", b"expires_in", "refresh_token", b"refresh_token", "replace", b"replace", "scope", b"scope", "update_time", b"update_time", "user_email", b"user_email"]) -> None: ...
+
+Global___ImportConnectionRequest: typing_extensions.TypeAlias = ImportConnectionRequest
+
+@typing.final
+class ImportConnectionResponse(google.protobuf.message.Message):
+    """Response message for ImportConnection."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    class _Outcome:
+        ValueType = typing.NewType("ValueType", builtins.int)
+        V: typing_extensions.TypeAlias = ValueType
+
+    class _OutcomeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[ImportConnectionResponse._Outcome.ValueType], builtins.type):
+        DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+        OUTCOME_UNSPECIFIED: ImportConnectionResponse._Outcome.ValueType  # 0
+        """Unspecified. Never sent by the server."""
+        OUTCOME_STORED: ImportConnectionResponse._Outcome.ValueType  # 1
+        """The tokens are stored."""
+        OUTCOME_ALREADY_STORED: ImportConnectionResponse._Outcome.ValueType  # 2
+        """An earlier call with the same refresh token stored the tokens."""
+        OUTCOME_SKIPPED_CONNECTED: ImportConnectionResponse._Outcome.ValueType  # 3
+        """The user is already connected. Nothing was changed."""
+        OUTCOME_SKIPPED_DISCONNECTED: ImportConnectionResponse._Outcome.ValueType  # 4
+        """The user was disconnected in Zoomgate. Nothing was changed."""
+        OUTCOME_CONSENT_REQUIRED: ImportConnectionResponse._Outcome.ValueType  # 5
+        """Zoom rejected the refresh token, in this call or after it was stored, so the user must consent."""
+
+    class Outcome(_Outcome, metaclass=_OutcomeEnumTypeWrapper):
+        """The outcome of an import."""
+
+    OUTCOME_UNSPECIFIED: ImportConnectionResponse.Outcome.ValueType  # 0
+    """Unspecified. Never sent by the server."""
+    OUTCOME_STORED: ImportConnectionResponse.Outcome.ValueType  # 1
+    """The tokens are stored."""
+    OUTCOME_ALREADY_STORED: ImportConnectionResponse.Outcome.ValueType  # 2
+    """An earlier call with the same refresh token stored the tokens."""
+    OUTCOME_SKIPPED_CONNECTED: ImportConnectionResponse.Outcome.ValueType  # 3
+    """The user is already connected. Nothing was changed."""
+    OUTCOME_SKIPPED_DISCONNECTED: ImportConnectionResponse.Outcome.ValueType  # 4
+    """The user was disconnected in Zoomgate. Nothing was changed."""
+    OUTCOME_CONSENT_REQUIRED: ImportConnectionResponse.Outcome.ValueType  # 5
+    """Zoom rejected the refresh token, in this call or after it was stored, so the user must consent."""
+
+    OUTCOME_FIELD_NUMBER: builtins.int
+    CONNECTION_FIELD_NUMBER: builtins.int
+    outcome: Global___ImportConnectionResponse.Outcome.ValueType
+    """The outcome."""
+    @property
+    def connection(self) -> zoomgate.v1.connection_pb2.Connection:
+        """The user's connection after the call. Unset if the user has none."""
+
+    def __init__(
+        self,
+        *,
+        outcome: Global___ImportConnectionResponse.Outcome.ValueType = ...,
+        connection: zoomgate.v1.connection_pb2.Connection | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["connection", b"connection"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["connection", b"connection", "outcome", b"outcome"]) -> None: ...
+
+Global___ImportConnectionResponse: typing_extensions.TypeAlias = ImportConnectionResponse
+
+@typing.final
 class CheckTokenRequest(google.protobuf.message.Message):
     """Request message for CheckToken."""
 

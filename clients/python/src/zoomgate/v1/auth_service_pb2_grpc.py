@@ -85,6 +85,11 @@ class AuthServiceStub(object):
                 request_serializer=zoomgate_dot_v1_dot_auth__service__pb2.RequestTokenRequest.SerializeToString,
                 response_deserializer=zoomgate_dot_v1_dot_auth__service__pb2.RequestTokenResponse.FromString,
                 _registered_method=True)
+        self.ImportConnection = channel.unary_unary(
+                '/zoomgate.v1.AuthService/ImportConnection',
+                request_serializer=zoomgate_dot_v1_dot_auth__service__pb2.ImportConnectionRequest.SerializeToString,
+                response_deserializer=zoomgate_dot_v1_dot_auth__service__pb2.ImportConnectionResponse.FromString,
+                _registered_method=True)
         self.CheckToken = channel.unary_unary(
                 '/zoomgate.v1.AuthService/CheckToken',
                 request_serializer=zoomgate_dot_v1_dot_auth__service__pb2.CheckTokenRequest.SerializeToString,
@@ -246,6 +251,28 @@ class AuthServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ImportConnection(self, request, context):
+        """Imports a token pair that another system stored, so that the user does not have to consent again.
+
+        While the access token is valid, Zoom only reports the user of the token, and the pair is stored unchanged. Otherwise the single-use
+        refresh token is exchanged. The tokens must belong to the Zoom user with the address `user_email`. A pair that was not exchanged is
+        never revoked, since the other system still has it.
+
+        An import is identified by its refresh token: after a retry with any server, no refresh token is exchanged twice. A call that has
+        started completes even if the caller cancels it.
+
+        Authorization: services whose policy allows refresh tokens, for users that they may act for; administrators, for all users. Never on
+        behalf of a member.
+
+        Errors:
+        - The errors of CompleteAuthorization, except INVALID_STATE and CODE_REFUSED.
+
+        Retries: safe, also after UNKNOWN / ZOOM_OUTCOME_UNKNOWN and after a deadline.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CheckToken(self, request, context):
         """Reports whether a token has expired: a token that the caller describes, or the stored token of a user. Never calls Zoom.
 
@@ -372,6 +399,11 @@ def add_AuthServiceServicer_to_server(servicer, server):
                     servicer.RequestToken,
                     request_deserializer=zoomgate_dot_v1_dot_auth__service__pb2.RequestTokenRequest.FromString,
                     response_serializer=zoomgate_dot_v1_dot_auth__service__pb2.RequestTokenResponse.SerializeToString,
+            ),
+            'ImportConnection': grpc.unary_unary_rpc_method_handler(
+                    servicer.ImportConnection,
+                    request_deserializer=zoomgate_dot_v1_dot_auth__service__pb2.ImportConnectionRequest.FromString,
+                    response_serializer=zoomgate_dot_v1_dot_auth__service__pb2.ImportConnectionResponse.SerializeToString,
             ),
             'CheckToken': grpc.unary_unary_rpc_method_handler(
                     servicer.CheckToken,
@@ -587,6 +619,33 @@ class AuthService(object):
             '/zoomgate.v1.AuthService/RequestToken',
             zoomgate_dot_v1_dot_auth__service__pb2.RequestTokenRequest.SerializeToString,
             zoomgate_dot_v1_dot_auth__service__pb2.RequestTokenResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportConnection(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/zoomgate.v1.AuthService/ImportConnection',
+            zoomgate_dot_v1_dot_auth__service__pb2.ImportConnectionRequest.SerializeToString,
+            zoomgate_dot_v1_dot_auth__service__pb2.ImportConnectionResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -121,6 +121,22 @@ _AuthServiceRequestTokenType = typing_extensions.TypeVar(
     ],
 )
 
+_AuthServiceImportConnectionType = typing_extensions.TypeVar(
+    '_AuthServiceImportConnectionType',
+    grpc.UnaryUnaryMultiCallable[
+        zoomgate.v1.auth_service_pb2.ImportConnectionRequest,
+        zoomgate.v1.auth_service_pb2.ImportConnectionResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        zoomgate.v1.auth_service_pb2.ImportConnectionRequest,
+        zoomgate.v1.auth_service_pb2.ImportConnectionResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        zoomgate.v1.auth_service_pb2.ImportConnectionRequest,
+        zoomgate.v1.auth_service_pb2.ImportConnectionResponse,
+    ],
+)
+
 _AuthServiceCheckTokenType = typing_extensions.TypeVar(
     '_AuthServiceCheckTokenType',
     grpc.UnaryUnaryMultiCallable[
@@ -217,7 +233,7 @@ _AuthServiceWatchConnectionsType = typing_extensions.TypeVar(
     ],
 )
 
-class AuthServiceStub(typing.Generic[_AuthServiceBeginAuthorizationType, _AuthServiceCompleteAuthorizationType, _AuthServiceCreateTokenType, _AuthServiceGetTokenType, _AuthServiceRefreshTokenType, _AuthServiceRequestTokenType, _AuthServiceCheckTokenType, _AuthServiceValidateUserType, _AuthServiceGetConnectionType, _AuthServiceListConnectionsType, _AuthServiceDeleteConnectionType, _AuthServiceWatchConnectionsType]):
+class AuthServiceStub(typing.Generic[_AuthServiceBeginAuthorizationType, _AuthServiceCompleteAuthorizationType, _AuthServiceCreateTokenType, _AuthServiceGetTokenType, _AuthServiceRefreshTokenType, _AuthServiceRequestTokenType, _AuthServiceImportConnectionType, _AuthServiceCheckTokenType, _AuthServiceValidateUserType, _AuthServiceGetConnectionType, _AuthServiceListConnectionsType, _AuthServiceDeleteConnectionType, _AuthServiceWatchConnectionsType]):
     """AuthService connects users to Zoom and manages their tokens.
 
     A `user_email` is an ASCII email address of at most 254 characters. In requests, `A-Z` and `a-z` are equivalent; responses contain the
@@ -266,6 +282,10 @@ class AuthServiceStub(typing.Generic[_AuthServiceBeginAuthorizationType, _AuthSe
         grpc.UnaryUnaryMultiCallable[
             zoomgate.v1.auth_service_pb2.RequestTokenRequest,
             zoomgate.v1.auth_service_pb2.RequestTokenResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            zoomgate.v1.auth_service_pb2.ImportConnectionRequest,
+            zoomgate.v1.auth_service_pb2.ImportConnectionResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
             zoomgate.v1.auth_service_pb2.CheckTokenRequest,
@@ -318,6 +338,10 @@ class AuthServiceStub(typing.Generic[_AuthServiceBeginAuthorizationType, _AuthSe
         grpc.aio.UnaryUnaryMultiCallable[
             zoomgate.v1.auth_service_pb2.RequestTokenRequest,
             zoomgate.v1.auth_service_pb2.RequestTokenResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            zoomgate.v1.auth_service_pb2.ImportConnectionRequest,
+            zoomgate.v1.auth_service_pb2.ImportConnectionResponse,
         ],
         grpc.aio.UnaryUnaryMultiCallable[
             zoomgate.v1.auth_service_pb2.CheckTokenRequest,
@@ -432,6 +456,25 @@ class AuthServiceStub(typing.Generic[_AuthServiceBeginAuthorizationType, _AuthSe
     Retries: not safe. A refresh token can be used only once.
     """
 
+    ImportConnection: _AuthServiceImportConnectionType
+    """Imports a token pair that another system stored, so that the user does not have to consent again.
+
+    While the access token is valid, Zoom only reports the user of the token, and the pair is stored unchanged. Otherwise the single-use
+    refresh token is exchanged. The tokens must belong to the Zoom user with the address `user_email`. A pair that was not exchanged is
+    never revoked, since the other system still has it.
+
+    An import is identified by its refresh token: after a retry with any server, no refresh token is exchanged twice. A call that has
+    started completes even if the caller cancels it.
+
+    Authorization: services whose policy allows refresh tokens, for users that they may act for; administrators, for all users. Never on
+    behalf of a member.
+
+    Errors:
+    - The errors of CompleteAuthorization, except INVALID_STATE and CODE_REFUSED.
+
+    Retries: safe, also after UNKNOWN / ZOOM_OUTCOME_UNKNOWN and after a deadline.
+    """
+
     CheckToken: _AuthServiceCheckTokenType
     """Reports whether a token has expired: a token that the caller describes, or the stored token of a user. Never calls Zoom.
 
@@ -532,6 +575,10 @@ AuthServiceAsyncStub: typing_extensions.TypeAlias = AuthServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         zoomgate.v1.auth_service_pb2.RequestTokenRequest,
         zoomgate.v1.auth_service_pb2.RequestTokenResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        zoomgate.v1.auth_service_pb2.ImportConnectionRequest,
+        zoomgate.v1.auth_service_pb2.ImportConnectionResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         zoomgate.v1.auth_service_pb2.CheckTokenRequest,
@@ -698,6 +745,30 @@ class AuthServiceServicer(metaclass=abc.ABCMeta):
         - FAILED_PRECONDITION / ZOOM_REAUTH_REQUIRED: Zoom rejected the refresh token.
 
         Retries: not safe. A refresh token can be used only once.
+        """
+
+    @abc.abstractmethod
+    def ImportConnection(
+        self,
+        request: zoomgate.v1.auth_service_pb2.ImportConnectionRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[zoomgate.v1.auth_service_pb2.ImportConnectionResponse, collections.abc.Awaitable[zoomgate.v1.auth_service_pb2.ImportConnectionResponse]]:
+        """Imports a token pair that another system stored, so that the user does not have to consent again.
+
+        While the access token is valid, Zoom only reports the user of the token, and the pair is stored unchanged. Otherwise the single-use
+        refresh token is exchanged. The tokens must belong to the Zoom user with the address `user_email`. A pair that was not exchanged is
+        never revoked, since the other system still has it.
+
+        An import is identified by its refresh token: after a retry with any server, no refresh token is exchanged twice. A call that has
+        started completes even if the caller cancels it.
+
+        Authorization: services whose policy allows refresh tokens, for users that they may act for; administrators, for all users. Never on
+        behalf of a member.
+
+        Errors:
+        - The errors of CompleteAuthorization, except INVALID_STATE and CODE_REFUSED.
+
+        Retries: safe, also after UNKNOWN / ZOOM_OUTCOME_UNKNOWN and after a deadline.
         """
 
     @abc.abstractmethod

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
-from zoomgate_server.importing import csv_file, json_file
-from zoomgate_server.importing.errors import ImportFileError
-from zoomgate_server.importing.rows import Fields, InvalidEntry, InvalidRow, Row, validated
-from zoomgate_server.importing.text import MAX_ROW, Lines, opened
+from zoomgate_server.cli.importing import csv_file, json_file
+from zoomgate_server.cli.importing.rows import Fields, InvalidEntry, InvalidRow, Row, validated
+from zoomgate_server.cli.importing.text import MAX_ROW, ImportFileError, Lines, opened
 
 _T = TypeVar("_T")
 
@@ -46,7 +45,9 @@ def velo_users(path: Path, user_column: str) -> Source:
             is_json = text.read(MAX_ROW).lstrip()[:1] in ("[", "{")
         with opened(path) as text:
             if is_json:
-                yield from _rows(json_file.Objects(text), lambda value: _velo_object(value, user_column))
+                yield from _rows(
+                    json_file.objects(text.read()), lambda value: _velo_object(value, user_column)
+                )
             else:
                 yield from _velo_records(text, user_column)
 
@@ -62,7 +63,7 @@ def nango(path: Path, user_field: str) -> Source:
 
     def read() -> Iterator[Row | InvalidRow]:
         with opened(path) as text:
-            yield from _rows(json_file.Objects(text), lambda value: _nango_fields(value, user_field))
+            yield from _rows(json_file.objects(text.read()), lambda value: _nango_fields(value, user_field))
 
     return Source("nango", path, user_field, read)
 
@@ -151,6 +152,8 @@ def _velo_fields(user: object, values: Mapping[str, object]) -> Fields:
 
 
 def _nango_fields(value: Mapping[str, Any], user_field: str) -> Fields:
+    if value.get("provider") != "zoom":
+        raise InvalidEntry("the connection's provider is not zoom; export only connections to Zoom")
     credentials = value.get("credentials")
     if not isinstance(credentials, dict):
         raise InvalidEntry(

@@ -6,13 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
-from zoomgate_server.importing.errors import ImportFileError
-
 MAX_ROW = 64 * 1024
 """The maximum number of characters in a row; a token has at most 8,192."""
 
 _PREFIX_BYTES = 64
 _WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+class ImportFileError(Exception):
+    """An error that prevents the import of a file. The message is one sentence for the operator and contains no data from the file."""
 
 
 @contextlib.contextmanager

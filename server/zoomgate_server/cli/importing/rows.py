@@ -1,18 +1,23 @@
 """Validated rows of an import file."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from zoomgate_server.user_email import InvalidUserEmail, canonical_email
-from zoomgate_server.zoom.oauth import DEFAULT_EXPIRES_IN, MAX_EXPIRES_IN, MIN_EXPIRES_IN, is_token
+from zoomgate_server.zoom.token_outcome import DEFAULT_EXPIRES_IN, is_token
 
-LATEST = 253_402_300_000.0
-"""Upper limit of valid times: the end of the year 9999, in seconds since 1970."""
+_LATEST = 253_370_000_000.0
+"""Upper limit of valid times: the end of the year 9998, in seconds since 1970. The service accepts no later times."""
 
 _MILLISECONDS = 100_000_000_000.0
 """Limit above which a number is parsed as milliseconds since 1970. As seconds, the limit is in the year 5138."""
 
+_EPOCH = re.compile(r"\d{9,13}(?:\.\d+)?", re.ASCII)
+"""A number of seconds or milliseconds since 1970 in a text column. A shorter number is a date in ISO 8601, such as 20300107."""
+
+_MAX_LIFETIME = 86_400.0
 _MAX_SCOPE = 16_384
 
 
@@ -117,6 +122,8 @@ def parse_time(value: object) -> float:
     """
     if isinstance(value, Mapping):
         value = value.get("$date")
+    if isinstance(value, str):
+        value = float(value) if _EPOCH.fullmatch(value := value.strip()) else value
     if isinstance(value, bool):
         return 0.0
     try:
@@ -124,19 +131,19 @@ def parse_time(value: object) -> float:
             number = float(value)
             seconds = number / 1000 if number > _MILLISECONDS else number
         elif isinstance(value, str) and len(value) <= 64:
-            parsed = datetime.fromisoformat(value.strip())
+            parsed = datetime.fromisoformat(value)
             seconds = (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
         else:
             return 0.0
     except (ValueError, OverflowError):
         return 0.0
-    return seconds if 0 < seconds < LATEST else 0.0
+    return seconds if 0 < seconds < _LATEST else 0.0
 
 
 def lifetime(value: object) -> float:
     """Parse the lifetime of an access token in seconds; the default is one hour, the lifetime of Zoom's tokens."""
-    if isinstance(value, str) and value.strip().isascii() and value.strip().isdigit() and len(value) < 10:
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    try:
+        seconds = float(value) if isinstance(value, str | int | float) else DEFAULT_EXPIRES_IN
+    except (ValueError, OverflowError):
         return DEFAULT_EXPIRES_IN
-    return float(min(max(value, MIN_EXPIRES_IN), MAX_EXPIRES_IN))
+    return min(max(0.0, seconds), _MAX_LIFETIME)

@@ -5,8 +5,7 @@ import io
 from collections.abc import Iterator
 from typing import TextIO
 
-from zoomgate_server.importing.errors import ImportFileError
-from zoomgate_server.importing.text import MAX_ROW, Line, Lines
+from zoomgate_server.cli.importing.text import MAX_ROW, ImportFileError, Line, Lines
 
 TOO_LONG = f"the row is longer than {MAX_ROW} characters"
 _UNCLOSED = "the row has an unclosed quotation mark"

@@ -16,24 +16,22 @@ from typing import Any, BinaryIO
 
 import orjson
 
-from zoomgate_server.importing.errors import ResultsFileError
-from zoomgate_server.importing.rows import InvalidRow, Row
+from zoomgate_server.cli.importing.rows import InvalidRow, Row
+from zoomgate_server.cli.output import FAILURE, USAGE
 
 _MAX_LINE = 64 * 1024
-_ROW = b'{"row":'
+
+
+class ResultsFileError(Exception):
+    """An error of a results file. The message is one sentence for the operator."""
+
+    def __init__(self, message: str, exit_code: int = USAGE) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 class RowStatus(StrEnum):
-    """The status of a processed row.
-
-    Attributes:
-        STORED: The user is connected.
-        SKIPPED: The user was already connected, or was disconnected in Zoomgate.
-        SUPERSEDED: Another row of the same user is newer.
-        REJECTED: The row is malformed, its tokens belong to a different user, or a retry would not succeed.
-        REAUTH_REQUIRED: Zoom rejected the refresh token; the user must consent again.
-        INCOMPLETE: The import of the row failed, for example because Zoom did not respond; the next run retries the row.
-    """
+    """The status of a processed row; see docs/importing.md."""
 
     STORED = "stored"
     SKIPPED = "skipped"
@@ -84,13 +82,13 @@ class Results:
                 if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                     raise ResultsFileError(f"{path} is a pipe or a device; set a regular file with --results")
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                results._read(header)
+                results._read(_line(header))
             except BlockingIOError:
                 raise ResultsFileError(
                     f"another import is writing to {path}; wait until the other import has finished"
                 ) from None
             except OSError as error:
-                raise _not_writable(path, error) from None
+                raise _not_writable(path, error, USAGE) from None
             stack.pop_all()  # keep the file open
         return results
 
@@ -101,7 +99,10 @@ class Results:
             ResultsFileError: The file cannot be written.
         """
         location = {"row": row.number, "line": row.line, "user": row.user_email}
-        self._write(location | asdict(outcome))
+        try:
+            self._write(_line(location | asdict(outcome)))
+        except OSError as error:
+            raise _not_writable(self._path, error) from None
         self._count(row.number, outcome.status)
 
     def close(self) -> None:
@@ -116,38 +117,32 @@ class Results:
             except OSError as error:
                 raise _not_writable(self._path, error) from None
 
-    def _read(self, header: dict[str, Any]) -> None:
+    def _read(self, header: bytes) -> None:
         """Read existing results and truncate an incomplete last line. A file that is not a results file is left unchanged."""
-        complete = 0
+        not_results = f"{self._path} is not a results file; set a different file with --results"
         with os.fdopen(os.dup(self._file.fileno()), "rb") as lines:
-            while line := lines.readline(_MAX_LINE):
-                if not line.endswith(b"\n"):
-                    expected = _ROW if complete else _line(header)
-                    if not expected.startswith(line[: len(expected)]):
-                        raise self._not_results()
-                    break
+            first = lines.readline(_MAX_LINE)
+            if first != header and not header.startswith(first):
+                is_results = first.startswith(header[: header.index(b":")])
+                raise ResultsFileError(
+                    f"{self._path} belongs to an import of a different file or with different options; set a different results"
+                    " file with --results, or delete this one to start over"
+                    if is_results
+                    else not_results
+                )
+            complete = len(header) if first == header else 0
+            while complete and (line := lines.readline(_MAX_LINE)).endswith(b"\n"):
                 try:
                     entry = orjson.loads(line)
-                    if complete:
-                        self._count(int(entry["row"]), RowStatus(entry["status"]))
-                    elif entry.keys() != header.keys():
-                        raise self._not_results()
-                    elif entry != header:
-                        raise ResultsFileError(
-                            f"{self._path} belongs to an import of a different file or with different options; set a different results"
-                            " file with --results, or delete this one to start over"
-                        )
-                except (ValueError, KeyError, TypeError, AttributeError):
-                    raise self._not_results() from None
+                    self._count(int(entry["row"]), RowStatus(entry["status"]))
+                except (ValueError, KeyError, TypeError):
+                    raise ResultsFileError(not_results) from None
                 complete += len(line)
         self._file.truncate(complete)
         self._file.seek(complete)
-        if complete == 0:
+        if not complete:
             os.fchmod(self._file.fileno(), 0o600)
             self._write(header)
-
-    def _not_results(self) -> ResultsFileError:
-        return ResultsFileError(f"{self._path} is not a results file; set a different file with --results")
 
     def _count(self, row: int, status: RowStatus) -> None:
         if row <= self.last_row:
@@ -158,20 +153,18 @@ class Results:
         if status is RowStatus.INCOMPLETE:
             self.incomplete.add(row)
 
-    def _write(self, entry: dict[str, Any]) -> None:
-        rest = memoryview(_line(entry))
-        try:
-            while rest:
-                rest = rest[self._file.write(rest) or 0 :]
-        except OSError as error:
-            raise _not_writable(self._path, error) from None
+    def _write(self, line: bytes) -> None:
+        rest = memoryview(line)
+        while rest:
+            rest = rest[self._file.write(rest) or 0 :]
 
 
 def _line(entry: dict[str, Any]) -> bytes:
     return orjson.dumps(entry, option=orjson.OPT_APPEND_NEWLINE)
 
 
-def _not_writable(path: Path, error: OSError) -> ResultsFileError:
+def _not_writable(path: Path, error: OSError, exit_code: int = FAILURE) -> ResultsFileError:
     return ResultsFileError(
-        f"{path} cannot be written ({error.strerror}); fix the cause, or set a different file with --results"
+        f"{path} cannot be written ({error.strerror}); fix the cause, or set a different file with --results",
+        exit_code,
     )

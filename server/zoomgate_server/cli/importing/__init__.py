@@ -1,0 +1,1 @@
+"""Import of another system's tokens from a file through the service, row by row."""

@@ -1,1 +1,0 @@
-"""Import of another system's tokens from a file into the store, row by row."""
