@@ -197,16 +197,12 @@ def _remaining_rows(
 ) -> Iterator[tuple[Row | InvalidRow, Row | Outcome]]:
     """Yield the rows without a final result, each with its outcome, or again with the row if it must be imported."""
     last_row, incomplete = results.last_row, frozenset(results.incomplete)
-    superseded_rows = scan.superseded_rows()
-    superseded, newest = next(superseded_rows, (0, 0))
     for row in source.read():
-        while superseded and superseded < row.number:
-            superseded, newest = next(superseded_rows, (0, 0))
         if row.number <= last_row and row.number not in incomplete:
             continue
         if isinstance(row, InvalidRow):
             yield row, Outcome(RowStatus.REJECTED, row.reason)
-        elif row.number == superseded:
+        elif (newest := scan.newest(row)) != row.number:
             yield row, Outcome(RowStatus.SUPERSEDED, f"row {newest} of the same user is newer")
         else:
             yield row, row

@@ -1,9 +1,9 @@
-"""First pass over an import file: a summary, and the rows superseded by newer rows of the same user."""
+"""First pass over an import file: a summary, and an index of the newest row of each user."""
 
 import contextlib
 import hashlib
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from zoomgate_server.cli.importing.formats import Source
@@ -17,19 +17,13 @@ _SCHEMA = """
 PRAGMA cache_size = -4096;
 PRAGMA journal_mode = OFF;
 PRAGMA temp_store = FILE;
-CREATE TABLE seen (number INTEGER PRIMARY KEY, user BLOB, updated REAL);
-"""
-_SUPERSEDED = """
-CREATE TABLE superseded AS SELECT number, newest FROM (
-  SELECT number, FIRST_VALUE(number) OVER (PARTITION BY user ORDER BY updated DESC, number DESC) AS newest
-  FROM seen WHERE user IN (SELECT user FROM seen GROUP BY user HAVING COUNT(*) > 1)
-) WHERE number <> newest ORDER BY number
+CREATE TABLE rows (user BLOB, updated REAL, number INTEGER, PRIMARY KEY (user, updated, number)) WITHOUT ROWID;
 """
 
 
 @dataclass(slots=True)
 class Scan:
-    """A summary of a file, and an index of its superseded rows.
+    """A summary of a file, and an index of its rows.
 
     The index is stored in an unnamed temporary file, so memory use does not grow with the number of rows. The file contains digests of the
     addresses instead of the addresses.
@@ -37,6 +31,7 @@ class Scan:
     Attributes:
         digest: The SHA-256 of the file, in hex.
         rows: The number of rows, including invalid ones.
+        superseded: The number of valid rows that are older than another row of the same user.
         invalid_times: The number of rows with a time that cannot be parsed.
         invalid_rows: The first invalid rows.
     """
@@ -55,33 +50,11 @@ class Scan:
         """The number of rows to import."""
         return self.rows - self.rejected - self.superseded
 
-    def superseded_rows(self) -> Iterator[tuple[int, int]]:
-        """Yield the numbers of superseded rows in ascending order, each with the number of the user's newest row."""
-        return iter(self.index.execute("SELECT number, newest FROM superseded ORDER BY rowid"))
-
-    def add(self, rows: Iterable[Row | InvalidRow], now: float) -> None:
-        """Summarize and index the rows."""
-        self.index.executemany("INSERT INTO seen VALUES (?, ?, ?)", self._index_entries(rows, now))
-        self.index.execute(_SUPERSEDED)
-        (self.superseded,) = self.index.execute("SELECT COUNT(*) FROM superseded").fetchone()
-
-    def _index_entries(
-        self, rows: Iterable[Row | InvalidRow], now: float
-    ) -> Iterator[tuple[int, bytes, float]]:
-        for row in rows:
-            self.rows += 1
-            if isinstance(row, InvalidRow):
-                self.rejected += 1
-                if len(self.invalid_rows) < MAX_LISTED:
-                    self.invalid_rows.append(row)
-                continue
-            self.invalid_times += row.has_invalid_time
-            self.valid_access_tokens += bool(row.access_token) and row.access_expire_at > now
-            yield (
-                row.number,
-                hashlib.blake2b(row.user_email.encode(), digest_size=16).digest(),
-                row.updated_at,
-            )
+    def newest(self, row: Row) -> int:
+        """Return the number of the newest row of a row's user. Of rows with the same time, the last one is the newest."""
+        query = "SELECT number FROM rows WHERE user = ? ORDER BY updated DESC, number DESC LIMIT 1"
+        (number,) = self.index.execute(query, (_digest(row),)).fetchone()
+        return int(number)
 
 
 @contextlib.contextmanager
@@ -100,7 +73,26 @@ def scanned(source: Source, now: float) -> Iterator[Scan]:
     with contextlib.closing(sqlite3.connect("")) as index:
         index.executescript(_SCHEMA)
         scan = Scan(index, digest)
-        scan.add(source.read(), now)
+        index.executemany("INSERT INTO rows VALUES (?, ?, ?)", _index_entries(source, scan, now))
         if not scan.rows:
             raise ImportFileError("the file contains no rows; export it again")
+        (scan.superseded,) = index.execute("SELECT COUNT(*) - COUNT(DISTINCT user) FROM rows").fetchone()
         yield scan
+
+
+def _index_entries(source: Source, scan: Scan, now: float) -> Iterator[tuple[bytes, float, int]]:
+    """Yield the index entries of valid rows, and count all rows."""
+    for row in source.read():
+        scan.rows += 1
+        if isinstance(row, Row):
+            scan.invalid_times += row.has_invalid_time
+            scan.valid_access_tokens += bool(row.access_token) and row.access_expire_at > now
+            yield _digest(row), row.updated_at, row.number
+        else:
+            scan.rejected += 1
+            if len(scan.invalid_rows) < MAX_LISTED:
+                scan.invalid_rows.append(row)
+
+
+def _digest(row: Row) -> bytes:
+    return hashlib.blake2b(row.user_email.encode(), digest_size=16).digest()
