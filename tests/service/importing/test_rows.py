@@ -12,7 +12,10 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import grpc
+import grpc.aio
 import pytest
 
 from service.importing.conftest import TOKEN, USERS
@@ -271,6 +274,48 @@ async def test_unreachable_service_stops_at_the_first_row(
     assert "the service at 127.0.0.1:1 cannot be reached; start it with `zoomgate run`" in output.err
     assert workspace.results("ZoomUsers.csv") == []
     assert (await velo(workspace))["stored"] == 3
+
+
+async def test_import_continues_after_a_restart_of_the_service(
+    tmp_path: Path, zoom: RunningSimulator
+) -> None:
+    """Rows in progress are retried until the service accepts calls again."""
+    users = [exported_user(zoom, user.email) for user in USERS[:12]]
+    async with serving(zoom._simulator, tmp_path / "data") as first:
+        workspace = Workspace.of(tmp_path, first)
+        workspace.write("ZoomUsers.csv", as_csv(users))
+        process = await started(workspace, 2, "--rate", "5")
+    async with serving(zoom._simulator, tmp_path / "data", {"ZOOMGATE_LISTEN": first.grpc_address}):
+        out, err = (text.decode() for text in await process.communicate())
+    assert process.returncode == 0, err
+    assert out.startswith("12 row(s): 12 stored. ")
+    assert zoom.counters().get("token.refresh_token.refused", 0) == 0
+
+
+async def test_stream_that_a_proxy_resets_is_retried(workspace: Workspace, zoom: RunningSimulator) -> None:
+    """gRPC reports the reset as INTERNAL; without an error reason, the status does not come from the service."""
+    workspace.write("ZoomUsers.csv", as_csv([exported_user(zoom, user.email) for user in USERS[:3]]))
+    stored, calls = pb.ImportConnectionResponse(outcome=pb.ImportConnectionResponse.OUTCOME_STORED), []
+
+    async def respond(_request: bytes, context: Any) -> bytes:
+        calls.append(1)
+        if len(calls) == 2:
+            await context.abort(grpc.StatusCode.INTERNAL, "Received RST_STREAM with error code 2")
+        return stored.SerializeToString()
+
+    proxy = grpc.aio.server()
+    handlers = {"ImportConnection": grpc.unary_unary_rpc_method_handler(respond)}
+    proxy.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler("zoomgate.v1.AuthService", handlers),)
+    )
+    environ = {"ZOOMGATE_SERVER": f"127.0.0.1:{proxy.add_insecure_port('127.0.0.1:0')}"}
+    await proxy.start()
+    try:
+        behind_proxy = Workspace(workspace.folder, workspace.environ | environ)
+        assert (await velo(behind_proxy, module=HURRIED))["stored"] == 3
+    finally:
+        await proxy.stop(None)
+    assert len(calls) == 4
 
 
 async def test_caller_without_permission_is_rejected_at_the_first_row(

@@ -153,13 +153,15 @@ class Importer:
                 break
             try:
                 response = await self._client.auth.import_connection(request, timeout=_CALL_TIMEOUT)
-            except _RETRYABLE as error:
-                if not error.reason and not self._is_proven:  # the service cannot be reached
+            except errors.ZoomgateError as error:
+                # without a reason, the error comes from gRPC or a proxy and not from the service
+                is_rejected_caller = isinstance(error, errors.Unauthenticated | errors.NotAllowed)
+                if not self._is_proven and (is_rejected_caller or not error.reason):
                     raise
+                if error.reason and not isinstance(error, _RETRYABLE):
+                    return self._rejected(error)
                 problem, pause = error.message, max(backoff.next_pause(), error.retry_delay or 0.0)
                 self._limiter.hold(min(pause, self._timing.max_pause))
-            except errors.ZoomgateError as error:
-                return self._rejected(error)
             else:
                 self._consecutive_incomplete = 0
                 outcome = Outcome(*_OUTCOMES[response.outcome])
@@ -172,8 +174,6 @@ class Importer:
 
     def _rejected(self, error: errors.ZoomgateError) -> Outcome:
         """Return the outcome of a row after an error that a retry would not fix. Stop the import if the error would affect every row."""
-        if isinstance(error, errors.Unauthenticated | errors.NotAllowed) and not self._is_proven:
-            raise error
         if error.reason in _FATAL:
             self.stop(error.message)
             return Outcome(RowStatus.INCOMPLETE, error.message)
