@@ -293,7 +293,7 @@ async def test_import_continues_after_a_restart_of_the_service(
 
 
 async def test_stream_that_a_proxy_resets_is_retried(workspace: Workspace, zoom: RunningSimulator) -> None:
-    """gRPC reports the reset as INTERNAL; without an error reason, the status does not come from the service."""
+    """The reset is reported as INTERNAL without an error reason, so the status does not come from the service."""
     workspace.write("ZoomUsers.csv", as_csv([exported_user(zoom, user.email) for user in USERS[:3]]))
     stored, calls = pb.ImportConnectionResponse(outcome=pb.ImportConnectionResponse.OUTCOME_STORED), []
 
