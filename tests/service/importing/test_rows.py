@@ -210,7 +210,9 @@ async def test_temporary_zoom_failures_are_retried(
     users = [exported_user(zoom, user.email) for user in USERS[:4]]
     workspace.write("ZoomUsers.csv", as_csv(users))
     zoom.add_fault(endpoint, kind, times=3)
-    assert (await velo(workspace, module=HURRIED))["stored"] == 4
+    # after two seconds, the service stores tokens that Zoom has exchanged but not confirmed
+    module = HURRIED if endpoint == "token" else "zoomgate_server"
+    assert (await velo(workspace, module=module))["stored"] == 4
 
 
 @pytest.mark.parametrize("endpoint", ["token", "users_me"])
@@ -226,7 +228,7 @@ async def test_zoom_outage_stops_the_import(
     assert "3 remaining" in output.out
     assert "run the same command again" in output.err
     zoom.clear_faults()
-    assert (await velo(workspace, module=HURRIED))["stored"] == 6
+    assert (await velo(workspace))["stored"] == 6
     assert zoom.counters().get("token.refresh_token.refused", 0) == 0
 
 
