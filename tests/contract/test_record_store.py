@@ -229,12 +229,14 @@ async def test_pages_are_ordered_by_subject(store: RecordStore) -> None:
 
 
 async def test_records_are_counted_by_a_column(store: RecordStore) -> None:
-    """`count` counts the records of one app and one kind, for each value of a column."""
+    """`count` and `distinct` select the records of one app and one kind."""
     for index in range(5):
         await store.put(record(f"u{index}", state="ACTIVE" if index else "GONE", key_id=f"k{index % 2}"), 0)
     assert await store.count(APP, Kind.USER, Column.STATE) == {"ACTIVE": 4, "GONE": 1}
     assert await store.count(APP, Kind.USER, Column.KEY_ID) == {"k0": 3, "k1": 2}
     assert await store.count("other", Kind.USER, Column.STATE) == {}
+    assert set(await store.distinct(APP, Kind.USER, Column.KEY_ID)) == {"k0", "k1"}
+    assert set(await store.distinct(APP, Kind.STATE, Column.KEY_ID)) == set()
 
 
 async def test_apps_with_records_are_listed(store: RecordStore) -> None:

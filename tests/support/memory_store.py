@@ -87,6 +87,10 @@ class MemoryStore:
             )
         )
 
+    async def distinct(self, app: str, kind: Kind, column: Column) -> set[str]:
+        """Return the values of a column in the records of a kind."""
+        return set(await self.count(app, kind, column))
+
     async def apps(self) -> list[str]:
         """List the apps that have records."""
         return sorted({key.app for key in self._records})

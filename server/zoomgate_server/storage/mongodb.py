@@ -20,7 +20,6 @@ from typing import Any, TypeVar
 from urllib.parse import unquote_plus
 
 from bson.codec_options import CodecOptions, DatetimeConversion
-from bson.errors import BSONError
 from pymongo import ASCENDING, IndexModel, ReadPreference
 from pymongo.errors import (
     ConfigurationError,
@@ -89,6 +88,7 @@ _INDEXES = (
     IndexModel([("app", ASCENDING), ("kind", ASCENDING), ("changed_at", ASCENDING)], name="changes"),
     IndexModel([("app", ASCENDING), ("kind", ASCENDING), ("due_at", ASCENDING)], name="due"),
     IndexModel([("app", ASCENDING), ("kind", ASCENDING), ("expire_at", ASCENDING)], name="expire"),
+    *(IndexModel([("app", ASCENDING), ("kind", ASCENDING), (by, ASCENDING)], name=by) for by in Column),
 )
 _TTL_INDEX = IndexModel([("expire_date", ASCENDING)], name="ttl", expireAfterSeconds=TTL_GRACE_SECONDS)
 
@@ -160,7 +160,9 @@ async def examine(
         raise StoreOpenError(
             f"The store {address} cannot be read ({error}); check the server and the privileges of its user"
         ) from None
-    except PyMongoError as error:
+    except StoreOpenError:
+        raise
+    except Exception as error:  # noqa: BLE001 - see `_translate_errors`
         raise StoreOpenError(_open_error_text(address, error, timing)) from None
     finally:
         await _close(database.client)
@@ -213,7 +215,7 @@ class MongoStore:
             has_now = await _supports_now(database[META])
         except BaseException as error:
             await _close(database.client)
-            if not isinstance(error, PyMongoError):
+            if isinstance(error, StoreOpenError) or not isinstance(error, Exception):
                 raise
             transient = isinstance(error, ConnectionFailure | WTimeoutError)
             raise (StoreUnreachableError if transient else StoreOpenError)(
@@ -286,6 +288,12 @@ class MongoStore:
         for row in await self._run(lambda: _aggregate(self._records, stages)):
             counts[row["_id"] if isinstance(row["_id"], str) else ""] += row["records"]
         return dict(counts)
+
+    async def distinct(self, app: str, kind: Kind, column: Column) -> set[str]:
+        """Return the values of a column in the records of a kind."""
+        query = {"app": _text(app), "kind": kind.value}
+        values = await self._run(lambda: self._records.distinct(column.value, query))
+        return {value if isinstance(value, str) else "" for value in values}
 
     async def apps(self) -> list[str]:
         """List the apps that have records."""
@@ -366,9 +374,10 @@ class MongoStore:
             except DuplicateKeyError:
                 if if_rev == 0 and await self._latest.find_one({"_id": name}, {"rev": 1}) is not None:
                     return None
-                holder = await self._latest.find_one({"zoom_user_claim": claim}, {"subject": 1})
-                if holder is not None:
-                    raise ZoomUserTaken(str(holder.get("subject", ""))) from None
+                if claim is not None:  # a query for None would match any record without a claim
+                    holder = await self._latest.find_one({"zoom_user_claim": claim}, {"subject": 1})
+                    if holder is not None:
+                        raise ZoomUserTaken(str(holder.get("subject", ""))) from None
                 # the conflicting record has been deleted since
         raise StoreError(
             "MongoDB repeatedly rejected a record as a duplicate, but there is no conflicting record"
@@ -388,7 +397,9 @@ async def _translate_errors(operation: Callable[[], Awaitable[_T]]) -> _T:
         raise StoreError(
             f"MongoDB rejected the operation ({type(error).__name__}, code {error.code})"
         ) from None
-    except (PyMongoError, BSONError, OSError) as error:
+    except (StoreError, ZoomUserTaken):
+        raise
+    except Exception as error:  # noqa: BLE001 - a driver also raises others, such as RuntimeError if no thread can be started
         raise StoreError(f"MongoDB failed ({type(error).__name__})") from None
 
 
@@ -404,7 +415,10 @@ async def _close(client: Any) -> None:
     if iscoroutinefunction(client.close):
         await client.close()
     else:
-        await asyncio.to_thread(client.close)
+        with suppress(
+            RuntimeError
+        ):  # no thread can be started; the connections are closed when the process exits
+            await asyncio.to_thread(client.close)
 
 
 def _redacted(uri: str) -> str:
@@ -471,7 +485,7 @@ async def _supports_now(meta: Any) -> bool:
     return bool(rows) and isinstance(rows[0].get("now"), datetime)
 
 
-def _open_error_text(address: str, error: PyMongoError, timing: MongoTiming) -> str:
+def _open_error_text(address: str, error: Exception, timing: MongoTiming) -> str:
     match error:
         case WTimeoutError():
             return (

@@ -25,7 +25,7 @@ class Kind(StrEnum):
 
 
 class Column(StrEnum):
-    """Unencrypted columns by which records can be counted."""
+    """Unencrypted columns by which records can be counted. They are indexed, so that a count does not read the records."""
 
     STATE = "state"
     KEY_ID = "key_id"
@@ -231,6 +231,10 @@ class RecordStore(Protocol):
 
     async def count(self, app: str, kind: Kind, by: Column) -> dict[str, int]:
         """Count the records of a kind by the values of a column. A value that is not text is treated as empty."""
+        ...
+
+    async def distinct(self, app: str, kind: Kind, column: Column) -> Collection[str]:
+        """Return the values of a column in the records of a kind. A value that is not text is treated as empty."""
         ...
 
     async def apps(self) -> Sequence[str]:

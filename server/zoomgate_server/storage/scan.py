@@ -61,8 +61,8 @@ async def process_each(
 async def encryption_state(store: RecordStore, app: str) -> EncryptionState:
     """Return how the records of an app are encrypted."""
     check, _ = await store.get(RecordKey(app, Kind.KEY_CHECK, KEY_CHECK))
-    counts = [await store.count(app, kind, Column.KEY_ID) for kind in KEY_REQUIRED_KINDS]
-    return EncryptionState(check, frozenset[str]().union(*counts))
+    key_ids = [await store.distinct(app, kind, Column.KEY_ID) for kind in KEY_REQUIRED_KINDS]
+    return EncryptionState(check, frozenset[str]().union(*key_ids))
 
 
 async def inspect(store: RecordStore, location: str, *, replicated: bool) -> StoreInspection:

@@ -61,6 +61,8 @@ CREATE UNIQUE INDEX record_zoom_user ON record (app, zoom_user_id)
 CREATE INDEX record_changed ON record (app, changed_at);
 CREATE INDEX record_due ON record (app, kind, due_at) WHERE due_at IS NOT NULL;
 CREATE INDEX record_expire ON record (app, kind, expire_at) WHERE expire_at IS NOT NULL;
+CREATE INDEX record_state ON record (app, kind, state);
+CREATE INDEX record_key_id ON record (app, kind, key_id);
 PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {SCHEMA_VERSION};
 """  # noqa: S608 - constants
@@ -144,8 +146,12 @@ class SqliteStore:
             connection = await asyncio.get_running_loop().run_in_executor(
                 executor, _open, path, timing.busy_timeout, mounts
             )
-        except BaseException:
+        except BaseException as error:
             executor.shutdown(wait=False)
+            if isinstance(error, RuntimeError):  # raised by Python if no thread can be started
+                raise StoreOpenError(
+                    f"The store {path} cannot be opened ({error}); raise the limit of threads, or free some memory"
+                ) from None
             raise
         return cls(path, connection, executor, wall, timing)
 
@@ -180,6 +186,12 @@ class SqliteStore:
         for value, records in await self._run(lambda: self._rows(statement, app, kind)):
             counts[value if isinstance(value, str) else ""] += records
         return dict(counts)
+
+    async def distinct(self, app: str, kind: Kind, column: Column) -> set[str]:
+        """Return the values of a column in the records of a kind."""
+        statement = f"SELECT DISTINCT {column} FROM record WHERE app = ? AND kind = ?"  # noqa: S608 - constants
+        rows = await self._run(lambda: self._rows(statement, app, kind))
+        return {value if isinstance(value, str) else "" for (value,) in rows}
 
     async def apps(self) -> list[str]:
         """List the apps that have records."""
@@ -232,6 +244,10 @@ class SqliteStore:
             raise StoreError("the store's file was deleted while it was open; restart the service") from None
         except OSError:
             raise StoreError("the store's file is not accessible") from None
+        except (StoreError, ZoomUserTaken):
+            raise
+        except Exception as error:  # noqa: BLE001 - for example MemoryError
+            raise StoreError(f"SQLite failed ({type(error).__name__})") from None
 
     def _rows(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
         return self._connection.execute(statement, values).fetchall()

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -20,7 +21,15 @@ from support.mongodb import MongoServer, OwnServer, failing_commands
 from support.tcp_proxy import Mode, TcpProxy, tcp_proxy
 from zoomgate_server.storage import mongodb as mongodb_store
 from zoomgate_server.storage.mongodb import META, RECORDS, Driver, MongoStore, examine
-from zoomgate_server.storage.record_store import Kind, Query, Record, RecordKey, StoreError, StoreOpenError
+from zoomgate_server.storage.record_store import (
+    Column,
+    Kind,
+    Query,
+    Record,
+    RecordKey,
+    StoreError,
+    StoreOpenError,
+)
 from zoomgate_server.storage.timing import MongoTiming
 
 # if a PyMongo client is closed while a connection attempt is pending, its socket is closed by the garbage collector
@@ -29,6 +38,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning
 KEY = RecordKey("app", Kind.USER, "monica@example.com")
 RECORD = Record(key=KEY, value=b"1")
 SECRET = "hunter2"
+TESTS = Path(__file__).parents[2]
 
 
 async def open_error(uri: str, driver: Driver = Driver.MOTOR, timing: MongoTiming = MongoTiming()) -> str:
@@ -208,7 +218,7 @@ async def test_database_deletes_expired_records_after_the_grace_period(mongodb_u
     with raw_database(mongodb_uri) as database:
         indexes = database[RECORDS].index_information()
         document = database[RECORDS].find_one({})
-    assert set(indexes) == {"_id_", "key", "zoom_user", "changes", "due", "expire", "ttl"}
+    assert set(indexes) == {"_id_", "key", "zoom_user", "changes", "due", "expire", "key_id", "state", "ttl"}
     assert indexes["ttl"]["expireAfterSeconds"] == 3600
     if document is not None:  # the server may already have deleted the document
         assert document["expire_date"].isoformat() == "1970-01-02T00:00:00.500000"
@@ -300,6 +310,87 @@ async def test_rejected_operations_are_store_errors(
         for call in (store.put(RECORD, 0), store.get(KEY), store.page("app", Kind.USER, Query(limit=1))):
             await store_error_text(call)
     await store.close()
+
+
+async def test_record_without_a_zoom_user_is_never_rejected_as_taken(mongodb_uri: str) -> None:
+    """If the server reports a duplicate but there is no conflicting record, no unrelated record is named as the holder."""
+    store = await MongoStore.open(mongodb_uri)
+    assert await store.put(RECORD, 0)
+    with raw_database(mongodb_uri) as database:
+        database[RECORDS].create_index("value", unique=True)
+    with pytest.raises(StoreError, match="no conflicting record"):
+        await store.put(replace(RECORD, key=replace(KEY, subject="omar@example.com")), 0)
+    await store.close()
+
+
+class FailingDriver:
+    """A database whose operations fail with an error that is not an error of the driver, as motor's do if no thread can be started."""
+
+    def __init__(self) -> None:
+        self.client = self.admin = self
+
+    def __getitem__(self, _name: str) -> "FailingDriver":
+        return self
+
+    def __getattr__(self, _operation: str) -> Any:
+        def fail(*_: object, **__: object) -> Any:
+            raise RuntimeError("can't start new thread for 127.0.0.1")
+
+        return fail
+
+    def with_options(self, **_: object) -> "FailingDriver":
+        """Return the database or collection with other options."""
+        return self
+
+    def find(self, *_: object, **__: object) -> "FailingDriver":
+        """Return a cursor, whose operations fail, too."""
+        return self
+
+    aggregate = find
+
+
+async def test_any_error_of_the_driver_is_a_store_error() -> None:
+    store = MongoStore(FailingDriver(), SHORT, 1, has_now=True)
+    for call in (
+        store.get(KEY),
+        store.put(RECORD, 0),
+        store.put(RECORD, 1),
+        store.delete(KEY, 1),
+        store.page("app", Kind.USER, Query(limit=1)),
+        store.find("app", "z"),
+        store.count("app", Kind.USER, Column.STATE),
+        store.distinct("app", Kind.USER, Column.STATE),
+        store.apps(),
+        store.changes("app", Kind.USER, 0.0),
+    ):
+        assert await store_error_text(call) == "MongoDB failed (RuntimeError)"
+
+
+# in a new process, because motor keeps idle threads
+OPEN_WITHOUT_THREADS = """
+import asyncio
+from support.thread_limit import no_new_threads
+from zoomgate_server.storage.mongodb import Driver, MongoStore
+from zoomgate_server.storage.record_store import StoreOpenError
+async def main():
+    with no_new_threads():
+        await MongoStore.open("mongodb://127.0.0.1:1/zoomgate", Driver.MOTOR)
+try:
+    asyncio.run(main())
+except StoreOpenError as error:
+    print(error)
+"""
+
+
+def test_open_fails_if_no_thread_can_be_started() -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", OPEN_WITHOUT_THREADS],
+        env=os.environ | {"PYTHONPATH": str(TESTS)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "cannot be used (RuntimeError); " in result.stdout
 
 
 # -- broken connections ----------------------------------------------------------------------------------

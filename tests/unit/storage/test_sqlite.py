@@ -1,16 +1,31 @@
-"""Tests for the SQLite store: files, permissions and errors on opening."""
+"""Tests for the SQLite store: files, permissions, errors of SQLite and of Python, and query plans."""
 
 import asyncio
 import sqlite3
 import stat
 import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from zoomgate_server.storage.record_store import Kind, Query, Record, RecordKey, StoreError, StoreOpenError
+from support.thread_limit import no_new_threads
+from zoomgate_server.storage.record_store import (
+    Column,
+    Kind,
+    Query,
+    Record,
+    RecordKey,
+    RecordStore,
+    StoreError,
+    StoreOpenError,
+)
+from zoomgate_server.storage.scan import encryption_state
 from zoomgate_server.storage.sqlite import MAX_INDEX_RECORDS, SqliteStore
 from zoomgate_server.storage.timing import SqliteTiming
 
@@ -164,3 +179,76 @@ async def test_pages_are_the_same_with_and_without_the_index(tmp_path: Path) -> 
                 query = replace(query, after=subjects_read[-1])
             assert subjects_read == expected
     await store.close()
+
+
+class FailingConnection(sqlite3.Connection):
+    """A connection whose statements raise an error that is not an SQLite error."""
+
+    error: type[Exception] = MemoryError
+
+    def execute(self, *_: Any) -> sqlite3.Cursor:
+        """Raise the error."""
+        raise self.error("SELECT value FROM record")
+
+
+def opened(path: Path, factory: type[sqlite3.Connection]) -> SqliteStore:
+    """Open an existing file with a connection of a different type."""
+    connection = sqlite3.connect(path, factory=factory, check_same_thread=False, isolation_level=None)
+    return SqliteStore(path, connection, ThreadPoolExecutor(max_workers=1), time.time, SqliteTiming())
+
+
+CALLS: tuple[Callable[[RecordStore], Any], ...] = (
+    lambda store: store.get(RECORD.key),
+    lambda store: store.put(RECORD, 0),
+    lambda store: store.delete(RECORD.key, 1),
+    lambda store: store.page("app", Kind.META, Query(limit=1)),
+    lambda store: store.find("app", "z"),
+    lambda store: store.count("app", Kind.META, Column.STATE),
+    lambda store: store.distinct("app", Kind.META, Column.STATE),
+    lambda store: store.apps(),
+    lambda store: store.changes("app", Kind.META, 0.0),
+)
+
+
+@pytest.mark.parametrize("error", [MemoryError, RuntimeError, OverflowError])
+async def test_any_error_of_the_driver_is_a_store_error(tmp_path: Path, error: type[Exception]) -> None:
+    """The message does not contain the text of the error, which may contain values."""
+    path = tmp_path / "s.db"
+    await (await SqliteStore.open(path, time.time)).close()
+    store = opened(path, type("Connection", (FailingConnection,), {"error": error}))
+    for call in CALLS:
+        with pytest.raises(StoreError, match=rf"^SQLite failed \({error.__name__}\)$"):
+            await call(store)
+    await store.close()
+
+
+async def test_open_fails_if_no_thread_can_be_started(tmp_path: Path) -> None:
+    with no_new_threads():
+        assert "can't start new thread" in await open_error(tmp_path / "s.db")
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_start_and_count_read_only_indexes(tmp_path: Path) -> None:
+    """Neither the start of the service nor the metrics read the values of all records, which takes minutes in a large store."""
+    statements: list[str] = []
+
+    class TracedConnection(sqlite3.Connection):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            self.set_trace_callback(statements.append)
+
+    path = tmp_path / "s.db"
+    await (await SqliteStore.open(path, time.time)).close()
+    store = opened(path, TracedConnection)
+    await encryption_state(store, "app")
+    for column in Column:
+        await store.count("app", Kind.USER, column)
+    await store.close()
+    with closing(sqlite3.connect(path)) as connection:
+        for statement in statements:
+            plans = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}")]
+            assert len(plans) == 1, statement
+            assert "COVERING INDEX" in plans[0] or plans[0].endswith("(app=? AND kind=? AND subject=?)"), (
+                plans
+            )
+    assert len(statements) == 5
