@@ -1,6 +1,7 @@
 """The interface to the system clocks; components receive it through their constructors."""
 
 import time
+from functools import partial
 from typing import Protocol
 
 
@@ -12,7 +13,7 @@ class Clock(Protocol):
         ...
 
     def monotonic(self) -> float:
-        """Return the seconds since an arbitrary moment; the value never decreases."""
+        """Return the seconds since an arbitrary moment, including suspends of the machine; the value never decreases."""
         ...
 
 
@@ -20,4 +21,7 @@ class SystemClock:
     """The clocks of the operating system."""
 
     wall = staticmethod(time.time)
-    monotonic = staticmethod(time.monotonic)
+    # Linux stops CLOCK_MONOTONIC, and thus time.monotonic and the timers of the event loop, while a machine is suspended
+    monotonic = staticmethod(
+        partial(time.clock_gettime, getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+    )

@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -294,6 +295,51 @@ async def test_clock_jump_during_a_refresh_loses_no_token(place: Place, step: fl
             assert returned.access_token in zoomgate.simulator.zoom.access_tokens
             assert (await refresh(other)).generation == returned.generation + 1
         assert zoomgate.stat("token.refresh_token.refused") == 0
+
+
+class SuspendedClock(SystemClock):
+    """The clocks of a machine that a test can suspend. The timers of the event loop do not advance during the suspend.
+
+    Attributes:
+        suspended: Seconds for which the machine was suspended.
+    """
+
+    suspended = 0.0
+
+    def wall(self) -> float:
+        return super().wall() + self.suspended
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self.suspended
+
+
+async def test_token_that_expired_during_a_suspend_is_not_returned(tmp_path: Path) -> None:
+    clock = SuspendedClock()
+    async with running(tmp_path, clock=clock) as zoomgate:
+        await zoomgate.connect()
+        assert (await token(zoomgate)).generation == 1
+        clock.suspended = 3700.0
+        assert (await token(zoomgate)).generation == 2
+
+
+async def test_lease_that_expired_during_a_suspend_is_not_used(tmp_path: Path) -> None:
+    """A refresh that is suspended after acquiring its lease acquires a new lease before it sends the refresh token."""
+    clock = SuspendedClock()
+    writes_before_call = 0
+    async with running(tmp_path, clock=clock) as zoomgate:
+        await zoomgate.connect()
+
+        async def suspend_after_lease(put: Any, record: Record, if_rev: int) -> int | None:
+            nonlocal writes_before_call
+            rev: int | None = await put(record, if_rev)
+            writes_before_call += not refresh_calls(zoomgate)
+            clock.suspended = 100.0
+            return rev
+
+        with zoomgate.store.intercept("put", suspend_after_lease):
+            assert (await refresh(zoomgate)).generation == 2
+        assert writes_before_call == 3  # the first lease, its release, and the second lease
+        assert refresh_calls(zoomgate) == 1
 
 
 def held_connection() -> Gate:

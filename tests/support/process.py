@@ -104,7 +104,7 @@ class Process:
         record, _ = await self.connections.read(user)
         assert record is not None
         return await self._refresher.refresh(
-            user, seen_generation=record.generation, deadline=time.monotonic() + 30, forced=True
+            user, seen_generation=record.generation, deadline=SystemClock().monotonic() + 30, forced=True
         )
 
     async def has_valid_token(self, user: str) -> bool:

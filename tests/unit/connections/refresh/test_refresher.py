@@ -104,7 +104,7 @@ class World:
     async def refresh(
         self, seconds: float = 10.0, seen: int = 1, *, forced: bool = False
     ) -> ConnectionRecord:
-        deadline = time.monotonic() + seconds
+        deadline = SystemClock().monotonic() + seconds
         return await self.refresher.refresh(USER, seen_generation=seen, deadline=deadline, forced=forced)
 
     def audited_tokens(self) -> list[tuple[str, str, int, str]]:
