@@ -22,7 +22,7 @@ import pytest
 
 from support.certificates import write_pair
 from support.growing_log import events
-from support.harness import CALLERS, MONICA, Harness, caller_key, consent, metadata
+from support.harness import MONICA, Harness, caller_entry, caller_key, consent, metadata, write_callers
 from support.mongodb import OwnServer
 from zoom_simulator import Simulator, SimulatorOptions
 from zoom_simulator.faults import Fault
@@ -31,7 +31,6 @@ from zoomgate.v1 import auth_service_pb2 as auth
 from zoomgate.v1 import proxy_service_pb2 as proxy
 from zoomgate_server import settings
 from zoomgate_server.app.supervisor import METRICS_DIRECTORY, WorkerConfig
-from zoomgate_server.cli.caller_key import digest
 from zoomgate_server.encryption import key_file
 
 pytestmark = pytest.mark.timeout(180)
@@ -123,17 +122,11 @@ def browser() -> aiohttp.ClientSession:
 
 def environment(zoom: Simulator, directory: Path, workers: int) -> dict[str, str]:
     """Return the settings of a service on free ports, with the callers file of the other tests."""
-    rows = []
-    for name, role, rights in (
-        ("service", "service", 'users = ["*"]\naccess_tokens = true\nproxy_paths = ["/**"]'),
-        ("admin", "admin", ""),
-    ):
-        assert name in CALLERS
-        rows.append(
-            f'[[callers]]\nname = "{name}"\nrole = "{role}"\nkey_sha256 = "{digest(caller_key(name))}"\n{rights}\n'
-        )
-    (directory / "callers.toml").write_text("".join(rows))
-    (directory / "callers.toml").chmod(0o600)
+    write_callers(
+        directory / "callers.toml",
+        caller_entry("service", "service", 'users = ["*"]\naccess_tokens = true\nproxy_paths = ["/**"]'),
+        caller_entry("admin", "admin"),
+    )
     (directory / "tmp").mkdir(exist_ok=True)
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("ZOOMGATE_")}
     return inherited | {
@@ -306,6 +299,20 @@ async def test_single_worker_can_be_shut_down(service: Service) -> None:
     assert not is_alive(first)
     assert [row["worker"] for row in service.log("worker.exited")] == [1]
     assert not service.log("worker.died")
+
+
+async def test_hangup_reloads_the_callers_of_every_worker(service: Service) -> None:
+    """A worker that is starting reloads the callers file as soon as it serves. No worker exits."""
+    os.kill(service.workers()[2], signal.SIGKILL)
+    await until(lambda: len(service.log("worker.started")) == 5)
+    assert len(service.log("service.started")) == 4
+    write_callers(service.directory / "callers.toml", caller_entry("admin", "admin"))
+    service.process.send_signal(signal.SIGHUP)
+    await until(lambda: len(service.log("files.reloaded")) == 4)
+    await until_all_respond_with(service, grpc.StatusCode.UNAUTHENTICATED)
+    assert len(service.log("worker.died")) == 1
+    assert service.stop() == ""
+    assert service.process.returncode == 0
 
 
 async def until_all_respond_with(service: Service, code: grpc.StatusCode) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import grpc.aio
 import pytest
 
+from conftest import LogStream
 from support.certificates import replace_file, write_pair
 from support.harness import MONICA, Harness, caller_key, running
 from zoomgate import AsyncClient, Client, errors
@@ -68,6 +69,23 @@ async def test_certificate_is_replaced_without_a_restart(tmp_path: Path) -> None
         assert (await presented_certificate(harness)).split() == other[2].split()
         cert.unlink()
         assert (await presented_certificate(harness)).split() == other[2].split()
+
+
+async def test_certificate_is_reloaded_on_request(tmp_path: Path, log: LogStream) -> None:
+    """An unusable certificate is reported at once, although no client connects, and a usable one is presented to the next client."""
+    cert, key, _ = write_pair(tmp_path)
+    reload, start = asyncio.Event(), len(log.getvalue())
+    async with running(tmp_path / "data", environ=tls_settings(cert, key), reload=reload) as harness:
+        write_pair(tmp_path, ends=0)
+        reload.set()
+        while "files.reload_failed" not in log.getvalue()[start:]:
+            await asyncio.sleep(0)
+        assert "ZOOMGATE_TLS_CERT: " in log.getvalue()[start:]
+        pem = write_pair(tmp_path)[2]
+        reload.set()
+        while "files.reloaded" not in log.getvalue()[start:]:
+            await asyncio.sleep(0)
+        assert (await presented_certificate(harness)).split() == pem.split()
 
 
 async def test_replacing_the_certificate_does_not_affect_open_connections(tmp_path: Path) -> None:

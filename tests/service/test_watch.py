@@ -16,15 +16,23 @@ import pytest
 
 from security import http2
 from support.faulty_store import Gate
-from support.harness import MONICA, OMAR, Harness, RpcError, caller_key, metadata, running, service, serving
+from support.harness import (
+    MONICA,
+    OMAR,
+    Harness,
+    RpcError,
+    caller_entry,
+    metadata,
+    running,
+    serving,
+    write_callers,
+)
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1.auth_service_pb2_grpc import AuthServiceStub
 from zoomgate.v1.connection_pb2 import Connection
 from zoomgate_server.app.timing import Timing
 from zoomgate_server.encryption import key_file, reloading_key_ring
-from zoomgate_server.identity import Principal, UserPatterns
 from zoomgate_server.rpc.middleware import authentication, pipeline
-from zoomgate_server.rpc.middleware.authentication import CallerKeys
 from zoomgate_server.storage.record_store import RecordKey, StoreError
 from zoomgate_server.watch import change_feed, watchers
 
@@ -33,9 +41,23 @@ Response = pb.WatchConnectionsResponse
 
 
 @pytest.fixture
-def environ(store_environ: dict[str, str]) -> dict[str, str]:
+def callers(tmp_path: Path) -> Path:
+    """Return a callers file with the caller `guest`, who may act for Omar."""
+    path = tmp_path / "callers.toml"
+    write_callers(path, caller_entry("guest", "service", f'users = ["{OMAR}"]'))
+    return path
+
+
+@pytest.fixture
+def environ(store_environ: dict[str, str], callers: Path) -> dict[str, str]:
     """Return settings with a shared store and without a limit on forced refreshes."""
-    return {"ZOOMGATE_FORCED_REFRESH_SECONDS": "0"} | store_environ
+    return {"ZOOMGATE_FORCED_REFRESH_SECONDS": "0", "ZOOMGATE_CALLERS": str(callers)} | store_environ
+
+
+@pytest.fixture
+def reload() -> asyncio.Event:
+    """Return the event that makes the services reload their files."""
+    return asyncio.Event()
 
 
 TIMING = Timing(
@@ -55,16 +77,22 @@ def timing() -> Timing:
 
 
 @pytest.fixture
-async def zoomgate(environ: dict[str, str], tmp_path: Path, timing: Timing) -> AsyncIterator[Harness]:
+async def zoomgate(
+    environ: dict[str, str], tmp_path: Path, timing: Timing, reload: asyncio.Event
+) -> AsyncIterator[Harness]:
     """Run a service."""
-    async with running(tmp_path / "data", environ=environ, timing=timing) as started:
+    async with running(tmp_path / "data", environ=environ, timing=timing, reload=reload) as started:
         yield started
 
 
 @pytest.fixture
-async def other(zoomgate: Harness, environ: dict[str, str], timing: Timing) -> AsyncIterator[Harness]:
+async def other(
+    zoomgate: Harness, environ: dict[str, str], timing: Timing, reload: asyncio.Event
+) -> AsyncIterator[Harness]:
     """Run a second service with the same store."""
-    async with serving(zoomgate.simulator, zoomgate.data_dir, environ, timing=timing) as started:
+    async with serving(
+        zoomgate.simulator, zoomgate.data_dir, environ, timing=timing, reload=reload
+    ) as started:
         yield started
 
 
@@ -470,39 +498,29 @@ async def active_watches(zoomgate: Harness) -> float:
     return sum(float(line.split()[1]) for line in lines if line.startswith("zoomgate_watches"))
 
 
-def change_caller(monkeypatch: pytest.MonkeyPatch, name: str, principal: Principal | None) -> None:
-    """Change or remove a caller while services run. Callers are read at startup, so no setting can do this."""
-    bearer = CallerKeys.bearer
-    changed = f"Bearer {caller_key(name)}"
-    monkeypatch.setattr(
-        CallerKeys,
-        "bearer",
-        lambda keys, credential: principal if credential == changed else bearer(keys, credential),
-    )
-
-
 @pytest.mark.parametrize(
-    ("principal", "names", "reason"),
+    ("entries", "names", "reason"),
     [
-        (None, [], "CALLER_UNAUTHENTICATED"),
-        (service("omars", methods=frozenset({"AuthService.GetToken"})), [], "CALLER_NOT_ALLOWED"),
-        (service("omars", users=UserPatterns(addresses=frozenset({MONICA}))), [OMAR], "CALLER_NOT_ALLOWED"),
+        ([], [], "CALLER_UNAUTHENTICATED"),
+        (
+            [caller_entry("guest", "service", f'users = ["{OMAR}"]\nmethods = ["AuthService.GetToken"]')],
+            [],
+            "CALLER_NOT_ALLOWED",
+        ),
+        ([caller_entry("guest", "service", f'users = ["{MONICA}"]')], [OMAR], "CALLER_NOT_ALLOWED"),
     ],
     ids=["key removed", "method removed", "user removed"],
 )
 async def test_watch_ends_when_the_caller_loses_access(
-    zoomgate: Harness,
-    monkeypatch: pytest.MonkeyPatch,
-    principal: Principal | None,
-    names: list[str],
-    reason: str,
+    zoomgate: Harness, callers: Path, reload: asyncio.Event, entries: list[str], names: list[str], reason: str
 ) -> None:
     """Access is checked before every event, so no event is sent after the policy change."""
     await zoomgate.connect(OMAR)
-    async with watching(zoomgate, names, caller="omars") as watch:
+    async with watching(zoomgate, names, caller="guest") as watch:
         assert await watch.until_synced() == [("INITIAL", OMAR)]
         error = asyncio.create_task(watch.error())
-        change_caller(monkeypatch, "omars", principal)
+        write_callers(callers, *entries)
+        reload.set()
         await refresh(zoomgate, OMAR)
         assert (await error).reason == reason
         assert watch.last == ("SYNCED", "")
@@ -576,17 +594,18 @@ async def test_resumed_watch_fails_if_the_store_is_unavailable(zoomgate: Harness
 
 
 async def test_access_is_checked_after_a_delayed_read(
-    zoomgate: Harness, other: Harness, monkeypatch: pytest.MonkeyPatch
+    zoomgate: Harness, other: Harness, callers: Path, reload: asyncio.Event
 ) -> None:
     """A caller that loses access while the store is unavailable receives no event after the outage."""
     await zoomgate.connect(OMAR)
-    async with watching(other, caller="omars") as watch:
+    async with watching(other, caller="guest") as watch:
         assert await watch.until_synced() == [("INITIAL", OMAR)]
         gate = Gate(after_effect=False)
         with other.store.intercept("get", gate):
             await refresh(zoomgate, OMAR)
             await gate.reached.wait()
-            change_caller(monkeypatch, "omars", None)
+            write_callers(callers)
+            reload.set()
             gate.opened.set()
             assert (await watch.error()).reason == "CALLER_UNAUTHENTICATED"
         assert watch.last == ("SYNCED", "")

@@ -1,5 +1,6 @@
 """The complete service, run in the test process: real ports, a real store in a directory, and the Zoom simulator."""
 
+import asyncio
 import html
 import re
 import time
@@ -84,6 +85,17 @@ def metadata(caller: str = "service", member_token: str = "") -> tuple[tuple[str
     if member_token:
         entries.append(("zoomgate-member-token", caller_key(member_token)))
     return tuple(entries)
+
+
+def caller_entry(name: str, role: str, rights: str = "") -> str:
+    """Return the entry of a test caller in a callers file; `rights` are further lines of the entry."""
+    return f'[[callers]]\nname = "{name}"\nrole = "{role}"\nkey_sha256 = "{digest(caller_key(name))}"\n{rights}\n'
+
+
+def write_callers(path: Path, *entries: str) -> None:
+    """Write a callers file."""
+    path.touch(mode=0o600)
+    path.write_text("".join(entries), encoding="utf-8")
 
 
 def issued(record: ConnectionRecord, then: float) -> ConnectionRecord:
@@ -242,11 +254,14 @@ async def running(
     options: Sequence[tuple[str, Any]] = (),
     timing: Timing = Timing(),
     clock: Clock = SystemClock(),
+    reload: asyncio.Event | None = None,
 ) -> AsyncIterator[Harness]:
     """Run a simulator and a service on free ports."""
     async with (
         Simulator(simulator or SimulatorOptions(port=0)) as zoom,
-        serving(zoom, data_dir, environ, callers, anonymous, zoom_api_url, options, timing, clock) as harness,
+        serving(
+            zoom, data_dir, environ, callers, anonymous, zoom_api_url, options, timing, clock, reload
+        ) as harness,
     ):
         yield harness
 
@@ -262,6 +277,7 @@ async def serving(
     options: Sequence[tuple[str, Any]] = (),
     timing: Timing = Timing(),
     clock: Clock = SystemClock(),
+    reload: asyncio.Event | None = None,
 ) -> AsyncIterator[Harness]:
     """Run a service on free ports with an existing simulator."""
     loaded = settings.load(
@@ -292,6 +308,7 @@ async def serving(
             open_store=open_store,
             timing=timing,
             clock=clock,
+            reload=reload,
         ) as started,
         grpc.aio.insecure_channel(started.grpc, options=list(options)) as channel,
     ):

@@ -8,6 +8,7 @@ import signal
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from grpc_health.v1.health import aio as health_aio
 from zoomgate_server.app import listeners
 from zoomgate_server.app.composition import Components
 from zoomgate_server.app.metric_labels import new_metrics
+from zoomgate_server.app.reloadable_files import ReloadableFiles
 from zoomgate_server.app.stores import StartCancelled, StoreOpener, open_store
 from zoomgate_server.app.timing import Timing
 from zoomgate_server.audit.event import ZOOMGATE, AuditEvent
@@ -27,7 +29,7 @@ from zoomgate_server.errors import ZoomgateError
 from zoomgate_server.identity import Principal
 from zoomgate_server.rpc import server as rpc_server
 from zoomgate_server.rpc.middleware.access_log import AccessLog
-from zoomgate_server.rpc.middleware.authentication import Authentication, CallerKeys
+from zoomgate_server.rpc.middleware.authentication import Authentication
 from zoomgate_server.rpc.middleware.error_status import convert_errors
 from zoomgate_server.rpc.middleware.pipeline import Pipeline
 from zoomgate_server.settings import Settings
@@ -47,21 +49,22 @@ async def serve(
     service: Callable[..., AbstractAsyncContextManager[ServiceAddresses]],
     announce: Callable[[ServiceAddresses], None],
 ) -> None:
-    """Run a service until SIGTERM or SIGINT, then shut down gracefully.
+    """Run a service until SIGTERM or SIGINT, then shut down gracefully. SIGHUP reloads its files.
 
     Args:
-        service: `run` with its arguments except `stop`.
+        service: `run` with its arguments except `stop` and `reload`.
         announce: Called once the health service reports SERVING.
 
     Raises:
         StartError: The service cannot start.
     """
-    stop = asyncio.Event()
+    stop, reload = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signal_number, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, reload.set)
     try:
-        async with service(stop=stop) as started:
+        async with service(stop=stop, reload=reload) as started:
             announce(started)
             await stop.wait()
     except StartCancelled:
@@ -77,6 +80,7 @@ async def run(
     shared_metrics: Path | None = None,
     peers_serving: bool = False,
     stop: asyncio.Event | None = None,
+    reload: asyncio.Event | None = None,
     open_store: StoreOpener = open_store,
     timing: Timing = Timing(),
     clock: Clock = SystemClock(),
@@ -91,10 +95,11 @@ async def run(
             process is ready to serve, and the wait for the store is unlimited. If false, the ports are bound first, and probes are
             served during startup.
         stop: The event that cancels the wait for an unreachable store.
+        reload: The event that makes the service reload the callers file, the key file and the certificate.
     """
     metrics = new_metrics(version("zoomgate-server"), shared_metrics)
     shared = shared_metrics is not None
-    keys = {**rpc_server.caller_keys(settings.callers, settings.names["callers"]), **extra_keys}
+    files = ReloadableFiles(settings, extra_keys)
     async with AsyncExitStack() as stack:
         server = rpc_server.new_server(shared_port=shared)
         web = WebServer(
@@ -107,7 +112,7 @@ async def run(
         )
 
         async def bind_ports() -> ServiceAddresses:
-            grpc_port = rpc_server.bind(server, str(settings.listen), settings.names, settings.tls)
+            grpc_port = rpc_server.bind(server, str(settings.listen), settings.names, files.certificate)
             listener = stack.enter_context(listeners.listen(settings, shared=shared))
             await web.start(listener)
             stack.push_async_callback(web.stop)
@@ -142,7 +147,7 @@ async def run(
                 AccessLog(metrics).wrap,
                 convert_errors,
                 Authentication(
-                    keys=CallerKeys(keys),
+                    keys=files.callers,
                     anonymous=anonymous,
                     clock=clock,
                     audit=components.audit,
@@ -166,7 +171,19 @@ async def run(
             await bind_ports()
         stack.push_async_callback(web.stop)
         web.open(components.authorizations, components.webhooks, components.connection_counts.update)
-        stack.enter_context(background_tasks.supervised(components.background_tasks()))
+        stack.enter_context(
+            background_tasks.supervised(
+                {
+                    **components.background_tasks(),
+                    "files": partial(
+                        files.reload_on_request,
+                        reload or asyncio.Event(),
+                        components.key_ring,
+                        components.audit,
+                    ),
+                }
+            )
+        )
         await server.start()
         stack.push_async_callback(
             _stop_serving, server, health, web, components.change_feed, settings.drain_seconds
@@ -175,7 +192,7 @@ async def run(
         if not components.webhooks.is_enabled:
             _log.info("webhooks.disabled", set="ZOOMGATE_WEBHOOK_SECRET")
         web.set_ready()
-        _log.info("service.started", grpc=started.grpc, http=started.http, callers=len(keys))
+        _log.info("service.started", grpc=started.grpc, http=started.http, callers=len(files.callers))
         yield started
         _log.info("service.draining")
     _log.info("service.stopped")

@@ -98,6 +98,8 @@ async def supervise(
 ) -> None:
     """Serve with `settings.workers` processes until SIGTERM or SIGINT, then shut down gracefully; see `WorkerConfig`.
 
+    SIGHUP is forwarded to the workers.
+
     Args:
         announce: Called once all workers are serving.
 
@@ -124,6 +126,7 @@ class _Workers:
         self._announce = announce
         self._processes: dict[int, Process] = {}
         self._serving: set[int] = set()
+        self._reload_when_ready: set[int] = set()
         self._announced = False
         self._first_is_ready = asyncio.Event()
         self._stop = asyncio.Event()
@@ -134,6 +137,7 @@ class _Workers:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop_workers)
+        loop.add_signal_handler(signal.SIGHUP, self._reload_workers)
         await asyncio.gather(*(self._restart_loop(number) for number in range(1, self._count + 1)))
         if self._problem is not None:
             raise StartError(self._problem)
@@ -146,6 +150,14 @@ class _Workers:
         for process in self._processes.values():
             with contextlib.suppress(ProcessLookupError):
                 process.terminate()
+
+    def _reload_workers(self) -> None:
+        """Forward SIGHUP to the workers. A worker that is starting receives it once it handles the signal."""
+        for number, process in self._processes.items():
+            if number in self._serving:
+                _reload(process)
+            else:
+                self._reload_when_ready.add(number)
 
     async def _restart_loop(self, number: int) -> None:
         # the first worker starts alone and creates the store and the keys, so that problems are reported only once
@@ -191,10 +203,13 @@ class _Workers:
             problem = await self._await_ready(process)
             if problem is None:
                 self._mark_ready(number)
+                if number in self._reload_when_ready:
+                    _reload(process)
             code = await process.wait()
         finally:
             del self._processes[number]
             self._serving.discard(number)
+            self._reload_when_ready.discard(number)
             metrics.drop_gauges(number, self._directory)
         self._log_exit(number, process.pid, code, served=problem is None)
         if problem == "":
@@ -232,6 +247,11 @@ class _Workers:
         _log.warning("worker.died", worker=number, pid=pid, exit=status)
         if self._stop.is_set() and self._problem is None:
             self._problem = f"a worker exited before its shutdown was complete ({status}); see its log"
+
+
+def _reload(process: Process) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        process.send_signal(signal.SIGHUP)
 
 
 def _exit_status(code: int) -> str:

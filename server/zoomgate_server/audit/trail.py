@@ -55,6 +55,7 @@ ACTIONS: Mapping[str, str] = {
     "keys.reencrypted": "records were re-encrypted under the primary key",
     "keys.retired": "a key was removed from the key ring",
     "callers.added": "a key was issued to a caller",
+    "callers.reloaded": "the callers file was read again after SIGHUP",
     "store.backed_up": "the store was backed up",
     "store.restored": "a backup was restored into the store",
 }

@@ -104,7 +104,8 @@ def add(
         fail(f"{file} cannot be written ({error.strerror}); choose a different file with --file")
     click.echo(key)
     click.echo(
-        f"zoomgate: {name} was added to {plain(str(file))}; save the key, which is shown only once, and restart the service",
+        f"zoomgate: {name} was added to {plain(str(file))}; save the key, which is shown only once, and send"
+        " SIGHUP to the service",
         err=True,
     )
     if role == "service" and not users:

@@ -1,8 +1,10 @@
 """The event loop of processes with many concurrent tasks."""
 
 import asyncio
+import contextlib
 import gc
-from collections.abc import Coroutine
+import signal
+from collections.abc import Coroutine, Iterator
 from typing import Any, TypeVar
 
 GC_THRESHOLDS = (10_000, 20, 20)
@@ -10,6 +12,16 @@ GC_THRESHOLDS = (10_000, 20, 20)
 many live objects, while almost no garbage here contains reference cycles."""
 
 _T = TypeVar("_T")
+
+
+@contextlib.contextmanager
+def hangups_ignored() -> Iterator[None]:
+    """Ignore SIGHUP where the service does not handle it: before the event loop runs, and after it was closed."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 def run(main: Coroutine[Any, Any, _T]) -> _T:

@@ -78,6 +78,7 @@ def ready(started: ServiceAddresses) -> None:
 def run_forever(service: Coroutine[Any, Any, None], loaded: settings.Settings) -> None:
     """Run the service until it stops; exit with an error message if the service cannot start."""
     try:
-        (event_loop.run if loaded.workers == 1 else asyncio.run)(service)
+        with event_loop.hangups_ignored():
+            (event_loop.run if loaded.workers == 1 else asyncio.run)(service)
     except StartError as error:
         fail(str(error))

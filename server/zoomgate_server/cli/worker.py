@@ -25,6 +25,11 @@ _log = logs.get("zoomgate.workers")
 def worker(number: int) -> None:
     """Run a worker process. `zoomgate serve` and `zoomgate run` start this command; do not run it directly."""
     ready_signal = worker_supervisor.ReadySignal()
+    with event_loop.hangups_ignored():
+        _run(number, ready_signal)
+
+
+def _run(number: int, ready_signal: worker_supervisor.ReadySignal) -> None:
     try:
         config = worker_supervisor.WorkerConfig.receive(sys.stdin.buffer)
     except StartError as error:

@@ -82,6 +82,12 @@ class ReloadingKeyRing:
                 raise
             return self._ring.open(blob, associated)
 
+    def reload(self) -> str:
+        """Load the file now. Return the reason why it is unusable, or an empty string."""
+        self._loaded_version = None
+        self._reload()
+        return self._problem
+
     async def watch_file(self) -> None:
         """Check the file periodically, even if no key is used, so that no step of a rotation is missed. Runs until canceled."""
         while True:

@@ -86,18 +86,34 @@ def caller_keys(path: Path | None, setting: str) -> Mapping[str, Principal]:
         raise StartError("\n".join(f"{setting}: {problem}" for problem in error.problems)) from None
 
 
+def certificate(paths: tuple[Path, Path] | None, names: Mapping[str, str]) -> tls.ReloadingCertificate | None:
+    """Load the certificate and key, or return None without TLS.
+
+    Raises:
+        StartError: The certificate or the key is invalid.
+    """
+    if paths is None:
+        return None
+    try:
+        return tls.ReloadingCertificate(*paths, names, on_change=_log_certificate)
+    except tls.TlsError as error:
+        raise StartError(str(error)) from None
+
+
 def bind(
-    server: grpc.aio.Server, address: str, names: Mapping[str, str], certificate: tuple[Path, Path] | None
+    server: grpc.aio.Server,
+    address: str,
+    names: Mapping[str, str],
+    certificate: tls.ReloadingCertificate | None,
 ) -> int:
     """Bind the gRPC port and return the port number. Clients can connect before the server starts; their calls wait until then.
 
     Raises:
-        StartError: The address cannot be bound, or the certificate is invalid.
+        StartError: The address cannot be bound.
     """
-    credentials = _tls_credentials(certificate, names)
     try:
-        if credentials is not None:
-            return server.add_secure_port(address, credentials)
+        if certificate is not None:
+            return server.add_secure_port(address, _tls_credentials(certificate))
         return server.add_insecure_port(address)
     except RuntimeError:
         raise StartError(
@@ -105,26 +121,16 @@ def bind(
         ) from None
 
 
-def _tls_credentials(
-    certificate: tuple[Path, Path] | None, names: Mapping[str, str]
-) -> grpc.ServerCredentials | None:
-    """Return credentials that are reloaded when the certificate files change, or None without TLS."""
-    if certificate is None:
-        return None
-    try:
-        certificate_files = tls.ReloadingCertificate(*certificate, names, on_change=_log_certificate)
-    except tls.TlsError as error:
-        raise StartError(str(error)) from None
-
+def _tls_credentials(certificate: tls.ReloadingCertificate) -> grpc.ServerCredentials:
     def configuration(pair: tls.CertificatePair) -> grpc.ServerCertificateConfiguration:
         return grpc.ssl_server_certificate_configuration([(pair.key, pair.chain)])
 
     def changed() -> grpc.ServerCertificateConfiguration | None:
-        pair = certificate_files.changed()
+        pair = certificate.changed()
         return None if pair is None else configuration(pair)
 
     # the type stubs do not allow None, which gRPC interprets as "unchanged"
-    return grpc.dynamic_ssl_server_credentials(configuration(certificate_files.current), changed)  # type: ignore[arg-type]
+    return grpc.dynamic_ssl_server_credentials(configuration(certificate.current), changed)  # type: ignore[arg-type]
 
 
 def _log_certificate(problem: str | None) -> None:

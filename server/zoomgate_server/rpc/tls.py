@@ -79,7 +79,7 @@ def load(
 
 
 class ReloadingCertificate:
-    """A certificate and key that are reloaded when their files change. Thread-safe, and fast enough to be called on every handshake.
+    """A certificate and key that are reloaded when their files change. Thread-safe, and fast enough to be used on every handshake.
 
     If a changed pair is unusable, the previous pair remains in use, because the two files are often written one after the other.
     An unusable pair with unchanged files is read again after `RETRY_SECONDS`, since it may have become valid or readable.
@@ -108,31 +108,41 @@ class ReloadingCertificate:
         self._last_file_states = self._file_states()
         self._retry_at: datetime | None = None
         self._problem = ""
-        self.current = load(cert_path, key_path, names, now())
+        self.current = self._presented = load(cert_path, key_path, names, now())
 
     def changed(self) -> CertificatePair | None:
-        """Return the new pair if one was loaded, or None if the current pair remains in use."""
+        """Return the current pair if it was loaded after the previous call, or None if the previous pair remains in use."""
         file_states = self._file_states()
-        if not self._is_due(file_states):
+        if not self._is_due(file_states) and self._presented is self.current:
             return None
         with self._lock:
-            if not self._is_due(file_states):
+            if self._is_due(file_states):
+                self._load(file_states)
+            if self._presented is self.current:
                 return None
-            now = self._now()
-            try:
-                pair = load(*self._paths, self._names, now)
-            except TlsError as error:
-                if file_states != self._last_file_states or str(error) != self._problem:
-                    self._on_change(str(error))
-                self._last_file_states, self._problem = file_states, str(error)
-                self._retry_at = now + timedelta(seconds=RETRY_SECONDS)
-                return None
-            self._last_file_states, self._problem, self._retry_at = file_states, "", None
-            if pair == self.current:
-                return None
-            self.current = pair
-            self._on_change(None)
-            return pair
+            self._presented = self.current
+            return self.current
+
+    def reload(self) -> str:
+        """Load the files now. Return the reason why they are unusable, or an empty string."""
+        with self._lock:
+            self._load(self._file_states())
+            return self._problem
+
+    def _load(self, file_states: tuple[object, ...]) -> None:
+        now = self._now()
+        try:
+            pair = load(*self._paths, self._names, now)
+        except TlsError as error:
+            if file_states != self._last_file_states or str(error) != self._problem:
+                self._on_change(str(error))
+            self._problem, self._retry_at = str(error), now + timedelta(seconds=RETRY_SECONDS)
+        else:
+            self._problem, self._retry_at = "", None
+            if pair != self.current:
+                self.current = pair
+                self._on_change(None)
+        self._last_file_states = file_states
 
     def _is_due(self, file_states: tuple[object, ...]) -> bool:
         return file_states != self._last_file_states or (

@@ -265,6 +265,31 @@ def test_concurrently_added_callers_are_all_stored(tmp_path: Path) -> None:
     assert (tmp_path / "callers.toml").read_text().count("[[callers]]") == 8
 
 
+def test_hangup_reloads_the_files(tmp_path: Path) -> None:
+    """SIGHUP does not end `zoomgate run`, and is logged once."""
+    with start_process(tmp_path, *RUN) as process:
+        read_until(process, r"to stop\.$")
+        process.send_signal(signal.SIGHUP)
+        _, log = stop(process)
+    assert log.count('"files.reloaded"') == 1
+
+
+def test_hangup_does_not_end_a_service_that_is_starting(tmp_path: Path) -> None:
+    assert run(tmp_path, "keys", "new", "keys.json").returncode == 0
+    assert run(tmp_path, "callers", "add", "calendar", "--role", "admin").returncode == 0
+    environ = ZOOM | {
+        "ZOOMGATE_STORE": "mongodb://127.0.0.1:1/zoomgate",
+        "ZOOMGATE_KEYS": "keys.json",
+        "ZOOMGATE_CALLERS": "callers.toml",
+    }
+    with start_process(tmp_path, "serve", *FREE, environ=environ) as process:
+        assert process.stderr is not None
+        while "store.unreachable" not in process.stderr.readline():
+            assert process.poll() is None
+        process.send_signal(signal.SIGHUP)
+        stop(process)
+
+
 def test_output_to_a_full_disk_is_reported(tmp_path: Path) -> None:
     with Path("/dev/full").open("w", encoding="utf-8") as full:
         result = subprocess.run(

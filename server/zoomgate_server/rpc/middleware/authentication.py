@@ -71,6 +71,14 @@ class CallerKeys:
         self._keys = keys
         self._accepted: dict[str, Principal] = {}
 
+    def __len__(self) -> int:
+        """Return the number of keys."""
+        return len(self._keys)
+
+    def replace(self, keys: Mapping[str, Principal]) -> None:
+        """Accept these keys only, also in running streams."""
+        self._keys, self._accepted = keys, {}
+
     def find(self, key: str) -> Principal | None:
         """Return the caller with a key, or None. Only digests are compared, so timing reveals nothing about the keys."""
         return self._keys.get(hashlib.sha256(key.encode()).hexdigest())
