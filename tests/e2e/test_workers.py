@@ -88,6 +88,12 @@ class Service:
         """Return the process IDs of the current workers by worker number."""
         return {int(str(row["worker"])): int(str(row["pid"])) for row in self.log("worker.started")}
 
+    def metrics_directory(self) -> Path:
+        """Return the directory of the workers' metrics."""
+        environ = Path(f"/proc/{self.workers()[1]}/environ").read_text(encoding="utf-8").split("\0")
+        (directory,) = (row.partition("=")[2] for row in environ if row.startswith(f"{METRICS_DIRECTORY}="))
+        return Path(directory)
+
     def stop(self, number: signal.Signals = signal.SIGTERM) -> str:
         """Stop the service, and return the output after the ready line."""
         self.process.send_signal(number)
@@ -196,10 +202,13 @@ async def test_workers_form_one_service(service: Service) -> None:
     assert len({(row["grpc"], row["http"]) for row in service.log("service.started")}) == 1
     await connect(service)
     assert len({await service.token() for _ in range(20)}) == 1
+    directory = service.metrics_directory()
+    assert list(directory.glob("*.db"))
     assert service.stop(signal.SIGINT) == ""
     assert service.process.returncode == 0
     assert len(service.log("service.stopped")) == 4
     assert not [pid for pid in service.workers().values() if is_alive(pid)]
+    assert not directory.exists()
     assert list((service.directory / "tmp").iterdir()) == []
 
 
@@ -471,11 +480,11 @@ async def test_running_calls_finish_during_shutdown(service: Service) -> None:
 
 async def test_workers_exit_when_the_supervisor_is_killed(service: Service) -> None:
     """If the supervisor is killed, the workers shut down gracefully and release all ports and directories."""
-    workers = service.workers().values()
+    workers, directory = service.workers().values(), service.metrics_directory()
     service.process.kill()
     await until(lambda: not any(is_alive(pid) for pid in workers))
     assert len(service.log("service.stopped")) == 4
-    assert list((service.directory / "tmp").iterdir()) == []
+    assert not directory.exists()
     for address in (service.grpc, service.http):
         host, _, port = address.partition(":")
         with socket.socket() as listener:

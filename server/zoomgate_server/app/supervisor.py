@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from asyncio.subprocess import PIPE, Process
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
@@ -31,6 +31,9 @@ from zoomgate_server.telemetry import logs, metrics
 
 METRICS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 """Environment variable of the metrics directory shared by the workers; the name is defined by prometheus_client."""
+
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - names in it are unpredictable
+"""File system in memory. See shm_overview(7)."""
 
 MAX_FAILED_STARTS = 5
 """Number of consecutive failed starts of a worker after which the service exits."""
@@ -106,12 +109,25 @@ async def supervise(
     Raises:
         StartError: The service cannot start, or a worker could not be restarted.
     """
-    with (
-        listeners.reserved(settings) as (grpc, http),
-        tempfile.TemporaryDirectory(prefix="zoomgate-metrics-", ignore_cleanup_errors=True) as directory,
-    ):
+    with listeners.reserved(settings) as (grpc, http), _metrics_directory() as directory:
         config = WorkerConfig(replace(settings, listen=grpc, http_listen=http), anonymous, keys)
-        await _Workers(config, Path(directory), announce).run()
+        await _Workers(config, directory, announce).run()
+
+
+@contextlib.contextmanager
+def _metrics_directory() -> Iterator[Path]:
+    """Create the directory of the workers' metrics: in shared memory if possible, since metrics are not worth a disk."""
+    parent = SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else None
+    try:
+        directory = tempfile.TemporaryDirectory(
+            prefix="zoomgate-metrics-", dir=parent, ignore_cleanup_errors=True
+        )
+    except OSError as error:
+        raise StartError(
+            f"cannot create a directory for the workers' metrics in {parent or 'TMPDIR'} ({error.strerror}); free some space"
+        ) from None
+    with directory as name:
+        yield Path(name)
 
 
 class _Workers:

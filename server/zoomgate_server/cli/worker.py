@@ -35,9 +35,10 @@ def _run(number: int, ready_signal: worker_supervisor.ReadySignal) -> None:
     except StartError as error:
         fail(str(error))
     logs.configure(config.settings.log_level, config.settings.log_format)
-    metrics.share(number)
+    metrics_directory = Path(os.environ[worker_supervisor.METRICS_DIRECTORY])
+    metrics.share(number, metrics_directory)
     try:
-        event_loop.run(_serve(config, ready_signal, Path(os.environ[worker_supervisor.METRICS_DIRECTORY])))
+        event_loop.run(_serve(config, ready_signal, metrics_directory))
     except StartError as error:
         ready_signal.notify_ready(str(error))
         raise SystemExit(1) from None

@@ -1,5 +1,6 @@
 """Prometheus metrics. All label values come from fixed sets, which limits the number of time series; see `app.metric_labels`."""
 
+import os
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -7,7 +8,15 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
+from zoomgate_server.telemetry import logs
+
 OTHER = "other"
+
+FILES = ("counter", "gauge_livemax", "gauge_livemostrecent", "gauge_livesum", "histogram")
+"""The files of a worker, without its number: one for each type of metric and, for gauges, for each way of combining their values."""
+
+FILE_BYTES = 256 * 1024
+"""Size of each file. All time series of a type fit, so that a file never grows."""
 
 ALARMING_CODES = ("INTERNAL", "UNKNOWN", "DATA_LOSS")
 """Status codes that indicate an operational problem. The counters for these codes are initialized to 0, because Prometheus does not detect
@@ -15,6 +24,8 @@ an increase when a counter first appears with the value 1."""
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _REFRESH_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0)
+
+_log = logs.get("zoomgate.metrics")
 
 
 class Metrics:
@@ -140,12 +151,32 @@ class Metrics:
         return generate_latest(combined)
 
 
-def share(number: int) -> None:
+def share(number: int, directory: Path) -> None:
     """Store the metrics of a worker in files in the directory PROMETHEUS_MULTIPROC_DIR. Call this before creating any metric.
 
-    A replacement worker with the same number continues the counters of the terminated worker.
+    A replacement worker with the same number continues the counters of the terminated worker. Without space for the files, the metrics of
+    this worker are missing from the combined ones.
     """
-    values.ValueClass = values.MultiProcessValue(lambda: number)  # type: ignore[no-untyped-call]
+    try:
+        for name in FILES:
+            _allocate(directory / f"{name}_{number}.db")
+    except OSError as error:
+        _log.warning("metrics.not_shared", problem=error.strerror, directory=str(directory))
+        values.ValueClass = values.MutexValue
+    else:
+        values.ValueClass = values.MultiProcessValue(lambda: number)  # type: ignore[no-untyped-call]
+
+
+def _allocate(file: Path) -> None:
+    """Create a file with all its disk blocks.
+
+    The library would create a sparse file. On a full disk, the kernel kills a process that writes to a hole of a memory-mapped file.
+    """
+    if not file.exists():
+        draft = file.with_suffix(".new")  # other workers read all files named *.db
+        with draft.open("wb") as opened:
+            os.posix_fallocate(opened.fileno(), 0, FILE_BYTES)
+        draft.rename(file)
 
 
 def drop_gauges(number: int, directory: Path) -> None:
