@@ -198,7 +198,7 @@ async def connect(service: Service) -> str:
 async def test_workers_form_one_service(service: Service) -> None:
     """Four workers on free ports print one ready line, share one store created in an empty directory, and exit with 0."""
     assert sorted(service.workers()) == [1, 2, 3, 4]
-    assert len(service.log("service.started")) == 4
+    await until(lambda: len(service.log("service.started")) == 4)
     assert len({(row["grpc"], row["http"]) for row in service.log("service.started")}) == 1
     await connect(service)
     assert len({await service.token() for _ in range(20)}) == 1

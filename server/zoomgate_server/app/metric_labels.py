@@ -6,13 +6,14 @@ from zoomgate_server.connections import proactive_refresh, retention
 from zoomgate_server.connections.connection_import import ImportOutcome
 from zoomgate_server.connections.refresh import refresher
 from zoomgate_server.rpc import server as rpc_server
+from zoomgate_server.telemetry import logs
 from zoomgate_server.telemetry.metrics import Metrics
 from zoomgate_server.watch.watchers import EventType
 from zoomgate_server.webhooks import receiver
 
 
 def new_metrics(version: str, shared: Path | None = None) -> Metrics:
-    """Create the metrics of the service, with a time series for each label value.
+    """Create the metrics of the service, with a time series for each label value, and count dropped log lines.
 
     The counters start at 0, because Prometheus does not detect an increase when a counter first appears with the value 1.
     """
@@ -28,4 +29,5 @@ def new_metrics(version: str, shared: Path | None = None) -> Metrics:
     ):
         for value in label_values:
             counter.labels(value)
+    logs.count_dropped(metrics.log_lines_dropped.inc)
     return metrics

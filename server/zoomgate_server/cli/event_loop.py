@@ -15,13 +15,12 @@ _T = TypeVar("_T")
 
 
 @contextlib.contextmanager
-def hangups_ignored() -> Iterator[None]:
-    """Ignore SIGHUP where the service does not handle it: before the event loop runs, and after it was closed."""
+def service_signals() -> Iterator[None]:
+    """Ignore SIGHUP until the service handles it, and all signals after its shutdown, since they would change the exit status."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    yield
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def run(main: Coroutine[Any, Any, _T]) -> _T:

@@ -78,7 +78,7 @@ def ready(started: ServiceAddresses) -> None:
 def run_forever(service: Coroutine[Any, Any, None], loaded: settings.Settings) -> None:
     """Run the service until it stops; exit with an error message if the service cannot start."""
     try:
-        with event_loop.hangups_ignored():
+        with logs.written_in_background(), event_loop.service_signals():
             (event_loop.run if loaded.workers == 1 else asyncio.run)(service)
     except StartError as error:
         fail(str(error))

@@ -25,11 +25,6 @@ _log = logs.get("zoomgate.workers")
 def worker(number: int) -> None:
     """Run a worker process. `zoomgate serve` and `zoomgate run` start this command; do not run it directly."""
     ready_signal = worker_supervisor.ReadySignal()
-    with event_loop.hangups_ignored():
-        _run(number, ready_signal)
-
-
-def _run(number: int, ready_signal: worker_supervisor.ReadySignal) -> None:
     try:
         config = worker_supervisor.WorkerConfig.receive(sys.stdin.buffer)
     except StartError as error:
@@ -38,12 +33,11 @@ def _run(number: int, ready_signal: worker_supervisor.ReadySignal) -> None:
     metrics_directory = Path(os.environ[worker_supervisor.METRICS_DIRECTORY])
     metrics.share(number, metrics_directory)
     try:
-        event_loop.run(_serve(config, ready_signal, metrics_directory))
+        with logs.written_in_background(), event_loop.service_signals():
+            event_loop.run(_serve(config, ready_signal, metrics_directory))
     except StartError as error:
         ready_signal.notify_ready(str(error))
         raise SystemExit(1) from None
-    # the shutdown is complete; a second signal would change the exit status to a failure
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 async def _serve(

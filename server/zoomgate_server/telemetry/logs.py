@@ -4,12 +4,13 @@ Lines are JSON, or human-readable on a terminal. Log records of libraries (gRPC,
 they can also contain secrets. For example, aiohttp's server quotes overlong request lines, including authorization codes.
 """
 
+import contextlib
 import io
 import logging
 import re
 import sys
 import unicodedata
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -17,6 +18,11 @@ from typing import Any, NoReturn, TextIO
 
 import orjson
 import structlog
+
+from zoomgate_server.telemetry.log_writer import LogWriter
+
+CLOSE_SECONDS = 2.0
+"""Maximum time to write the queued lines when the process exits."""
 
 REDACTED = "[redacted]"
 _SECRET_KEY = re.compile(
@@ -57,14 +63,17 @@ def get(name: str) -> Any:
 
 @dataclass(slots=True)
 class _Output:
-    """The destination, minimum level and format of log lines, set by `configure`."""
+    """The destination, minimum level and format of log lines, set by `configure`, and the observer of dropped lines."""
 
     stream: TextIO
     min_level: int
     to_console_line: structlog.dev.ConsoleRenderer | None = None
+    writer: LogWriter | None = None
+    on_drop: Callable[[], None] = lambda: None
 
 
 _output = _Output(sys.stderr, logging.CRITICAL)
+_log = get("zoomgate.logs")
 
 
 def write_call(event: EventDict, level: str) -> None:
@@ -84,13 +93,17 @@ def write_line(event: EventDict) -> None:
     The event must include `level` and `time`, and all values must already be validated. If the stream fails, the line is lost: a full disk
     or a closed pipe must not fail the logged operation.
     """
-    stream = _output.stream
+    stream, writer = _output.stream, _output.writer
     if _output.to_console_line is None:
         line = orjson.dumps(event, default=str, option=orjson.OPT_APPEND_NEWLINE)
     else:
         text = _output.to_console_line(None, event["level"], event)
         line = f"{text}\n".encode(stream.encoding, "backslashreplace")
-    try:  # faster than contextlib.suppress; runs on every call
+    if writer is not None:
+        if not writer.write(line):
+            _output.on_drop()
+        return
+    try:
         if isinstance(stream, io.TextIOWrapper):  # JSON is UTF-8, whatever the encoding of the stream
             stream.buffer.write(line)
         else:
@@ -98,6 +111,26 @@ def write_line(event: EventDict) -> None:
         stream.flush()
     except (OSError, ValueError):
         pass
+
+
+@contextlib.contextmanager
+def written_in_background() -> Iterator[None]:
+    """Within the context, write lines in a separate thread, and drop lines that a slow reader does not read in time."""
+
+    def report_dropped(lines: int) -> None:
+        _log.warning("log.lines_dropped", lines=lines)
+
+    _output.writer = LogWriter(_output.stream.fileno(), report_dropped)
+    try:
+        yield
+    finally:
+        if _output.writer.close(CLOSE_SECONDS):  # otherwise, writing would block
+            _output.writer = None
+
+
+def count_dropped(on_drop: Callable[[], None]) -> None:
+    """Set the function that is called for each dropped line."""
+    _output.on_drop = on_drop
 
 
 def configure(level: str, log_format: str, stream: TextIO | None = None) -> None:

@@ -107,6 +107,9 @@ class Metrics:
         )
         self.key_ring_reloads = counter("key_ring_reloads", "Changes of the key ring that were loaded.")
         self.audit_failures = counter("audit_failures", "Audit trail lines that could not be written.")
+        self.log_lines_dropped = counter(
+            "log_lines_dropped", "Log lines dropped because the log reader is too slow."
+        )
         self.proactive_refreshes = counter(
             "proactive_refreshes", "Tokens refreshed before a call needed them, by reason.", ["reason"]
         )

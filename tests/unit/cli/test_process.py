@@ -18,6 +18,7 @@ from pathlib import Path
 import click
 import pytest
 
+from zoomgate import Client
 from zoomgate_server.cli import cli
 
 FREE = ("--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0")
@@ -288,6 +289,20 @@ def test_hangup_does_not_end_a_service_that_is_starting(tmp_path: Path) -> None:
             assert process.poll() is None
         process.send_signal(signal.SIGHUP)
         stop(process)
+
+
+def test_log_reader_that_stops_does_not_block_the_service(tmp_path: Path) -> None:
+    """Calls succeed and SIGTERM ends the service, although the log is not read."""
+    with start_process(tmp_path, *RUN) as process:
+        address = re.search(r"grpc=(\S+)", read_until(process, r"to stop\.$"))
+        assert address is not None
+        with Client(address[1], key=None) as client:
+            for _ in range(1000):
+                client.auth.validate_user(user_email="monica@example.com")
+        process.terminate()
+        assert process.wait(SECONDS) == 0
+        assert process.stderr is not None
+        assert process.stderr.read().count("ValidateUser") < 1000  # the pipe was full
 
 
 def test_output_to_a_full_disk_is_reported(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import structlog
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zoomgate_server.telemetry import logs
+from zoomgate_server.telemetry import log_writer, logs
 
 SECRET_KEYS = [
     "access_token",
@@ -128,6 +128,67 @@ def test_console_line_starts_with_the_time() -> None:
     for text, event in ((started, "service.started"), (call, "rpc")):
         assert re.match(rf"\d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d\S* \[info +\] {event}", text), text
         assert "datetime" not in text
+
+
+STOPPED_READER = """
+import os, sys
+from zoomgate_server.telemetry import log_writer, logs
+dropped = 0
+def count():
+    global dropped
+    dropped += 1
+logs.configure("info", "json")
+log = logs.get("zoomgate.app")
+logs.count_dropped(count)
+with logs.written_in_background():
+    for number in range(2 * log_writer.MAX_QUEUED_LINES):
+        log.info("event", number=number)
+    print(dropped, flush=True)
+    sys.stdin.readline()
+print("exited")
+"""
+
+
+def start_with_stopped_reader() -> subprocess.Popen[str]:
+    """Start a process that writes more lines than its log reader and the queue can hold. It ends its log after a line of input."""
+    return subprocess.Popen(
+        [sys.executable, "-c", STOPPED_READER],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_log_reader_that_stops_does_not_block_the_process() -> None:
+    """When the reader resumes, it receives the queued lines in order, and the number of dropped lines."""
+    with start_with_stopped_reader() as process:
+        assert process.stdout is not None
+        dropped = int(process.stdout.readline())
+        assert 0 < dropped <= log_writer.MAX_QUEUED_LINES
+        assert process.stderr is not None
+        lines = [
+            orjson.loads(process.stderr.readline())
+            for _ in range(2 * log_writer.MAX_QUEUED_LINES - dropped + 1)
+        ]
+        assert [line["number"] for line in lines[:-1]] == list(range(len(lines) - 1))
+        assert (lines[-1]["event"], lines[-1]["level"], lines[-1]["lines"]) == (
+            "log.lines_dropped",
+            "warning",
+            dropped,
+        )
+        process.communicate("\n")
+        assert process.returncode == 0
+
+
+def test_log_reader_that_stops_does_not_block_the_exit() -> None:
+    with start_with_stopped_reader() as process:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert process.stdout is not None
+        assert process.stdout.read().endswith("exited\n")
+        assert process.wait(30) == 0
 
 
 FIRST_CONFIGURATION = """
