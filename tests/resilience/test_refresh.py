@@ -17,7 +17,7 @@ from aiohttp.test_utils import TestServer
 from resilience.place import APP, Place
 from support.faulty_store import Gate
 from support.harness import MONICA, Harness, running, serving
-from zoom_simulator import Simulator, SimulatorOptions
+from zoom_simulator import RefreshTokenReuse, Rules, Simulator, SimulatorOptions
 from zoom_simulator.faults import Fault
 from zoom_simulator.options import DEFAULT_USERS, SimulatedUser
 from zoomgate.v1 import auth_service_pb2 as pb
@@ -124,7 +124,7 @@ async def test_five_hundred_concurrent_users_are_served(place: Place) -> None:
 
 async def test_lost_refresh_of_a_killed_process_is_recovered_with_a_tolerant_zoom(place: Place) -> None:
     """If Zoom accepts the previous refresh token once more, the next process receives a new pair without a new consent."""
-    options = SimulatorOptions(port=0, tolerance=1)
+    options = SimulatorOptions(port=0, rules=Rules(refresh_token_reuse=RefreshTokenReuse.TOLERATED))
     async with running(place.folder, simulator=options, environ=place.environ) as zoomgate:
         await zoomgate.connect()
         await simulate_killed_process(zoomgate, place)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
@@ -12,7 +13,7 @@ from structlog.testing import capture_logs
 
 from resilience.place import Place
 from support.harness import MONICA, OMAR, Harness, running, serving
-from zoom_simulator import SimulatorOptions
+from zoom_simulator import RefreshTokenReuse, Rules, SimulatorOptions
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate_server.app.timing import Timing
 from zoomgate_server.watch import change_feed
@@ -21,7 +22,7 @@ NEVER, OFTEN = 1e6, 0.01
 """Poll intervals of the change feed, in seconds."""
 
 STRICT = SimulatorOptions(port=0)
-TOLERANT = SimulatorOptions(port=0, tolerance=1)
+TOLERANT = SimulatorOptions(port=0, rules=Rules(refresh_token_reuse=RefreshTokenReuse.TOLERATED))
 CONSENT = ("FAILED_PRECONDITION", "ZOOM_REAUTH_REQUIRED", "REJECTED")
 
 
@@ -90,7 +91,7 @@ async def test_cached_newer_token_is_used_before_the_older_one_is_tried(
     assert [(line["log_level"], line["generation"], line["seen"]) for line in logged] == [("error", 1, 2)]
     assert await rollbacks_detected(zoomgate) == 3
     rejected = zoomgate.stat("token.refresh_token.refused")
-    if zoomgate.simulator.options.tolerance:
+    if zoomgate.simulator.options is TOLERANT:
         assert (await refresh(zoomgate)).generation == 3
         assert (await token(zoomgate)).generation == 3
     else:
@@ -116,7 +117,7 @@ async def test_token_dropped_from_the_cache_is_not_followed_by_an_older_one(
             returned = await token(zoomgate)
         except grpc.aio.AioRpcError:  # checked at the end of the test
             break
-    if zoomgate.simulator.options.tolerance:
+    if zoomgate.simulator.options is TOLERANT:
         assert (await token(zoomgate)).generation == 3
     else:
         assert await error_of(zoomgate, "GetToken") == CONSENT
@@ -125,7 +126,7 @@ async def test_token_dropped_from_the_cache_is_not_followed_by_an_older_one(
 
 async def test_many_concurrent_calls_share_one_refresh(place: Place, timing: Timing) -> None:
     """A rollback while the token is about to expire causes one refresh, not one per call."""
-    options = SimulatorOptions(port=0, tolerance=1, access_token_seconds=200)
+    options = replace(TOLERANT, access_token_seconds=200)
     async with running(place.folder, simulator=options, environ=place.environ, timing=timing) as zoomgate:
         await zoomgate.connect()
         backup = await place.record(MONICA)

@@ -22,7 +22,7 @@ from support.harness import (
     metadata,
     running,
 )
-from zoom_simulator import SimulatorOptions
+from zoom_simulator import RefreshTokenReuse, Rules, SimulatorOptions
 from zoom_simulator.faults import Fault
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1.connection_pb2 import Connection
@@ -171,7 +171,8 @@ async def test_lost_response_requires_consent_if_zoom_rejects_the_previous_token
 
 async def test_lost_response_is_recovered_if_zoom_accepts_the_previous_token(zoomgate: Harness) -> None:
     async with running(
-        zoomgate.data_dir / "tolerant", simulator=SimulatorOptions(port=0, tolerance=1)
+        zoomgate.data_dir / "tolerant",
+        simulator=SimulatorOptions(port=0, rules=Rules(refresh_token_reuse=RefreshTokenReuse.TOLERATED)),
     ) as tolerant:
         await tolerant.connect()
         tolerant.simulator.faults.add(Fault("token", "cut_after"))

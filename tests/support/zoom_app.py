@@ -50,6 +50,12 @@ class Client:
     async def refresh(self, token: str) -> tuple[int, dict[str, Any]]:
         return await self.token(grant_type="refresh_token", refresh_token=token)
 
+    async def revoke(self, token: str) -> tuple[int, dict[str, Any]]:
+        headers = {"Authorization": aiohttp.encode_basic_auth("zoomgate-dev", "zoomgate-dev-secret")}
+        url = f"{self.simulator.oauth_url}/revoke"
+        async with self.session.post(url, data={"token": token}, headers=headers) as response:
+            return response.status, await response.json()
+
     async def api(self, method: str, path: str, **body: Any) -> tuple[int, dict[str, Any]]:
         url, headers = self.simulator.api_url + path, {"Authorization": f"Bearer {self.access}"}
         async with self.session.request(method, url, json=body or None, headers=headers) as response:

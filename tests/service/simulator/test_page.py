@@ -8,7 +8,7 @@ import aiohttp
 import pytest
 
 from support.zoom_app import MONICA, REDIRECT_URI, Client, Clock
-from zoom_simulator import Simulator, SimulatorOptions
+from zoom_simulator import RefreshTokenReuse, Rules, Simulator, SimulatorOptions
 from zoom_simulator.faults import KINDS
 from zoom_simulator.overview_page import MAX_ROWS
 from zoom_simulator.request_log import MAX_ENTRIES
@@ -292,7 +292,7 @@ async def test_reasons_of_token_requests_and_calls(client: Client, clock: Clock)
 
 
 async def test_reason_of_a_tolerated_refresh_token(clock: Clock) -> None:
-    options = SimulatorOptions(port=0, tolerance=1)
+    options = SimulatorOptions(port=0, rules=Rules(refresh_token_reuse=RefreshTokenReuse.TOLERATED))
     async with Simulator(options, wall=clock) as simulator, aiohttp.ClientSession() as session:
         client = Client(simulator, session)
         first = await client.consent()

@@ -87,6 +87,10 @@ MEETING = USER + "[[users.meetings]]\n"
                 "3: users[2].user_id is already used by a different user",
             ],
         ),
+        (
+            f"{USER}[[users]]\nemail = 'A@B.example'",
+            ["4: users[2].email is already used by a different user"],
+        ),
         (f"{USER}fist_name = 'A'", ["3: unknown key users[1].fist_name; use first_name"]),
         (f"{USER}colour = 'red'", ["3: unknown key users[1].colour; use one of email, user_id"]),
         (f"{USER}licensed = 1", ["3: users[1].licensed must be true or false; for example licensed = true"]),

@@ -8,6 +8,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import fields
 from html import unescape
 from pathlib import Path
 
@@ -16,6 +17,8 @@ import pytest
 from support.toolchain import require
 from support.wheels import SIMULATOR, virtual_environment
 from zoom_simulator.options import SimulatorOptions
+from zoom_simulator.rules import RefreshTokenReuse, Revocation, Rules
+from zoom_simulator.state import UnknownUser
 from zoom_simulator.testing import RunningSimulator, running
 
 ROOT = Path(__file__).parents[3]
@@ -51,6 +54,8 @@ def test_fixture_controls_the_simulator(zoom: RunningSimulator) -> None:
     assert get_status(zoom, "/users/me", token) == 200
     assert zoom.expire(MONICA) == 1
     assert get_status(zoom, "/users/me", token) == 401
+    assert zoom.rename(MONICA, "monica.reyes@example.com").user_id == "u-Monica-7Yc1"
+    assert zoom.rename("monica.reyes@example.com", MONICA).email == MONICA
     token = zoom.connect(MONICA).access_token
     zoom.advance_clock(3601)
     assert get_status(zoom, "/users/me", token) == 401
@@ -60,8 +65,9 @@ def test_fixture_controls_the_simulator(zoom: RunningSimulator) -> None:
 
 
 def test_invalid_arguments_raise_errors(zoom: RunningSimulator) -> None:
-    with pytest.raises(KeyError):
-        zoom.connect("unknown@example.com")
+    for call in (zoom.connect, zoom.expire, lambda email: zoom.rename(email, "x@example.com")):
+        with pytest.raises(UnknownUser):
+            call("unknown@example.com")
     with pytest.raises(ValueError, match="kind must be one of"):
         zoom.add_fault("token", "explode")
     with pytest.raises(ValueError, match="only moves forward"):
@@ -131,6 +137,19 @@ def test_documentation_lists_every_admin_route() -> None:
     source = (ROOT / "server/zoom_simulator/src/zoom_simulator/server.py").read_text()
     routes = set(re.findall(r'add\("([A-Z]+)", "(/_sim/[a-z_]*)"', source))
     assert routes == set(re.findall(r"^\| `([A-Z]+) (/_sim/[a-z_]*)`", page, re.MULTILINE))
+
+
+def test_documentation_lists_every_rule() -> None:
+    rows = re.findall(
+        r"^\| `--([a-z-]+)` \| `([a-z_]+)` \| (.+) \|$",
+        (ROOT / "docs/simulator.md").read_text(),
+        re.MULTILINE,
+    )
+    assert [field for _, field, _ in rows] == [rule.name for rule in fields(Rules)]
+    assert [option.replace("-", "_") for option, _, _ in rows] == [field for _, field, _ in rows]
+    values = {field: set(re.findall(r"`([a-z]+)`", text)) for _, field, text in rows}
+    assert values["refresh_token_reuse"] == set(RefreshTokenReuse)
+    assert values["revocation"] == set(Revocation)
 
 
 def curl(command: str, zoom: RunningSimulator) -> str:

@@ -25,6 +25,7 @@ COMMANDS = (
     "simulator",
     "simulator fault",
     "simulator expire",
+    "simulator rename",
     "simulator event",
     "simulator stats",
     "connect",

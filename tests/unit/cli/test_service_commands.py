@@ -16,7 +16,7 @@ import pytest
 
 from support import terminal
 from support.command_line import command
-from support.harness import BASIL, MONICA, Harness, browser, caller_key, consent, running
+from support.harness import BASIL, MONICA, OMAR, Harness, browser, caller_key, consent, running
 from support.raw_upstream import http_response, raw_upstream
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1.auth_service_pb2_grpc import AuthServiceServicer, add_AuthServiceServicer_to_server
@@ -338,6 +338,8 @@ async def test_simulator_is_controlled_by_commands(harness: Harness) -> None:
     )
     _, error = await zoomgate(harness, "simulator", "event", "user.deleted", "unknown@x.example", *at, code=2)
     assert "user is unknown" in error
+    _, error = await zoomgate(harness, "simulator", "expire", "unknown@x.example", *at, code=2)
+    assert "user is unknown" in error
     stats, _ = await zoomgate(harness, "simulator", "stats", *at)
     assert "token.refresh_token.issued" in stats.decode()
     _, error = await zoomgate(harness, "simulator", "fault", "token", "delay", "--seconds", "-1", *at, code=2)
@@ -348,3 +350,17 @@ async def test_simulator_is_controlled_by_commands(harness: Harness) -> None:
     assert "zoomgate simulator" in error
     _, error = await zoomgate(harness, "simulator", "stats", "--at", "192.0.2.1:1", code=2)
     assert "127.0.0.1:PORT" in error
+
+
+async def test_simulated_users_are_renamed_by_commands(harness: Harness) -> None:
+    """A renamed user retains the tokens, and the previous address can be given to a different user."""
+    at = ("--at", harness.simulator.url.removeprefix("http://"))
+    moved = "monica.reyes@example.com"
+    _, message = await zoomgate(harness, "simulator", "rename", "Monica@example.com", moved, *at)
+    assert message == f"renamed Monica@example.com to {moved}\n"
+    profile, _ = await zoomgate(harness, "proxy", "get", MONICA, "/users/me")
+    assert json.loads(profile)["email"] == moved
+    _, error = await zoomgate(harness, "simulator", "rename", OMAR, moved, *at, code=2)
+    assert "already in use" in error
+    renamed, _ = await zoomgate(harness, "simulator", "rename", OMAR, MONICA, "--json", *at)
+    assert (json.loads(renamed)["email"], json.loads(renamed)["user_id"]) == (MONICA, "u-Omar-2Kd9")

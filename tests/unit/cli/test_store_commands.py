@@ -20,7 +20,7 @@ from support.command_line import command, stderr_of, stdout_of, zoomgate
 from support.harness import MONICA, OMAR, Harness, running, serving
 from support.memory_store import MemoryStore
 from support.process import NEW, OLD, Process, RotatingZoom, ring
-from zoom_simulator import Simulator, SimulatorOptions
+from zoom_simulator import RefreshTokenReuse, Rules, Simulator, SimulatorOptions
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate_server.encryption import key_check, key_file
 from zoomgate_server.encryption.envelope import Envelope
@@ -140,10 +140,11 @@ class TestBackup:
 class TestRestore:
     """Tests for `zoomgate store restore`."""
 
-    @pytest.mark.parametrize("tolerance", [0, 1])
-    async def test_restore_after_the_loss_of_the_store(self, folder: Path, tolerance: int) -> None:
+    @pytest.mark.parametrize("reuse", [RefreshTokenReuse.REJECTED, RefreshTokenReuse.TOLERATED])
+    async def test_restore_after_the_loss_of_the_store(self, folder: Path, reuse: RefreshTokenReuse) -> None:
         """A user whose token was refreshed since the backup must consent again, unless Zoom accepts the previous token."""
-        async with Simulator(SimulatorOptions(port=0, tolerance=tolerance)) as zoom:
+        options = SimulatorOptions(port=0, rules=Rules(refresh_token_reuse=reuse))
+        async with Simulator(options) as zoom:
             async with serving(zoom, Path("data"), environ=OFTEN) as before:
                 await before.connect(MONICA)
                 await before.connect(OMAR)
@@ -154,7 +155,7 @@ class TestRestore:
             async with serving(zoom, Path("data"), environ=OFTEN) as after:
                 await refresh(after, OMAR)
                 request = pb.RefreshTokenRequest(user_email=MONICA)
-                if tolerance:
+                if reuse is RefreshTokenReuse.TOLERATED:
                     await after.call(after.auth.RefreshToken, request)
                 else:
                     refusal = await after.error_of(after.auth.RefreshToken, request)

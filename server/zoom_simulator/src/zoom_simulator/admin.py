@@ -6,13 +6,14 @@ from typing import Any
 
 import orjson
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from zoom_simulator import clock, overview_page, pages
 from zoom_simulator.faults import Fault, Faults
 from zoom_simulator.oauth import OAuthEndpoints
 from zoom_simulator.options import SimulatedUser
 from zoom_simulator.request_log import RequestLog
-from zoom_simulator.state import ZoomState
+from zoom_simulator.state import UnknownUser, ZoomState
 from zoom_simulator.webhooks import EVENTS, VALIDATION, Webhooks
 
 _UNKNOWN_USER = "user is unknown; use the email address of an existing user, as listed by GET /_sim/users"
@@ -78,14 +79,14 @@ class AdminEndpoints:
 
     async def expire(self, request: web.Request) -> web.StreamResponse:
         """Expire the access tokens of `user`, or of all users, now."""
-        return web.json_response({"expired": self._state.expire((await _json(request)).get("user"))})
+        email = (await _json(request)).get("user")
+        return web.json_response({"expired": self._state.expire(None if email is None else str(email))})
 
     async def revoke_user(self, request: web.Request) -> web.StreamResponse:
-        """Revoke the grant of `user` without sending an event."""
-        grant = self._state.grants.get(str((await _json(request)).get("user")))
-        if grant is None:
+        """Revoke the grants of `user` without sending an event."""
+        user = self._state.user(str((await _json(request)).get("user")))
+        if not self._state.revoke_user(user):
             return _bad_request(_NO_GRANT)
-        self._state.revoke_grant(grant)
         return web.json_response({"ok": True})
 
     async def event(self, request: web.Request) -> web.StreamResponse:
@@ -100,9 +101,7 @@ class AdminEndpoints:
         name, email = body.get("event"), str(body.get("user", ""))
         if name not in EVENTS:
             return _bad_request(f"event must be one of {', '.join(EVENTS)}")
-        user = None if name == VALIDATION else self._state.users.get(email)
-        if user is None and name != VALIDATION:
-            return _bad_request(_UNKNOWN_USER)
+        user = None if name == VALIDATION else self._state.user(email)
         if user is not None and not self._state.apply_event(name, user):
             return _bad_request(_NO_GRANT)
         sent = self._webhooks.send(name, user)
@@ -132,12 +131,12 @@ class AdminEndpoints:
         """Create a user."""
         try:
             user = SimulatedUser(**await _json(request))
+            self._state.add_user(user)
         except TypeError:
             known = ", ".join(field.name for field in fields(SimulatedUser))
             return _bad_request(f"email is required; known fields: {known}")
         except ValueError as error:
             return _bad_request(str(error))
-        self._state.users[user.email] = user
         return web.json_response(asdict(user), status=201)
 
     async def rename_user(self, request: web.Request) -> web.StreamResponse:
@@ -145,8 +144,6 @@ class AdminEndpoints:
         body = await _json(request)
         try:
             user = self._state.rename(str(body.get("user")), str(body.get("email")))
-        except KeyError:
-            return _bad_request(_UNKNOWN_USER)
         except ValueError as error:
             return _bad_request(str(error))
         return web.json_response(asdict(user))
@@ -157,9 +154,7 @@ class AdminEndpoints:
         The other fields of the request body are the query parameters of the authorization URL.
         """
         body = {name: str(value) for name, value in (await _json(request)).items()}
-        user = self._state.users.get(body.get("user", ""))
-        if user is None:
-            return _bad_request(_UNKNOWN_USER)
+        user = self._state.user(body.get("user", ""))
         defaults = {"client_id": self._state.options.client_id, "response_type": "code"}
         if violation := self._oauth.violation(defaults | body):
             return _bad_request(violation[2])
@@ -194,6 +189,15 @@ class AdminEndpoints:
         """Restore the initial state."""
         self._reset()
         return web.json_response({"ok": True})
+
+
+@web.middleware
+async def reject_unknown_user(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Respond with an error to an admin request for an unknown user."""
+    try:
+        return await handler(request)
+    except UnknownUser:
+        return _bad_request(_UNKNOWN_USER)
 
 
 async def _json(request: web.Request) -> dict[str, Any]:

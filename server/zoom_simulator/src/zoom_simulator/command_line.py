@@ -4,7 +4,8 @@ import asyncio
 import re
 import signal
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
+from enum import StrEnum
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from zoom_simulator.faults import ENDPOINTS, KINDS
 from zoom_simulator.loopback_address import LoopbackAddress
 from zoom_simulator.options import SimulatorOptions
 from zoom_simulator.pages import printable
+from zoom_simulator.rules import Rules
 from zoom_simulator.server import Simulator
 from zoom_simulator.webhooks import EVENTS
 
@@ -88,6 +90,21 @@ def _check_webhook_url(_context: click.Context, _option: click.Parameter, url: s
     return url
 
 
+def _enum_option(
+    name: str, default: StrEnum, text: str
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return an option for a member of the default's enum."""
+    enum = type(default)
+    return click.option(
+        name,
+        type=click.Choice([member.value for member in enum]),
+        default=default.value,
+        show_default=True,
+        callback=lambda _context, _option, value: enum(value),
+        help=text,
+    )
+
+
 @click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--listen",
@@ -97,13 +114,6 @@ def _check_webhook_url(_context: click.Context, _option: click.Parameter, url: s
     help="Loopback HOST:PORT to listen on; port 0 selects a free port.",
 )
 @click.option(
-    "--tolerance",
-    type=click.IntRange(0, 1),
-    default=0,
-    show_default=True,
-    help="Number of a user's most recently used refresh tokens that Zoom accepts a second time.",
-)
-@click.option(
     "--access-token-seconds",
     type=int,
     default=3600,
@@ -111,10 +121,23 @@ def _check_webhook_url(_context: click.Context, _option: click.Parameter, url: s
     callback=_integer(1, 86_400),
     help="Lifetime of an access token, 1 to 86400 seconds.",
 )
+@_enum_option(
+    "--refresh-token-reuse",
+    Rules().refresh_token_reuse,
+    "Effect of exchanging a used refresh token: it is rejected, the latest used one is tolerated once, or it ends the grant.",
+)
 @click.option(
-    "--whole-grant-revoke",
+    "--overlapping-access-tokens",
     is_flag=True,
-    help="Revoke the user's whole grant when any of its tokens is revoked.",
+    help="Leave a grant's earlier access tokens valid after a refresh, until they expire.",
+)
+@click.option(
+    "--concurrent-grants", is_flag=True, help="Leave a user's earlier grants valid after a new consent."
+)
+@_enum_option(
+    "--revocation",
+    Rules().revocation,
+    "What the revocation of an access token ends: that token, its grant, or all grants of its user.",
 )
 @click.option(
     "--seed",
@@ -155,7 +178,8 @@ def simulator(
     """
     if context.invoked_subcommand is not None:
         return
-    simulator_options = SimulatorOptions(host=listen.host, port=listen.port, **options)
+    rules = Rules(**{rule.name: options.pop(rule.name) for rule in fields(Rules)})
+    simulator_options = SimulatorOptions(host=listen.host, port=listen.port, rules=rules, **options)
     if seed_file is not None:
         simulator_options = replace(simulator_options, users=seed_file.users, meetings=seed_file.meetings)
     try:
@@ -234,6 +258,21 @@ def expire(at: LoopbackAddress, as_json: bool, user: str | None) -> None:
     """
     response = _call(at, "POST", "/_sim/expire", {"user": user} if user else {}, required_field="expired")
     _print(response, as_json=as_json, text=f"{response['expired']} access token(s) expired")
+
+
+@simulator.command()
+@click.argument("user")
+@click.argument("email")
+@_common_options
+def rename(at: LoopbackAddress, as_json: bool, user: str, email: str) -> None:
+    """Change the email address of USER to EMAIL. The user retains ID, grants and meetings.
+
+    The previous address becomes available to other users.
+
+    Example: zoomgate simulator rename monica@example.com monica.reyes@example.com
+    """
+    response = _call(at, "POST", "/_sim/rename_user", {"user": user, "email": email}, required_field="email")
+    _print(response, as_json=as_json, text=f"renamed {user} to {response['email']}")
 
 
 @simulator.command()

@@ -12,7 +12,7 @@ from zoom_simulator import consent_page, pages
 from zoom_simulator.errors import TokenError
 from zoom_simulator.options import LOOPBACK_REDIRECTS, SimulatedUser
 from zoom_simulator.request_log import log_reason
-from zoom_simulator.state import ZoomState
+from zoom_simulator.state import UnknownUser, ZoomState
 
 _NONCE_COOKIE = "simulator-consent"
 _HIDDEN_FIELDS = frozenset(
@@ -58,8 +58,9 @@ class OAuthEndpoints:
         if form.get("decision") != "allow":
             log_reason("consent declined: the browser is redirected with access_denied")
             return web.Response(status=302, headers={"Location": redirect_url(form, error="access_denied")})
-        user = self._state.users.get(form.get("user", ""))
-        if user is None:
+        try:
+            user = self._state.user(form.get("user", ""))
+        except UnknownUser:
             return _error_response(4700, "Unknown user", "the selected account does not exist")
         return web.Response(status=302, headers={"Location": self.consent(user, form)})
 

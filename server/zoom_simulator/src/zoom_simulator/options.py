@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from zoom_simulator import meeting_rules
+from zoom_simulator.rules import Rules
 
 GRANULAR_SCOPES = (
     "user:read:user",
@@ -25,12 +26,17 @@ LOOPBACK_REDIRECTS = "*loopback*"
 _MAX_TEXT_LENGTH = 200
 
 
+def email_key(email: str) -> str:
+    """Return an email address with A-Z in lower case. Two addresses with the same key are the same address."""
+    return "".join(letter.lower() if letter.isascii() else letter for letter in email)
+
+
 @dataclass(frozen=True, slots=True)
 class SimulatedUser:
     """A user of the simulator.
 
     Attributes:
-        email: The email address; unique.
+        email: The email address; unique, ignoring the case of ASCII letters.
         user_id: Zoom's user ID; derived from the email address if empty.
         account_id: Zoom's account ID.
         timezone: IANA name of the default time zone of the user's meetings.
@@ -129,8 +135,7 @@ class SimulatorOptions:
         meetings: The meetings at startup.
         access_token_seconds: Lifetime of an access token.
         refresh_token_seconds: Lifetime of an unused refresh token. Zoom documents "about 90 days", subject to change.
-        tolerance: Number of latest used refresh tokens accepted once more: 0 (like Zoom's current tokens) or 1 (like Zoom's older tokens).
-        whole_grant_revoke: Whether the revocation of any token revokes the user's whole grant.
+        rules: The rules that Zoom's documentation leaves open; by default, what Zoom most likely does.
         seed: Seed for reproducible IDs, tokens and passwords; None for random values.
         frozen_clock: Time in seconds since 1970 at which the clock is frozen until it is advanced; None if the clock runs.
         webhook_url: The URL that receives events; if empty, no events are sent.
@@ -147,8 +152,7 @@ class SimulatorOptions:
     meetings: tuple[SeededMeeting, ...] = ()
     access_token_seconds: int = 3600
     refresh_token_seconds: int = 90 * 86_400
-    tolerance: int = 0
-    whole_grant_revoke: bool = False
+    rules: Rules = Rules()
     seed: int | None = None
     frozen_clock: float | None = None
     webhook_url: str = ""

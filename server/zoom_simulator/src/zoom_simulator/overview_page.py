@@ -10,7 +10,7 @@ from itertools import islice
 from zoom_simulator import clock
 from zoom_simulator.faults import Fault
 from zoom_simulator.meetings import Meeting
-from zoom_simulator.options import SimulatedUser
+from zoom_simulator.options import SimulatedUser, email_key
 from zoom_simulator.pages import document, escaped
 from zoom_simulator.request_log import MAX_ENTRIES, Entry, RequestLog
 from zoom_simulator.state import Grant, ZoomState
@@ -133,13 +133,17 @@ def _users(state: ZoomState, url: str) -> _Section:
         content += (
             "<p>No user is connected. Open your app's authorization URL in a browser,"
             " or grant consent without a browser and use the code in the response:</p>"
-            + _curl(f"{url}/_sim/authorize", user=next(iter(users)), redirect_uri="http://127.0.0.1/")
+            + _curl(
+                f"{url}/_sim/authorize",
+                user=next(iter(users.values())).email,
+                redirect_uri="http://127.0.0.1/",
+            )
         )
     return _Section("Users", len(users), content)
 
 
 def _user(state: ZoomState, user: SimulatedUser) -> tuple[str, ...]:
-    grant = state.grants.get(user.email)
+    grant = state.grants.get(email_key(user.email))
     access_token = refresh_token = _NONE
     if grant is None:
         connected = "not yet"
@@ -165,10 +169,11 @@ def _user(state: ZoomState, user: SimulatedUser) -> tuple[str, ...]:
 
 
 def _access_token(grant: Grant, now: float) -> str:
-    if grant.access_token_revoked:
+    expires = grant.access_tokens.get(grant.access_token)
+    if expires is None:
         return "none: revoked"
-    expiry = '<span class="bad">expired</span>' if now >= grant.access_token_expires else "until"
-    return f"<code>{escaped(masked(grant.access_token))}</code>, {expiry} {_time(grant.access_token_expires)}"
+    expiry = '<span class="bad">expired</span>' if now >= expires else "until"
+    return f"<code>{escaped(masked(grant.access_token))}</code>, {expiry} {_time(expires)}"
 
 
 def _buttons(user: SimulatedUser, *, connected: bool) -> str:

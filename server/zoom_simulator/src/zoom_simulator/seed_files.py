@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from zoom_simulator import meeting_rules
-from zoom_simulator.options import SeededMeeting, SimulatedUser, user_violations
+from zoom_simulator.options import SeededMeeting, SimulatedUser, email_key, user_violations
 
 _USER_KEYS = tuple(field.name for field in fields(SimulatedUser))
 _MEETING_KEYS = (
@@ -133,13 +133,13 @@ class _Reader:
         if len(self._problems) > before:
             return None
         user = SimulatedUser(**known)
-        for key in ("email", "user_id"):
-            if (key, getattr(user, key)) in self._used_values:
+        for key, value in (("email", email_key(user.email)), ("user_id", user.user_id)):
+            if (key, value) in self._used_values:
                 line = self._lines.line_of((number,), key)
                 self._add_problem(
                     line, f"{path}.{key} is already used by a different user; use a unique value"
                 )
-            self._used_values.add((key, getattr(user, key)))
+            self._used_values.add((key, value))
         return user
 
     def _meetings(self, row: Mapping[str, Any], user: int) -> Iterator[dict[str, Any]]:

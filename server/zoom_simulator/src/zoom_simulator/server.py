@@ -9,7 +9,7 @@ from types import TracebackType
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from zoom_simulator.admin import AdminEndpoints
+from zoom_simulator.admin import AdminEndpoints, reject_unknown_user
 from zoom_simulator.api import ApiEndpoints
 from zoom_simulator.faults import Faults
 from zoom_simulator.loopback_address import LoopbackAddress
@@ -114,9 +114,9 @@ class Simulator:
         """Grant consent for a user without a browser, and return the tokens.
 
         Raises:
-            KeyError: No user has this email address; see `SimulatorOptions.users`.
+            UnknownUser: No user has this email address; see `SimulatorOptions.users`.
         """
-        code = self.zoom.issue_code(self.zoom.users[email], _REDIRECT_URI)
+        code = self.zoom.issue_code(self.zoom.user(email), _REDIRECT_URI)
         issued = self.zoom.exchange(code, _REDIRECT_URI, "")
         return Tokens(issued["access_token"], issued["refresh_token"])
 
@@ -128,10 +128,10 @@ class Simulator:
             email: Email address of the user.
 
         Raises:
-            KeyError: No user has this email address.
+            UnknownUser: No user has this email address.
             ValueError: The event is unknown, or the event removes the app, but the user has no active grant.
         """
-        user = self.zoom.users[email]
+        user = self.zoom.user(email)
         if event not in (APP_REMOVED, *USER_EVENTS) or not self.zoom.apply_event(event, user):
             raise ValueError(f"cannot apply {event} to {email}")
         self.webhooks.send(event, user)
@@ -157,7 +157,9 @@ class Simulator:
             url=lambda: self.url,
             reset=self.reset,
         )
-        app = web.Application(client_max_size=2 * 1024 * 1024, middlewares=[self.log.record])
+        app = web.Application(
+            client_max_size=2 * 1024 * 1024, middlewares=[self.log.record, reject_unknown_user]
+        )
         app.on_response_prepare.append(self._set_date)
         add = app.router.add_route
         add("GET", "/oauth/authorize", oauth.authorize)

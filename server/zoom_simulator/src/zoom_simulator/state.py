@@ -4,16 +4,17 @@ import hashlib
 from base64 import urlsafe_b64encode
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from zoom_simulator import meetings
 from zoom_simulator.clock import Clock
 from zoom_simulator.errors import ApiError, TokenError
 from zoom_simulator.meetings import Meeting
-from zoom_simulator.options import SimulatedUser, SimulatorOptions
+from zoom_simulator.options import SimulatedUser, SimulatorOptions, email_key
 from zoom_simulator.randomness import Randomness
 from zoom_simulator.request_log import log_reason
+from zoom_simulator.rules import RefreshTokenReuse, Revocation
 
 CODE_SECONDS = 300.0
 """Lifetime of an authorization code (error 4733 in https://developers.zoom.us/docs/integrations/oauth-error-messages/)."""
@@ -42,27 +43,28 @@ class Grant:
 
     Attributes:
         scope: The granted scopes, separated by spaces.
-        access_token_revoked: Whether the access token was revoked individually.
+        access_token: The latest access token.
+        access_tokens: The expiry of each access token that has not been replaced or revoked, in seconds since 1970.
         previous_refresh_token: The refresh token that was replaced by the latest token pair; empty for the first pair.
         generation: Number of token pairs issued so far.
         revoked: Whether all tokens of the grant are invalid.
+        superseded: Whether a later consent of the user revoked the grant.
     """
 
     user: SimulatedUser
     scope: str
     access_token: str = ""
-    access_token_expires: float = 0.0
-    access_token_revoked: bool = False
+    access_tokens: dict[str, float] = field(default_factory=dict)
     refresh_token: str = ""
     refresh_token_expires: float = 0.0
     previous_refresh_token: str = ""
     generation: int = 0
     revoked: bool = False
+    superseded: bool = False
 
-    @property
-    def access_token_valid(self) -> bool:
-        """Whether the access token has not been revoked. It may have expired."""
-        return not (self.revoked or self.access_token_revoked)
+
+class UnknownUser(KeyError):
+    """An error for an email address that no user has."""
 
 
 class ZoomState:
@@ -70,6 +72,10 @@ class ZoomState:
 
     Args:
         wall: The underlying clock, in seconds since 1970. The simulator's clock follows it unless frozen.
+
+    Attributes:
+        users: The users by the keys of their email addresses; see `email_key`.
+        grants: Each user's latest grant, by the same key.
     """
 
     def __init__(self, options: SimulatorOptions, wall: Callable[[], float]) -> None:
@@ -101,15 +107,74 @@ class ZoomState:
             collection.clear()
         self.wall.reset()
         self.random.reset()
-        self.users.update({user.email: user for user in self.options.users})
+        self.users.update({email_key(user.email): user for user in self.options.users})
         self._latest_meeting = _MEETING_ID_BASE
         for seeded in self.options.meetings:
-            self.schedule(self.users[seeded.owner], dict(seeded.fields), seeded=True)
+            self.schedule(self.user(seeded.owner), dict(seeded.fields), seeded=True)
 
     @property
     def access_tokens(self) -> dict[str, Grant]:
         """The access tokens that have not been replaced or revoked."""
-        return {grant.access_token: grant for grant in self.grants.values() if grant.access_token_valid}
+        return {
+            token: grant
+            for token, grant in self._grants_by_access_token.items()
+            if token in grant.access_tokens
+        }
+
+    # -- users -------------------------------------------------------------------------------------------
+
+    def user(self, email: str) -> SimulatedUser:
+        """Return the user with an email address, ignoring the case of ASCII letters.
+
+        Raises:
+            UnknownUser: No user has this address.
+        """
+        try:
+            return self.users[email_key(email)]
+        except KeyError:
+            raise UnknownUser(email) from None
+
+    def add_user(self, user: SimulatedUser) -> None:
+        """Add a user.
+
+        Raises:
+            ValueError: The email address or the user ID is in use.
+        """
+        key = email_key(user.email)
+        if key in self.users:
+            raise ValueError("email is already in use; rename or delete its user first")
+        if any(user.user_id == other.user_id for other in self.users.values()):
+            raise ValueError("user_id is already in use; set a different user_id")
+        self.users[key] = user
+        self.grants.pop(key, None)  # the grant of a deleted user with this address
+
+    def rename(self, email: str, new_email: str) -> SimulatedUser:
+        """Change a user's email address. ID, grants and meetings are retained.
+
+        Raises:
+            UnknownUser: No user has this address.
+            ValueError: The new address is in use or invalid.
+        """
+        old = self.user(email)
+        user = replace(old, email=new_email)
+        key, new_key = email_key(email), email_key(new_email)
+        if new_key in self.users and new_key != key:
+            raise ValueError("email is already in use; rename or delete its user first")
+        del self.users[key]
+        self.users[new_key] = user
+        grant = self.grants.pop(key, None)
+        self.grants.pop(new_key, None)  # the grant of a deleted user with this address
+        if grant is not None:
+            self.grants[new_key] = grant
+        for code in self.codes.values():
+            if code.user == old:
+                code.user = user
+        for grant in self._grants_of(old):
+            grant.user = user
+        for meeting in self.meetings.values():
+            if meeting.owner == user.user_id:
+                meeting.body["host_email"] = new_email
+        return user
 
     # -- consent -----------------------------------------------------------------------------------------
 
@@ -131,7 +196,9 @@ class ZoomState:
         return code
 
     def exchange(self, code: str, redirect_uri: str, verifier: str) -> dict[str, Any]:
-        """Exchange an authorization code for tokens; the new grant revokes the user's previous one.
+        """Exchange an authorization code for tokens.
+
+        Unless `Rules.concurrent_grants` is set, the new grant revokes the user's previous one.
 
         Raises:
             TokenError: The code, the redirect URI or the code verifier is invalid.
@@ -152,13 +219,16 @@ class ZoomState:
                 message="Code verifier mismatch",
             )
         grant = Grant(stored.user, stored.scope)
-        previous = self.grants.get(stored.user.email)
-        if previous is not None:
+        key = email_key(stored.user.email)
+        previous = self.grants.get(key)
+        reason = "code exchanged: first token pair of this grant"
+        if previous is not None and not self.options.rules.concurrent_grants:
             self.revoke_grant(previous)
+            previous.superseded = True
             self._retain_replaced_tokens(previous)
-        revoked = "" if previous is None else "; the user's previous grant was revoked"
-        log_reason(f"code exchanged: first token pair of this grant{revoked}")
-        self.grants[stored.user.email] = grant
+            reason += "; the user's previous grant was revoked"
+        log_reason(reason)
+        self.grants[key] = grant
         return self._issue(grant)
 
     # -- tokens ------------------------------------------------------------------------------------------
@@ -175,15 +245,18 @@ class ZoomState:
                 "unknown refresh token: it was never issued, or it was used so long ago that it is no longer remembered"
             )
         log_reason("", user=grant.user.email)
+        if grant.superseded:
+            raise TokenError("refresh token was revoked by a later consent of the same user", 4741)
         if grant.revoked:
-            if self.grants.get(grant.user.email) is not grant:
-                raise TokenError("refresh token was revoked by a later consent of the same user", 4741)
             raise TokenError("refresh token belongs to a revoked grant", 4735)
-        tolerated = token == grant.previous_refresh_token and self.options.tolerance > 0
+        reuse = self.options.rules.refresh_token_reuse
+        tolerated = token == grant.previous_refresh_token and reuse is RefreshTokenReuse.TOLERATED
         if token != grant.refresh_token and not tolerated:
-            raise TokenError(
-                "refresh token was already used (rotation); a refresh token can be used only once"
-            )
+            consequence = "a refresh token can be used only once"
+            if reuse is RefreshTokenReuse.ENDS_GRANT:
+                self.revoke_grant(grant)
+                consequence = "the whole grant was revoked"
+            raise TokenError(f"refresh token was already used (rotation); {consequence}")
         if self.wall() >= grant.refresh_token_expires:
             raise TokenError("refresh token expired: it was not used in time")
         if tolerated:
@@ -197,22 +270,21 @@ class ZoomState:
         return issued
 
     def revoke(self, token: str) -> bool:
-        """Revoke an access token, or the whole grant of a refresh token, and return whether the token was known.
-
-        With `SimulatorOptions.whole_grant_revoke`, revoking an access token revokes the whole grant too.
-        """
-        grant = self._grants_by_access_token.get(token)
-        if grant is not None and token == grant.access_token and grant.access_token_valid:
-            grant.access_token_revoked = True
-            whole_grant = self.options.whole_grant_revoke
-        else:
-            grant = self.refresh_tokens.get(token)
-            whole_grant = True
-        if grant is None:
+        """Revoke a token as `Rules.revocation` states, and return whether the token was known."""
+        revocation = self.options.rules.revocation
+        access_token_only = revocation is Revocation.TOKEN and token in self._grants_by_access_token
+        grant = self._grants_by_access_token.get(token) or self.refresh_tokens.get(token)
+        if grant is None or (access_token_only and token not in grant.access_tokens):
             log_reason("token is unknown or already revoked; Zoom reports success")
             return False
-        log_reason("access token revoked; the grant remains valid", user=grant.user.email)
-        if whole_grant:
+        log_reason("", user=grant.user.email)
+        if access_token_only:
+            del grant.access_tokens[token]
+            log_reason("access token revoked; the grant remains valid")
+        elif revocation is Revocation.USER:
+            self.revoke_user(grant.user)
+            log_reason("token revoked together with all grants of the user")
+        else:
             self.revoke_grant(grant)
             log_reason("token revoked together with the whole grant")
         return True
@@ -220,28 +292,41 @@ class ZoomState:
     def revoke_grant(self, grant: Grant) -> None:
         """Revoke a grant and all of its tokens."""
         grant.revoked = True
+        grant.access_tokens.clear()
+
+    def revoke_user(self, user: SimulatedUser) -> bool:
+        """Revoke all grants of a user, and return whether any was active."""
+        active = [grant for grant in self._grants_of(user) if not grant.revoked]
+        for grant in active:
+            self.revoke_grant(grant)
+        return bool(active)
 
     def apply_event(self, event: str, user: SimulatedUser) -> bool:
         """Apply the effects of a Zoom event to a user.
 
         Return False if the event removes the app, but the user has no active grant.
         """
-        grant = self.grants.get(user.email)
-        if event == "app_deauthorized" and (grant is None or grant.revoked):
-            return False
         if event in ("user.deleted", "user.deactivated"):
-            del self.users[user.email]
-        # a user who leaves the account retains the grant
-        if grant is not None and event != "user.disassociated":
-            self.revoke_grant(grant)
-        return True
+            del self.users[email_key(user.email)]
+        # a user who leaves the account retains the grants
+        revoked = event != "user.disassociated" and self.revoke_user(user)
+        return revoked or event != "app_deauthorized"
 
     def expire(self, email: str | None) -> int:
-        """Expire the access tokens of one user, or of all users, and return their number."""
-        grants = [grant for grant in self.access_tokens.values() if email in (None, grant.user.email)]
-        for grant in grants:
-            grant.access_token_expires = self.wall()
-        return len(grants)
+        """Expire the access tokens of one user, or of all users, and return their number.
+
+        Raises:
+            UnknownUser: No user has this address.
+        """
+        user = None if email is None else self.user(email)
+        tokens = [
+            (token, grant)
+            for token, grant in self.access_tokens.items()
+            if user is None or grant.user.user_id == user.user_id
+        ]
+        for token, grant in tokens:
+            grant.access_tokens[token] = self.wall()
+        return len(tokens)
 
     def authenticate(self, token: str) -> Grant:
         """Return the grant of an access token.
@@ -253,15 +338,18 @@ class ZoomState:
         if grant is None:
             raise ApiError(401, 124, "Invalid access token.", reason="unknown access token")
         log_reason("", user=grant.user.email)
-        if token != grant.access_token:
-            reason = "access token was replaced by a newer one (refresh)"
-        elif grant.access_token_revoked:
-            reason = "access token was revoked"
-        elif grant.revoked and self.grants.get(grant.user.email) is not grant:
+        if grant.superseded:
             reason = "access token was revoked by a later consent of the same user"
         elif grant.revoked:
             reason = "access token belongs to a revoked grant"
-        elif self.wall() >= grant.access_token_expires:
+        elif token not in grant.access_tokens:
+            replaced = token != grant.access_token and not self.options.rules.overlapping_access_tokens
+            reason = (
+                "access token was replaced by a newer one (refresh)"
+                if replaced
+                else "access token was revoked"
+            )
+        elif self.wall() >= grant.access_tokens[token]:
             raise ApiError(
                 401, 124, "Access token is expired.", reason="access token has expired; refresh it"
             )
@@ -269,39 +357,14 @@ class ZoomState:
             return grant
         raise ApiError(401, 124, "Invalid access token.", reason=reason)
 
-    def rename(self, email: str, new_email: str) -> SimulatedUser:
-        """Change a user's email address. ID, grants and meetings are retained.
-
-        Raises:
-            KeyError: No user has this address.
-            ValueError: The new address is in use or invalid.
-        """
-        old = self.users[email]
-        if new_email in self.users:
-            raise ValueError("email is already in use")
-        user = replace(old, email=new_email)
-        del self.users[email]
-        self.users[new_email] = user
-        for code in self.codes.values():
-            if code.user == old:
-                code.user = user
-        if email in self.grants:
-            self.grants[new_email] = self.grants.pop(email)
-        for grant in self.refresh_tokens.values():
-            if grant.user == old:
-                grant.user = user
-        for meeting in self.meetings.values():
-            if meeting.owner == user.user_id:
-                meeting.body["host_email"] = new_email
-        return user
-
     def _issue(self, grant: Grant) -> dict[str, Any]:
         if grant.refresh_token:
             self._retain_replaced_tokens(grant)
+        if not self.options.rules.overlapping_access_tokens:
+            grant.access_tokens.clear()
         now = self.wall()
         grant.access_token = f"sim-at-{self.random.text(48)}"
-        grant.access_token_expires = now + self.options.access_token_seconds
-        grant.access_token_revoked = False
+        grant.access_tokens[grant.access_token] = now + self.options.access_token_seconds
         grant.previous_refresh_token = grant.refresh_token
         grant.refresh_token = f"sim-rt-{self.random.text(48)}"
         grant.refresh_token_expires = now + self.options.refresh_token_seconds
@@ -322,8 +385,12 @@ class ZoomState:
         self._replaced_tokens.append((grant.access_token, grant.refresh_token))
         if len(self._replaced_tokens) > RETAINED_TOKENS:
             access_token, refresh_token = self._replaced_tokens.popleft()
-            del self._grants_by_access_token[access_token]
+            self._grants_by_access_token.pop(access_token).access_tokens.pop(access_token, None)
             self.refresh_tokens.pop(refresh_token, None)  # None if it was used twice
+
+    def _grants_of(self, user: SimulatedUser) -> list[Grant]:
+        """Return the remembered grants of a user, one for each of their refresh tokens."""
+        return [grant for grant in self.refresh_tokens.values() if grant.user.user_id == user.user_id]
 
     # -- meetings ----------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from zoom_simulator.faults import Fault
-from zoom_simulator.options import SimulatorOptions
+from zoom_simulator.options import SimulatedUser, SimulatorOptions
 from zoom_simulator.server import Simulator, Tokens
 
 _T = TypeVar("_T")
@@ -49,8 +49,12 @@ class RunningSimulator:
         self._run_in_loop(lambda: self._simulator.trigger_event(event, email))
 
     def expire(self, email: str | None = None) -> int:
-        """Expire the access tokens of a user, or of all users, now, and return their number."""
+        """See `ZoomState.expire`."""
         return self._run_in_loop(lambda: self._simulator.zoom.expire(email))
+
+    def rename(self, email: str, new_email: str) -> SimulatedUser:
+        """See `ZoomState.rename`."""
+        return self._run_in_loop(lambda: self._simulator.zoom.rename(email, new_email))
 
     def add_fault(self, endpoint: str, kind: str, **fields: Any) -> None:
         """Add a fault; see `zoom_simulator.faults.Fault` for kinds, fields and limits.
