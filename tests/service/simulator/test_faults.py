@@ -28,6 +28,8 @@ from zoom_simulator.state import RETAINED_TOKENS
         ({"endpoint": "any", "kind": "delay", "seconds": "1"}, "seconds"),
         ({"endpoint": "any", "kind": "redirect", "location": "https://x.example/\r\nX: y"}, "location"),
         ({"endpoint": "any", "kind": "redirect", "location": 5}, "location"),
+        ({"endpoint": "any", "kind": "status", "user": 5}, "user"),
+        ({"endpoint": "any", "kind": "status", "user": "unknown@example.com"}, "user is unknown"),
     ],
 )
 async def test_invalid_fault_is_rejected(client: Client, fault: dict[str, Any], word: str) -> None:
@@ -49,6 +51,55 @@ async def test_clearing_faults_releases_delayed_requests(client: Client) -> None
     assert (await delayed)[0] == 200
     async with client.session.get(f"{client.simulator.url}/_sim/") as page:
         assert "responded when the fault was cleared" in await page.text()
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "code"),
+    [
+        ({"kind": "status", "status": 401}, 401, 124),
+        ({"kind": "rate_limit_qps"}, 429, 429),
+        ({"kind": "status", "status": 503}, 503, 503),
+    ],
+)
+async def test_fault_for_a_user_affects_no_other_user(
+    client: Client, fault: dict[str, Any], status: int, code: int
+) -> None:
+    await client.consent()
+    affected = client.access
+    await client.consent(user="omar@example.com")
+    other = client.access
+    await client.sim("fault", endpoint="users_me", user="MONICA@example.com", times=2, **fault)
+    results = []
+    for client.access in (other, affected, other, affected, affected):
+        response_status, body = await client.api("GET", "/users/me")
+        results.append((response_status, body.get("code")))
+    assert results == [(200, None), (status, code), (200, None), (status, code), (200, None)]
+
+
+@pytest.mark.parametrize("request_with", ["code", "refresh_token", "revoked_token", "access_token"])
+async def test_fault_for_a_user_is_matched_by_every_kind_of_token(client: Client, request_with: str) -> None:
+    zoom = client.simulator.zoom
+
+    async def respond(user: str) -> int:
+        """Return the status of a request with a token of the user, while a fault affects Monica."""
+        tokens = await client.consent(user=user)
+        code = zoom.issue_code(zoom.user(user), REDIRECT_URI)
+        await client.sim("fault", endpoint="any", kind="status", user=MONICA)
+        match request_with:
+            case "code":
+                form = {"code": code, "redirect_uri": REDIRECT_URI}
+                status, _ = await client.token(grant_type="authorization_code", **form)
+            case "refresh_token":
+                status, _ = await client.refresh(tokens["refresh_token"])
+            case "revoked_token":
+                status, _ = await client.revoke(tokens["access_token"])
+            case _:
+                status, _ = await client.api("POST", "/users/me/meetings", topic="T")
+        client.simulator.faults.clear()
+        return status
+
+    assert await respond("omar@example.com") < 300
+    assert await respond(MONICA) == 503
 
 
 async def test_redirect_uses_the_configured_status_or_302(client: Client) -> None:

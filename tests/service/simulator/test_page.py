@@ -79,6 +79,7 @@ async def test_page_shows_connections_meetings_and_faults(client: Client, clock:
     )
     await client.sim("fault", endpoint="token", kind="delay", seconds=2, times=3)
     await client.sim("fault", endpoint="any", kind="redirect", times=-1)
+    await client.sim("fault", endpoint="users_me", kind="garbage", user=MONICA)
     page = await overview(client)
     monica = rows(page, "users")[0]
     access, refresh = issued["access_token"][-4:], issued["refresh_token"][-4:]
@@ -93,6 +94,7 @@ async def test_page_shows_connections_meetings_and_faults(client: Client, clock:
     assert rows(page, "faults") == [
         ["token", "delay", "3", "2 s"],
         ["any", "redirect", "unlimited", "to https://elsewhere.example/"],
+        ["users_me", "garbage", "1", f"for {MONICA}"],
     ]
     assert f"curl -X DELETE {client.simulator.url}/_sim/fault" in page
     clock.now += 3600

@@ -68,6 +68,8 @@ def test_invalid_arguments_raise_errors(zoom: RunningSimulator) -> None:
     for call in (zoom.connect, zoom.expire, lambda email: zoom.rename(email, "x@example.com")):
         with pytest.raises(UnknownUser):
             call("unknown@example.com")
+    with pytest.raises(UnknownUser):
+        zoom.add_fault("users_me", "status", user="unknown@example.com")
     with pytest.raises(ValueError, match="kind must be one of"):
         zoom.add_fault("token", "explode")
     with pytest.raises(ValueError, match="only moves forward"):

@@ -14,6 +14,7 @@ REQUESTS: list[tuple[str, dict[str, Any]]] = [
     ("event", {"event": "user.disassociated"}),
     ("rename_user", {"email": "monica.reyes@example.com"}),
     ("authorize", {"redirect_uri": REDIRECT_URI}),
+    ("fault", {"endpoint": "users_me", "kind": "status"}),
 ]
 
 

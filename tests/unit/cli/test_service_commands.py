@@ -364,3 +364,12 @@ async def test_simulated_users_are_renamed_by_commands(harness: Harness) -> None
     assert "already in use" in error
     renamed, _ = await zoomgate(harness, "simulator", "rename", OMAR, MONICA, "--json", *at)
     assert (json.loads(renamed)["email"], json.loads(renamed)["user_id"]) == (MONICA, "u-Omar-2Kd9")
+
+
+async def test_fault_for_a_user_is_injected_by_a_command(harness: Harness) -> None:
+    await harness.connect(OMAR)
+    options = ("--status", "503", "--user", MONICA, "--at", harness.simulator.url.removeprefix("http://"))
+    await zoomgate(harness, "simulator", "fault", "users_me", "status", *options)
+    await zoomgate(harness, "proxy", "get", OMAR, "/users/me")
+    failed, _ = await zoomgate(harness, "proxy", "get", MONICA, "/users/me", "-i", code=1)
+    assert failed.startswith(b"HTTP 503\n")

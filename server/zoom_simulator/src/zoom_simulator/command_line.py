@@ -227,11 +227,12 @@ def _common_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--status", type=int, help="HTTP status, for the kinds status, html and redirect.")
 @click.option("--seconds", type=float, help="Duration of a delay, in seconds.")
 @click.option("--location", help="Target URL of a redirect.")
+@click.option("--user", help="Email address of the only affected user.")
 @_common_options
 def fault(at: LoopbackAddress, as_json: bool, endpoint: str, kind: str | None, **fields: Any) -> None:
     """Inject faults of KIND at ENDPOINT; `off` clears all faults.
 
-    Example: zoomgate simulator fault token status --status 503 --times 3
+    Example: zoomgate simulator fault users_me status --status 401 --times 3 --user monica@example.com
     """
     if endpoint == "off":
         response = _call(at, "DELETE", "/_sim/fault")

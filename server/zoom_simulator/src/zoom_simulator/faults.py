@@ -3,15 +3,15 @@
 import asyncio
 import contextlib
 import math
-from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from zoom_simulator.options import SimulatedUser, email_key
 from zoom_simulator.request_log import current_reason, log_reason, mark_connection_cut
+from zoom_simulator.state import ZoomState
 
 KINDS = (
     "delay",
@@ -41,6 +41,7 @@ class Fault:
             For `status`, 401 is sent with Zoom's code 124.
         seconds: For `delay`: 0 to 600, in real time. Clearing the faults ends the delay early.
         location: For `redirect`: a URL of at most 2000 printable characters.
+        user: Email address of the user whose requests are affected, identified by their token or code; if empty, all requests are affected.
 
     Raises:
         ValueError: A field is out of range; the message names the field and the allowed values.
@@ -52,6 +53,7 @@ class Fault:
     status: int = 503
     seconds: float = 0.0
     location: str = "https://elsewhere.example/"
+    user: str = ""
 
     def __post_init__(self) -> None:
         for name, allowed in (("endpoint", ENDPOINTS), ("kind", KINDS)):
@@ -69,24 +71,26 @@ class Fault:
             raise ValueError("seconds must be a number from 0 to 600")
         if not isinstance(self.location, str) or not self.location.isprintable() or len(self.location) > 2000:
             raise ValueError("location must be a URL of at most 2000 printable characters")
+        if not isinstance(self.user, str):
+            raise ValueError("user must be an email address, or empty for all users")
 
 
 class Faults:
-    """The active faults, applied in the order in which they were added.
+    """The active faults, applied in the order in which they were added."""
 
-    Args:
-        counters: Counters of injected faults by kind.
-        wall: Function that returns the current time in seconds since 1970.
-    """
-
-    def __init__(self, counters: Counter[str], wall: Callable[[], float]) -> None:
-        self._counters = counters
-        self._wall = wall
+    def __init__(self, zoom: ZoomState) -> None:
+        self._zoom = zoom
         self._active: list[Fault] = []
         self._cleared = asyncio.Event()
 
     def add(self, fault: Fault) -> None:
-        """Add a fault."""
+        """Add a fault.
+
+        Raises:
+            UnknownUser: No user has the email address `Fault.user`.
+        """
+        if fault.user:
+            self._zoom.user(fault.user)
         self._active.append(fault)
 
     def active(self) -> tuple[Fault, ...]:
@@ -101,10 +105,10 @@ class Faults:
 
     async def apply(self, endpoint: str, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Handle a request, injecting the next fault for the endpoint, if any."""
-        fault = self._next_for(endpoint)
+        fault = self._next_for(endpoint, await self._user(request)) if self._active else None
         if fault is None:
             return await handler(request)
-        self._counters[f"faults.{fault.kind}"] += 1
+        self._zoom.counters[f"faults.{fault.kind}"] += 1
         prefix = f"injected fault {fault.kind}"
         log_reason(f"{prefix}: the request was not processed")
         match fault.kind:
@@ -136,14 +140,24 @@ class Faults:
                 status = fault.status if fault.status < 400 else 302
                 return web.Response(status=status, headers={"Location": fault.location})
             case "rate_limit_qps" | "rate_limit_daily":
-                return rate_limited(self._wall(), daily=fault.kind == "rate_limit_daily")
+                return rate_limited(self._zoom.wall(), daily=fault.kind == "rate_limit_daily")
             case _:
                 code = 124 if fault.status == 401 else fault.status  # 124: invalid access token
                 return web.json_response({"code": code, "message": "Injected"}, status=fault.status)
 
-    def _next_for(self, endpoint: str) -> Fault | None:
+    async def _user(self, request: web.Request) -> SimulatedUser | None:
+        """Return the user of the token or code in a request."""
+        form = await request.post()
+        tokens = (
+            request.headers.get("Authorization", "").partition(" ")[2],
+            *(str(form.get(name)) for name in ("code", "refresh_token", "token")),
+        )
+        return next((user for token in tokens if (user := self._zoom.token_user(token))), None)
+
+    def _next_for(self, endpoint: str, user: SimulatedUser | None) -> Fault | None:
+        key = email_key(user.email) if user else None
         for fault in self._active:
-            if fault.endpoint in ("any", endpoint):
+            if fault.endpoint in ("any", endpoint) and (not fault.user or email_key(fault.user) == key):
                 if fault.times > 0:
                     fault.times -= 1
                     if fault.times == 0:

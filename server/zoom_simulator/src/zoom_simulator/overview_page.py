@@ -107,15 +107,17 @@ def _faults(faults: Sequence[Fault], url: str) -> _Section:
 
 
 def _fault_details(fault: Fault) -> str:
+    details = []
     match fault.kind:
         case "delay":
-            return f"{fault.seconds:g} s"
+            details.append(f"{fault.seconds:g} s")
         case "status" | "html":
-            return f"status {fault.status}"
+            details.append(f"status {fault.status}")
         case "redirect":
-            return f"to {escaped(fault.location)}"
-        case _:
-            return _NONE
+            details.append(f"to {escaped(fault.location)}")
+    if fault.user:
+        details.append(f"for {_isolated(fault.user)}")
+    return ", ".join(details) or _NONE
 
 
 def _users(state: ZoomState, url: str) -> _Section:

@@ -53,7 +53,7 @@ class Simulator:
     ) -> None:
         self.options = options or SimulatorOptions()
         self.zoom = ZoomState(self.options, wall)
-        self.faults = Faults(self.zoom.counters, self.zoom.wall)
+        self.faults = Faults(self.zoom)
         self.log = RequestLog(self.zoom.wall)
         self.webhooks = Webhooks(self.options, self.zoom.wall, self.zoom.random)
         self._runner: web.AppRunner | None = None

@@ -134,6 +134,13 @@ class ZoomState:
         except KeyError:
             raise UnknownUser(email) from None
 
+    def token_user(self, token: str) -> SimulatedUser | None:
+        """Return the user of an access token, refresh token or authorization code, or None if it is not remembered."""
+        owner = (
+            self._grants_by_access_token.get(token) or self.refresh_tokens.get(token) or self.codes.get(token)
+        )
+        return None if owner is None else owner.user
+
     def add_user(self, user: SimulatedUser) -> None:
         """Add a user.
 

@@ -61,6 +61,7 @@ class RunningSimulator:
 
         Raises:
             TypeError, ValueError: A field is unknown or out of range.
+            UnknownUser: No user has the email address `user`.
         """
         fault = Fault(endpoint, kind, **fields)
         self._run_in_loop(lambda: self._simulator.faults.add(fault))
