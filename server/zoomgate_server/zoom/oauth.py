@@ -7,6 +7,7 @@ for malformed responses.
 
 import asyncio
 import contextlib
+import math
 from base64 import b64encode
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -59,7 +60,8 @@ class Timing:
 
     Attributes:
         connect: Maximum time for connecting.
-        total: Maximum time for a request. It is long, since aborting a refresh while Zoom processes it would lose the new tokens.
+        total: Maximum time for a call, including its repetitions with older client secrets. It is long, since aborting a refresh while
+            Zoom processes it would lose the new tokens.
         grace: Additional time after `total`. When a suspended process resumes, the timeout is due before the process has read a response
             that arrived in the meantime.
     """
@@ -98,9 +100,14 @@ class OAuthClient:
         self._redirect_uri = redirect_uri
         self._wall = wall
         self._timing = timing
+        self._closed_at = math.inf
         self._session = open_session(
             self._base, user_agent, aiohttp.ClientTimeout(connect=timing.connect), force_close=True
         )
+
+    def stop_after(self, seconds: float) -> None:
+        """Start no call later than this, so that no call is aborted by the end of the process. A later call is reported as not sent."""
+        self._closed_at = asyncio.get_running_loop().time() + seconds
 
     async def close(self) -> None:
         """Close the session."""
@@ -152,12 +159,25 @@ class OAuthClient:
     async def _send(
         self, endpoint: str, form: Mapping[str, str], needs_older_secret: Callable[..., bool]
     ) -> _Response | NotSent | Unknown:
-        """Send a form, and send it again with an older secret after a response that requires this."""
+        """Send a form, and send it again with an older secret after a response that requires this.
+
+        The form is sent again only while at least half of the time is left, since aborting the request could lose the new tokens.
+        """
         response: _Response | NotSent | Unknown = NotSent("no client secret")
-        for secret in self._secrets:
-            response = await self._post(endpoint, form, secret)
-            if isinstance(response, NotSent | Unknown) or not needs_older_secret(*response):
-                break
+        clock = asyncio.get_running_loop().time
+        started = clock()
+        if started >= self._closed_at:
+            return NotSent("the service is shutting down")
+        try:
+            async with self._limit():
+                for secret in self._secrets:
+                    if clock() - started > self._timing.total / 2:
+                        return NotSent("too little time left for an older client secret")
+                    response = await self._post(endpoint, form, secret)
+                    if isinstance(response, NotSent | Unknown) or not needs_older_secret(*response):
+                        break
+        except TimeoutError as error:
+            return Unknown(type(error).__name__)
         return response
 
     async def _post(
@@ -167,15 +187,12 @@ class OAuthClient:
         if self._session.closed:  # a call may still be running after the drain timeout
             return NotSent("the client was closed")
         try:
-            async with (
-                self._limit(),
-                self._session.post(
-                    URL(f"{self._base}/{endpoint}", encoded=True),
-                    data=form,
-                    headers={"Authorization": _basic(self._client_id, secret)},
-                    allow_redirects=False,
-                ) as response,
-            ):
+            async with self._session.post(
+                URL(f"{self._base}/{endpoint}", encoded=True),
+                data=form,
+                headers={"Authorization": _basic(self._client_id, secret)},
+                allow_redirects=False,
+            ) as response:
                 body = await bounded_body.read(response, MAX_BODY_BYTES)
                 return response.status, response.headers, body
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
@@ -185,7 +202,7 @@ class OAuthClient:
 
     @contextlib.asynccontextmanager
     async def _limit(self) -> AsyncIterator[None]:
-        """Raise TimeoutError after the maximum time for a request and the grace period, which starts when the event loop is running."""
+        """Raise TimeoutError after the maximum time for a call and the grace period, which starts when the event loop is running."""
         loop, timing = asyncio.get_running_loop(), self._timing
         async with asyncio.timeout(None) as timeout:
             timer = loop.call_later(timing.total, lambda: timeout.reschedule(loop.time() + timing.grace))

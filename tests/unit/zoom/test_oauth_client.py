@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 import orjson
 import pytest
 
-from support.raw_upstream import CUT, RawUpstream, raw_upstream
+from support.raw_upstream import CUT, Endless, RawUpstream, raw_upstream
 from zoomgate_server import settings
 from zoomgate_server.app import timing as app_timing
 from zoomgate_server.app.zoom_clients import open_clients
@@ -183,6 +183,82 @@ async def test_late_response_is_accepted_until_the_timeout(upstream: RawUpstream
     assert isinstance(await too_late, Unknown)
     assert len(upstream.requests) == 2
     await oauth.close()
+
+
+class FrozenLoop(asyncio.SelectorEventLoop):
+    """An event loop whose time passes only when a test advances it."""
+
+    now = 0.0
+
+    def time(self) -> float:
+        return self.now
+
+    async def advance(self, seconds: float) -> None:
+        self.now += seconds
+        for _ in range(100):
+            await asyncio.sleep(0)
+
+
+def respond_slowly(seconds: float, then: float) -> tuple[object, int, float]:
+    """Refresh with two secrets. Zoom rejects the newer secret after `seconds`, and does not respond to the older within `then` seconds.
+
+    Returns:
+        The outcome, the number of requests, and the duration.
+    """
+
+    async def refresh() -> tuple[object, int, float]:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, FrozenLoop)
+        async with raw_upstream() as upstream:
+            upstream.responses = [response(401, b'{"error":"invalid_client"}'), Endless(b"")]
+            oauth = client(upstream.url, "new", "old")
+            upstream.open.clear()
+            running = asyncio.create_task(oauth.refresh("r"))
+            while not upstream.requests:
+                await asyncio.sleep(0)
+            await loop.advance(seconds)
+            upstream.open.set()
+            while len(upstream.requests) < 2 and not running.done():
+                await asyncio.sleep(0)
+            await loop.advance(then)
+            await loop.advance(Timing().grace)
+            assert running.done()
+            await oauth.close()
+            return await running, len(upstream.requests), loop.now
+
+    with asyncio.Runner(loop_factory=FrozenLoop) as runner:
+        return runner.run(refresh())
+
+
+def test_all_secrets_of_a_call_share_one_deadline() -> None:
+    """Otherwise, a call could outlast the lease of its refresh."""
+    half = Timing().total / 2
+    outcome, requests, seconds = respond_slowly(half, then=half)
+    assert (type(outcome), requests) == (Unknown, 2)
+    assert seconds < app_timing.Timing().refreshes.call
+
+
+def test_older_secret_is_not_used_in_the_second_half_of_a_call() -> None:
+    """Little time would be left for the response, which may contain the only valid tokens."""
+    outcome, requests, _ = respond_slowly(Timing().total / 2 + 1.0, then=0.0)
+    assert (type(outcome), requests) == (NotSent, 1)
+
+
+async def test_nothing_is_sent_after_the_client_was_stopped(
+    oauth: OAuthClient, upstream: RawUpstream
+) -> None:
+    """A call that started earlier completes."""
+    upstream.responses = [response(200, ISSUED)]
+    upstream.open.clear()
+    running = asyncio.create_task(oauth.refresh("r"))
+    while not upstream.requests:
+        await asyncio.sleep(0)
+    oauth.stop_after(0.0)
+    for call in (oauth.refresh("r"), oauth.exchange_code("c", code_verifier=None), oauth.revoke("t")):
+        assert isinstance(await call, NotSent)
+    upstream.open.set()
+    assert isinstance(await running, Issued)
+    assert len(upstream.requests) == 1
 
 
 async def test_response_that_arrived_during_a_suspension_is_accepted() -> None:
