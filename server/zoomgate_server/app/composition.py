@@ -44,13 +44,7 @@ from zoomgate_server.watch.change_feed import ChangeFeed
 from zoomgate_server.watch.watchers import Watchers
 from zoomgate_server.webhooks.receiver import WebhookReceiver
 from zoomgate_server.webhooks.seen_events import SeenEvents
-
-REFRESH_DRAIN_SECONDS = 40.0
-"""Maximum time, in seconds, for running refreshes to finish. A call to Zoom's token endpoint takes at most 35 seconds."""
-
-DISCONNECTION_DRAIN_SECONDS = 5.0
-"""Maximum time, in seconds, for running disconnections and revocations to finish. Unfinished revocations are retried after the next
-start."""
+from zoomgate_server.zoom.oauth import OAuthClient
 
 _log = logs.get("zoomgate.app")
 
@@ -75,6 +69,8 @@ class Components:
     auth: AuthService
     meetings: MeetingsService
     proxy: ProxyService
+    oauth: OAuthClient
+    timing: Timing
 
     @classmethod
     async def build(
@@ -243,6 +239,8 @@ class Components:
                 },
             ),
             proxy=ProxyService(zoom_calls=zoom_calls, api_url=settings.zoom_api_url),
+            oauth=oauth,
+            timing=timing,
         )
 
     def background_tasks(self) -> dict[str, background_tasks.TaskFactory]:
@@ -261,12 +259,16 @@ class Components:
 
     async def drain(self) -> None:
         """Wait for running background tasks, since tokens issued by Zoom must be stored before the store closes."""
+        now = asyncio.get_running_loop().time
+        deadline = now() + self.timing.drain
+        self.oauth.stop_after(self.timing.drain - self.timing.refreshes.call)
         tasks = (self.authorizations.tasks, self.importer.tasks, self.journal_recovery.tasks)
-        drains = (self.refresher.drain, *(running.drain for running in tasks))
-        if not all(await asyncio.gather(*(drain(REFRESH_DRAIN_SECONDS) for drain in drains))):
+        if not all(
+            await asyncio.gather(*(storing.drain(deadline - now()) for storing in (self.refresher, *tasks)))
+        ):
             _log.error("drain.incomplete", refreshes=self.refresher.running)
         revoking = (self.disconnector.tasks, self.revoker.tasks)
-        await asyncio.gather(*(tasks.drain(DISCONNECTION_DRAIN_SECONDS) for tasks in revoking))
+        await asyncio.gather(*(tasks.drain(deadline - now()) for tasks in revoking))
         await self.retention.tasks.drain()
 
 

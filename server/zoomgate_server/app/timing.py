@@ -22,8 +22,14 @@ from zoomgate_server.zoom import oauth
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """The timing of each component."""
+    """The timing of each component, in seconds.
 
+    Attributes:
+        drain: Maximum time for token requests, and for storing their results, after all calls have ended. A token request starts only if
+            it is certain to end within this time.
+    """
+
+    drain: float = 40.0
     audit: trail.Timing = trail.Timing()
     calls: authentication.Timing = authentication.Timing()
     disconnections: disconnection.Timing = disconnection.Timing()

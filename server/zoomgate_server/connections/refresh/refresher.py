@@ -34,7 +34,7 @@ from zoomgate_server.storage.record_store import StoreError
 from zoomgate_server.telemetry import logs
 from zoomgate_server.telemetry.background_tasks import TaskSet
 from zoomgate_server.telemetry.metrics import Metrics
-from zoomgate_server.zoom.token_outcome import AppRejected, BadResponse, NotSent, Throttled, TokenOutcome
+from zoomgate_server.zoom.token_outcome import AppRejected, BadResponse, Throttled, TokenOutcome
 
 _Outcome = Literal[
     "refreshed",
@@ -126,7 +126,6 @@ class Refresher:
         self._in_flight: dict[str, _InFlightRefresh] = {}
         self._attempts: set[_InFlightRefresh] = set()
         self._tasks = TaskSet()
-        self._draining = False
 
     async def refresh(
         self, user_email: str, *, seen_generation: int, deadline: float, forced: bool = False
@@ -205,11 +204,7 @@ class Refresher:
             await asyncio.sleep(self._config.timing.age_report_interval)
 
     async def drain(self, seconds: float) -> bool:
-        """Wait at most `seconds` until all running attempts have finished. Return whether all of them finished.
-
-        After this call, a lost response is not retried, because a second call to Zoom could exceed the drain timeout.
-        """
-        self._draining = True
+        """Wait at most `seconds` until all running attempts have finished. Return whether all of them finished."""
         return await self._tasks.drain(seconds)
 
     def _start(self, user_email: str, seen_generation: int, *, forced: bool) -> _InFlightRefresh:
@@ -312,8 +307,6 @@ class Refresher:
                 return await self._connections.write(record)
             case refresh_protocol.Now():
                 return self._clock.monotonic()
-            case refresh_protocol.ExchangeRefreshToken() if self._draining and in_flight.called_zoom:
-                return NotSent("the service is shutting down")
             case refresh_protocol.ExchangeRefreshToken(refresh_token):
                 if in_flight.pending_since is None:
                     in_flight.pending_since = self._clock.monotonic()
