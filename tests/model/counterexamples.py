@@ -104,6 +104,12 @@ BY_MUTANT: dict[str, History] = {
         ("fault", 1, "response_lost"),
     ],
     "lease_expiry_not_checked": [("world", True, True), ("request",), ("run", 2, 2), ("time", 300.0)],
+    "unconfirmed_lease_not_read_again": [
+        ("world", True, True),
+        ("request",),
+        ("run", 0, 1),
+        ("fault", 0, "store_after"),
+    ],
 }
 
 REGRESSIONS: dict[str, History] = {

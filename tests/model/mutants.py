@@ -120,6 +120,7 @@ MUTANTS = (
         "if now - lease.snapshot.monotonic > timing.lease - timing.call - timing.margin:",
         "if False:",
     ),
+    Mutant("unconfirmed_lease_not_read_again", "rev, write_failed = None, True", "return StoreFailed()"),
 )
 """Mutants of the protocol, for the histories of `model.world`."""
 

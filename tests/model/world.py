@@ -96,6 +96,8 @@ class Attempt:
         received: The refresh tokens that Zoom issued to the attempt.
         leased_at: Time when the attempt last wrote its lease, or None if it has written none.
         checked_at: Time when the attempt last read the clock.
+        exchanges: Number of calls to Zoom.
+        store_faults: Number of injected store failures.
     """
 
     name: str
@@ -104,6 +106,8 @@ class Attempt:
     received: set[str]
     leased_at: float | None = None
     checked_at: float = 0.0
+    exchanges: int = 0
+    store_faults: int = 0
     verdict: Any = None
 
 
@@ -178,6 +182,7 @@ class World:
 
     def _check_lease(self, attempt: Attempt) -> None:
         """Check that a token is exchanged only while a confirmed lease is held, and that the lease does not expire during the call."""
+        attempt.exchanges += 1
         if attempt.leased_at is None:
             raise InvariantViolation("a token was exchanged without a lease")
         if attempt.checked_at - attempt.leased_at > TIMING.lease - TIMING.call:
@@ -213,16 +218,26 @@ class World:
             elif store and fault in ("store_before", "store_after"):
                 if fault == "store_after":
                     self.perform(attempt)
+                attempt.store_faults += 1
                 attempt.effect = attempt.protocol.throw(StoreError("injected"))
             elif isinstance(effect, protocol.Put) and fault == "write_retried":
                 # the driver repeats a write whose response was lost; the second write conflicts with the first
                 self.perform(attempt)
+                attempt.store_faults += 1
                 attempt.effect = attempt.protocol.send(None)
             else:
                 attempt.effect = attempt.protocol.send(self.perform(attempt))
         except StopIteration as end:
             attempt.verdict = end.value
             self.attempts.remove(attempt)
+            self._check_orphaned_lease(attempt)
+
+    def _check_orphaned_lease(self, attempt: Attempt) -> None:
+        """Check that a single store failure before the call to Zoom leaves no lease, which would block the user until it expires."""
+        gave_up = isinstance(attempt.verdict, self.protocol.StoreFailed) and not attempt.exchanges
+        lease = self.record.lease
+        if gave_up and attempt.store_faults == 1 and lease is not None and lease.holder == attempt.name:
+            raise InvariantViolation("an attempt gave up although it held the lease")
 
     # -- actions -----------------------------------------------------------------------------------------
 

@@ -26,7 +26,6 @@ from zoomgate_server.app.timing import Timing
 from zoomgate_server.clock import SystemClock
 from zoomgate_server.connections import record as connection_record
 from zoomgate_server.connections.record import ConnectionRecord, PendingAttempt
-from zoomgate_server.connections.refresh import protocol
 from zoomgate_server.encryption import key_file
 from zoomgate_server.encryption.envelope import Envelope
 from zoomgate_server.rpc.middleware import authentication
@@ -228,12 +227,10 @@ async def test_refresh_token_that_is_not_rotated_is_reused(
     assert zoomgate.stat("token.refresh_token.refused") == 0
 
 
-@pytest.mark.parametrize("after_effect", [False, True])
-@pytest.mark.parametrize("which", ["lease", "commit"])
+@pytest.mark.parametrize(("which", "after_effect"), [("lease", False), ("commit", False), ("commit", True)])
 async def test_failed_write_loses_no_token(place: Place, which: str, after_effect: bool) -> None:
     """If the lease cannot be written, Zoom is not called. If the commit fails, the new pair is still stored, as one generation."""
-    timing = Timing(refreshes=protocol.Timing(lease=1.0, call=0.5, margin=0.0))
-    async with running(place.folder, environ=place.environ, timing=timing) as zoomgate:
+    async with running(place.folder, environ=place.environ) as zoomgate:
         await zoomgate.connect()
         writes = 0
 
@@ -257,6 +254,15 @@ async def test_failed_write_loses_no_token(place: Place, which: str, after_effec
                 generation = 3
             assert (await refresh(zoomgate)).generation == generation
         assert refresh_calls(zoomgate) == generation - 1
+
+
+async def test_lease_is_used_although_the_response_to_its_write_was_lost(place: Place) -> None:
+    """Otherwise, no process would refresh the token until the lease expires."""
+    async with running(place.folder, environ=place.environ) as zoomgate:
+        await zoomgate.connect()
+        zoomgate.store.fail("put", 1, after_effect=True)
+        assert (await refresh(zoomgate)).generation == 2
+        assert refresh_calls(zoomgate) == 1
 
 
 class JumpingClock(SystemClock):

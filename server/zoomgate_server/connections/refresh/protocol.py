@@ -283,7 +283,7 @@ def refresh(request: RefreshRequest) -> Protocol:
             if now - lease.snapshot.monotonic > timing.lease - timing.call - timing.margin:
                 expiring = Unknown("the lease would expire during the call")
                 yield from _release(request, lease, expiring, now, response_lost=response_lost)
-                return LeaseHeld(retry_after=1.0)
+                return Failed(expiring) if response_lost else LeaseHeld(retry_after=1.0)
             outcome = yield from _exchange(candidate)
             if not isinstance(outcome, Unknown):
                 break
@@ -346,6 +346,7 @@ def _candidates(record: ConnectionRecord) -> tuple[str, ...]:
 def _acquire(request: RefreshRequest) -> Generator[Effect, EffectResult, _AcquiredLease | Verdict]:
     """Write and return the lease, or return the verdict if no token is to be exchanged."""
     previous: Snapshot | None = None
+    write_failed = False
     while True:
         try:
             snapshot = yield from _read()
@@ -355,8 +356,10 @@ def _acquire(request: RefreshRequest) -> Generator[Effect, EffectResult, _Acquir
         if record is None:
             return NotRefreshable(None)
         if previous is not None and record.lease is not None and record.lease.holder == request.attempt_id:
-            # the first write of the lease succeeded, but the driver repeated it, and the repetition was reported as a conflict
+            # the lease was written, but its confirmation was lost, or the driver repeated the write and found a conflict
             return _AcquiredLease(record, previous)
+        if write_failed:
+            return StoreFailed()
         previous = snapshot
         verdict = _not_refreshable(request, record, now)
         if isinstance(verdict, RateLimited):
@@ -377,7 +380,7 @@ def _acquire(request: RefreshRequest) -> Generator[Effect, EffectResult, _Acquir
         try:
             rev = yield from _put(leased)
         except StoreError:
-            return StoreFailed()  # if the lease was written, it expires by itself
+            rev, write_failed = None, True
         if rev is not None:
             return _AcquiredLease(replace(leased, rev=rev), snapshot)
 

@@ -395,6 +395,16 @@ async def test_lost_response_is_recorded_if_its_retry_is_not_sent(world: World) 
     assert len(stored.pending_attempts) == 1
 
 
+async def test_lost_response_ends_the_attempt_if_the_lease_does_not_cover_a_retry(tmp_path: Path) -> None:
+    """The token is not sent again until a caller asks for the next attempt."""
+    world = await create_world(tmp_path, timing=Timing(lease=Timing().call + Timing().margin + 1.0))
+    world.zoom.loses_responses = True
+    with pytest.raises(ZoomUnavailable):
+        await world.refresh()
+    assert world.zoom.calls == 1
+    await world.journal.close()
+
+
 def test_repr_of_effects_contains_no_token() -> None:
     tokens = TokenPair("canary-a", "canary-r", "bearer", "", "", 0.0, 0.0)
     entry = Entry("attempt", Origin.REFRESH, USER, "grant", 1, tokens, 1)
