@@ -15,6 +15,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from resilience.place import APP, Place
+from support.clock import AdvancingClock
 from support.faulty_store import Gate
 from support.harness import MONICA, Harness, running, serving
 from zoom_simulator import RefreshTokenReuse, Rules, Simulator, SimulatorOptions
@@ -26,6 +27,7 @@ from zoomgate_server.app.timing import Timing
 from zoomgate_server.clock import SystemClock
 from zoomgate_server.connections import record as connection_record
 from zoomgate_server.connections.record import ConnectionRecord, PendingAttempt
+from zoomgate_server.connections.refresh import protocol
 from zoomgate_server.encryption import key_file
 from zoomgate_server.encryption.envelope import Envelope
 from zoomgate_server.rpc.middleware import authentication
@@ -160,18 +162,21 @@ async def test_ambiguous_rejection_is_not_final_and_costs_one_call(
         assert refresh_calls(zoomgate) == 2
 
 
-async def test_lost_responses_are_retried_twice_and_then_reported(zoomgate: Harness) -> None:
+async def test_lost_responses_are_retried_twice_and_then_reported(place: Place) -> None:
     """All three responses to the first call are lost. Later calls report Zoom's rejection of the token as OUTCOME_LOST, counted once."""
-    await zoomgate.connect()
-    zoomgate.simulator.faults.add(Fault("token", "cut_after", times=3))
-    assert (await zoomgate.error_of(zoomgate.auth.RefreshToken, REFRESH_REQUEST)).short == ZOOM
-    assert refresh_calls(zoomgate) == 3
-    assert await state(zoomgate) == "ACTIVE"
-    for _ in range(2):
-        refusal = await zoomgate.error_of(zoomgate.auth.RefreshToken, REFRESH_REQUEST)
-        assert (*refusal.short, refusal.metadata["cause"]) == (*REAUTH, "OUTCOME_LOST")
-    assert refresh_calls(zoomgate) == 4
-    assert await metric(zoomgate, "zoomgate_refresh_outcomes_lost_total") == 1
+    clock = AdvancingClock()
+    async with running(place.folder, environ=place.environ, clock=clock) as zoomgate:
+        await zoomgate.connect()
+        zoomgate.simulator.faults.add(Fault("token", "cut_after", times=3))
+        assert (await zoomgate.error_of(zoomgate.auth.RefreshToken, REFRESH_REQUEST)).short == ZOOM
+        assert refresh_calls(zoomgate) == 3
+        assert await state(zoomgate) == "ACTIVE"
+        clock.ahead += protocol.Timing().first_backoff
+        for _ in range(2):
+            refusal = await zoomgate.error_of(zoomgate.auth.RefreshToken, REFRESH_REQUEST)
+            assert (*refusal.short, refusal.metadata["cause"]) == (*REAUTH, "OUTCOME_LOST")
+        assert refresh_calls(zoomgate) == 4
+        assert await metric(zoomgate, "zoomgate_refresh_outcomes_lost_total") == 1
 
 
 async def test_unambiguous_rejection_is_final(zoomgate: Harness) -> None:

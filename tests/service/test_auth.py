@@ -9,6 +9,7 @@ import pytest
 from google.protobuf import struct_pb2
 from yarl import URL
 
+from support.clock import AdvancingClock
 from support.harness import (
     BASIL,
     MONICA,
@@ -26,6 +27,7 @@ from zoom_simulator import RefreshTokenReuse, Rules, SimulatorOptions
 from zoom_simulator.faults import Fault
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1.connection_pb2 import Connection
+from zoomgate_server.connections.refresh.protocol import Timing
 from zoomgate_server.storage.record_store import StoreError
 
 CALLERS_PAGE = {"ZOOMGATE_REDIRECT_URI": "http://127.0.0.1:9/zoom-done"}
@@ -148,17 +150,18 @@ async def test_revoked_grant_requires_consent_and_consent_restores_it(zoomgate: 
 
 
 @pytest.mark.parametrize("kind", ["status", "html", "garbage", "cut_before"])
-async def test_token_endpoint_outage_retains_the_connection(zoomgate: Harness, kind: str) -> None:
+async def test_token_endpoint_outage_retains_the_connection(tmp_path: Path, kind: str) -> None:
     """5xx, HTML, incomplete JSON and interrupted connections are reported as UNAVAILABLE."""
-    await zoomgate.connect()
-    zoomgate.simulator.faults.add(Fault("token", kind, times=-1, status=503))
-    refusal = await zoomgate.error_of(zoomgate.auth.RefreshToken, pb.RefreshTokenRequest(user_email=MONICA))
-    assert refusal.short == ("UNAVAILABLE", "ZOOM_UNAVAILABLE")
-    assert refusal.retry_after is not None
-    zoomgate.simulator.faults.clear()
-    assert (
-        await zoomgate.call(zoomgate.auth.RefreshToken, pb.RefreshTokenRequest(user_email=MONICA))
-    ).token.generation == 2
+    request, clock = pb.RefreshTokenRequest(user_email=MONICA), AdvancingClock()
+    async with running(tmp_path / "data", clock=clock) as zoomgate:
+        await zoomgate.connect()
+        zoomgate.simulator.faults.add(Fault("token", kind, times=-1, status=503))
+        refusal = await zoomgate.error_of(zoomgate.auth.RefreshToken, request)
+        assert refusal.short == ("UNAVAILABLE", "ZOOM_UNAVAILABLE")
+        assert refusal.retry_after is not None
+        zoomgate.simulator.faults.clear()
+        clock.ahead += refusal.retry_after
+        assert (await zoomgate.call(zoomgate.auth.RefreshToken, request)).token.generation == 2
 
 
 async def test_lost_response_requires_consent_if_zoom_rejects_the_previous_token(zoomgate: Harness) -> None:
@@ -180,17 +183,18 @@ async def test_lost_response_is_recovered_if_zoom_accepts_the_previous_token(zoo
         assert response.token.generation == 2
 
 
-async def test_rejected_client_secret_retains_the_connection(zoomgate: Harness) -> None:
+async def test_rejected_client_secret_retains_the_connection(tmp_path: Path) -> None:
     """The refresh call fails with INTERNAL."""
-    await zoomgate.connect()
-    right = zoomgate.simulator.zoom.options
-    zoomgate.simulator.zoom.options = SimulatorOptions(port=0, client_secret="rotated-secret-value")
-    refusal = await zoomgate.error_of(zoomgate.auth.RefreshToken, pb.RefreshTokenRequest(user_email=MONICA))
-    assert refusal.short == ("INTERNAL", "APP_CREDENTIALS_REJECTED")
-    zoomgate.simulator.zoom.options = right
-    assert (
-        await zoomgate.call(zoomgate.auth.RefreshToken, pb.RefreshTokenRequest(user_email=MONICA))
-    ).token.generation == 2
+    request, clock = pb.RefreshTokenRequest(user_email=MONICA), AdvancingClock()
+    async with running(tmp_path / "data", clock=clock) as zoomgate:
+        await zoomgate.connect()
+        right = zoomgate.simulator.zoom.options
+        zoomgate.simulator.zoom.options = SimulatorOptions(port=0, client_secret="rotated-secret-value")
+        refusal = await zoomgate.error_of(zoomgate.auth.RefreshToken, request)
+        assert refusal.short == ("INTERNAL", "APP_CREDENTIALS_REJECTED")
+        zoomgate.simulator.zoom.options = right
+        clock.ahead += Timing().first_backoff
+        assert (await zoomgate.call(zoomgate.auth.RefreshToken, request)).token.generation == 2
 
 
 async def test_rate_limited_refresh_returns_a_retry_delay(zoomgate: Harness) -> None:

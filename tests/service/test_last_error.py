@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from support.clock import AdvancingClock
 from support.harness import MONICA, Harness, running, serving
 from support.raw_upstream import http_response, raw_upstream
 from zoom_simulator import Simulator, SimulatorOptions
@@ -13,6 +14,7 @@ from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1 import proxy_service_pb2 as proxy
 from zoomgate.v1.connection_pb2 import Connection
 from zoomgate.v1.error_reason_pb2 import ErrorReason
+from zoomgate_server.zoom import retry_after
 
 NO_REFRESH_INTERVAL = {"ZOOMGATE_FORCED_REFRESH_SECONDS": "0"}
 REFRESH = pb.RefreshTokenRequest(user_email=MONICA)
@@ -52,7 +54,8 @@ async def test_last_error_is_set_by_a_failure_and_cleared_by_a_success(
     tmp_path: Path, failure: Callable[[Harness], None], reason: str
 ) -> None:
     """The tested failures are not specific to the user, so the connection remains active."""
-    async with running(tmp_path / "data", environ=NO_REFRESH_INTERVAL) as zoomgate:
+    clock = AdvancingClock()
+    async with running(tmp_path / "data", environ=NO_REFRESH_INTERVAL, clock=clock) as zoomgate:
         await zoomgate.connect()
         options = zoomgate.simulator.zoom.options
         before = await get_connection(zoomgate)
@@ -66,6 +69,7 @@ async def test_last_error_is_set_by_a_failure_and_cleared_by_a_success(
         assert (failed.state, failed.generation) == (Connection.STATE_ACTIVE, 1)
         zoomgate.simulator.faults.clear()
         zoomgate.simulator.zoom.options = options
+        clock.ahead += retry_after.MAX_SECONDS
         await zoomgate.call(zoomgate.auth.RefreshToken, REFRESH)
         recovered = await get_connection(zoomgate)
         assert (recovered.generation, recovered.HasField("last_error")) == (2, False)

@@ -7,16 +7,20 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from support.harness import Harness, RpcError, running, serving
+from support.clock import AdvancingClock
+from support.harness import MONICA, OMAR, Harness, RpcError, running, serving
 from zoom_simulator import Simulator, SimulatorOptions
 from zoom_simulator.faults import Fault
 from zoom_simulator.options import DEFAULT_USERS, SimulatedUser
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1.connection_pb2 import Connection
 from zoomgate_server.connections.refresh.circuit_breaker import (
-    MAX_APP_REJECTIONS,
+    APP_REJECTION_USERS,
     MAX_THROTTLED_PAUSE_SECONDS,
+    UNREACHABLE_PAUSE_SECONDS,
+    UNREACHABLE_USERS,
 )
+from zoomgate_server.connections.refresh.protocol import Timing
 
 USERS = tuple(f"user{number}@example.com" for number in range(6))
 OPTIONS = SimulatorOptions(port=0, users=(*DEFAULT_USERS, *(SimulatedUser(email) for email in USERS)))
@@ -67,7 +71,7 @@ async def test_wrong_client_secret_opens_the_circuit_breaker_and_changes_no_conn
             for user in USERS:
                 error = await failed_refresh(zoomgate, user)
                 assert error.short == ("INTERNAL", "APP_CREDENTIALS_REJECTED")
-            assert zoomgate.stat("token.refresh_token.refused") == MAX_APP_REJECTIONS
+            assert zoomgate.stat("token.refresh_token.refused") == APP_REJECTION_USERS
             assert await is_circuit_breaker_open(zoomgate)
             await check_connections_unchanged(zoomgate)
         async with serving(zoom, tmp_path / "data") as zoomgate:
@@ -76,7 +80,7 @@ async def test_wrong_client_secret_opens_the_circuit_breaker_and_changes_no_conn
 
 
 async def test_daily_limit_of_zoom_stops_refreshes_for_at_most_15_minutes(tmp_path: Path) -> None:
-    """The second consecutive 429 response opens the circuit breaker for at most 15 minutes, even though the daily limit lasts longer."""
+    """The 429 response to a second user opens the circuit breaker for at most 15 minutes, even though the daily limit lasts longer."""
     async with running(tmp_path / "data", simulator=OPTIONS) as zoomgate:
         await connect_all(zoomgate)
         zoomgate.simulator.faults.add(Fault("token", "rate_limit_daily", times=-1))
@@ -97,12 +101,75 @@ async def test_outage_causes_few_calls_and_changes_no_connection(tmp_path: Path,
     async with running(tmp_path / "data", simulator=OPTIONS, environ=NO_REFRESH_INTERVAL) as zoomgate:
         await connect_all(zoomgate)
         zoomgate.simulator.faults.add(Fault("token", kind, times=-1, status=502))
-        first = await asyncio.gather(*(failed_refresh(zoomgate, user) for user in USERS[:2]))
+        first = await asyncio.gather(*(failed_refresh(zoomgate, user) for user in USERS[:UNREACHABLE_USERS]))
         later = await asyncio.gather(*(failed_refresh(zoomgate, user) for user in USERS for _ in range(20)))
         assert {error.short for error in (*first, *later)} == {("UNAVAILABLE", "ZOOM_UNAVAILABLE")}
         assert all((error.retry_after or 0) > 0 for error in (*first, *later))
-        assert zoomgate.stat(f"faults.{kind}") == 2 * 3
+        assert zoomgate.stat(f"faults.{kind}") == UNREACHABLE_USERS * 3
         await check_connections_unchanged(zoomgate)
+
+
+async def test_user_whose_refresh_failed_backs_off_alone(tmp_path: Path) -> None:
+    """Within the pause, calls for the user fail with the same error, without a store or Zoom call. Other users are refreshed."""
+    clock = AdvancingClock()
+    async with running(tmp_path / "data", environ=NO_REFRESH_INTERVAL, clock=clock) as zoomgate:
+        for user in (MONICA, OMAR):
+            await zoomgate.connect(user)
+        zoomgate.simulator.faults.add(Fault("token", "cut_before", times=3))
+        first = await failed_refresh(zoomgate, MONICA)
+        writes = zoomgate.store.calls["put"]
+        repeated = await failed_refresh(zoomgate, MONICA)
+        assert repeated.short == first.short == ("UNAVAILABLE", "ZOOM_UNAVAILABLE")
+        assert 0 < (repeated.retry_after or 0.0) <= Timing().first_backoff
+        assert zoomgate.store.calls["put"] == writes
+        assert zoomgate.stat("faults.cut_before") == 3
+        assert zoomgate.stat("token.refresh_token.issued") == 0
+        assert await refresh(zoomgate, OMAR) == 2
+        clock.ahead += Timing().first_backoff
+        assert await refresh(zoomgate, MONICA) == 2
+
+
+async def test_retry_after_of_zoom_delays_only_the_limited_user(tmp_path: Path) -> None:
+    async with running(tmp_path / "data", environ=NO_REFRESH_INTERVAL) as zoomgate:
+        for user in (MONICA, OMAR):
+            await zoomgate.connect(user)
+        zoomgate.simulator.faults.add(Fault("token", "rate_limit_daily"))
+        first = await failed_refresh(zoomgate, MONICA)
+        repeated = await failed_refresh(zoomgate, MONICA)
+        assert repeated.short == first.short == ("RESOURCE_EXHAUSTED", "ZOOM_RATE_LIMITED")
+        assert Timing().first_backoff < (repeated.retry_after or 0.0) <= (first.retry_after or 0.0)
+        assert await refresh(zoomgate, OMAR) == 2
+
+
+@pytest.mark.parametrize(
+    ("environ", "refreshes", "response"),
+    [
+        (NO_REFRESH_INTERVAL | {"ZOOMGATE_MAX_REFRESHES_PER_HOUR": "2"}, 2, "SERVER_OVERLOADED"),
+        ({"ZOOMGATE_FORCED_REFRESH_SECONDS": "3600"}, 1, ""),
+    ],
+    ids=["hourly limit", "refreshed recently"],
+)
+async def test_refresh_that_does_not_call_zoom_does_not_keep_the_circuit_breaker_open(
+    tmp_path: Path, environ: dict[str, str], refreshes: int, response: str
+) -> None:
+    """Calls for such a user in a loop do not prevent the probe, by which another user's refresh closes the circuit breaker."""
+    clock = AdvancingClock()
+    async with running(tmp_path / "data", simulator=OPTIONS, environ=environ, clock=clock) as zoomgate:
+        await connect_all(zoomgate)
+        await zoomgate.connect(MONICA)
+        for generation in range(refreshes):
+            assert await refresh(zoomgate, MONICA) == generation + 2
+        zoomgate.simulator.faults.add(Fault("token", "cut_before", times=3 * UNREACHABLE_USERS))
+        await asyncio.gather(*(failed_refresh(zoomgate, user) for user in USERS[:UNREACHABLE_USERS]))
+        assert await is_circuit_breaker_open(zoomgate)
+        clock.ahead += UNREACHABLE_PAUSE_SECONDS
+        for _ in range(3):
+            if response:
+                assert (await failed_refresh(zoomgate, MONICA)).reason == response
+            else:
+                assert await refresh(zoomgate, MONICA) == refreshes + 1
+        assert await refresh(zoomgate, USERS[-1]) == 2
+        assert not await is_circuit_breaker_open(zoomgate)
 
 
 async def test_client_secret_is_changed_without_interruption(tmp_path: Path) -> None:

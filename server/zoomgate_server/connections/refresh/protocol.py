@@ -83,6 +83,8 @@ class Timing:
         margin: Safety margin at the end of a lease. No call to Zoom may be running during this time.
         grace: Time for which an attempt with an unknown outcome prevents a rejection from being accepted.
         lease_poll_interval: Maximum pause between two checks of a lease that another process holds.
+        first_backoff: Pause of a user after a failed refresh. The pause doubles with each failure.
+        longest_backoff: Maximum pause of a user after failed refreshes, unless Zoom requests a longer one.
         age_report_interval: Time between two reports of the age of the oldest attempt.
     """
 
@@ -91,6 +93,8 @@ class Timing:
     margin: float = 5.0
     grace: float = 180.0
     lease_poll_interval: float = 0.25
+    first_backoff: float = 1.0
+    longest_backoff: float = 300.0
     age_report_interval: float = 1.0
 
 

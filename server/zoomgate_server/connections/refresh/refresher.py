@@ -15,6 +15,7 @@ from zoomgate_server.clock import Clock
 from zoomgate_server.connections.record import Cause, ConnectionRecord, State
 from zoomgate_server.connections.refresh import protocol as refresh_protocol
 from zoomgate_server.connections.refresh.circuit_breaker import CircuitBreaker
+from zoomgate_server.connections.refresh.user_backoff import UserBackoff
 from zoomgate_server.connections.repository import ConnectionRepository
 from zoomgate_server.connections.token_journal import Entry, TokenJournal
 from zoomgate_server.connections.token_pair import TokenPair
@@ -52,6 +53,7 @@ _Outcome = Literal[
     "record_error",
     "alternate_pair_kept",
     "circuit_breaker_open",
+    "user_backoff",
 ]
 OUTCOMES = get_args(_Outcome)
 """All outcomes of attempts, as used in metrics and the log."""
@@ -70,7 +72,7 @@ class _InFlightRefresh:
         waiting: Number of callers that wait for the attempt.
         resumed: Whether the attempt stores the tokens of a crashed process.
         pending_since: Reading of the monotonic clock when a refresh token was first sent, or when a resumed attempt started; None before.
-        called_zoom: Whether a call to Zoom has completed, with any outcome.
+        called_zoom: Whether a refresh token was sent, with any outcome.
     """
 
     user_email: str
@@ -119,6 +121,7 @@ class Refresher:
         self._revoke_unused = revoke_unused
         self._journal = journal
         self._breaker = CircuitBreaker(clock, self._report_circuit_breaker)
+        self._backoff = UserBackoff(clock, config.timing)
         self._clock = clock
         self._metrics = metrics
         self._audit = audit
@@ -152,7 +155,7 @@ class Refresher:
         while True:
             joined = self._in_flight.get(user_email)
             if joined is None:
-                self._check_breaker()
+                self._check_recent_failures(user_email)
             in_flight = joined or self._start(user_email, seen_generation, forced=forced)
             in_flight.waiting += 1
             try:
@@ -180,9 +183,9 @@ class Refresher:
 
     def check_circuit_breaker(self) -> None:
         """Raise the error for the outcome that opened the circuit breaker, if its pause is not over."""
-        paused = self._breaker.pause()
-        if paused is not None:
-            raise _failure(paused[0], retry_after=paused[1])[1]
+        opened = self._breaker.open_for()
+        if opened is not None:
+            raise _failure(opened[0], retry_after=opened[1])[1]
 
     def is_leased(self, record: ConnectionRecord, now: float) -> bool:
         """Return whether any process is refreshing the token of a record, read at the store's time `now`."""
@@ -308,11 +311,14 @@ class Refresher:
             case refresh_protocol.Now():
                 return self._clock.monotonic()
             case refresh_protocol.ExchangeRefreshToken(refresh_token):
+                # a repetition is sent in any case, since only Zoom's response can show whether the first request used the token
+                if not in_flight.called_zoom and (failure := self._breaker.admit()) is not None:
+                    return failure
+                in_flight.called_zoom = True
                 if in_flight.pending_since is None:
                     in_flight.pending_since = self._clock.monotonic()
                 outcome = await self._exchange(refresh_token)
-                in_flight.called_zoom = True
-                self._breaker.record(outcome)
+                self._breaker.record(in_flight.user_email, outcome)
                 return outcome
             case refresh_protocol.AppendJournal(entry):
                 in_flight.issued = entry.tokens
@@ -325,13 +331,15 @@ class Refresher:
                 await asyncio.sleep(seconds)
                 return None
 
-    def _check_breaker(self) -> None:
-        """If the circuit breaker is open, raise the error for the outcome that opened the breaker."""
-        opened = self._breaker.open_for()
-        if opened is not None:
-            outcome, seconds = opened
-            self._metrics.refreshes.labels("circuit_breaker_open").inc()
-            raise _failure(outcome, retry_after=seconds)[1]
+    def _check_recent_failures(self, user_email: str) -> None:
+        """Raise the error of the latest failure while the circuit breaker is open or the user backs off."""
+        for label, failure in (
+            ("circuit_breaker_open", self._breaker.open_for()),
+            ("user_backoff", self._backoff.remaining(user_email)),
+        ):
+            if failure is not None:
+                self._metrics.refreshes.labels(label).inc()
+                raise _failure(failure[0], retry_after=failure[1])[1]
 
     def _report_circuit_breaker(self, is_open: bool) -> None:
         self._metrics.token_endpoint_circuit_breaker_open.set(is_open)
@@ -351,6 +359,10 @@ class Refresher:
         _log.info(
             "refresh.finished", user=in_flight.user_email, attempt=in_flight.attempt_id, outcome=outcome
         )
+        if isinstance(verdict, refresh_protocol.TokenAvailable | refresh_protocol.NotRefreshable):
+            self._backoff.reset(in_flight.user_email)
+        elif isinstance(verdict, refresh_protocol.Failed) and in_flight.called_zoom:
+            self._backoff.record_failure(in_flight.user_email, verdict.outcome)
         if isinstance(verdict, refresh_protocol.Superseded) and (
             verdict.record is None or verdict.record.state is State.DISCONNECTED
         ):

@@ -284,8 +284,9 @@ async def test_expired_lease_of_a_crashed_process_does_not_block(world: World) -
     assert (await world.refresh()).generation == 2
 
 
-async def test_rejected_token_requires_consent_and_an_outage_does_not(world: World) -> None:
+async def test_rejected_token_requires_consent_and_an_outage_does_not(tmp_path: Path) -> None:
     """An outage changes only the last error in the record."""
+    world = await create_world(tmp_path, timing=Timing(first_backoff=0.0, longest_backoff=0.0))
     world.zoom.down = True
     with pytest.raises(ZoomUnavailable):
         await world.refresh()
@@ -301,6 +302,7 @@ async def test_rejected_token_requires_consent_and_an_outage_does_not(world: Wor
     with pytest.raises(ReauthRequired):
         await world.refresh()
     assert world.zoom.calls == calls
+    await world.journal.close()
 
 
 async def test_refreshes_per_user_and_hour_are_limited(tmp_path: Path) -> None:
