@@ -15,6 +15,7 @@ from support.memory_journal import MemoryJournal
 from zoomgate_server.app.metric_labels import new_metrics
 from zoomgate_server.call_context import Call
 from zoomgate_server.connections.access_tokens import AccessTokens
+from zoomgate_server.connections.concurrency_limit import ConcurrencyLimit, Limit
 from zoomgate_server.connections.proactive_refresh import MAX_DUE, PAGE_SIZE, ProactiveRefresh
 from zoomgate_server.connections.record import ConnectionRecord, State
 from zoomgate_server.connections.refresh import schedule
@@ -134,6 +135,7 @@ class Process:
         self.store = ConnectionRepository(
             app="app", store=store, envelope=Envelope(app="app", keys=RING), clock=clock, on_read=lambda: None
         )
+        limit = ConcurrencyLimit(Limit.REFRESHES, 100, clock, self.metrics)
         self.refresher = refresher(
             connections=self.store,
             exchange=zoom.exchange,
@@ -142,6 +144,7 @@ class Process:
             clock=clock,
             metrics=self.metrics,
             audit=lambda _: None,
+            limit=limit,
             config=Config(forced_interval=60.0, max_refreshes=20),
         )
         self.connections = AccessTokens(
@@ -153,12 +156,14 @@ class Process:
         self.zoom_calls = ZoomCalls(
             access_tokens=self.connections,
             zoom=Api(),  # type: ignore[arg-type] - the only method in use
+            limit=limit,
             clock=clock,
         )
         self.proactive_refresh = ProactiveRefresh(
             connections=self.store,
             refresher=self.refresher,
             access_tokens=self.connections,
+            limit=limit,
             clock=clock,
             metrics=self.metrics,
             per_minute=per_minute,

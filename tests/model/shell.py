@@ -18,6 +18,7 @@ from typing import Any
 from model.loop import Killed, SeededLoop
 from support.faulty_store import FaultyStore
 from support.memory_store import MemoryStore
+from zoomgate_server.connections.concurrency_limit import ConcurrencyLimit, Limit
 from zoomgate_server.connections.record import Cause, ConnectionRecord, State
 from zoomgate_server.connections.refresh import refresher
 from zoomgate_server.connections.refresh.protocol import Config
@@ -209,6 +210,7 @@ class World:
             clock=self.clock,
             metrics=_METRICS,
             audit=lambda _event: None,
+            limit=ConcurrencyLimit(Limit.REFRESHES, 100, self.clock, _METRICS),
             config=Config(forced_interval=60.0, max_refreshes=100),
         )
 

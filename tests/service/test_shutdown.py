@@ -50,6 +50,12 @@ def request_token(zoomgate: Harness) -> Any:
     return zoomgate.auth.RequestToken, request
 
 
+def import_connection(zoomgate: Harness) -> Any:
+    _, request = request_token(zoomgate)
+    imported = pb.ImportConnectionRequest(user_email=OMAR, refresh_token=request.refresh_token)
+    return zoomgate.auth.ImportConnection, imported
+
+
 def delete_connection(zoomgate: Harness) -> Any:
     return zoomgate.auth.DeleteConnection, pb.DeleteConnectionRequest(user_email=MONICA)
 
@@ -60,9 +66,10 @@ def delete_connection(zoomgate: Harness) -> Any:
         (refresh_token, "put", held_write(State.ACTIVE)),
         (create_token, "get", held_read()),
         (request_token, "get", held_read()),
+        (import_connection, "get", held_read()),
         (delete_connection, "put", held_write(State.DISCONNECTED)),
     ],
-    ids=["refresh token", "code", "refresh token of a caller", "revocation"],
+    ids=["refresh token", "code", "refresh token of a caller", "imported refresh token", "revocation"],
 )
 async def test_nothing_is_sent_to_zoom_if_the_drain_could_end_before_the_response(
     tmp_path: Path, call: Any, method: str, gate: Gate

@@ -4,6 +4,7 @@ import time
 
 from support.memory_journal import MemoryJournal
 from zoomgate_server.clock import SystemClock
+from zoomgate_server.connections.concurrency_limit import ConcurrencyLimit, Limit
 from zoomgate_server.connections.record import ConnectionRecord, State
 from zoomgate_server.connections.refresh.protocol import Config
 from zoomgate_server.connections.refresh.refresher import Refresher
@@ -71,14 +72,16 @@ class Process:
             app=app, store=store, envelope=envelope, clock=SystemClock(), on_read=lambda: None
         )
         self._zoom = zoom
+        metrics = Metrics("0", [])
         self._refresher = Refresher(
             connections=self.connections,
             exchange=zoom.exchange,
             revoke_unused=lambda _: None,
             journal=MemoryJournal(),
             clock=SystemClock(),
-            metrics=Metrics("0", []),
+            metrics=metrics,
             audit=lambda _event: None,
+            limit=ConcurrencyLimit(Limit.REFRESHES, 100, SystemClock(), metrics),
             config=Config(forced_interval=0.0, max_refreshes=10_000),
         )
 

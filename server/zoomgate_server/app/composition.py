@@ -14,6 +14,7 @@ from zoomgate_server.authorization.repository import AuthorizationRepository
 from zoomgate_server.clock import Clock
 from zoomgate_server.connections.access_tokens import AccessTokens
 from zoomgate_server.connections.account_linking import AccountLinker
+from zoomgate_server.connections.concurrency_limit import ConcurrencyLimit, Limit
 from zoomgate_server.connections.connection_import import ConnectionImporter
 from zoomgate_server.connections.count_gauge import ConnectionCountGauge
 from zoomgate_server.connections.disconnection import Disconnector
@@ -107,7 +108,10 @@ class Components:
             app=app, store=store, envelope=envelope, clock=clock, on_read=metrics.store_reads.inc
         )
         zoom, oauth = open_clients(settings, clock, stack, timing.token_requests)
-        revoker = Revoker(oauth)
+        refresh_limit = ConcurrencyLimit(Limit.REFRESHES, settings.max_concurrent_refreshes, clock, metrics)
+        exchange_limit = ConcurrencyLimit(Limit.EXCHANGES, settings.max_concurrent_exchanges, clock, metrics)
+        call_limit = ConcurrencyLimit(Limit.ZOOM_CALLS, settings.max_concurrent_zoom_calls, clock, metrics)
+        revoker = Revoker(oauth, refresh_limit)
         refresher = Refresher(
             connections=connections,
             exchange=oauth.refresh,
@@ -116,6 +120,7 @@ class Components:
             clock=clock,
             metrics=metrics,
             audit=audit,
+            limit=refresh_limit,
             config=refresh_protocol.Config(
                 forced_interval=settings.forced_refresh_seconds,
                 max_refreshes=settings.max_refreshes_per_hour,
@@ -133,7 +138,7 @@ class Components:
             audit=audit,
             timing=timing.disconnections,
         )
-        zoom_calls = ZoomCalls(access_tokens=access_tokens, zoom=zoom, clock=clock)
+        zoom_calls = ZoomCalls(access_tokens=access_tokens, zoom=zoom, limit=call_limit, clock=clock)
         change_feed = ChangeFeed(
             connections=connections, clock=clock, on_change=access_tokens.drop_changed, timing=timing.feed
         )
@@ -153,12 +158,14 @@ class Components:
             account_linker=account_linker,
             oauth=oauth,
             revoke_unused=revoker.revoke_unused,
+            limit=exchange_limit,
             clock=clock,
             audit=audit,
             redirect_uri=settings.redirect_uri,
             return_to=settings.return_to,
             max_pending_per_user=settings.max_pending_per_user,
             max_pending_per_caller=settings.max_pending_per_caller,
+            timing=timing.authorizations,
         )
         importer = ConnectionImporter(
             connections=connections,
@@ -166,6 +173,7 @@ class Components:
             oauth=oauth,
             journal=journal,
             secret=await shared_secret.obtain(store, envelope, "import"),
+            limit=exchange_limit,
             audit=audit,
             count=lambda outcome: metrics.imports.labels(outcome).inc(),
         )
@@ -184,6 +192,7 @@ class Components:
                 refresher=refresher,
                 account_linker=account_linker,
                 clock=clock,
+                limit=refresh_limit,
                 metrics=metrics,
                 timing=timing.recovery,
             ),
@@ -203,6 +212,7 @@ class Components:
                 connections=connections,
                 refresher=refresher,
                 access_tokens=access_tokens,
+                limit=refresh_limit,
                 clock=clock,
                 metrics=metrics,
                 per_minute=settings.proactive_refreshes_per_minute,

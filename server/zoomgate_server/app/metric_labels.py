@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from zoomgate_server.connections import proactive_refresh, retention
+from zoomgate_server.connections.concurrency_limit import Limit
 from zoomgate_server.connections.connection_import import ImportOutcome
 from zoomgate_server.connections.refresh import refresher
 from zoomgate_server.rpc import server as rpc_server
@@ -19,15 +20,17 @@ def new_metrics(version: str, shared: Path | None = None) -> Metrics:
     """
     methods = [name.removeprefix("zoomgate.v1.") for name in rpc_server.METHODS]
     metrics = Metrics(version, methods, shared)
-    for counter, label_values in (
+    for metric, label_values in (
         (metrics.refreshes, refresher.OUTCOMES),
         (metrics.imports, ImportOutcome),
         (metrics.webhooks, receiver.OUTCOMES),
         (metrics.proactive_refreshes, proactive_refresh.REASONS),
         (metrics.pruned_records, retention.KINDS),
         (metrics.watch_events, EventType),
+        (metrics.slots_used, Limit),
+        (metrics.slots_waiting, Limit),
     ):
         for value in label_values:
-            counter.labels(value)
+            metric.labels(value)
     logs.count_dropped(metrics.log_lines_dropped.inc)
     return metrics

@@ -19,6 +19,7 @@ from zoomgate_server.authorization.repository import AuthorizationRepository
 from zoomgate_server.call_context import Call
 from zoomgate_server.clock import Clock
 from zoomgate_server.connections.account_linking import AccountLinker
+from zoomgate_server.connections.concurrency_limit import ConcurrencyLimit
 from zoomgate_server.connections.record import Cause, ConnectionRecord, State
 from zoomgate_server.connections.repository import ConnectionRepository
 from zoomgate_server.connections.token_journal import Origin
@@ -34,6 +35,17 @@ from zoomgate_server.storage.record_store import StoreError
 from zoomgate_server.telemetry.background_tasks import TaskSet
 from zoomgate_server.zoom.oauth import OAuthClient
 from zoomgate_server.zoom.token_outcome import BadResponse, Rejected, issued_or_raise
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """The timing of the consent flow, in seconds.
+
+    Attributes:
+        browser_wait: Maximum time for which a browser waits while too many codes are being exchanged.
+    """
+
+    browser_wait: float = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,18 +107,23 @@ class Authorizations:
         account_linker: AccountLinker,
         oauth: OAuthClient,
         revoke_unused: Callable[[TokenPair], None],
+        limit: ConcurrencyLimit,
         clock: Clock,
         audit: AuditSink,
         redirect_uri: str,
         return_to: Mapping[str, str],
         max_pending_per_user: int,
         max_pending_per_caller: int,
+        timing: Timing = Timing(),
     ) -> None:
         self._authorizations = authorizations
         self._connections = connections
         self._account_linker = account_linker
         self._oauth = oauth
         self._revoke_unused = revoke_unused
+        self._limit = limit
+        self._clock = clock
+        self._timing = timing
         self._audit = audit
         self._return_to = return_to
         self._start_url = start_url_of(redirect_uri)
@@ -174,14 +191,13 @@ class Authorizations:
 
         Raises:
             InvalidState: The state is unknown, used, expired, issued to a different caller, or bound to a browser.
+            ServerOverloaded: Too many codes are being exchanged; the state remains usable.
             CodeRefused: Zoom rejected the code.
             IdentityMismatch: A different Zoom user consented.
             AppCredentialsRejected, ZoomRateLimited, ZoomUnavailable, ZoomOutcomeUnknown, ZoomBadResponse: The call to Zoom failed.
             StoreError: The store failed.
         """
-        pending = await self._consume_for(call, state, "authorization")
-        record = await self._exchange_for(call, code, pending.code_verifier, pending.user_email)
-        return CompletedAuthorization(pending.options, record)
+        return await self.tasks.shield(self._complete(call, code, state))
 
     async def redeem(self, call: Call, ticket: str) -> CompletedAuthorization:
         """Return the result of an authorization that the callback completed. The ticket is single-use.
@@ -205,6 +221,7 @@ class Authorizations:
 
         Raises:
             InvalidState: The state is unknown, expired, already used (cause USED), or bound to a different browser (cause OTHER_BROWSER).
+            ServerOverloaded: Too many codes are being exchanged; the state remains usable.
             StoreError: The store failed; the state remains usable.
         """
         ticket, _, binding = state.partition(".")
@@ -212,7 +229,14 @@ class Authorizations:
         if not is_bound(key, ticket, cookie, binding):
             self._audit_rejection(BROWSER, "OTHER_BROWSER", pending.user_email)
             raise _invalid_state(cause="OTHER_BROWSER")
-        await self._consume(ticket, pending, cause="USED")
+        async with self._limit.slot(self._clock.monotonic() + self._timing.browser_wait):
+            await self._consume(ticket, pending, cause="USED")
+            return await self._finish_in_browser(pending, code, key, cookie)
+
+    async def _finish_in_browser(
+        self, pending: PendingAuthorization, code: str, key: str, cookie: str
+    ) -> BrowserResult:
+        """Exchange the code of a consumed authorization, and return the page to show next."""
         view = await self._save_result_view(pending, key, cookie)
         try:
             if not code:
@@ -259,10 +283,7 @@ class Authorizations:
             InvalidState: A state was passed that does not belong to this caller and user.
             ZoomgateError: See `complete`.
         """
-        if state:
-            pending = await self._consume_for(call, state, "authorization", user_email)
-            code_verifier = pending.code_verifier
-        return await self._exchange_for(call, code, code_verifier, user_email)
+        return await self.tasks.shield(self._create_token(call, user_email, code, state, code_verifier))
 
     async def request_token(self, call: Call, user_email: str, refresh_token: str) -> ConnectionRecord:
         """Exchange a refresh token that the caller supplied, and store the new token pair.
@@ -271,7 +292,7 @@ class Authorizations:
             ReauthRequired: Zoom rejected the token.
             ZoomgateError: See `complete`.
         """
-        return await self.tasks.shield(self._import(call, user_email, refresh_token))
+        return await self.tasks.shield(self._request_token(call, user_email, refresh_token))
 
     def _audit_rejection(self, actor: Actor, reason: str, user_email: str) -> None:
         self._audit(AuditEvent("authorization.rejected", reason, user_email, actor))
@@ -326,12 +347,25 @@ class Authorizations:
         await self._consume(state, pending)
         return pending
 
+    async def _complete(self, call: Call, code: str, state: str) -> CompletedAuthorization:
+        async with self._limit.slot(call.deadline):
+            pending = await self._consume_for(call, state, "authorization")
+            record = await self._exchange_for(call, code, pending.code_verifier, pending.user_email)
+        return CompletedAuthorization(pending.options, record)
+
+    async def _create_token(
+        self, call: Call, user_email: str, code: str, state: str, code_verifier: str
+    ) -> ConnectionRecord:
+        async with self._limit.slot(call.deadline):
+            if state:
+                pending = await self._consume_for(call, state, "authorization", user_email)
+                code_verifier = pending.code_verifier
+            return await self._exchange_for(call, code, code_verifier, user_email)
+
     async def _exchange_for(self, call: Call, code: str, verifier: str, user_email: str) -> ConnectionRecord:
         identity = call.principal.identity
-        return await self.tasks.shield(
-            self._exchange_and_store(
-                code, verifier, user_email, owner=_owner(call), initiated_by=identity, call=call
-            )
+        return await self._exchange_and_store(
+            code, verifier, user_email, owner=_owner(call), initiated_by=identity, call=call
         )
 
     async def _exchange_and_store(
@@ -366,6 +400,10 @@ class Authorizations:
             initiated_by=initiated_by,
             call=call,
         )
+
+    async def _request_token(self, call: Call, user_email: str, refresh_token: str) -> ConnectionRecord:
+        async with self._limit.slot(call.deadline):
+            return await self._import(call, user_email, refresh_token)
 
     async def _import(self, call: Call, user_email: str, refresh_token: str) -> ConnectionRecord:
         previous = await self._account_linker.prepare(user_email)

@@ -15,6 +15,7 @@ from urllib.request import ProxyHandler, Request, build_opener
 import click
 
 from zoomgate_server import file_system, settings
+from zoomgate_server.app import file_descriptors
 from zoomgate_server.cli.options import json_option
 from zoomgate_server.cli.output import log_warnings_to_stderr, print_result
 from zoomgate_server.cli.setting_options import setting_options
@@ -71,6 +72,7 @@ def _run_checks(overrides: Mapping[str, str]) -> Iterator[tuple[str, Finding]]:
     yield "store", store
     yield "audit trail", _audit(loaded.audit, loaded.data_dir)
     yield "key ring", _keys(loaded, contents)
+    yield "open files", _open_files(loaded)
     yield "callers", _callers(loaded)
     if loaded.tls is not None:
         yield "TLS", _tls(*loaded.tls, loaded.names)
@@ -182,6 +184,15 @@ def _keys(loaded: settings.Settings, contents: StoreInspection | None) -> Findin
     if not apps:
         return OK, f"{text}; the store has no records of this app yet"
     return OK, f"{text}; matches the store"
+
+
+def _open_files(loaded: settings.Settings) -> Finding:
+    needed = file_descriptors.needed(loaded)
+    available = file_descriptors.available(needed)
+    if available < needed:
+        text = f"at most {available} per process here, but {needed} may be needed; raise the hard limit (`LimitNOFILE` in systemd)"
+        return WARNING, text
+    return OK, f"up to {needed} per process are possible here"
 
 
 def _callers(loaded: settings.Settings) -> Finding:

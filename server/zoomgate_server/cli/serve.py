@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from zoomgate_server import settings
+from zoomgate_server.app import file_descriptors
 from zoomgate_server.cli import event_loop
 from zoomgate_server.cli.output import fail
 from zoomgate_server.cli.setting_options import setting_options
@@ -58,6 +59,7 @@ async def serve_with(
     keys: Mapping[str, Principal] = {},
 ) -> None:
     """Serve in the current process, or in worker processes if the setting for workers is greater than 1; see `lifecycle.serve`."""
+    file_descriptors.raise_limit(file_descriptors.needed(loaded))  # worker processes inherit the limit
     if loaded.workers > 1:
         from zoomgate_server.app import supervisor  # noqa: PLC0415 - needed only with workers
 

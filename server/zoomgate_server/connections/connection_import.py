@@ -15,6 +15,7 @@ from weakref import WeakValueDictionary
 from zoomgate_server.audit.event import Actor, AuditEvent, AuditSink
 from zoomgate_server.call_context import Call
 from zoomgate_server.connections.account_linking import VERIFICATION_TIMEOUT, AccountLinker
+from zoomgate_server.connections.concurrency_limit import ConcurrencyLimit
 from zoomgate_server.connections.record import ConnectionRecord, State
 from zoomgate_server.connections.repository import ConnectionRepository, PreviousConnection
 from zoomgate_server.connections.token_journal import TokenJournal
@@ -88,6 +89,7 @@ class ConnectionImporter:
         oauth: OAuthClient,
         journal: TokenJournal,
         secret: bytes,
+        limit: ConcurrencyLimit,
         audit: AuditSink,
         count: Callable[[str], None],
     ) -> None:
@@ -96,6 +98,7 @@ class ConnectionImporter:
         self._oauth = oauth
         self._journal = journal
         self._secret = secret
+        self._limit = limit
         self._audit = audit
         self._count = count
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -105,6 +108,7 @@ class ConnectionImporter:
         """Verify a token pair with Zoom, and store it as the user's connection.
 
         Raises:
+            ServerOverloaded: Too many exchanges are running; nothing was sent.
             IdentityMismatch: The tokens belong to a different user.
             ZoomgateError: See `AccountLinker.link`.
             StoreError: The store failed.
@@ -115,7 +119,7 @@ class ConnectionImporter:
         """Import a pair after all earlier imports of the same pair in this process."""
         entry_id = hmac.digest(self._secret, request.refresh_token.encode(), "sha256").hex()[:32]
         lock = self._locks.setdefault(entry_id, asyncio.Lock())
-        async with lock:
+        async with lock, self._limit.slot(call.deadline):
             result = await self._import(call, request, entry_id)
         self._count(result.outcome)
         return result

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from zoomgate_server.backoff import Backoff
 from zoomgate_server.clock import Clock
 from zoomgate_server.connections.account_linking import AccountLinker
+from zoomgate_server.connections.concurrency_limit import ConcurrencyLimit
 from zoomgate_server.connections.refresh.refresher import Refresher
 from zoomgate_server.connections.token_journal import Entry, Origin, TokenJournal
 from zoomgate_server.errors import ZoomgateError
@@ -55,6 +56,7 @@ class JournalRecovery:
         refresher: Refresher,
         account_linker: AccountLinker,
         clock: Clock,
+        limit: ConcurrencyLimit,
         metrics: Metrics,
         timing: Timing = Timing(),
     ) -> None:
@@ -62,6 +64,7 @@ class JournalRecovery:
         self._refresher = refresher
         self._account_linker = account_linker
         self._clock = clock
+        self._limit = limit
         self._metrics = metrics
         self._timing = timing
         self._deferrals: dict[str, _Deferral] = {}
@@ -96,7 +99,8 @@ class JournalRecovery:
                 self._refresher.resume(entry)
             else:
                 self._refresher.check_circuit_breaker()
-                await self._account_linker.resume(entry)
+                async with self._limit.background, self._limit.slot():
+                    await self._account_linker.resume(entry)
                 self._metrics.journal_replays.inc()
         except (StoreError, ZoomgateError) as error:
             _log.warning(

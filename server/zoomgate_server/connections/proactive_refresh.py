@@ -14,6 +14,7 @@ from typing import Literal, get_args
 from zoomgate_server.backoff import Backoff
 from zoomgate_server.clock import Clock
 from zoomgate_server.connections.access_tokens import REFRESH_BEFORE_SECONDS, AccessToken, AccessTokens
+from zoomgate_server.connections.concurrency_limit import ConcurrencyLimit
 from zoomgate_server.connections.record import ConnectionRecord, State
 from zoomgate_server.connections.refresh import schedule
 from zoomgate_server.connections.refresh.refresher import Refresher
@@ -112,6 +113,7 @@ class ProactiveRefresh:
         connections: ConnectionRepository,
         refresher: Refresher,
         access_tokens: AccessTokens,
+        limit: ConcurrencyLimit,
         clock: Clock,
         metrics: Metrics,
         per_minute: int,
@@ -123,6 +125,7 @@ class ProactiveRefresh:
         self._connections = connections
         self._refresher = refresher
         self._access_tokens = access_tokens
+        self._limit = limit
         self._clock = clock
         self._metrics = metrics
         self._per_minute = per_minute
@@ -263,7 +266,10 @@ class ProactiveRefresh:
         """
         deadline, started = self._clock.monotonic() + self._timing.refresh_wait, self._connections.now()
         try:
-            record = await self._refresher.refresh(user_email, seen_generation=generation, deadline=deadline)
+            async with self._limit.background:
+                record = await self._refresher.refresh(
+                    user_email, seen_generation=generation, deadline=deadline
+                )
         except _GLOBAL_FAILURES:
             self._deferred_until[user_email] = self._clock.monotonic() + self._timing.deferral
             raise

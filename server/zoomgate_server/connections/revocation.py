@@ -1,5 +1,6 @@
 """Revocation of token pairs with Zoom."""
 
+from zoomgate_server.connections.concurrency_limit import ConcurrencyLimit
 from zoomgate_server.connections.token_pair import TokenPair
 from zoomgate_server.telemetry.background_tasks import TaskSet
 from zoomgate_server.zoom.oauth import OAuthClient
@@ -13,15 +14,17 @@ class Revoker:
         tasks: The running revocations of unused pairs.
     """
 
-    def __init__(self, oauth: OAuthClient) -> None:
+    def __init__(self, oauth: OAuthClient, limit: ConcurrencyLimit) -> None:
         self._oauth = oauth
+        self._limit = limit
         self.tasks = TaskSet()
 
     async def revoke(self, pair: TokenPair) -> bool:
-        """Revoke both tokens of a pair. Return whether Zoom confirmed both revocations."""
-        outcomes = [
-            await self._oauth.revoke(token) for token in (pair.access_token, pair.refresh_token) if token
-        ]
+        """Revoke both tokens of a pair as background work. Return whether Zoom confirmed both revocations."""
+        async with self._limit.background, self._limit.slot():
+            outcomes = [
+                await self._oauth.revoke(token) for token in (pair.access_token, pair.refresh_token) if token
+            ]
         return all(isinstance(outcome, Revoked) for outcome in outcomes)
 
     def revoke_unused(self, pair: TokenPair) -> None:

@@ -3,6 +3,7 @@
 from zoomgate_server.call_context import Call
 from zoomgate_server.clock import Clock
 from zoomgate_server.connections.access_tokens import AccessToken, AccessTokens
+from zoomgate_server.connections.concurrency_limit import ConcurrencyLimit
 from zoomgate_server.connections.record import Cause
 from zoomgate_server.errors import ReauthRequired, RefreshInProgress, ScopeMissing
 from zoomgate_server.zoom import errors as zoom_errors
@@ -13,9 +14,12 @@ from zoomgate_server.zoom.request import ZoomRequest, ZoomResponse
 class ZoomCalls:
     """Client that calls Zoom's API on behalf of users, and retries a call once if Zoom rejects the token."""
 
-    def __init__(self, *, access_tokens: AccessTokens, zoom: ZoomClient, clock: Clock) -> None:
+    def __init__(
+        self, *, access_tokens: AccessTokens, zoom: ZoomClient, limit: ConcurrencyLimit, clock: Clock
+    ) -> None:
         self._access_tokens = access_tokens
         self._zoom = zoom
+        self._limit = limit
         self._clock = clock
 
     async def send(self, call: Call, user_email: str, request: ZoomRequest) -> ZoomResponse:
@@ -25,6 +29,7 @@ class ZoomCalls:
         is refreshed at most once, and the request is retried once.
 
         Raises:
+            ServerOverloaded: Too many calls to Zoom are running; nothing was sent.
             ZoomRateLimited: Zoom responded with 429.
             ScopeMissing: The consent does not cover the call.
             ReauthRequired: Zoom rejected the token even after a refresh.
@@ -72,6 +77,7 @@ class ZoomCalls:
         raise zoom_errors.error_for(request, response)
 
     async def _send(self, call: Call, request: ZoomRequest, token: AccessToken) -> ZoomResponse:
-        return await self._zoom.send(
-            request, token.tokens.access_token, timeout=call.deadline - self._clock.monotonic()
-        )
+        async with self._limit.slot(call.deadline):
+            return await self._zoom.send(
+                request, token.tokens.access_token, timeout=call.deadline - self._clock.monotonic()
+            )

@@ -148,6 +148,19 @@ class Settings:
         "90",
         "days after which a connection that needs a new consent is disconnected; 0 for never",
     )
+    max_concurrent_refreshes: int = setting(
+        integer(4, 10_000),
+        "64",
+        "maximum number of concurrent token refreshes per worker; background work uses at most a quarter of them",
+    )
+    max_concurrent_exchanges: int = setting(
+        integer(1, 10_000),
+        "16",
+        "maximum number of concurrent exchanges of authorization codes and callers' refresh tokens per worker",
+    )
+    max_concurrent_zoom_calls: int = setting(
+        integer(1, 100_000), "2000", "maximum number of concurrent calls to Zoom's API per worker"
+    )
     max_pending_per_user: int = setting(
         integer(1, 1000),
         "20",

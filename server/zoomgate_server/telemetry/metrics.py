@@ -52,6 +52,18 @@ class Metrics:
         self.http_requests = counter("http_requests", "HTTP requests.", ["route", "status_class"])
         self.webhooks = counter("webhooks", "Webhook events from Zoom, by outcome.", ["outcome"])
         self.imports = counter("imports", "Imports of connections, by outcome.", ["outcome"])
+        self.slots_used = gauge(
+            "slots_used",
+            "Running operations of each kind that is limited per process.",
+            ["limit"],
+            multiprocess_mode="livesum",
+        )
+        self.slots_waiting = gauge(
+            "slots_waiting",
+            "Operations that wait for a slot of their limit.",
+            ["limit"],
+            multiprocess_mode="livesum",
+        )
         self.refreshes = counter("refreshes", "Attempts to refresh a token, by outcome.", ["outcome"])
         self.refresh_seconds = histogram(
             "refresh_seconds",

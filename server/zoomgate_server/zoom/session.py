@@ -16,7 +16,7 @@ def open_session(
     is_loopback = is_loopback_host(URL(base_url).host or "")
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(
-            limit=0,  # the gRPC server limits the number of concurrent calls
+            limit=0,  # `connections.concurrency_limit` limits the number of concurrent requests
             resolver=None if is_loopback else PublicResolver(),
             **connector_options,
         ),

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import resource
 import select
 import shlex
 import signal
@@ -19,6 +20,7 @@ import click
 import pytest
 
 from zoomgate import Client
+from zoomgate_server.app import file_descriptors
 from zoomgate_server.cli import cli
 
 FREE = ("--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0")
@@ -358,6 +360,36 @@ def test_run_starts_several_workers(tmp_path: Path) -> None:
         stop(process, signal.SIGINT)
     assert text.count("zoomgate: ready") == 1
     assert [result.returncode for result in results] == [0, 0]
+
+
+def limited(limit: str, *arguments: str) -> tuple[str, ...]:
+    """Return the arguments of a shell that limits the number of open files and runs a command."""
+    return "-c", f"ulimit {limit}; exec {shlex.join([sys.executable, '-m', 'zoomgate_server', *arguments])}"
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_soft_limit_of_open_files_is_raised(tmp_path: Path, workers: int) -> None:
+    """Workers inherit the limit."""
+    arguments = limited("-Sn 256", *RUN, "--workers", str(workers))
+    environ = {"ZOOMGATE_MAX_CONCURRENT_ZOOM_CALLS": "100"}
+    with start_process(tmp_path, *arguments, command="/bin/sh", environ=environ) as process:
+        read_until(process, "^zoomgate: ready")
+        raised, _ = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
+        assert raised == 64 + 16 + 100 + file_descriptors.RESERVE
+        _, messages = stop(process)
+        assert "file_descriptors_limited" not in messages
+
+
+def test_too_low_hard_limit_of_open_files_is_reported(tmp_path: Path) -> None:
+    """The service starts with a warning, and `zoomgate doctor` shows the needed number."""
+    with start_process(tmp_path, *limited("-n 512", *RUN), command="/bin/sh") as process:
+        read_until(process, "^zoomgate: ready")
+        assert resource.prlimit(process.pid, resource.RLIMIT_NOFILE) == (512, 512)
+        _, messages = stop(process)
+    assert '"event":"service.file_descriptors_limited"' in messages
+    with start_process(tmp_path, *limited("-n 512", "doctor"), command="/bin/sh") as process:
+        report, _ = process.communicate()
+    assert re.search(r"^warn  open files +at most 512 ", report, re.MULTILINE)
 
 
 @pytest.mark.parametrize("content", ["", "zgk_short", "secret"])

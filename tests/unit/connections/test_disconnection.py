@@ -7,6 +7,7 @@ from typing import Any
 from support.faulty_store import FaultyStore
 from support.memory_store import MemoryStore
 from zoomgate_server.clock import SystemClock
+from zoomgate_server.connections.concurrency_limit import ConcurrencyLimit, Limit
 from zoomgate_server.connections.disconnection import Disconnector, Timing, make_tombstone
 from zoomgate_server.connections.record import ConnectionRecord, State
 from zoomgate_server.connections.repository import ConnectionRepository
@@ -14,6 +15,7 @@ from zoomgate_server.connections.revocation import Revoker
 from zoomgate_server.connections.token_pair import TokenPair
 from zoomgate_server.encryption.cipher import Key, KeyRing
 from zoomgate_server.encryption.envelope import Envelope
+from zoomgate_server.telemetry.metrics import Metrics
 from zoomgate_server.zoom.token_outcome import RevokeOutcome, Unknown
 
 
@@ -63,7 +65,7 @@ async def test_each_pass_calls_an_unresponsive_zoom_for_a_few_users_in_turn() ->
     disconnector = Disconnector(
         connections=connections,
         drop_token=lambda _: None,
-        revoker=Revoker(zoom),  # type: ignore[arg-type] - the only method in use
+        revoker=Revoker(zoom, ConcurrencyLimit(Limit.REFRESHES, 100, clock, Metrics("0"))),  # type: ignore[arg-type] - the only method in use
         clock=clock,
         audit=lambda _: None,
         max_consecutive_failures=1,

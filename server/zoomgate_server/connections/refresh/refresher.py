@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 
 from zoomgate_server.audit.event import ZOOMGATE, AuditEvent, AuditSink
 from zoomgate_server.clock import Clock
+from zoomgate_server.connections.concurrency_limit import ConcurrencyLimit
 from zoomgate_server.connections.record import Cause, ConnectionRecord, State
 from zoomgate_server.connections.refresh import protocol as refresh_protocol
 from zoomgate_server.connections.refresh.circuit_breaker import CircuitBreaker
@@ -70,6 +71,7 @@ class _InFlightRefresh:
         result: The result for waiting callers. If the store fails after Zoom's response, callers receive StoreError immediately, while the
             attempt keeps retrying.
         waiting: Number of callers that wait for the attempt.
+        queued: Whether the attempt waits for its first slot.
         resumed: Whether the attempt stores the tokens of a crashed process.
         pending_since: Reading of the monotonic clock when a refresh token was first sent, or when a resumed attempt started; None before.
         called_zoom: Whether a refresh token was sent, with any outcome.
@@ -81,6 +83,7 @@ class _InFlightRefresh:
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
     waiting: int = 0
+    queued: bool = True
     resumed: bool = False
     pending_since: float | None = None
     called_zoom: bool = False
@@ -114,6 +117,7 @@ class Refresher:
         clock: Clock,
         metrics: Metrics,
         audit: AuditSink,
+        limit: ConcurrencyLimit,
         config: refresh_protocol.Config,
     ) -> None:
         self._connections = connections
@@ -125,6 +129,7 @@ class Refresher:
         self._clock = clock
         self._metrics = metrics
         self._audit = audit
+        self._limit = limit
         self._config = config
         self._in_flight: dict[str, _InFlightRefresh] = {}
         self._attempts: set[_InFlightRefresh] = set()
@@ -145,7 +150,7 @@ class Refresher:
             NotConnected: The user has no connection.
             ReauthRequired: The user has to consent again.
             RefreshInProgress: The deadline passed or another process holds the lease; a running attempt continues.
-            ServerOverloaded: The limit on refreshes of this user's token is reached.
+            ServerOverloaded: The limit on refreshes of this user's token is reached, or too many refreshes are running.
             StoreError: The store failed. Tokens that Zoom has issued are retained and stored once the store is available again.
             ZoomUnavailable: Zoom could not be reached; the stored token is unchanged.
             ZoomRateLimited: Zoom is rate limiting token requests.
@@ -162,7 +167,7 @@ class Refresher:
                 async with asyncio.timeout(max(0.0, deadline - self._clock.monotonic())):
                     record = await asyncio.shield(in_flight.result)
             except TimeoutError:
-                raise _in_progress(1.0) from None
+                raise (self._limit.overloaded() if in_flight.queued else _in_progress(1.0)) from None
             finally:
                 in_flight.waiting -= 1
             # an attempt that another caller started may replace an older token only, so its result is checked
@@ -232,10 +237,17 @@ class Refresher:
     async def _run_until_settled(
         self, request: refresh_protocol.RefreshRequest, in_flight: _InFlightRefresh
     ) -> None:
-        """Repeat the protocol while another process holds the lease and callers wait."""
+        """Repeat the protocol while another process holds the lease and callers wait.
+
+        An attempt without callers does not start. Between two attempts, the slot is free for others.
+        """
         try:
             while True:
-                verdict = await self._run_attempt(refresh_protocol.refresh(request), in_flight)
+                async with self._limit.slot():
+                    in_flight.queued = False
+                    if not in_flight.waiting:
+                        return
+                    verdict = await self._run_attempt(refresh_protocol.refresh(request), in_flight)
                 if verdict is None:
                     return
                 if not isinstance(verdict, refresh_protocol.LeaseHeld) or not in_flight.waiting:

@@ -14,6 +14,7 @@ from support.faulty_store import FaultyStore
 from support.memory_store import MemoryStore
 from zoomgate_server.audit.event import AuditEvent
 from zoomgate_server.clock import SystemClock
+from zoomgate_server.connections.concurrency_limit import ConcurrencyLimit, Limit
 from zoomgate_server.connections.record import (
     Cause,
     ConnectionRecord,
@@ -40,7 +41,7 @@ from zoomgate_server.storage.record_store import RecordKey, StoreError
 from zoomgate_server.telemetry.metrics import Metrics
 from zoomgate_server.zoom.token_outcome import Issued, NotSent, Rejected, TokenOutcome, Unknown
 
-USER = "monica@example.com"
+USER, OTHER = "monica@example.com", "omar@example.com"
 
 
 class Zoom:
@@ -76,7 +77,9 @@ CALLER: contextvars.ContextVar[str] = contextvars.ContextVar("caller", default="
 class World:
     """A refresher with its store, journal and token endpoint."""
 
-    def __init__(self, store: FaultyStore, folder: Path, max_refreshes: int, timing: Timing) -> None:
+    def __init__(
+        self, store: FaultyStore, folder: Path, max_refreshes: int, timing: Timing, slots: int
+    ) -> None:
         self.store = store
         self.zoom = Zoom()
         self.discarded: list[TokenPair] = []
@@ -99,14 +102,15 @@ class World:
             clock=SystemClock(),
             metrics=self.metrics,
             audit=self.audited.append,
+            limit=ConcurrencyLimit(Limit.REFRESHES, slots, SystemClock(), self.metrics),
             config=Config(forced_interval=60.0, max_refreshes=max_refreshes, timing=timing),
         )
 
     async def refresh(
-        self, seconds: float = 10.0, seen: int = 1, *, forced: bool = False
+        self, seconds: float = 10.0, seen: int = 1, *, forced: bool = False, user: str = USER
     ) -> ConnectionRecord:
         deadline = SystemClock().monotonic() + seconds
-        return await self.refresher.refresh(USER, seen_generation=seen, deadline=deadline, forced=forced)
+        return await self.refresher.refresh(user, seen_generation=seen, deadline=deadline, forced=forced)
 
     def audited_tokens(self) -> list[tuple[str, str, int, str]]:
         """Return action, outcome, generation and refresh token of each audit event with tokens."""
@@ -116,36 +120,39 @@ class World:
             if event.refresh_token is not None
         ]
 
-    async def stored(self) -> ConnectionRecord:
-        record, _ = await self.connections.read(USER)
+    async def stored(self, user: str = USER) -> ConnectionRecord:
+        record, _ = await self.connections.read(user)
         assert record is not None
         return record
 
 
-async def create_world(folder: Path, max_refreshes: int = 100, timing: Timing = Timing()) -> World:
-    world = World(FaultyStore(MemoryStore(time.time)), folder / "journal", max_refreshes, timing)
+async def create_world(
+    folder: Path, max_refreshes: int = 100, timing: Timing = Timing(), slots: int = 100
+) -> World:
+    world = World(FaultyStore(MemoryStore(time.time)), folder / "journal", max_refreshes, timing, slots)
     assert await world.journal.prepare()
     now = time.time()
-    await world.connections.write(
-        ConnectionRecord(
-            user_email=USER,
-            state=State.ACTIVE,
-            grant="g1",
-            generation=1,
-            create_time=now,
-            consent_time=now,
-            update_time=now,
-            refresh_time=now,
-            tokens=TokenPair("a1", "r1", "bearer", "s", "", now, now),
-            zoom_user_id="z",
+    for user in (USER, OTHER):
+        await world.connections.write(
+            ConnectionRecord(
+                user_email=user,
+                state=State.ACTIVE,
+                grant="g1",
+                generation=1,
+                create_time=now,
+                consent_time=now,
+                update_time=now,
+                refresh_time=now,
+                tokens=TokenPair("a1", "r1", "bearer", "s", "", now, now),
+                zoom_user_id=user,
+            )
         )
-    )
     return world
 
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
-    """Return a world with a connected user whose token must be refreshed."""
+    """Return a world with connected users whose tokens must be refreshed."""
     world = await create_world(tmp_path)
     yield world
     await world.journal.close()
@@ -276,6 +283,37 @@ async def test_result_of_another_process_is_awaited_while_it_holds_the_lease(wor
     await world.connections.write(refreshed)
     assert (await waiting).generation == 2
     assert world.zoom.calls == 0
+
+
+async def test_waiting_for_the_lease_of_another_process_uses_no_slot(tmp_path: Path) -> None:
+    """The leases of a killed process would otherwise block the refreshes of all users."""
+    world = await create_world(tmp_path, slots=1)
+    leased = replace(await world.stored(OTHER), epoch=1, lease=Lease("killed", 1, time.time() + 60))
+    await world.connections.write(leased)
+    waiting = asyncio.create_task(world.refresh(seconds=60.0, user=OTHER))
+    await until(lambda: world.refresher.running)
+    assert (await world.refresh()).generation == 2
+    waiting.cancel()
+    assert await world.refresher.drain(10)
+    await world.journal.close()
+
+
+async def test_attempt_without_a_slot_ends_when_its_callers_give_up(tmp_path: Path) -> None:
+    """Its token is not sent once a slot is free, and a later caller starts a new attempt."""
+    world = await create_world(tmp_path, slots=1)
+    world.zoom.gate.clear()
+    running = asyncio.create_task(world.refresh())
+    await until(lambda: world.zoom.calls)
+    with pytest.raises(ServerOverloaded):
+        await world.refresh(seconds=0.01, user=OTHER)
+    world.zoom.gate.set()
+    assert (await running).generation == 2
+    assert await world.refresher.drain(10)
+    assert (await world.stored(OTHER)).epoch == 0
+    assert world.zoom.calls == 1
+    world.zoom.valid = "r1"
+    assert (await world.refresh(user=OTHER)).generation == 2
+    await world.journal.close()
 
 
 async def test_expired_lease_of_a_crashed_process_does_not_block(world: World) -> None:

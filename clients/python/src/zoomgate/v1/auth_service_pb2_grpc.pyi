@@ -390,6 +390,7 @@ class AuthServiceStub(typing.Generic[_AuthServiceBeginAuthorizationType, _AuthSe
     - INVALID_ARGUMENT / INVALID_STATE: the state or ticket is unknown, used or expired, or belongs to a different caller.
     - INVALID_ARGUMENT / CODE_REFUSED: Zoom rejected the authorization code.
     - FAILED_PRECONDITION / IDENTITY_MISMATCH: a different Zoom user consented.
+    - RESOURCE_EXHAUSTED / SERVER_OVERLOADED: too many exchanges are running. Nothing was used; retry with the same request.
     - INTERNAL / APP_CREDENTIALS_REJECTED: Zoom rejected the client ID or secret of this service.
     - RESOURCE_EXHAUSTED / ZOOM_RATE_LIMITED: Zoom is rate limiting.
     - UNAVAILABLE / ZOOM_UNAVAILABLE: Zoom could not be reached or responded with 5xx.
@@ -661,6 +662,7 @@ class AuthServiceServicer(metaclass=abc.ABCMeta):
         - INVALID_ARGUMENT / INVALID_STATE: the state or ticket is unknown, used or expired, or belongs to a different caller.
         - INVALID_ARGUMENT / CODE_REFUSED: Zoom rejected the authorization code.
         - FAILED_PRECONDITION / IDENTITY_MISMATCH: a different Zoom user consented.
+        - RESOURCE_EXHAUSTED / SERVER_OVERLOADED: too many exchanges are running. Nothing was used; retry with the same request.
         - INTERNAL / APP_CREDENTIALS_REJECTED: Zoom rejected the client ID or secret of this service.
         - RESOURCE_EXHAUSTED / ZOOM_RATE_LIMITED: Zoom is rate limiting.
         - UNAVAILABLE / ZOOM_UNAVAILABLE: Zoom could not be reached or responded with 5xx.
