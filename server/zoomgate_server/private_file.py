@@ -28,12 +28,8 @@ def replace(path: Path, content: bytes) -> None:
         OSError: The file cannot be written, or its owner cannot be preserved; the file was not changed.
     """
     path = path.resolve()  # replace the target of a symbolic link, not the link
-    old_stat = path.stat()
-    temporary = _write_temporary(path, content)
+    temporary = _write_temporary(path, content, path.stat())
     try:
-        if (old_stat.st_uid, old_stat.st_gid) != (os.geteuid(), os.getegid()):
-            os.chown(temporary, old_stat.st_uid, old_stat.st_gid)
-        temporary.chmod(stat.S_IMODE(old_stat.st_mode))
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -57,12 +53,16 @@ def sync_folder(path: Path) -> None:
         os.close(directory)
 
 
-def _write_temporary(path: Path, content: bytes) -> Path:
-    """Durably write a temporary file with mode 0600 in the directory of a path."""
+def _write_temporary(path: Path, content: bytes, like: os.stat_result | None = None) -> Path:
+    """Durably write a temporary file in the directory of a path, with mode 0600, or with the owner and mode of an existing file."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "wb") as file:
+            if like is not None:
+                if (like.st_uid, like.st_gid) != (os.geteuid(), os.getegid()):
+                    os.fchown(descriptor, like.st_uid, like.st_gid)
+                os.fchmod(descriptor, stat.S_IMODE(like.st_mode))
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

@@ -261,18 +261,11 @@ class _File:
             status = os.fstat(descriptor)
             if not (stat.S_ISREG(status.st_mode) or stat.S_ISCHR(status.st_mode)):
                 raise OSError(errno.EINVAL, "not a file")
-            self._match_directory_owner(descriptor, status)
         except OSError:
             os.close(descriptor)
             raise
         self.close()
         self._descriptor, self._identity, self._incomplete = descriptor, (status.st_dev, status.st_ino), False
-
-    def _match_directory_owner(self, descriptor: int, status: os.stat_result) -> None:
-        """Change the owner of a file created by root to the directory's owner, so that the service can write to the file."""
-        directory = self._path.parent.stat()
-        if os.geteuid() == 0 and status.st_uid == 0 and status.st_size == 0 and directory.st_uid != 0:
-            os.fchown(descriptor, directory.st_uid, directory.st_gid)
 
 
 @dataclass(slots=True)

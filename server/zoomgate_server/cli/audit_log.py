@@ -7,6 +7,7 @@ import pwd
 from zoomgate_server.audit.event import Actor, AuditEvent
 from zoomgate_server.audit.trail import AuditTrail
 from zoomgate_server.cli.output import fail
+from zoomgate_server.cli.privileges import run_as_owner
 from zoomgate_server.clock import SystemClock
 from zoomgate_server.errors import AuditUnavailable
 from zoomgate_server.settings import Settings
@@ -31,6 +32,8 @@ class AuditLog(contextlib.AbstractContextManager["AuditLog"]):
         self._trail: AuditTrail | None = None
         if loaded is None or (self._path is not None and not self._path.parent.is_dir() and not store):
             return
+        if self._path is not None:
+            run_as_owner(self._path)
         try:
             if self._path is not None and self._path.parent == loaded.data_dir:
                 loaded.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)

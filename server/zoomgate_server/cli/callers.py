@@ -13,6 +13,7 @@ from zoomgate_server import private_file
 from zoomgate_server.cli.audit_log import AuditLog
 from zoomgate_server.cli.caller_key import digest, new_key
 from zoomgate_server.cli.output import fail, load_settings, optional_settings
+from zoomgate_server.cli.privileges import run_as_owner
 from zoomgate_server.rpc import callers_file
 from zoomgate_server.rpc.middleware.access_policy import CALLABLE_METHODS
 from zoomgate_server.telemetry.logs import plain
@@ -74,6 +75,7 @@ def add(
     """
     loaded = optional_settings() if path else load_settings("specify the file with --file")
     file = Path(path) if path else (loaded and loaded.callers) or Path("callers.toml")
+    run_as_owner(file)
     key = new_key()
     fields = {
         "name": name,

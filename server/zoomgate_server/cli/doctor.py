@@ -18,6 +18,7 @@ from zoomgate_server import file_system, settings
 from zoomgate_server.app import file_descriptors
 from zoomgate_server.cli.options import json_option
 from zoomgate_server.cli.output import log_warnings_to_stderr, print_result
+from zoomgate_server.cli.privileges import run_as_owner_of_settings
 from zoomgate_server.cli.setting_options import setting_options
 from zoomgate_server.encryption import key_check, key_file
 from zoomgate_server.encryption.envelope import Envelope
@@ -63,6 +64,7 @@ def _run_checks(overrides: Mapping[str, str]) -> Iterator[tuple[str, Finding]]:
         for problem in error.problems:
             yield "settings", (FAILURE, problem)
         return
+    run_as_owner_of_settings(loaded)
     log_warnings_to_stderr(loaded)
     yield "settings", (OK, "valid")
     yield "Zoom app", _app(loaded)

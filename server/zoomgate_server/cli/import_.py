@@ -22,6 +22,7 @@ from zoomgate_server.cli.importing.scan import Scan, scanned
 from zoomgate_server.cli.importing.text import ImportFileError
 from zoomgate_server.cli.options import combined, rate_option
 from zoomgate_server.cli.output import FAILURE, UNREACHABLE, USAGE, fail, note, print_result
+from zoomgate_server.cli.privileges import run_as_owner
 from zoomgate_server.cli.progress import progress
 from zoomgate_server.rate_limiter import RateLimiter
 
@@ -134,6 +135,7 @@ async def _import(
 ) -> None:
     """Import a file, and print a summary of the results; by default, the results file is in the same directory as the export."""
     path = results or source.path.with_name(f"{source.path.name}.results.jsonl")
+    run_as_owner(path)
     with contextlib.suppress(OSError):  # the file does not exist, or `Results` reports the error
         if path.samefile(source.path):
             fail(f"--results: {path} is the export itself; choose a different file", USAGE)

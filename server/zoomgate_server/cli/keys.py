@@ -22,6 +22,7 @@ from zoomgate_server.cli.output import (
     print_result,
     print_table,
 )
+from zoomgate_server.cli.privileges import run_as_owner
 from zoomgate_server.cli.progress import progress
 from zoomgate_server.cli.reencrypt import reencrypt_store
 from zoomgate_server.cli.store_access import NoStoreError, exists, load_key_ring, open_store
@@ -106,6 +107,7 @@ def list_(path: str | None, as_json: bool) -> None:
 def _locate(path: str | None, command: str) -> tuple[settings.Settings | None, Path]:
     """Return the settings and the file of the key ring. With a path, the command works without valid settings."""
     if path:
+        run_as_owner(Path(path))
         return optional_settings(), Path(path)
     loaded = load_settings(f"specify the file with `zoomgate keys {command} PATH`")
     return loaded, loaded.keys
@@ -119,6 +121,7 @@ def _changes_key_ring(command: Callable[..., None]) -> Callable[..., None]:
     def with_key_ring(path: str | None, **values: Any) -> None:
         loaded = load_settings()
         file = Path(path) if path else loaded.keys
+        run_as_owner(file)
         try:
             command(loaded=loaded, file=file, ring=key_file.load(file), **values)
         except key_file.KeyFileError as error:

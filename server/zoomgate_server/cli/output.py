@@ -13,6 +13,7 @@ import click
 from rich.cells import cell_len
 
 from zoomgate_server import settings
+from zoomgate_server.cli.privileges import run_as_owner_of_settings
 from zoomgate_server.telemetry import logs
 from zoomgate_server.telemetry.logs import escape, plain
 
@@ -38,11 +39,15 @@ def note(text: str) -> None:
 
 
 def load_settings(alternative: str = "run this command on the machine of the service") -> settings.Settings:
-    """Read the settings and configure the logs; exit with all problems, and an alternative to correcting them, if they are invalid."""
+    """Read the settings, become the owner of their files, and configure the logs.
+
+    If the settings are invalid, exit with all problems, and an alternative to correcting them.
+    """
     try:
         loaded = settings.load(os.environ)
     except settings.SettingsError as error:
         fail("\n".join([*error.problems, f"the settings are invalid; correct them, or {alternative}"]))
+    run_as_owner_of_settings(loaded)
     log_warnings_to_stderr(loaded)
     return loaded
 

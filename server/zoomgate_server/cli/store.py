@@ -8,6 +8,7 @@ import click
 from zoomgate_server.cli.audit_log import AuditLog
 from zoomgate_server.cli.options import json_option
 from zoomgate_server.cli.output import fail, load_settings, note, print_result
+from zoomgate_server.cli.privileges import run_as_owner
 from zoomgate_server.cli.progress import progress
 from zoomgate_server.cli.store_access import exists, open_store, run
 from zoomgate_server.clock import SystemClock
@@ -38,6 +39,7 @@ def backup(file: Path, as_json: bool) -> None:
     Example: zoomgate store backup /backups/zoomgate-monday.db
     """
     loaded = load_settings()
+    run_as_owner(file)
     with AuditLog(loaded, store=exists(loaded)) as audit:
         records = run(_backup(loaded, file))
         audit.record("store.backed_up", file=str(file), records=records)
@@ -60,6 +62,7 @@ def restore(file: Path, as_json: bool) -> None:
     Example: zoomgate store restore /backups/zoomgate-monday.db
     """
     loaded = load_settings()
+    run_as_owner(file)
     with AuditLog(loaded, store=file.exists()) as audit:
         records, used_keys = run(_restore(loaded, file))
         audit.record("store.restored", file=str(file), records=records)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from zoomgate_server.cli.output import fail
+from zoomgate_server.cli.privileges import run_as_owner
 from zoomgate_server.clock import SystemClock
 from zoomgate_server.encryption import key_file
 from zoomgate_server.encryption.cipher import KeyRing
@@ -51,6 +52,7 @@ async def open_store(loaded: Settings) -> AsyncIterator[RecordStore]:
 
         store = await MongoStore.open(loaded.store.reveal())
     elif exists(loaded):
+        run_as_owner(loaded.store)
         store = await SqliteStore.open(loaded.store, SystemClock().wall)
     else:
         raise NoStoreError(
