@@ -204,6 +204,17 @@ def test_settings_file_of_another_user_cannot_choose_files_of_root(users: TwoUse
     assert not list((outside / "directory").iterdir())
 
 
+def test_settings_file_of_another_user_cannot_read_secrets_of_root(users: TwoUsers) -> None:
+    """Otherwise the command would send any file of root to the server that the settings name."""
+    secret = users.folder / "outside/file"
+    (users.folder / "initial/zoomgate.toml").write_text(
+        f'client_id = "app"\nclient_secret_file = "{secret}"\n', encoding="utf-8"
+    )
+    result = users.run("keys list", ZOOMGATE_CONFIG=f"{users.folder}/user/zoomgate.toml")
+    assert result.code == 1
+    assert "refers to a file that cannot be read (Permission denied)" in result.output
+
+
 @pytest.mark.parametrize("mode", [0o770, 0o707, 0o1777])
 def test_root_does_not_write_to_a_directory_that_other_users_can_write_to(users: TwoUsers, mode: int) -> None:
     """The owner of such a directory is not the only user who can replace its files."""

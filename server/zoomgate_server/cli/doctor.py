@@ -16,9 +16,9 @@ import click
 
 from zoomgate_server import file_system, settings
 from zoomgate_server.app import file_descriptors
+from zoomgate_server.cli import privileges
 from zoomgate_server.cli.options import json_option
 from zoomgate_server.cli.output import log_warnings_to_stderr, print_result
-from zoomgate_server.cli.privileges import run_as_owner_of_settings
 from zoomgate_server.cli.setting_options import setting_options
 from zoomgate_server.encryption import key_check, key_file
 from zoomgate_server.encryption.envelope import Envelope
@@ -59,12 +59,11 @@ def doctor(overrides: Mapping[str, str], as_json: bool) -> None:
 
 def _run_checks(overrides: Mapping[str, str]) -> Iterator[tuple[str, Finding]]:
     try:
-        loaded = settings.load(os.environ, overrides)
+        loaded = privileges.load_settings(os.environ, overrides)
     except settings.SettingsError as error:
         for problem in error.problems:
             yield "settings", (FAILURE, problem)
         return
-    run_as_owner_of_settings(loaded)
     log_warnings_to_stderr(loaded)
     yield "settings", (OK, "valid")
     yield "Zoom app", _app(loaded)

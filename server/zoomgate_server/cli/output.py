@@ -13,7 +13,7 @@ import click
 from rich.cells import cell_len
 
 from zoomgate_server import settings
-from zoomgate_server.cli.privileges import run_as_owner_of_settings
+from zoomgate_server.cli import privileges
 from zoomgate_server.telemetry import logs
 from zoomgate_server.telemetry.logs import escape, plain
 
@@ -44,10 +44,9 @@ def load_settings(alternative: str = "run this command on the machine of the ser
     If the settings are invalid, exit with all problems, and an alternative to correcting them.
     """
     try:
-        loaded = settings.load(os.environ)
+        loaded = privileges.load_settings(os.environ)
     except settings.SettingsError as error:
         fail("\n".join([*error.problems, f"the settings are invalid; correct them, or {alternative}"]))
-    run_as_owner_of_settings(loaded)
     log_warnings_to_stderr(loaded)
     return loaded
 
@@ -60,7 +59,7 @@ def log_warnings_to_stderr(loaded: settings.Settings) -> None:
 def optional_settings() -> settings.Settings | None:
     """Return the settings, or None if the settings are invalid. For commands that work without settings."""
     try:
-        return settings.load(os.environ)
+        return privileges.read_settings(os.environ)
     except settings.SettingsError:
         return None
 

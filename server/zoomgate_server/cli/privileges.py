@@ -6,20 +6,36 @@ That user can replace its files and directories by links at any time. A command 
 import os
 import pwd
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
 
+from zoomgate_server import settings
 from zoomgate_server.settings import Settings
 
 _MAX_STEPS = 1000
 """Maximum number of components of a path, including the targets of symbolic links. Loops of links exceed it."""
 
 
-def run_as_owner_of_settings(loaded: Settings) -> None:
-    """Run the rest of the command as the owner of the configured files; see `run_as_owner`."""
-    paths = (loaded.config, loaded.data_dir, loaded.store, loaded.keys, loaded.audit)
+def load_settings(environ: Mapping[str, str], options: Mapping[str, str] = {}) -> Settings:
+    """Read the settings, and run the rest of the command as the owner of the configured files; see `read_settings` and `run_as_owner`."""
+    loaded = read_settings(environ, options)
+    paths = (loaded.data_dir, loaded.store, loaded.keys, loaded.audit)
     run_as_owner(*(path for path in paths if isinstance(path, Path)))
+    return loaded
+
+
+def read_settings(environ: Mapping[str, str], options: Mapping[str, str] = {}) -> Settings:
+    """Read the settings, as the owner of the settings file: this file names further files, which root could read.
+
+    Raises:
+        SettingsError: See `settings.load`.
+    """
+    config = options.get("config") or environ.get("ZOOMGATE_CONFIG")
+    if config:
+        run_as_owner(Path(config))
+    return settings.load(environ, options)
 
 
 def run_as_owner(*paths: Path) -> None:

@@ -11,9 +11,8 @@ import click
 
 from zoomgate_server import settings
 from zoomgate_server.app import file_descriptors
-from zoomgate_server.cli import event_loop
+from zoomgate_server.cli import event_loop, privileges
 from zoomgate_server.cli.output import fail
-from zoomgate_server.cli.privileges import run_as_owner_of_settings
 from zoomgate_server.cli.setting_options import setting_options
 from zoomgate_server.identity import Principal
 from zoomgate_server.startup import ServiceAddresses, StartError
@@ -45,10 +44,9 @@ def serve(overrides: Mapping[str, str]) -> None:
 def load(overrides: Mapping[str, str], environ: Mapping[str, str] | None = None) -> settings.Settings:
     """Read the settings, become the owner of their files, and configure the logs; exit with all problems if the settings are invalid."""
     try:
-        loaded = settings.load(os.environ if environ is None else environ, overrides)
+        loaded = privileges.load_settings(os.environ if environ is None else environ, overrides)
     except settings.SettingsError as error:
         fail("\n".join(error.problems))
-    run_as_owner_of_settings(loaded)
     logs.configure(loaded.log_level, loaded.log_format)
     return loaded
 
