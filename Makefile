@@ -19,7 +19,7 @@ test: $(VENV)/.development ## Run the fast tests, in parallel (ARGS="…" for py
 	@$(BIN)/python -m pytest -m "not slow" -n 4 $(ARGS)
 
 test-slow: $(VENV)/.development ## Run the other tests: killed processes, MongoDB, browsers, long histories
-	@$(BIN)/python -m pytest -m slow $(ARGS)
+	@$(BIN)/python -m pytest -m slow -n 2 $(ARGS)
 
 test-all: test test-slow ## Run all tests
 
@@ -65,7 +65,7 @@ screenshots: $(VENV)/.development ## Regenerate the images of the documentation 
 	@$(BIN)/python .ci/screenshots.py
 
 N ?= 1000000
-soak: $(VENV)/.development ## Search for histories that break the refresh protocol (N=… histories)
+soak: $(VENV)/.development ## Search for histories that break the refresh or the lifecycle protocols (N=… histories of each)
 	@PYTHONPATH=tests $(BIN)/python -m model $(N)
 
 USERS ?= 10000

@@ -18,7 +18,7 @@ from zoomgate_server.encryption.envelope import Envelope
 from zoomgate_server.storage.sqlite import SqliteStore
 
 CONNECTIONS = 100_000
-_COLUMNS = "app, kind, subject, value, rev, state, key_id, zoom_user_id, changed_at, due_at, expire_at"
+_COLUMNS = "app, kind, subject, value, rev, state, key_id, user_email, changed_at, due_at, expire_at"
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,11 @@ def fill(data_dir: Path, app: str) -> None:
     def rows() -> "list[tuple[object, ...]]":
         result: list[tuple[object, ...]] = []
         for number in range(CONNECTIONS):
-            pair = TokenPair("a" * 600, "r" * 600, "bearer", "user:read:user", "", now + 3600, now)
+            pair = TokenPair("a" * 600, "r" * 600, "user:read:user", now + 3600, now)
             record = connection_record.encode(
                 envelope,
                 ConnectionRecord(
+                    zoom_user_id=f"z{number:06}",
                     user_email=f"user{number:06}@example.com",
                     state=State.ACTIVE,
                     grant="g",
@@ -61,13 +62,12 @@ def fill(data_dir: Path, app: str) -> None:
                     refresh_time=now,
                     access_expire_at=now + 3600,
                     tokens=pair,
-                    zoom_user_id=f"z{number}",
                     zoom_account_id="acc",
                 ),
             )
             key = record.key
             result.append((app, key.kind.value, key.subject, record.value, number + 1_000, record.state))
-            result[-1] += (record.key_id, record.zoom_user_id, record.changed_at, None, None)
+            result[-1] += (record.key_id, record.user_email, record.changed_at, None, None)
         return result
 
     with sqlite3.connect(data_dir / "zoomgate.db") as connection:

@@ -143,10 +143,11 @@ async def measure_idle_poll_mongodb(uri: str) -> float:
     store, changed_at = await MongoStore.open(uri), time.time() - 3600
     rows: list[Any] = [
         {
-            "_id": f"user:3:app:user{number:06}@example.com",
+            "_id": f"user:3:app:z{number:06}",
             "app": "app",
             "kind": Kind.USER.value,
-            "subject": f"user{number:06}@example.com",
+            "subject": f"z{number:06}",
+            "email_key": f"3:app:user{number:06}@example.com",
             "value": b"v" * 1300,
             "rev": number,
             "state": "ACTIVE",

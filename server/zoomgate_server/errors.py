@@ -115,6 +115,10 @@ class IdentityMismatch(ZoomgateError):
     """The Zoom user who consented is not the requested user."""
 
 
+class ZoomUserAlreadyConnected(ZoomgateError):
+    """The Zoom user who consented is connected under a different email address."""
+
+
 class NotConnected(ZoomgateError):
     """The call requires a connection, and the user has none."""
 

@@ -19,7 +19,7 @@ from zoomgate_server.errors import KeyUnavailable, RecordUnreadable, RecordVersi
 from zoomgate_server.storage.record_store import Kind, RecordKey
 from zoomgate_server.storage.sqlite import SqliteStore
 
-PAIR = TokenPair("access-secret", "refresh-secret", "bearer", "a b", "", 3600.0, 0.0)
+PAIR = TokenPair("access-secret", "refresh-secret", "a b", 3600.0, 0.0)
 
 
 def ring(*ids: str, primary: str) -> KeyRing:
@@ -28,9 +28,10 @@ def ring(*ids: str, primary: str) -> KeyRing:
     )
 
 
-def connection(user: str = MONICA, **fields: object) -> ConnectionRecord:
+def connection(zoom_user_id: str = "z", **fields: object) -> ConnectionRecord:
     default = ConnectionRecord(
-        user_email=user,
+        zoom_user_id=zoom_user_id,
+        user_email=MONICA,
         state=State.ACTIVE,
         grant="g",
         generation=3,
@@ -39,7 +40,6 @@ def connection(user: str = MONICA, **fields: object) -> ConnectionRecord:
         update_time=2.0,
         refresh_time=2.0,
         tokens=PAIR,
-        zoom_user_id="z",
         zoom_account_id="a",
         owner="key|x",
     )
@@ -61,8 +61,13 @@ async def test_no_secret_is_stored_in_plaintext(zoomgate: Harness) -> None:
 
 def test_decoding_returns_the_encoded_connection() -> None:
     envelope = Envelope(app="app", keys=ring("0a0a0a0a", primary="0a0a0a0a"))
-    original = connection(alternate_pairs=(PAIR,), pair_to_revoke=PAIR, due_at=5.0)
-    assert connection_record.decode(envelope, connection_record.encode(envelope, original)) == original
+    for fields in (
+        {"alternate_pairs": (PAIR,), "superseded_pairs": (PAIR, PAIR), "due_at": 5.0},
+        {"zoom_email": OMAR, "renamed_from": "old@example.com", "used_token_digests": ("b", "a")},
+        {"user_email": "", "state": State.DISCONNECTED, "tokens": None, "pairs_to_revoke": (PAIR, PAIR)},
+    ):
+        original = connection(**fields)
+        assert connection_record.decode(envelope, connection_record.encode(envelope, original)) == original
 
 
 @pytest.mark.parametrize("position", range(0, 400, 7))
@@ -82,7 +87,7 @@ def test_moved_truncated_or_relabeled_record_is_rejected() -> None:
     """A newer format version is reported as unsupported, and any other change as corruption."""
     envelope = Envelope(app="app", keys=ring("0a0a0a0a", primary="0a0a0a0a"))
     record = connection_record.encode(envelope, connection())
-    other = connection_record.encode(envelope, connection(OMAR))
+    other = connection_record.encode(envelope, connection("other"))
     changed_records = [
         replace(record, value=other.value),
         replace(record, value=b""),
@@ -90,8 +95,10 @@ def test_moved_truncated_or_relabeled_record_is_rejected() -> None:
         replace(record, value=record.value[:3]),
         replace(record, value=b"\x03" + b"\xff" * 40),
         replace(record, state=State.DISCONNECTED.value),
-        replace(record, zoom_user_id="other-user"),
-        replace(record, key=RecordKey("other-app", Kind.USER, MONICA)),
+        replace(record, user_email=OMAR),
+        replace(record, user_email=None),
+        replace(record, key=RecordKey("app", Kind.USER, "other")),
+        replace(record, key=RecordKey("other-app", Kind.USER, "z")),
         replace(record, value=record.value.replace(b'"generation":3', b'"generation":4')),
     ]
     for changed in changed_records:
@@ -139,9 +146,8 @@ async def test_tampered_record_is_reported_and_replaced_by_a_new_consent(tmp_pat
         await zoomgate.connect()
         await zoomgate.connect(OMAR)
     store = await SqliteStore.open(tmp_path / "data" / "zoomgate.db", time.time)
-    key = RecordKey("loopback|zoomgate-dev", Kind.USER, MONICA)
-    other, _ = await store.get(replace(key, subject=OMAR))
-    mine, _ = await store.get(key)
+    other, _ = await store.find("loopback|zoomgate-dev", OMAR)
+    mine, _ = await store.find("loopback|zoomgate-dev", MONICA)
     assert mine is not None
     assert other is not None
     await store.put(replace(mine, value=other.value), mine.rev)
@@ -162,7 +168,7 @@ def test_repr_contains_no_secrets() -> None:
     text = repr(
         [
             PAIR,
-            connection(pair_to_revoke=PAIR, alternate_pairs=(PAIR,)),
+            connection(pairs_to_revoke=(PAIR,), alternate_pairs=(PAIR,), superseded_pairs=(PAIR,)),
             Key("0a0a0a0a", b"0123456789abcdef" * 2, True),
         ]
     )

@@ -20,7 +20,6 @@ from support.mongodb import MongoServer
 from zoomgate_server.storage.instrumented import instrumented
 from zoomgate_server.storage.mongodb import Driver, MongoStore
 from zoomgate_server.storage.record_store import (
-    TOMBSTONE_STATE,
     Change,
     Column,
     Kind,
@@ -29,8 +28,9 @@ from zoomgate_server.storage.record_store import (
     RecordKey,
     RecordStore,
     StoreError,
-    ZoomUserTaken,
+    UserEmailTaken,
 )
+from zoomgate_server.storage.scan import pages_of
 from zoomgate_server.storage.sqlite import SqliteStore
 
 APP = "zoom.us|client"
@@ -85,11 +85,11 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     await opened.close()
 
 
-def key(subject: str = "monica@example.com", kind: Kind = Kind.USER, app: str = APP) -> RecordKey:
+def key(subject: str = "monica", kind: Kind = Kind.USER, app: str = APP) -> RecordKey:
     return RecordKey(app, kind, subject)
 
 
-def record(subject: str = "monica@example.com", value: bytes = b"v", **columns: object) -> Record:
+def record(subject: str = "monica", value: bytes = b"v", **columns: object) -> Record:
     return replace(Record(key=key(subject), value=value), **columns)  # type: ignore[arg-type]
 
 
@@ -99,7 +99,7 @@ async def test_written_record_is_read_back(store: RecordStore) -> None:
         value=bytes(range(256)),
         state="ACTIVE",
         key_id="0a0b0c0d",
-        zoom_user_id="z1",
+        user_email="monica@example.com",
         changed_at=12.5,
         due_at=13.25,
         expire_at=14.125,
@@ -116,7 +116,7 @@ async def test_written_record_is_read_back(store: RecordStore) -> None:
 async def test_absent_record_is_none(store: RecordStore) -> None:
     """Records with a different app, kind or subject are separate records."""
     await store.put(record(), 0)
-    for other in (key("omar@example.com"), key(kind=Kind.STATE), key(app="zoom.us|other")):
+    for other in (key("omar"), key(kind=Kind.STATE), key(app="zoom.us|other")):
         assert (await store.get(other))[0] is None
 
 
@@ -166,45 +166,88 @@ async def test_one_of_many_concurrent_writers_succeeds(store: RecordStore) -> No
         assert sum(result is not None for result in written) == 1
 
 
-async def test_zoom_user_has_one_live_record(store: RecordStore) -> None:
-    """A second record for a Zoom user is rejected, and the first record's subject is returned. Tombstones and other apps are exempt."""
-    rev = await store.put(record(zoom_user_id="z1", state="ACTIVE"), 0)
+async def test_email_address_belongs_to_one_record(store: RecordStore) -> None:
+    """A record with the address of another record, even of a tombstone, is rejected, and the other record's subject is returned."""
+    await store.put(record(user_email="monica@example.com", state="DISCONNECTED"), 0)
+    for rev in (0, await store.put(record("omar", user_email="omar@example.com", value=b"1"), 0)):
+        other = "omar" if rev else "new"
+        with pytest.raises(UserEmailTaken) as error:
+            await store.put(record(other, user_email="monica@example.com", value=b"2"), rev or 0)
+        assert error.value.subject == "monica"
+    assert (await store.get(key("new")))[0] is None
+    found, _ = await store.find(APP, "omar@example.com")
+    assert found is not None
+    assert found.value == b"1"
+    assert await store.put(record(user_email="monica@example.com", key=key(app="zoom.us|other")), 0)
+
+
+async def test_changed_revision_is_reported_before_a_taken_email_address(store: RecordStore) -> None:
+    await store.put(record(user_email="monica@example.com"), 0)
+    rev = await store.put(record("omar"), 0)
     assert rev is not None
-    second = record("omar@example.com", zoom_user_id="z1", state="ACTIVE")
-    with pytest.raises(ZoomUserTaken) as error:
-        await store.put(second, 0)
-    assert error.value.subject == "monica@example.com"
-    assert (await store.get(second.key))[0] is None
-    await store.put(replace(second, key=key("omar@example.com", app="zoom.us|other")), 0)
-    await store.put(replace(second, state=TOMBSTONE_STATE), 0)
-    await store.put(record(zoom_user_id="z1", state="ACTIVE", value=b"2"), rev)
-    for index in range(2):
-        assert await store.put(record(f"none-{index}@example.com"), 0)
+    for outdated in (0, rev + 1):
+        assert await store.put(record("omar", user_email="monica@example.com"), outdated) is None
 
 
-async def test_find_returns_the_live_record_of_a_zoom_user(store: RecordStore) -> None:
-    """A tombstone, a record without a Zoom user, or a record of another Zoom user or another app does not match."""
+async def test_records_without_an_email_address_are_not_compared(store: RecordStore) -> None:
+    """Any number of records of any kind can be without an address."""
+    for subject in ("a", "b"):
+        for kind in (Kind.USER, Kind.STATE):
+            assert await store.put(record(key=key(subject, kind)), 0)
+
+
+async def test_email_address_can_be_reused_after_it_is_changed_removed_or_deleted(store: RecordStore) -> None:
+    """An address that a record keeps or gives up is no conflict."""
+    rev = await store.put(record(user_email="old@example.com"), 0)
+    for user_email in ("old@example.com", "new@example.com", None, "last@example.com"):
+        assert rev is not None
+        rev = await store.put(record(user_email=user_email), rev)
+        found, _ = await store.get(key())
+        assert found == record(user_email=user_email, rev=rev)
+    assert rev is not None
+    await store.delete(key(), rev)
+    for name in ("old", "new", "last"):
+        assert await store.put(record(f"next-{name}", user_email=f"{name}@example.com"), 0)
+
+
+async def test_one_of_many_concurrent_writers_takes_an_email_address(store: RecordStore) -> None:
+    """All other writers learn which record has the address."""
+
+    async def take(number: int) -> str:
+        try:
+            await store.put(record(f"user-{number}", user_email="monica@example.com"), 0)
+        except UserEmailTaken as error:
+            return error.subject
+        return f"user-{number}"
+
+    (winner,) = set(await asyncio.gather(*map(take, range(20))))
+    found, _ = await store.find(APP, "monica@example.com")
+    assert found is not None
+    assert found.key.subject == winner
+    assert len(await store.page(APP, Kind.USER, Query(limit=100))) == 1
+
+
+async def test_find_returns_the_record_with_an_email_address(store: RecordStore) -> None:
+    """Tombstones are found. A record without an address, or with the address in another app, does not match."""
     before = time.time()
-    for name, columns in (
-        ("disconnected@example.com", {"zoom_user_id": "z1", "state": TOMBSTONE_STATE}),
-        ("omar@example.com", {"zoom_user_id": "z2", "state": "ACTIVE"}),
-        ("unlinked@example.com", {}),
-    ):
-        await store.put(record(name, **columns), 0)
-    await store.put(record(zoom_user_id="z1", state="ACTIVE", key=key(app="zoom.us|other")), 0)
-    found, now = await store.find(APP, "z1")
+    await store.put(record("none"), 0)
+    await store.put(record(user_email="monica@example.com", key=key(app="zoom.us|other")), 0)
+    found, now = await store.find(APP, "monica@example.com")
     assert found is None
     assert abs(now - before) < 60
-    written = record(zoom_user_id="z1", state="REAUTH_REQUIRED", expire_at=14.5, changed_at=3.0)
-    rev = await store.put(written, 0)
-    assert rev is not None
-    found, now = await store.find(APP, "z1")
-    assert found == replace(written, rev=rev)
-    assert abs(now - before) < 60
-    for other in ("z3", "", "z", "Z1"):
+    rev: int | None = 0
+    for state in ("ACTIVE", "DISCONNECTED"):
+        written = record(user_email="monica@example.com", state=state, expire_at=14.5, changed_at=3.0)
+        assert rev is not None
+        rev = await store.put(written, rev)
+        assert rev is not None
+        found, now = await store.find(APP, "monica@example.com")
+        assert found == replace(written, rev=rev)
+        assert abs(now - before) < 60
+    for other in ("omar@example.com", "", "monica", "MONICA@example.com"):
         assert (await store.find(APP, other))[0] is None
-    await store.put(replace(written, state=TOMBSTONE_STATE), rev)
-    assert (await store.find(APP, "z1"))[0] is None
+    await store.put(record(user_email="new@example.com"), rev or 0)
+    assert (await store.find(APP, "monica@example.com"))[0] is None
 
 
 async def test_pages_are_ordered_by_subject(store: RecordStore) -> None:
@@ -226,6 +269,40 @@ async def test_pages_are_ordered_by_subject(store: RecordStore) -> None:
     expired = await store.page(APP, Kind.USER, Query(expire_before=8.0, limit=10))
     assert {found.key.subject for found in expired} == {"B", "ä", "\uff21", "\U0001f600"}
     assert not await store.page(APP, Kind.STATE, Query(limit=10))
+
+
+async def test_pages_by_email_are_ordered_by_email_address(store: RecordStore) -> None:
+    """Addresses are compared by code point. Records without an address, of another kind or of another app are left out."""
+    emails = ["a@x.com", "b@x.com", "ab@x.com", "B", "ä", "\uff21", "\U0001f600"]
+    for index, email in enumerate(emails):
+        columns = {"state": "ACTIVE" if index % 2 else "DISCONNECTED", "due_at": float(index)}
+        await store.put(record(f"z{9 - index}", user_email=email, **columns), 0)
+    await store.put(record("none", state="ACTIVE"), 0)
+    for app in ("zoom.us|clien", "zoom.us|client2"):
+        await store.put(record(key=key(app=app), user_email="c@x.com", state="ACTIVE"), 0)
+
+    async def emails_of(query: Query) -> list[str | None]:
+        return [found.user_email for found in await store.page(APP, Kind.USER, query)]
+
+    assert await emails_of(Query(by_email=True, limit=1000)) == sorted(emails)
+    assert await emails_of(Query(by_email=True, after="ab@x.com", limit=2)) == ["b@x.com", "ä"]
+    assert await emails_of(Query(by_email=True, after="\U0001f600", limit=2)) == []
+    active = Query(by_email=True, states=["ACTIVE"], limit=1000)
+    assert await emails_of(active) == ["B", "b@x.com", "\uff21"]
+    assert await emails_of(replace(active, after="B", limit=1)) == ["b@x.com"]
+    assert await emails_of(replace(active, due_before=4.0)) == ["B", "b@x.com"]
+    assert not await store.page(APP, Kind.STATE, Query(by_email=True, limit=10))
+
+
+@pytest.mark.parametrize("limit", [1, 3, 7, 100])
+async def test_all_pages_by_email_contain_each_record_once(store: RecordStore, limit: int) -> None:
+    """The order of the subjects is the opposite of the order of the addresses."""
+    for number in range(7):
+        await store.put(record(f"z{9 - number}", user_email=f"user-{number}@example.com"), 0)
+    query = Query(by_email=True, limit=limit)
+    found = [row async for page in pages_of(store, APP, Kind.USER, query) for row in page]
+    assert [row.user_email for row in found] == [f"user-{number}@example.com" for number in range(7)]
+    assert found == [(await store.get(row.key))[0] for row in found]
 
 
 async def test_records_are_counted_by_a_column(store: RecordStore) -> None:
@@ -254,17 +331,18 @@ async def test_apps_with_records_are_listed(store: RecordStore) -> None:
 
 
 async def test_each_change_is_listed_once(store: RecordStore) -> None:
-    """Changes since a time are sorted oldest first. Each record is returned with its latest revision."""
+    """Changes since a time are sorted oldest first. Each record is returned with its latest revision and email address."""
     revs = {}
     for name, changed_at in (("a", 5.0), ("b", 3.0), ("c", 1.0)):
-        revs[name] = await store.put(record(name, state="ACTIVE", changed_at=changed_at), 0)
+        written = record(name, state="ACTIVE", changed_at=changed_at, user_email=f"{name}@example.com")
+        revs[name] = await store.put(written, 0)
     assert revs["c"] is not None
     latest = await store.put(record("c", state="GONE", changed_at=6.0), revs["c"])
     await store.put(Record(key=key(kind=Kind.STATE), value=b"v", changed_at=7.0), 0)
     changes, now = await store.changes(APP, Kind.USER, 5.0)
     assert list(changes) == [
-        Change(key("a"), revs["a"] or 0, "ACTIVE", 5.0),
-        Change(key("c"), latest or 0, "GONE", 6.0),
+        Change(key("a"), revs["a"] or 0, "ACTIVE", 5.0, "a@example.com"),
+        Change(key("c"), latest or 0, "GONE", 6.0, None),
     ]
     assert abs(now - time.time()) < 60
 

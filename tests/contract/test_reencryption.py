@@ -12,7 +12,7 @@ import pytest
 
 from support.faulty_store import FaultyStore
 from support.memory_store import MemoryStore
-from support.process import NEW, OLD, Process, RotatingZoom, ring
+from support.process import NEW, OLD, Process, RotatingZoom, ring, zoom_user_id
 from zoomgate_server.encryption import key_check, key_usage, shared_secret
 from zoomgate_server.encryption.cipher import Key, KeyRing
 from zoomgate_server.encryption.envelope import Envelope
@@ -42,7 +42,7 @@ async def fill(store: RecordStore, zoom: RotatingZoom, apps: tuple[str, ...] = (
         envelope = Envelope(app=app, keys=ring(OLD))
         await key_check.verify(store, envelope)
         await shared_secret.obtain(store, envelope, "page-tokens")
-        process = Process(app, store, envelope, zoom)
+        process = Process(store, envelope, zoom)
         for user in USERS:
             await process.connect(user)
     return process
@@ -106,8 +106,8 @@ async def test_concurrent_refresh_is_not_overwritten(store: RecordStore) -> None
     refreshed: set[str] = set()
 
     async def refresh(record: Record) -> None:
-        user = record.key.subject
-        if record.key.kind is Kind.USER and user not in refreshed:
+        user = record.user_email
+        if user is not None and user not in refreshed:
             refreshed.add(user)
             await process.refresh(user)
 
@@ -115,9 +115,9 @@ async def test_concurrent_refresh_is_not_overwritten(store: RecordStore) -> None
     assert not result.failed
     assert refreshed == set(USERS)
     assert await count_encrypted_with(store, OLD) == 0
-    reader = Process("app", store, Envelope(app="app", keys=ring(NEW)), zoom)
+    reader = Process(store, Envelope(app="app", keys=ring(NEW)), zoom)
     for user in USERS:
-        record, _ = await reader.connections.read(user)
+        record, _ = await reader.connections.find(user)
         assert record is not None
         assert record.generation == 2
         assert await reader.has_valid_token(user)
@@ -155,7 +155,7 @@ async def test_next_run_continues_after_a_store_failure(store: RecordStore, afte
     result = await reencrypt(store, ring(NEW), ignore_progress)
     assert result.current >= reencrypted
     assert await count_encrypted_with(store, OLD) == 0
-    reader = Process("app", store, Envelope(app="app", keys=ring(NEW)), zoom)
+    reader = Process(store, Envelope(app="app", keys=ring(NEW)), zoom)
     assert all([await reader.has_valid_token(user) for user in USERS])
 
 
@@ -163,8 +163,8 @@ async def test_unreadable_records_are_reported_and_unchanged(store: RecordStore)
     """A corrupt record or a missing key does not prevent the re-encryption of other records."""
     await fill(store, RotatingZoom())
     other_ring = KeyRing([Key("0c0c0c0c", bytes(range(32)), primary=True)])
-    corrupt, _ = await store.get(RecordKey("app", Kind.USER, USERS[3]))
-    foreign, _ = await store.get(RecordKey("app", Kind.USER, USERS[7]))
+    corrupt, _ = await store.get(RecordKey("app", Kind.USER, zoom_user_id(USERS[3])))
+    foreign, _ = await store.get(RecordKey("app", Kind.USER, zoom_user_id(USERS[7])))
     assert corrupt is not None
     assert foreign is not None
     await store.put(replace(corrupt, value=corrupt.value[:-1] + b"x"), corrupt.rev)
@@ -183,7 +183,7 @@ async def test_unreadable_records_are_reported_and_unchanged(store: RecordStore)
 async def test_encryption_key_is_read_from_the_value_despite_a_wrong_column(store: RecordStore) -> None:
     await fill(store, RotatingZoom())
     await reencrypt(store, ring(NEW), ignore_progress)
-    record, _ = await store.get(RecordKey("app", Kind.USER, USERS[0]))
+    record, _ = await store.get(RecordKey("app", Kind.USER, zoom_user_id(USERS[0])))
     assert record is not None
     envelope = Envelope(app="app", keys=ring(OLD))
     value = envelope.seal(record.key, grant="g", generation=9, header={}, secret={})
@@ -220,9 +220,9 @@ async def test_reencryption_loses_no_token_of_a_different_process(tmp_path: Path
     assert await count_encrypted_with(store, OLD) == 0
     zoom = RotatingZoom()
     zoom.valid_tokens = living
-    reader = Process("app", store, Envelope(app="app", keys=ring(NEW)), zoom)
+    reader = Process(store, Envelope(app="app", keys=ring(NEW)), zoom)
     for user in USERS:
-        record, _ = await reader.connections.read(user)
+        record, _ = await reader.connections.find(user)
         assert record is not None
         assert record.generation > 1
         assert await reader.has_valid_token(user)

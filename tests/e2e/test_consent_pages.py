@@ -152,6 +152,30 @@ def test_different_zoom_account_is_rejected(service: Service, window: webdriver.
     assert findings(window) == []
 
 
+def test_user_connects_a_zoom_account_with_a_different_address(
+    service: Service, window: webdriver.Chrome
+) -> None:
+    """Both addresses are shown before and after the consent. A second user cannot connect the same Zoom account."""
+    office, other = "basil@office.example", "basil@elsewhere.example"
+    for user, title in ((office, "You are connected"), (other, "This Zoom account is already connected")):
+        started = service.client.auth.begin_authorization(user_email=user, zoom_email=BASIL)
+        window.get(started.authorization_url)
+        assert f"the Zoom account of {BASIL} and use it for its user {user}" in main_text(window)
+        assert f"sign in to Zoom with {BASIL}" in main_text(window)
+        assert fits(window)
+        assert findings(window) == []
+        press(window, "Continue to Zoom")
+        window.find_element(By.CSS_SELECTOR, f"input[value='{BASIL}']").click()
+        press(window, "Allow")
+        assert heading(window) == title
+        assert user in main_text(window)
+        assert BASIL in main_text(window)
+        assert fits(window)
+        assert findings(window) == []
+    assert office not in main_text(window)
+    service.client.auth.delete_connection(user_email=office)
+
+
 def test_consent_without_the_cookie_is_rejected(service: Service, window: webdriver.Chrome) -> None:
     """The page explains that the link must be opened and completed in the same browser."""
     window.get(authorization_url(service, BASIL))

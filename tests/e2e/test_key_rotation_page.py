@@ -23,7 +23,7 @@ def commands() -> list[str]:
 
 
 async def test_documented_commands_succeed_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All users' tokens can be refreshed after each command and after the backup is restored."""
+    """All users' tokens can be refreshed after each command and after the backup is restored, which leaves nothing to adopt."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ZOOMGATE_DATA_DIR", "data")
     (tmp_path / "backups").mkdir()
@@ -39,6 +39,7 @@ async def test_documented_commands_succeed_in_order(tmp_path: Path, monkeypatch:
         ["connections", "refresh"],
         ["store", "backup"],
         ["store", "restore"],
+        ["store", "adopt"],
     ]
 
     async def run(line: str) -> str:

@@ -169,8 +169,13 @@ async def test_calls_in_progress_complete_on_sigterm(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-async def test_removing_the_app_in_zoom_disconnects_the_user(tmp_path: Path, workers: int) -> None:
-    """The command from the guide triggers a webhook, and the overview page of the Zoom simulator shows the response."""
+async def test_removing_the_app_in_zoom_soon_after_a_consent_requires_consent(
+    tmp_path: Path, workers: int
+) -> None:
+    """The command from the guide triggers a webhook, and the overview page of the Zoom simulator shows the response.
+
+    Soon after a consent, the event itself ends nothing, but Zoom rejects the tokens.
+    """
     options = [*isolated_options(tmp_path), f"--workers={workers}"]
     show = pb.GetConnectionRequest(user_email=MONICA)
     with start_service([ZOOMGATE, "run", *options], tmp_path) as (process, address, _):
@@ -190,8 +195,10 @@ async def test_removing_the_app_in_zoom_disconnects_the_user(tmp_path: Path, wor
             assert result.stderr == "triggered app_deauthorized; webhook queued\n"
             while "204, accepted" not in await page(session, f"http://{simulator}/_sim/"):
                 await asyncio.sleep(0.05)
-            connection = (await auth.GetConnection(show, timeout=10)).connection
-            assert connection.cause == Connection.CAUSE_APP_DEAUTHORIZED
+            while (
+                await auth.GetConnection(show, timeout=10)
+            ).connection.state != Connection.STATE_REAUTH_REQUIRED:
+                await asyncio.sleep(0.05)
         assert stop(process)[0] == 0
 
 
@@ -317,6 +324,25 @@ def test_wrong_or_missing_encryption_key_prevents_a_start(tmp_path: Path) -> Non
     assert "key ring" in start_error(tmp_path, "run", *options)
     assert len((tmp_path / "data" / "zoomgate.db").read_bytes()) == len(store)
     keys.write_bytes(right)
+    with start_service([ZOOMGATE, "run", *options], tmp_path):
+        pass
+
+
+def test_deleted_store_is_replaced_only_after_it_is_given_up(tmp_path: Path) -> None:
+    """The failed start changes nothing, and names the command that gives up the store."""
+    options = isolated_options(tmp_path)
+    with start_service([ZOOMGATE, "run", *options], tmp_path):
+        pass
+    for path in (tmp_path / "data").glob("zoomgate.db*"):
+        path.unlink()
+    before = files(tmp_path)
+    text = start_error(tmp_path, "run", *options)
+    assert "zoomgate.db is missing or empty" in text
+    assert len(text.strip().splitlines()) == 1
+    assert files(tmp_path) == before
+    (command,) = re.findall(r"run `zoomgate (.+)`", text)
+    environ = os.environ | {"ZOOMGATE_DATA_DIR": str(tmp_path / "data")}
+    subprocess.run([ZOOMGATE, *command.split(), "--yes"], check=True, capture_output=True, env=environ)
     with start_service([ZOOMGATE, "run", *options], tmp_path):
         pass
 

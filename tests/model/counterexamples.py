@@ -50,6 +50,21 @@ BY_MUTANT: dict[str, History] = {
         ("run_to", 1, "AppendJournal"),
         ("disconnect",),
     ],
+    "late_pair_dropped": [
+        ("world", True, True),
+        ("request",),
+        ("run_to", 1, "AppendJournal"),
+        ("disconnect",),
+    ],
+    "missing_record_ends_grant": [
+        ("world", False, True),
+        ("request",),
+        ("run_to", 0, "AppendJournal"),
+        ("run_to", 0, "Put"),
+        ("fault", 0, "store_before"),
+        ("run_to", 0, "Read"),
+        ("fault", 0, "store_empty"),
+    ],
     "tokens_dropped_after_generation_change": [
         ("world", True, True),
         ("request",),

@@ -44,16 +44,15 @@ class Mutant:
         return module
 
 
-_SUPERSEDED = "if record is None or record.grant != entry.grant or record.state is State.DISCONNECTED:"
+_IS_CURRENT = "record.grant == entry.grant and record.state is not State.DISCONNECTED"
 MUTANTS = (
     Mutant(
         "success_checked_against_lease",
-        _SUPERSEDED,
-        "lease = None if record is None else record.lease\n"
-        "    if record is None or record.grant != entry.grant or record.state is State.DISCONNECTED or (\n"
-        "        record.commit_id != entry.entry_id and (lease is None or lease.holder != entry.entry_id"
-        " or lease.expire_at <= snapshot.store_now)\n"
-        "    ):",
+        _IS_CURRENT,
+        _IS_CURRENT + " and (\n"
+        "        record.commit_id == entry.entry_id or (record.lease is not None"
+        " and record.lease.holder == entry.entry_id and record.lease.expire_at > snapshot.store_now)\n"
+        "    )",
     ),
     Mutant(
         "rejection_accepted_immediately",
@@ -78,11 +77,22 @@ MUTANTS = (
     ),
     Mutant(
         "late_success_does_not_reactivate",
-        _SUPERSEDED,
-        "if record is None or record.grant != entry.grant or record.state is not State.ACTIVE:",
+        _IS_CURRENT,
+        "record.grant == entry.grant and record.state is State.ACTIVE",
     ),
-    Mutant("grant_not_compared", _SUPERSEDED, "if record is None or record.state is State.DISCONNECTED:"),
-    Mutant("disconnect_not_respected", _SUPERSEDED, "if record is None or record.grant != entry.grant:"),
+    Mutant("grant_not_compared", _IS_CURRENT, "record.state is not State.DISCONNECTED"),
+    Mutant("disconnect_not_respected", _IS_CURRENT, "record.grant == entry.grant"),
+    Mutant(
+        "late_pair_dropped",
+        "        rev = yield Put(decisions.late_pair(record, entry, now))\n"
+        "        return None if rev is None else Superseded(record)\n",
+        "        return Superseded(record)\n",
+    ),
+    Mutant(
+        "missing_record_ends_grant",
+        '        raise StoreError("the connection is missing")\n',
+        "        return Superseded(record)\n",
+    ),
     Mutant(
         "tokens_dropped_after_generation_change",
         "    generation_changed = record.generation != entry.generation\n",
@@ -117,7 +127,7 @@ MUTANTS = (
     ),
     Mutant(
         "lease_expiry_not_checked",
-        "if now - lease.snapshot.monotonic > timing.lease - timing.call - timing.margin:",
+        "if not timing.allows_call(lease.snapshot.monotonic, now):",
         "if False:",
     ),
     Mutant("unconfirmed_lease_not_read_again", "rev, write_failed = None, True", "return StoreFailed()"),
@@ -162,21 +172,21 @@ REFRESHER_MUTANTS = (
     ),
     Mutant(
         "in_flight_attempt_dropped_immediately",
-        "        self._in_flight[user_email] = in_flight\n",
-        "        self._in_flight[user_email] = in_flight\n"
-        "        asyncio.get_running_loop().call_soon(self._in_flight.pop, user_email, None)\n",
+        "        self._in_flight[zoom_user_id] = in_flight\n",
+        "        self._in_flight[zoom_user_id] = in_flight\n"
+        "        asyncio.get_running_loop().call_soon(self._in_flight.pop, zoom_user_id, None)\n",
         refresher,
     ),
     Mutant(
         "in_flight_attempt_dropped_on_store_failure",
-        '                    in_flight.fail(StoreError("the store did not accept the new tokens"))\n',
-        '                    in_flight.fail(StoreError("the store did not accept the new tokens"))\n'
-        "                    self._in_flight.pop(in_flight.user_email, None)\n",
+        '                in_flight.fail(StoreError("the store did not accept the new tokens"))\n',
+        '                in_flight.fail(StoreError("the store did not accept the new tokens"))\n'
+        "                self._in_flight.pop(in_flight.zoom_user_id, None)\n",
         refresher,
     ),
     Mutant(
         "in_flight_attempt_never_dropped",
-        "            del self._in_flight[request.user_email]\n",
+        "            del self._in_flight[request.zoom_user_id]\n",
         "            pass\n",
         refresher,
     ),
@@ -194,14 +204,16 @@ REFRESHER_MUTANTS = (
     ),
     Mutant(
         "issued_tokens_not_appended_to_journal",
-        "                await self._journal.append(entry)\n",
-        "",
+        "                in_flight.issued = entry.tokens\n",
+        "                in_flight.issued = entry.tokens\n                return None\n",
         refresher,
     ),
     Mutant(
         "journal_append_not_awaited",
-        "                await self._journal.append(entry)\n",
-        "                self._pending_append = asyncio.ensure_future(self._journal.append(entry))\n",
+        "                in_flight.issued = entry.tokens\n",
+        "                in_flight.issued = entry.tokens\n"
+        "                self._pending_append = asyncio.ensure_future(self._driver.perform(effect))\n"
+        "                return None\n",
         refresher,
     ),
 )

@@ -11,21 +11,18 @@ from dataclasses import replace
 from typing import Any
 
 from model.loop import SeededLoop
-from support.memory_journal import MemoryJournal
+from support.effect_driver import create_driver, create_repository
 from zoomgate_server.app.metric_labels import new_metrics
 from zoomgate_server.call_context import Call
+from zoomgate_server.connections import refresh_schedule
 from zoomgate_server.connections.access_tokens import AccessTokens
 from zoomgate_server.connections.concurrency_limit import ConcurrencyLimit, Limit
 from zoomgate_server.connections.proactive_refresh import MAX_DUE, PAGE_SIZE, ProactiveRefresh
 from zoomgate_server.connections.record import ConnectionRecord, State
-from zoomgate_server.connections.refresh import schedule
 from zoomgate_server.connections.refresh.protocol import Config
 from zoomgate_server.connections.refresh.refresher import Refresher
-from zoomgate_server.connections.repository import ConnectionRepository
 from zoomgate_server.connections.token_pair import TokenPair
 from zoomgate_server.connections.zoom_calls import ZoomCalls
-from zoomgate_server.encryption.cipher import Key, KeyRing
-from zoomgate_server.encryption.envelope import Envelope
 from zoomgate_server.identity import Principal, Role
 from zoomgate_server.storage.record_store import RecordStore
 from zoomgate_server.telemetry import background_tasks
@@ -38,7 +35,6 @@ EPOCH, DAY, HOUR = 1_750_000_000.0, 24 * 3600.0, 3600.0
 MAX_IDLE_SECONDS = 90 * DAY
 """Age at which an unused refresh token expires, in seconds."""
 
-RING = KeyRing([Key("0a0b0c0d", bytes(range(32)), primary=True)])
 ADMIN = Principal(name="admin", roles=frozenset({Role.ADMIN}))
 
 
@@ -86,7 +82,7 @@ class Zoom:
         """Return the age of a user's valid token, in seconds."""
         return asyncio.get_running_loop().time() - self._issued_at[user]
 
-    async def exchange(self, token: str) -> TokenOutcome:
+    async def refresh(self, token: str) -> TokenOutcome:
         user = token.partition(" ")[0]
         self.requests.append((asyncio.get_running_loop().time(), user))
         await asyncio.sleep(1.0)
@@ -98,7 +94,7 @@ class Zoom:
         if self.age(user) > MAX_IDLE_SECONDS:
             self.expired.append(user)
             return Rejected("invalid_grant")
-        return Issued("a", self.issue(user), "bearer", "s", "", HOUR)
+        return Issued("a", self.issue(user), "s", HOUR)
 
     @property
     def calls(self) -> Counter[str]:
@@ -131,16 +127,10 @@ class Process:
     ) -> None:
         clock = Clock(loop)
         self.metrics = new_metrics("0")
-        self.journal = MemoryJournal()
-        self.store = ConnectionRepository(
-            app="app", store=store, envelope=Envelope(app="app", keys=RING), clock=clock, on_read=lambda: None
-        )
+        self.store = create_repository(store, clock)
         limit = ConcurrencyLimit(Limit.REFRESHES, 100, clock, self.metrics)
         self.refresher = refresher(
-            connections=self.store,
-            exchange=zoom.exchange,
-            revoke_unused=lambda _: None,
-            journal=self.journal,
+            driver=create_driver(store, clock, zoom),
             clock=clock,
             metrics=self.metrics,
             audit=lambda _: None,
@@ -207,12 +197,18 @@ class Process:
         return value
 
 
+def zoom_user_id(user: str) -> str:
+    """Return the ID of the Zoom user with an email address."""
+    return f"z-{user}"
+
+
 async def connect(process: Process, zoom: Zoom, user: str, age: float, **fields: Any) -> None:
     """Store a connection whose token pair was issued `age` seconds ago."""
-    _, now = await process.store.read(user)
+    _, now = await process.store.find(user)
     issued_at = now - age
-    pair = TokenPair("a", zoom.issue(user, age), "bearer", "s", "", issued_at + HOUR, issued_at)
+    pair = TokenPair("a", zoom.issue(user, age), "s", issued_at + HOUR, issued_at)
     record = ConnectionRecord(
+        zoom_user_id=zoom_user_id(user),
         user_email=user,
         state=State.ACTIVE,
         grant="g1",
@@ -223,13 +219,13 @@ async def connect(process: Process, zoom: Zoom, user: str, age: float, **fields:
         refresh_time=issued_at,
         access_expire_at=issued_at + HOUR,
         tokens=pair,
-        due_at=schedule.due_at(user, pair, issued_at),
+        due_at=refresh_schedule.due_at(zoom_user_id(user), pair, issued_at),
     )
     assert await process.store.write(replace(record, **fields))
 
 
 async def stored(process: Process, user: str) -> ConnectionRecord:
     """Return the stored connection of a user."""
-    record, _ = await process.store.read(user)
+    record, _ = await process.store.find(user)
     assert record is not None
     return record

@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from model.loop import Killed, SeededLoop
+from support.effect_driver import KEY_RING, create_driver, create_repository
 from support.faulty_store import FaultyStore
 from support.memory_store import MemoryStore
 from zoomgate_server.connections.concurrency_limit import ConcurrencyLimit, Limit
@@ -25,8 +26,6 @@ from zoomgate_server.connections.refresh.protocol import Config
 from zoomgate_server.connections.repository import ConnectionRepository
 from zoomgate_server.connections.token_journal import Entry, TokenJournal
 from zoomgate_server.connections.token_pair import TokenPair
-from zoomgate_server.encryption.cipher import Key, KeyRing
-from zoomgate_server.encryption.envelope import Envelope
 from zoomgate_server.errors import (
     AppCredentialsRejected,
     ReauthRequired,
@@ -40,7 +39,9 @@ from zoomgate_server.storage.record_store import Record, RecordKey, StoreError
 from zoomgate_server.telemetry.metrics import Metrics
 from zoomgate_server.zoom.token_outcome import Issued, NotSent, Rejected, Throttled, TokenOutcome, Unknown
 
-USERS = ("monica@example.com", "omar@example.com")
+USERS = ("z-monica", "z-omar")
+"""The IDs of the Zoom users."""
+
 EPOCH = 1_750_000_000.0
 """The store's time when the loop's time is 0."""
 
@@ -55,7 +56,6 @@ _DOCUMENTED = (
     ZoomRateLimited,
     ZoomUnavailable,
 )
-_RING = KeyRing([Key("0a0b0c0d", bytes(range(32)), primary=True)])
 _METRICS = Metrics("0", [])
 _CALLER: contextvars.ContextVar[str] = contextvars.ContextVar("caller", default="none")
 
@@ -100,7 +100,7 @@ class Zoom:
         self._calls: Counter[str] = Counter()
         self._failing = rng.random() < 0.3
 
-    async def exchange(self, token: str) -> TokenOutcome:
+    async def refresh(self, token: str) -> TokenOutcome:
         """Respond after a delay, and check that at most one call per user is in progress."""
         user = token.partition(" ")[0]
         self._world.check(_CALLER.get() == "none", "a caller's context reached Zoom")
@@ -127,7 +127,7 @@ class Zoom:
             return Rejected("invalid_grant")
         self._numbers[user] += 1
         self.valid[user] = f"{user} {self._numbers[user]}"
-        return Issued(f"a{self._numbers[user]}", self.valid[user], "bearer", "s", "", 3600.0)
+        return Issued(f"a{self._numbers[user]}", self.valid[user], "s", 3600.0)
 
 
 class SlowStore:
@@ -200,13 +200,15 @@ class World:
         self.loop = SeededLoop(self.rng, now)
         self.clock = Clock(self.loop)
         folder = self.folder or Path("/nowhere")
-        self.journal = WatchedJournal(folder, app="app", key_ring=_RING, metrics=_METRICS)
+        self.journal = WatchedJournal(folder, app="app", key_ring=KEY_RING, metrics=_METRICS)
         self.journal.journaled = self.journaled
         self.refresher: refresher.Refresher = self.shell.Refresher(
-            connections=self._connections(SlowStore(self, self.faulty, self.rng)),
-            exchange=self.zoom.exchange,
-            revoke_unused=lambda _: self.check(False, "a pair was discarded"),
-            journal=self.journal if self.folder else _NoJournal(),
+            driver=create_driver(
+                SlowStore(self, self.faulty, self.rng),  # type: ignore[arg-type] - the only methods in use
+                self.clock,
+                self.zoom,
+                journal=self.journal if self.folder else _NoJournal(),
+            ),
             clock=self.clock,
             metrics=_METRICS,
             audit=lambda _event: None,
@@ -214,11 +216,9 @@ class World:
             config=Config(forced_interval=60.0, max_refreshes=100),
         )
 
-    def _connections(self, store: Any) -> ConnectionRepository:
-        envelope = Envelope(app="app", keys=_RING)
-        return ConnectionRepository(
-            app="app", store=store, envelope=envelope, clock=self.clock, on_read=lambda: None
-        )
+    def _connections(self) -> ConnectionRepository:
+        """Return the repository of the store without delays and faults."""
+        return create_repository(self.memory, self.clock)
 
     # -- invariants ----------------------------------------------------------------------------------
 
@@ -235,14 +235,14 @@ class World:
 
     async def stored(self, user: str) -> ConnectionRecord:
         """Read a record, bypassing the slow store."""
-        record, _ = await self._connections(self.memory).read(user)
+        record, _ = await self._connections().read(user)
         assert record is not None
         return record
 
     async def check_valid_token_stored(self, user: str) -> None:
         """Check that the record contains the valid refresh token."""
         record = await self.stored(user)
-        stored = {pair.refresh_token for pair in (record.tokens, *record.alternate_pairs) if pair is not None}
+        stored = {pair.refresh_token for pair in record.pairs}
         self.check(record.state is State.ACTIVE, f"{user} is {record.state.value}")
         self.check(self.zoom.valid[user] in stored, f"the valid token of {user} is lost")
 
@@ -294,7 +294,7 @@ class World:
     async def _check_final_refresh(self) -> None:
         """Stop all faults and refresh each user's token again. This must succeed or, if a response was lost, require a new consent."""
         self.zoom.stop_failing()
-        self.faulty._faults = {"get": [], "put": []}
+        self.faulty._faults.clear()
         await asyncio.sleep(LONG_PAUSE)
         for user in USERS:
             seen = (await self.stored(user)).generation
@@ -311,10 +311,11 @@ class World:
 
     async def _connect(self, user: str) -> None:
         now = self.clock.wall()
-        pair = TokenPair("a1", self.zoom.valid[user], "bearer", "s", "", now, now)
-        await self._connections(self.memory).write(
+        pair = TokenPair("a1", self.zoom.valid[user], "s", now, now)
+        await self._connections().write(
             ConnectionRecord(
-                user_email=user,
+                zoom_user_id=user,
+                user_email=f"{user}@example.com",
                 state=State.ACTIVE,
                 grant="g1",
                 generation=1,
@@ -323,7 +324,6 @@ class World:
                 update_time=now,
                 refresh_time=now,
                 tokens=pair,
-                zoom_user_id=user,
             )
         )
 

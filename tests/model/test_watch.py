@@ -15,13 +15,12 @@ from support.faulty_store import FaultyStore, Gate
 from support.memory_store import MemoryStore
 from support.process import NEW, OLD, ring
 from zoomgate_server.connections import record as connection_record
-from zoomgate_server.connections.disconnection import make_tombstone
-from zoomgate_server.connections.record import ConnectionRecord, State
+from zoomgate_server.connections.lifecycle import decisions
+from zoomgate_server.connections.record import Cause, ConnectionRecord, State
 from zoomgate_server.connections.repository import ConnectionRepository
 from zoomgate_server.encryption.cipher import KeyRing
 from zoomgate_server.encryption.envelope import FORMAT, Envelope
 from zoomgate_server.errors import ServerOverloaded, ShuttingDown
-from zoomgate_server.storage.record_store import Kind, RecordKey
 from zoomgate_server.telemetry.metrics import Metrics
 from zoomgate_server.watch.change_feed import ChangeFeed, without_secrets
 from zoomgate_server.watch.watchers import Event, EventType, Position, Watchers
@@ -29,6 +28,7 @@ from zoomgate_server.watch.watchers import Event, EventType, Position, Watchers
 USERS = [f"u{number}@example.com" for number in range(5)]
 STEPS = (
     st.tuples(st.just("write"), st.sampled_from(USERS), st.sampled_from([0.0, 1.0, 9.0, 30.0, 60.0])),
+    st.tuples(st.just("rename"), st.sampled_from(USERS), st.sampled_from([0.0, 9.0, 60.0])),
     st.tuples(st.just("disconnect"), st.sampled_from(USERS), st.sampled_from([0.0, 9.0, 60.0])),
     st.tuples(st.just("poll"), st.just(""), st.just(0.0)),
     st.tuples(st.just("slow poll"), st.just(""), st.just(0.0)),
@@ -109,6 +109,7 @@ class World:
         self.other_process = ConnectionRepository(
             app="app", store=self.store, envelope=self.envelope, clock=self, on_read=lambda: None
         )
+        self._numbers = itertools.count(1)
         self.received: dict[str, ConnectionRecord] = {}
         self.events = 0
         self.position: Position | None = None
@@ -150,25 +151,64 @@ class World:
             self.position = event.position
             self.synced = event.type is EventType.SYNCED
             if event.record is not None:
-                previous = self.received.get(event.record.user_email, event.record)
-                self.ordered = self.ordered and previous.generation <= event.record.generation
-                self.received[event.record.user_email] = event.record
+                self._receive(event.record)
+
+    def _receive(self, record: ConnectionRecord) -> None:
+        """Keep the received state, and check the order of the states of a Zoom user."""
+        previous = self.received.get(record.user_email, record)
+        if previous.zoom_user_id == record.zoom_user_id:
+            self.ordered = self.ordered and previous.generation <= record.generation
+        self.received[record.user_email] = record
 
     async def write(
         self, user: str, lag: float, *, disconnect: bool, envelope: Envelope | None = None
     ) -> None:
         """Store a change whose update time is `lag` seconds ago."""
-        record, now = await self.other_process.read(user)
+        record, now = await self.other_process.find(user)
         at = now - lag
-        if record is None:
-            record = ConnectionRecord(user, State.ACTIVE, "g", 0, at, at, at, at)
+        if record is None or (record.zoom_user_id == user and not disconnect):
+            await self._release(user, at)
+            record = ConnectionRecord(f"z{next(self._numbers)}", user, State.ACTIVE, "g", 0, at, at, at, at)
         if disconnect:
-            record = make_tombstone(record, at, revoke=False)
+            record = decisions.end(record, Cause.REVOKED, at)
         else:
             record = replace(
                 record, state=State.ACTIVE, generation=record.generation + 1, update_time=at, expire_at=None
             )
         assert await self.store.put(connection_record.encode(envelope or self.envelope, record), record.rev)
+
+    async def change(self, kind: str, user: str, lag: float) -> None:
+        """Store a change of a kind whose update time is `lag` seconds ago."""
+        if kind == "rename":
+            await self.rename(user, lag)
+        else:
+            await self.write(user, lag, disconnect=kind == "disconnect")
+
+    async def rename(self, user: str, lag: float) -> None:
+        """Store a connection under the next user's address, from whom the address is taken, and the tombstone of its previous address."""
+        record, now = await self.other_process.find(user)
+        if record is None or record.state is State.DISCONNECTED:
+            return
+        at, address = now - lag, USERS[(USERS.index(user) + 1) % len(USERS)]
+        await self._release(address, at)
+        renamed = replace(record, user_email=address, generation=record.generation + 1, update_time=at)
+        assert await self.other_process.write(renamed)
+        previous, _ = await self.other_process.read(user)
+        tombstone = replace(
+            decisions.address_tombstone(replace(renamed, renamed_from=user), at),
+            rev=0 if previous is None else previous.rev,
+            generation=next(self._numbers),
+        )
+        assert await self.other_process.write(tombstone)
+
+    async def _release(self, user: str, at: float) -> None:
+        """Remove an address from the record that has it."""
+        record, _ = await self.other_process.find(user)
+        if record is None:
+            return
+        if record.state is not State.DISCONNECTED:
+            record = decisions.end(record, Cause.REVOKED, at)
+        assert await self.other_process.write(replace(record, user_email=""))
 
     @property
     def queued(self) -> int:
@@ -192,7 +232,7 @@ class World:
             return response
 
         async def poll() -> None:
-            with self.store.intercept("get", respond_late):
+            with self.store.intercept("find", respond_late):
                 await self.feed.poll()
                 await self.feed.publish()
 
@@ -256,8 +296,8 @@ async def run_history(steps: list[tuple[str, str, float]], max_queued: int) -> W
     world = World(max_queued)
     for step, user, value in steps:
         match step:
-            case "write" | "disconnect":
-                await world.write(user, value, disconnect=step == "disconnect")
+            case "write" | "disconnect" | "rename":
+                await world.change(step, user, value)
             case "slow poll":
                 await world.start_slow_poll()
             case "read":
@@ -325,7 +365,7 @@ async def run_and_check_latest_state(steps: list[tuple[str, str, float]], max_qu
     world = await run_history(steps, max_queued)
     assert world.ordered
     for user in USERS:
-        record, _ = await world.connections.read(user)
+        record, _ = await world.connections.find(user)
         received = world.received.get(user)
         if record is None or (received is None and record.state is State.DISCONNECTED):
             assert received is None
@@ -603,7 +643,7 @@ async def test_record_in_a_newer_format_is_delivered_by_a_process_of_the_newer_r
     world = World()
     await world.sync()
     await world.write(USERS[0], 0.0, disconnect=False)
-    record, _ = await world.store.get(RecordKey("app", Kind.USER, USERS[0]))
+    record, _ = await world.store.find("app", USERS[0])
     assert record is not None
     newer = replace(record, value=bytes([FORMAT + 1]) + record.value[1:])
     rev = await world.store.put(newer, record.rev)
@@ -663,7 +703,7 @@ async def test_corrupt_record_does_not_hold_back_the_position() -> None:
     world = World()
     await world.sync()
     await world.write(USERS[0], 0.0, disconnect=False)
-    record, _ = await world.store.get(RecordKey("app", Kind.USER, USERS[0]))
+    record, _ = await world.store.find("app", USERS[0])
     assert record is not None
     await world.store.put(replace(record, value=record.value[:-1] + b"?"), record.rev)
     world.time += 3600.0

@@ -18,7 +18,7 @@ from zoomgate_server.connections.token_pair import TokenPair
 from zoomgate_server.storage.record_store import StoreError
 from zoomgate_server.zoom.token_outcome import Issued, NotSent, Rejected, TokenOutcome, Unknown
 
-USER = "monica@example.com"
+USER, ZOOM_USER = "monica@example.com", "z1"
 TIMING = shipped.Timing()
 PROCESSES = 3
 BUDGET = {"crash": 2, "consent": 1, "disconnect": 1, "fault": 4, "jump": 1}
@@ -62,17 +62,18 @@ class RotatingZoom:
         if not token or (token != self.valid and not (self._tolerant and token == self._previous)):
             return Rejected("invalid_grant")
         self._issue(token)
-        return Issued(f"access-{self.valid}", self.valid, "bearer", "", "", 3600.0)
+        return Issued(f"access-{self.valid}", self.valid, "", 3600.0)
 
 
 def pair(refresh_token: str, now: float) -> TokenPair:
     """Return a token pair."""
-    return TokenPair(f"access-{refresh_token}", refresh_token, "bearer", "", "", now + 3600, now)
+    return TokenPair(f"access-{refresh_token}", refresh_token, "", now + 3600, now)
 
 
 def consented_record(refresh_token: str, grant: str, generation: int, now: float) -> ConnectionRecord:
     """Return the record that is stored after a consent."""
     return ConnectionRecord(
+        zoom_user_id=ZOOM_USER,
         user_email=USER,
         state=State.ACTIVE,
         grant=grant,
@@ -83,7 +84,6 @@ def consented_record(refresh_token: str, grant: str, generation: int, now: float
         refresh_time=now,
         access_expire_at=now + 3600,
         tokens=pair(refresh_token, now),
-        zoom_user_id="z1",
         zoom_account_id="a1",
     )
 
@@ -134,6 +134,7 @@ class World:
         self.attempts: list[Attempt] = []
         self.journal: dict[str, tuple[Any, Attempt | None]] = {}
         self.lost_tokens: set[str] = set()
+        self.written_tokens: set[str] = set()
         self.unstored_consent: str | None = None
         self.disconnected = False
         self.budget = dict(BUDGET)
@@ -161,6 +162,8 @@ class World:
         if isinstance(effect, protocol.AppendJournal) and self.journal_works:
             self.journal[effect.entry.entry_id] = (effect.entry, attempt)
         if isinstance(effect, protocol.DeleteJournal):
+            if effect.entry.tokens.refresh_token not in self.written_tokens:
+                raise InvariantViolation("a journal entry was deleted before its tokens were stored")
             self.journal.pop(effect.entry.entry_id, None)
         return None
 
@@ -169,6 +172,8 @@ class World:
             return None
         self._check_reauth(record)
         self.record = replace(record, rev=self.record.rev + 1)
+        pairs = (*record.pairs, *record.superseded_pairs, *record.pairs_to_revoke)
+        self.written_tokens.update(pair.refresh_token for pair in pairs)
         if record.lease is not None and record.lease.holder == attempt.name:
             attempt.leased_at = self.now
         if record.generation < self.newest_generation:
@@ -220,6 +225,11 @@ class World:
                     self.perform(attempt)
                 attempt.store_faults += 1
                 attempt.effect = attempt.protocol.throw(StoreError("injected"))
+            elif isinstance(effect, protocol.Read) and fault == "store_empty":
+                # the store was replaced by an empty one, until it is restored
+                attempt.effect = attempt.protocol.send(
+                    protocol.Snapshot(None, self.now + self.skew, self.now)
+                )
             elif isinstance(effect, protocol.Put) and fault == "write_retried":
                 # the driver repeats a write whose response was lost; the second write conflicts with the first
                 self.perform(attempt)
@@ -259,7 +269,7 @@ class World:
             return None
         name = f"attempt-{next(self._names)}"
         request = self.protocol.RefreshRequest(
-            user_email=USER,
+            zoom_user_id=ZOOM_USER,
             seen_generation=self.record.generation,
             attempt_id=name,
             forced=False,
@@ -363,8 +373,7 @@ class World:
 
     def stored_tokens(self) -> set[str]:
         """Return the refresh tokens in the record."""
-        pairs = (self.record.tokens, *self.record.alternate_pairs)
-        return {pair.refresh_token for pair in pairs if pair is not None}
+        return {pair.refresh_token for pair in self.record.pairs}
 
     def finish(self) -> None:
         """Finish all attempts, refresh again without disturbances, and check the result."""
@@ -443,7 +452,15 @@ _ACTIONS: tuple[tuple[int, Callable[[random.Random], Action]], ...] = (
             "fault",
             rng.randrange(PROCESSES),
             rng.choice(
-                ("request_lost", "response_lost", "not_sent", "store_before", "store_after", "write_retried")
+                (
+                    "request_lost",
+                    "response_lost",
+                    "not_sent",
+                    "store_before",
+                    "store_after",
+                    "store_empty",
+                    "write_retried",
+                )
             ),
         ),
     ),

@@ -31,17 +31,23 @@ PROCESSES = 2
 
 
 class IndexedStore(MemoryStore):
-    """An in-memory store with an index of due dates, as in a database, and with simulated outages."""
+    """An in-memory store with indexes of due dates and email addresses, as in a database, and with simulated outages."""
 
     def __init__(self, clock: Clock) -> None:
         super().__init__(clock.wall)
         self.down = False
         self._subjects: list[str] = []
         self._due: list[tuple[float, str]] = []
+        self._keys: dict[str, RecordKey] = {}
 
     async def get(self, key: RecordKey) -> tuple[Record | None, float]:
         self._check()
         return await super().get(key)
+
+    async def find(self, app: str, user_email: str) -> tuple[Record | None, float]:
+        self._check()
+        key = self._keys.get(user_email)
+        return (None if key is None else self._records[key]), self._wall()
 
     async def put(self, record: Record, if_rev: int) -> int | None:
         self._check()
@@ -49,6 +55,8 @@ class IndexedStore(MemoryStore):
         rev = await super().put(record, if_rev)
         if rev is not None:
             subject = record.key.subject
+            if record.user_email is not None:
+                self._keys[record.user_email] = record.key
             if previous is None:
                 insort(self._subjects, subject)
             elif previous.due_at is not None:

@@ -74,11 +74,11 @@ async def test_ten_thousand_users_are_listed_in_bounded_memory(zoomgate: Harness
     users = [f"user-{number:05}@example.com" for number in range(10_000)]
     with closing(sqlite3.connect(place.file)) as connection, connection:
         for user in users:
-            row = record.encode(envelope, replace(monica, user_email=user, zoom_user_id=user))
+            row = record.encode(envelope, replace(monica, user_email=user, zoom_user_id=user[::-1]))
             connection.execute(
-                "INSERT INTO record (app, kind, subject, value, rev, state, key_id, zoom_user_id, changed_at)"
+                "INSERT INTO record (app, kind, subject, value, rev, state, key_id, user_email, changed_at)"
                 " VALUES (?, 'user', ?, ?, 1, ?, ?, ?, 1.0)",
-                (APP, user, row.value, row.state, row.key_id, user),
+                (APP, row.key.subject, row.value, row.state, row.key_id, user),
             )
     request, pages, listed = auth.ListConnectionsRequest(page_size=1000), 0, []
     tracemalloc.start()

@@ -79,7 +79,11 @@ def zoomgate(folder: Path, command: str) -> subprocess.CompletedProcess[str]:
             "data/zoomgate.db cannot be written; check the owner and permissions of the file and its directory",
         ),
         (None, 0o500, "data/zoomgate.db cannot be created (Permission denied)"),
-        (0o600, 0o600, "cannot create or use data (Permission denied); check its owner and permissions"),
+        (
+            0o600,
+            0o600,
+            "cannot create or use data (Permission denied); check its owner and permissions",
+        ),
     ],
 )
 async def test_start_fails_if_the_file_is_not_writable(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pymongo import MongoClient
 
-from resilience.place import APP, Place
+from resilience.place import APP, Place, key
 from support.harness import MONICA, OMAR, SECONDS, Harness, browser, consent, metadata, running, serving
 from zoomgate.v1 import auth_service_pb2 as auth
 from zoomgate.v1 import meetings_service_pb2 as meetings
@@ -23,6 +23,7 @@ from zoomgate_server.watch import change_feed
 CORRUPT = ("DATA_LOSS", "RECORD_UNREADABLE")
 UNSUPPORTED_VERSION = ("INTERNAL", "RECORD_VERSION")
 KEY_MISSING = ("INTERNAL", "KEY_UNAVAILABLE")
+NOT_FOUND = ("NOT_FOUND", "ZOOM_NOT_CONNECTED")
 
 
 def header_end(value: bytes) -> int:
@@ -94,8 +95,6 @@ FAULTS = (
     Fault("value of a different user", lambda mine, other: replace(mine, value=other.value)),
     Fault("marked as disconnected", lambda mine, _: replace(mine, state="DISCONNECTED")),
     Fault("no state", lambda mine, _: replace(mine, state="")),
-    Fault("different Zoom user", lambda mine, _: replace(mine, zoom_user_id="other")),
-    Fault("no Zoom user", lambda mine, _: replace(mine, zoom_user_id=None)),
     Fault("version 4", of_value(lambda value: b"\4" + value[1:]), UNSUPPORTED_VERSION),
     Fault("version 255", of_value(lambda value: b"\xff" + value[1:]), UNSUPPORTED_VERSION),
     Fault("missing key", of_value(lambda value: flipped(value, header_end(value) + 1)), KEY_MISSING),
@@ -107,7 +106,6 @@ WRONG_FIELDS: tuple[dict[str, Any], ...] = (
     {"value": 10**15},
     {"value": 1.5},
     {"state": b"ACTIVE"},
-    {"zoom_user_id": b"x"},
 )
 """Fields with values of a wrong type."""
 
@@ -188,13 +186,32 @@ async def test_field_of_a_wrong_type_is_reported_as_corruption(
 
 
 @pytest.mark.parametrize("place", ["mongodb"], indirect=True)
-@pytest.mark.parametrize("field", ["value", "state", "zoom_user_id"])
+@pytest.mark.parametrize("field", ["value", "state"])
 async def test_missing_field_is_reported_as_corruption(
     zoomgate: Harness, place: Place, user_records: tuple[Record, Record], field: str
 ) -> None:
-    """Only MongoDB is tested: in SQLite, only the Zoom user can be missing, which `FAULTS` covers."""
+    """Only MongoDB is tested, since neither column can be NULL in SQLite."""
     place.write_fields(MONICA, {field: None})
     await assert_reported_and_unchanged(zoomgate, place, CORRUPT)
+
+
+@pytest.mark.parametrize(
+    "value", [None, b"?", f"{len(APP)}:{APP}:other@example.com", "other@example.com"], ids=str
+)
+async def test_record_with_a_corrupt_email_address_is_found_by_no_address(
+    zoomgate: Harness, place: Place, user_records: tuple[Record, Record], value: object
+) -> None:
+    """Its user is not connected until the next consent, and a caller with a different address cannot use the record."""
+    place.write_fields(MONICA, {place.email_field: value})
+    for user in (MONICA, "other@example.com"):
+        request = auth.GetConnectionRequest(user_email=user)
+        error = await zoomgate.error_of(zoomgate.auth.GetConnection, request)
+        assert error.short in ((CORRUPT, NOT_FOUND) if user != MONICA else (NOT_FOUND,))
+    await assert_usable(zoomgate, OMAR)
+    listed = await zoomgate.call(zoomgate.auth.ListConnections, auth.ListConnectionsRequest(), "admin")
+    assert [connection.user_email for connection in listed.connections] == [OMAR]
+    await zoomgate.connect()
+    await assert_usable(zoomgate, MONICA)
 
 
 @pytest.mark.parametrize("place", ["mongodb"], indirect=True)
@@ -204,11 +221,11 @@ async def test_document_of_a_different_user_is_reported_as_corruption(
     """A misplaced document never causes Zoomgate to use the token of a different user."""
     with MongoClient(place.uri) as client:
         records = client.get_default_database()[RECORDS]
-        mine, other = (records.find_one({"subject": user}) for user in (MONICA, OMAR))
+        mine, other = (records.find_one({"subject": key(user).subject}) for user in (MONICA, OMAR))
         assert mine is not None
         assert other is not None
-        other["zoom_user_claim"] = mine["zoom_user_claim"]
-        records.replace_one({"_id": mine["_id"]}, other | {"_id": mine["_id"]})
+        own = {name: mine[name] for name in ("_id", "email_key")}
+        records.replace_one({"_id": mine["_id"]}, other | own)
     await assert_calls_fail(zoomgate, CORRUPT)
     await assert_usable(zoomgate, OMAR)
 
@@ -221,7 +238,7 @@ OTHER_FIELDS: tuple[tuple[str, Any, bool], ...] = (
     ("kind", "other", False),
     ("subject", None, False),
     ("subject", 7, False),
-    ("subject", [MONICA], False),
+    ("subject", [key(MONICA).subject], False),
     ("rev", None, True),
     ("rev", "7", True),
     ("rev", 0, True),
@@ -255,7 +272,7 @@ async def test_document_with_other_corrupt_fields(
     await assert_usable(zoomgate, OMAR)
     assert (await place.record(MONICA)).rev > 0
     changes, _ = await (await place.store()).changes(APP, Kind.USER, 0.0)
-    assert {MONICA, OMAR} <= {change.key.subject for change in changes}
+    assert {MONICA, OMAR} <= {change.user_email for change in changes}
 
 
 @pytest.mark.parametrize("place", ["mongodb"], indirect=True)
@@ -263,9 +280,9 @@ async def test_document_without_a_valid_subject_does_not_shorten_pages(
     zoomgate: Harness, place: Place, user_records: tuple[Record, Record]
 ) -> None:
     """Callers take a page shorter than its limit for the last one, so an unreadable document is skipped and the page filled."""
-    place.write_fields(MONICA, {"subject": [MONICA]})
+    place.write_fields(MONICA, {"subject": [key(MONICA).subject]})
     page = await (await place.store()).page(APP, Kind.USER, Query(limit=1))
-    assert [record.key.subject for record in page] == [OMAR]
+    assert [record.key for record in page] == [key(OMAR)]
 
 
 @pytest.mark.parametrize("place", ["mongodb"], indirect=True)
@@ -277,21 +294,19 @@ async def test_document_without_a_valid_subject_blocks_neither_lists_nor_starts(
     listed = await zoomgate.call(zoomgate.auth.ListConnections, auth.ListConnectionsRequest(), "admin")
     assert [connection.user_email for connection in listed.connections] == [OMAR]
     changes, _ = await (await place.store()).changes(APP, Kind.USER, 0.0)
-    assert [change.key.subject for change in changes if change.key.kind is Kind.USER] == [OMAR]
+    assert [change.user_email for change in changes] == [OMAR]
     async with running(place.folder.with_name("next"), environ=place.environ) as other:
         await other.call(other.auth.GetConnection, auth.GetConnectionRequest(user_email=OMAR))
 
 
 @pytest.mark.parametrize("place", ["sqlite"], indirect=True)
-@pytest.mark.parametrize("column", ["state", "zoom_user_id"])
 async def test_invalid_utf8_is_reported_as_corruption(
-    zoomgate: Harness, place: Place, user_records: tuple[Record, Record], column: str
+    zoomgate: Harness, place: Place, user_records: tuple[Record, Record]
 ) -> None:
     """Invalid UTF-8, for example due to a flipped bit, affects only the record's user."""
     with closing(sqlite3.connect(place.file)) as connection, connection:
         connection.execute(
-            f"UPDATE record SET {column} = CAST(x'41ff' AS TEXT) WHERE subject = ?",  # noqa: S608 - names come from the test
-            (MONICA,),
+            "UPDATE record SET state = CAST(x'41ff' AS TEXT) WHERE subject = ?", (key(MONICA).subject,)
         )
     await assert_reported_and_unchanged(zoomgate, place, CORRUPT)
 

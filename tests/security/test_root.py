@@ -18,7 +18,8 @@ import zoomgate_server
 from security.attacked_command import ATTACKS, USER
 from support.harness import MONICA, caller_key, running
 from zoomgate_server import private_file
-from zoomgate_server.encryption import key_file
+from zoomgate_server.encryption import key_check, key_file
+from zoomgate_server.encryption.envelope import Envelope
 from zoomgate_server.storage import backup
 from zoomgate_server.storage.sqlite import SqliteStore
 
@@ -40,6 +41,7 @@ COMMANDS = {
     "keys rotate": "keys rotate --now",
     "prune": "prune",
     "run": "run --simulator-listen 127.0.0.1:0",
+    "store adopt": "store adopt --yes",
     "store backup": "store backup {data}/backup.db",
     "store restore": "store restore {data}/monday.db",
 }
@@ -81,7 +83,9 @@ class TwoUsers:
         added = key_file.add(ring, key_file.load(ring))
         key_file.promote(ring, key_file.load(ring), added)
         os.utime(ring, (0, 0))  # otherwise `keys retire` requires a pause
-        await (await SqliteStore.open(store, time.time)).close()
+        opened = await SqliteStore.open(store, time.time)
+        await key_check.verify(opened, Envelope(app="app", keys=key_file.load(ring)))
+        await opened.close()
         backup.copy_file(store, data / "monday.db", lambda _: None)
         for name in ("audit.jsonl", "callers.toml"):
             private_file.create(data / name, b"")
@@ -149,6 +153,9 @@ async def test_links_in_the_files_of_another_user_do_not_harm_root(
     old_key = key_file.load(initial / "keys.json").keys[0].key_id
     if command == "store restore":
         environ = {"ZOOMGATE_STORE": f"sqlite:///{users.data}/restored.db"}
+    if command == "store adopt":
+        private_file.create_folder(initial / "journal")
+        private_file.create(initial / "journal/app.store", b"previous-store\napp")
     async with running(tmp_path) as service:
         if command == "import":
             environ = {"ZOOMGATE_SERVER": service.grpc_address, "ZOOMGATE_KEY": caller_key("service")}

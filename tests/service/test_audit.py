@@ -5,6 +5,8 @@ import json
 import os
 import re
 import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import pytest
 
 from conftest import SECRETS
 from support.harness import BASIL, MONICA, OMAR, Harness, browser, consent, consent_form, running
+from zoom_simulator import SimulatedUser
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1 import meetings_service_pb2 as meetings_pb
 from zoomgate.v1 import proxy_service_pb2 as proxy_pb
@@ -206,21 +209,21 @@ async def test_state_of_another_caller_is_audited(tmp_path: Path) -> None:
 
 
 async def test_changed_email_address_is_audited(zoomgate: Harness) -> None:
-    """If a Zoom user consents under a new address, the audit line contains the previous address, which is disconnected."""
+    """If a Zoom user consents under a new address, the audit line contains the previous address, which is disconnected.
+
+    The generation is that of the consent.
+    """
     await zoomgate.connect()
     users = zoomgate.simulator.zoom.users
     users["monika@example.com"] = replace(users[MONICA], email="monika@example.com")
     await zoomgate.connect("monika@example.com")
     line = await last_line(zoomgate, "connection.unlinked")
-    assert (line["user"], line["principal"], line["generation"]) == (MONICA, "zoomgate", 1)
+    assert (line["user"], line["principal"], line["generation"]) == (MONICA, "zoomgate", 2)
 
 
-@pytest.mark.parametrize("failure", ["not confirmed", "not written", "conflict"])
-async def test_changed_email_address_is_audited_once(zoomgate: Harness, failure: str) -> None:
-    """One line is written for the previous address, even if the first write that disconnects the address fails."""
-    await zoomgate.connect()
-    users = zoomgate.simulator.zoom.users
-    users["monika@example.com"] = replace(users[MONICA], email="monika@example.com")
+@contextmanager
+def failing_disconnection(zoomgate: Harness, failure: str) -> Iterator[None]:
+    """Make the first write of a disconnection fail."""
     first = True
 
     async def failing_put(put: Any, record: Record, if_rev: int) -> int | None:
@@ -236,19 +239,74 @@ async def test_changed_email_address_is_audited_once(zoomgate: Harness, failure:
         raise StoreError("injected")
 
     with zoomgate.store.intercept("put", failing_put):
-        await zoomgate.connect("monika@example.com")
+        yield
     assert not first
+
+
+FAILURES = pytest.mark.parametrize("failure", ["not confirmed", "not written", "conflict"])
+
+
+@FAILURES
+async def test_changed_email_address_is_audited_once(zoomgate: Harness, failure: str) -> None:
+    """One line is written for the previous address, even if the first write that disconnects the address fails."""
+    await zoomgate.connect()
+    users = zoomgate.simulator.zoom.users
+    users["monika@example.com"] = replace(users[MONICA], email="monika@example.com")
+    with failing_disconnection(zoomgate, failure):
+        await zoomgate.connect("monika@example.com")
     rows = [(line["user"], line["generation"]) for line in lines(zoomgate.data_dir, "connection.unlinked")]
+    assert rows == [(MONICA, 2)]
+
+
+@FAILURES
+async def test_reassigned_email_address_is_audited_once(zoomgate: Harness, failure: str) -> None:
+    """A different Zoom user connects under the address. One line with the outcome `ok` is written for the Zoom user who had it before."""
+    await zoomgate.connect()
+    zoom = zoomgate.simulator.zoom
+    zoom.rename(MONICA, "monica.former@example.com")
+    zoom.users[MONICA] = SimulatedUser(MONICA, "u-New-Monica")
+    with failing_disconnection(zoomgate, failure):
+        await zoomgate.connect()
+    rows = [
+        (line["user"], line["generation"])
+        for line in lines(zoomgate.data_dir, "connection.unlinked")
+        if line["outcome"] == "ok"
+    ]
     assert rows == [(MONICA, 1)]
 
 
+async def test_mistaken_consent_is_audited_as_a_mismatch_although_its_write_is_not_confirmed(
+    zoomgate: Harness,
+) -> None:
+    await zoomgate.connect(OMAR)
+    unconfirmed = 1
+
+    async def unconfirmed_put(put: Any, record: Record, if_rev: int) -> int | None:
+        nonlocal unconfirmed
+        rev: int | None = await put(record, if_rev)
+        if record.state == "ACTIVE" and unconfirmed:
+            unconfirmed -= 1
+            raise StoreError("injected")
+        return rev
+
+    authorization = await zoomgate.begin_authorization(MONICA)
+    with zoomgate.store.intercept("put", unconfirmed_put):
+        async with browser() as session:
+            await consent(session, authorization.authorization_url, OMAR)
+    assert not unconfirmed
+    mismatch = await last_line(zoomgate, "connection.stored")
+    relinked = await last_line(zoomgate, "connection.relinked")
+    assert (mismatch["outcome"], mismatch["user"]) == ("IDENTITY_MISMATCH", MONICA)
+    assert (relinked["user"], relinked["generation"]) == (OMAR, 2)
+
+
 async def test_superseded_consent_is_audited(zoomgate: Harness) -> None:
-    """Tokens discarded in favor of a later consent are recorded as SUPERSEDED, not as stored."""
+    """Tokens discarded in favor of a later consent are recorded as SUPERSEDED, not as stored. Both calls succeed."""
     is_verified, proceed = asyncio.Event(), asyncio.Event()
 
     async def delay_first_write(put: Any, record: Record, if_rev: int) -> Any:
         """Delay the write with which the first consent is stored."""
-        if record.key.subject == MONICA and not is_verified.is_set():
+        if record.user_email == MONICA and not is_verified.is_set():
             is_verified.set()
             await proceed.wait()
         return await put(record, if_rev)

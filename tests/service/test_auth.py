@@ -27,8 +27,10 @@ from zoom_simulator import RefreshTokenReuse, Rules, SimulatorOptions
 from zoom_simulator.faults import Fault
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1.connection_pb2 import Connection
-from zoomgate_server.connections.refresh.protocol import Timing
-from zoomgate_server.storage.record_store import StoreError
+from zoomgate_server.app.timing import Timing
+from zoomgate_server.connections import disconnection
+from zoomgate_server.connections.refresh import protocol
+from zoomgate_server.storage.record_store import Kind, RecordKey, StoreError
 
 CALLERS_PAGE = {"ZOOMGATE_REDIRECT_URI": "http://127.0.0.1:9/zoom-done"}
 """Settings with which Zoom redirects to a page of the caller's application instead of this service, as in Velo."""
@@ -193,7 +195,7 @@ async def test_rejected_client_secret_retains_the_connection(tmp_path: Path) -> 
         refusal = await zoomgate.error_of(zoomgate.auth.RefreshToken, request)
         assert refusal.short == ("INTERNAL", "APP_CREDENTIALS_REJECTED")
         zoomgate.simulator.zoom.options = right
-        clock.ahead += Timing().first_backoff
+        clock.ahead += protocol.Timing().first_backoff
         assert (await zoomgate.call(zoomgate.auth.RefreshToken, request)).token.generation == 2
 
 
@@ -302,19 +304,51 @@ async def test_authorization_is_completed_by_the_callers_own_page(zoomgate: Harn
         assert repeated.short == ("INVALID_ARGUMENT", "INVALID_STATE")
 
 
-async def test_used_code_is_rejected_and_retains_the_connection(zoomgate: Harness) -> None:
+async def test_repeated_code_returns_the_stored_connection(zoomgate: Harness) -> None:
+    """The code is sent to Zoom only once."""
     async with running(zoomgate.data_dir / "own", environ=CALLERS_PAGE) as service:
         first = await service.begin_authorization()
         code, state = await code_for(service, first.authorization_url)
-        await service.call(
-            service.auth.CompleteAuthorization, pb.CompleteAuthorizationRequest(code=code, state=state)
-        )
-        second = await service.begin_authorization()
-        refusal = await service.error_of(
-            service.auth.CompleteAuthorization, pb.CompleteAuthorizationRequest(code=code, state=second.state)
-        )
-        assert refusal.short == ("INVALID_ARGUMENT", "CODE_REFUSED")
+        for _ in range(2):
+            completed = await service.call(
+                service.auth.CompleteAuthorization, pb.CompleteAuthorizationRequest(code=code, state=state)
+            )
+            assert completed.connection.state == Connection.STATE_ACTIVE
+            state = (await service.begin_authorization()).state
         assert (await service.call(service.auth.GetToken, token_request())).token.generation == 1
+        assert service.stat("token.authorization_code.refused") == 0
+
+
+async def test_code_used_by_another_system_is_rejected_and_retains_the_connection(zoomgate: Harness) -> None:
+    async with running(zoomgate.data_dir / "own", environ=CALLERS_PAGE) as service:
+        started = await service.begin_authorization()
+        code, state = await code_for(service, started.authorization_url)
+        request = pb.CompleteAuthorizationRequest(code=code, state=state)
+        await service.call(service.auth.CompleteAuthorization, request)
+        other = service.simulator.zoom.issue_code(service.simulator.zoom.users[MONICA], "http://127.0.0.1/x")
+        del service.simulator.zoom.codes[other]
+        second = await service.begin_authorization()
+        request = pb.CompleteAuthorizationRequest(code=other, state=second.state)
+        for _ in range(2):
+            refusal = await service.error_of(service.auth.CompleteAuthorization, request)
+            assert refusal.short == ("INVALID_ARGUMENT", "CODE_REFUSED")
+            request.state = (await service.begin_authorization()).state
+        assert (await service.call(service.auth.GetToken, token_request())).token.generation == 1
+
+
+async def test_repeated_code_with_a_different_address_is_a_mismatch(zoomgate: Harness) -> None:
+    """Neither connection changes."""
+    async with running(zoomgate.data_dir / "own", environ=CALLERS_PAGE) as service:
+        started = await service.begin_authorization()
+        code, state = await code_for(service, started.authorization_url)
+        request = pb.CompleteAuthorizationRequest(code=code, state=state)
+        await service.call(service.auth.CompleteAuthorization, request)
+        request.state = (await service.begin_authorization(OMAR)).state
+        refusal = await service.error_of(service.auth.CompleteAuthorization, request)
+        assert refusal.reason == "IDENTITY_MISMATCH"
+        assert (await service.call(service.auth.GetToken, token_request())).token.generation == 1
+        refusal = await service.error_of(service.auth.GetToken, token_request(OMAR))
+        assert refusal.reason == "ZOOM_NOT_CONNECTED"
 
 
 async def test_create_token_from_a_callers_code(zoomgate: Harness) -> None:
@@ -332,7 +366,8 @@ async def test_create_token_from_a_callers_code(zoomgate: Harness) -> None:
 
 
 async def test_consent_of_a_different_user_is_rejected_and_revoked(zoomgate: Harness) -> None:
-    async with running(zoomgate.data_dir / "own", environ=CALLERS_PAGE) as service:
+    timing = Timing(disconnections=disconnection.Timing(retry_interval=0.05))
+    async with running(zoomgate.data_dir / "own", environ=CALLERS_PAGE, timing=timing) as service:
         started = await service.begin_authorization()
         code, state = await code_for(service, started.authorization_url, OMAR)
         refusal = await service.error_of(
@@ -358,15 +393,15 @@ async def test_mistaken_consent_of_a_connected_user_updates_that_users_connectio
     """
     remaining_failures = failures
 
-    async def failing_find(find: Any, *arguments: Any) -> Any:
+    async def failing_get(get: Any, key: RecordKey) -> Any:
         nonlocal remaining_failures
-        if remaining_failures:
+        if remaining_failures and key.kind is Kind.USER and requested == MONICA:
             remaining_failures -= 1
             raise StoreError("injected")
-        return await find(*arguments)
+        return await get(key)
 
     async with running(tmp_path / "data", environ=CALLERS_PAGE) as service:
-        with service.store.intercept("find", failing_find):
+        with service.store.intercept("get", failing_get):
             for requested in (OMAR, MONICA):
                 started = await service.begin_authorization(requested)
                 code, state = await code_for(service, started.authorization_url, OMAR)
@@ -383,16 +418,70 @@ async def test_mistaken_consent_of_a_connected_user_updates_that_users_connectio
         assert not remaining_failures
 
 
-async def test_request_token_imports_a_refresh_token(zoomgate: Harness) -> None:
-    """The refresh token is used, the user of the new tokens is verified, and the new tokens are stored."""
+def supplied_token(zoomgate: Harness) -> str:
+    """Return a refresh token of Monica that another system has received from Zoom."""
     zoom = zoomgate.simulator.zoom
     code = zoom.issue_code(zoom.users[MONICA], "http://127.0.0.1/x")
-    supplied = zoom.exchange(code, "http://127.0.0.1/x", "")["refresh_token"]
-    request = pb.RequestTokenRequest(user_email=MONICA, refresh_token=supplied)
+    refresh_token: str = zoom.exchange(code, "http://127.0.0.1/x", "")["refresh_token"]
+    return refresh_token
+
+
+async def test_request_token_imports_a_refresh_token(zoomgate: Harness) -> None:
+    """The refresh token is used, the user of the new tokens is verified, and the new tokens are stored."""
+    request = pb.RequestTokenRequest(user_email=MONICA, refresh_token=supplied_token(zoomgate))
+    token = (await zoomgate.call(zoomgate.auth.RequestToken, request)).token
+    assert (token.generation, token.access_token in zoomgate.simulator.zoom.access_tokens) == (1, True)
+    assert (await zoomgate.call(zoomgate.auth.GetToken, token_request())).token.generation == 1
+
+
+async def test_repeated_request_token_returns_the_stored_token(zoomgate: Harness) -> None:
+    """The refresh token is sent to Zoom only once, also if several calls send it at the same time."""
+    request = pb.RequestTokenRequest(user_email=MONICA, refresh_token=supplied_token(zoomgate))
+    outcomes = await asyncio.gather(
+        *(zoomgate.call(zoomgate.auth.RequestToken, request) for _ in range(3)), return_exceptions=True
+    )
+    errors = [RpcError.of(error) for error in outcomes if isinstance(error, grpc.aio.AioRpcError)]
+    assert {(error.reason, error.retry_after is not None) for error in errors} <= {
+        ("REFRESH_IN_PROGRESS", True)
+    }
+    assert len(errors) < len(outcomes)
     assert (await zoomgate.call(zoomgate.auth.RequestToken, request)).token.generation == 1
+    assert zoomgate.stat("token.refresh_token.issued") == 1
+    assert zoomgate.stat("token.refresh_token.refused") == 0
+
+
+async def test_repeated_request_token_returns_a_valid_token(zoomgate: Harness) -> None:
+    """The stored access token has expired, so that it is refreshed, but not with the refresh token of the request."""
+    options = SimulatorOptions(port=0, access_token_seconds=60)
+    async with running(zoomgate.data_dir / "short", simulator=options) as short:
+        request = pb.RequestTokenRequest(user_email=MONICA, refresh_token=supplied_token(short))
+        await short.call(short.auth.RequestToken, request)
+        short.simulator.zoom.options = SimulatorOptions(port=0)
+        token = (await short.call(short.auth.RequestToken, request)).token
+        assert token.expires_in > 3500
+        assert token.access_token in short.simulator.zoom.access_tokens
+        assert short.stat("token.refresh_token.refused") == 0
+
+
+async def test_request_token_of_a_connection_that_needs_a_new_consent_is_rejected(zoomgate: Harness) -> None:
+    """The connection has held the refresh token, which is not sent to Zoom again."""
+    request = pb.RequestTokenRequest(user_email=MONICA, refresh_token=supplied_token(zoomgate))
+    await zoomgate.call(zoomgate.auth.RequestToken, request)
+    zoomgate.simulator.zoom.revoke_grant(zoomgate.simulator.zoom.grants[MONICA])
+    await zoomgate.error_of(zoomgate.auth.RefreshToken, pb.RefreshTokenRequest(user_email=MONICA))
+    refused = zoomgate.stat("token.refresh_token.refused")
     refusal = await zoomgate.error_of(zoomgate.auth.RequestToken, request)
     assert refusal.short == ("FAILED_PRECONDITION", "ZOOM_REAUTH_REQUIRED")
-    assert (await zoomgate.call(zoomgate.auth.GetToken, token_request())).token.generation == 1
+    assert zoomgate.stat("token.refresh_token.refused") == refused
+
+
+async def test_request_token_rejected_by_zoom_can_be_repeated(zoomgate: Harness) -> None:
+    """Each call sends the refresh token to Zoom, because no earlier call has stored anything."""
+    request = pb.RequestTokenRequest(user_email=MONICA, refresh_token="sim-rt-never-issued")
+    for count in (1, 2):
+        refusal = await zoomgate.error_of(zoomgate.auth.RequestToken, request)
+        assert refusal.short == ("FAILED_PRECONDITION", "ZOOM_REAUTH_REQUIRED")
+        assert zoomgate.stat("token.refresh_token.refused") == count
 
 
 async def test_pending_authorizations_per_user_are_limited(tmp_path: Path) -> None:

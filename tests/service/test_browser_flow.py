@@ -1,11 +1,13 @@
 """Tests for the consent flow in the user's browser, including misuse."""
 
 import asyncio
+from pathlib import Path
 
 import pytest
 from yarl import URL
 
-from support.harness import MONICA, OMAR, Harness, browser, consent, consent_form, running
+from support.harness import MONICA, OMAR, SECONDS, Harness, browser, consent, consent_form, running
+from zoom_simulator import SimulatorOptions
 from zoom_simulator.faults import Fault
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1.connection_pb2 import Connection
@@ -126,20 +128,34 @@ async def test_zoom_outage_shows_a_retry_page(zoomgate: Harness) -> None:
         assert (page.status, page.url.query["outcome"]) == (503, "try_later")
 
 
-@pytest.mark.parametrize(
-    ("status", "outcome"),
-    [(400, "misconfigured"), (403, "misconfigured"), (429, "try_later"), (500, "try_later")],
-)
-async def test_failed_user_lookup_distinguishes_outage_from_missing_scope(
-    zoomgate: Harness, status: int, outcome: str
+@pytest.mark.parametrize("status", [400, 403, 429, 500])
+async def test_user_is_connected_later_if_zoom_does_not_identify_the_user(
+    zoomgate: Harness, status: int
 ) -> None:
-    """The user can retry after an outage, but not if the app lacks a scope; in both cases, nothing is stored."""
+    """The page reports an outage. The user does not have to consent again."""
     started = await zoomgate.begin_authorization()
-    zoomgate.simulator.faults.add(Fault("users_me", "status", status=status))
+    zoomgate.simulator.faults.add(Fault("users_me", "status", times=-1, status=status))
     async with browser() as session:
         page = await consent(session, started.authorization_url, MONICA)
-        assert page.url.query["outcome"] == outcome
+        assert (page.status, page.url.query["outcome"]) == (503, "try_later")
     assert not await is_connected(zoomgate)
+    zoomgate.simulator.faults.clear()
+    async with asyncio.timeout(SECONDS):
+        while not await is_connected(zoomgate):
+            await asyncio.sleep(0.01)
+    assert zoomgate.stat("revoke.known") == 0
+
+
+async def test_missing_scope_is_not_reported_as_an_outage(tmp_path: Path) -> None:
+    """Zoom does not identify the user to an app without the scope `user:read:user`."""
+    options = SimulatorOptions(port=0, scopes=("meeting:read:meeting",))
+    async with running(tmp_path / "data", simulator=options) as zoomgate:
+        started = await zoomgate.begin_authorization()
+        async with browser() as session:
+            page = await consent(session, started.authorization_url, MONICA)
+            assert page.url.query["outcome"] == "misconfigured"
+        assert not await is_connected(zoomgate)
+        assert zoomgate.stat("revoke.known") == 0
 
 
 @pytest.mark.parametrize(

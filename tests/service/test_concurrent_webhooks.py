@@ -1,8 +1,10 @@
 """Tests for webhooks that arrive during a refresh or a consent, at each step."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,10 @@ from support.zoom_events import ENVIRON, PATIENT, app_deauthorized, send
 from zoom_simulator.faults import Fault
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1.connection_pb2 import Connection
+from zoomgate_server.connections import disconnection
 from zoomgate_server.connections.record import Cause, State
 
-STEPS = ("get", "put")
+STEPS = ("get", "find", "put")
 """The methods with which a refresh or a consent accesses the store. A call to Zoom lies between two of these steps."""
 
 
@@ -64,7 +67,8 @@ def interrupted(zoomgate: Harness, interruption: Interruption) -> Iterator[None]
 @asynccontextmanager
 async def service(data_dir: Path) -> AsyncIterator[Harness]:
     environ = ENVIRON | {"ZOOMGATE_FORCED_REFRESH_SECONDS": "0", "ZOOMGATE_MAX_PENDING_PER_USER": "1000"}
-    async with running(data_dir, environ=environ, timing=PATIENT) as harness:
+    timing = replace(PATIENT, disconnections=disconnection.Timing(retry_interval=0.05))
+    async with running(data_dir, environ=environ, timing=timing) as harness:
         yield harness
 
 
@@ -94,8 +98,8 @@ async def test_refresh_does_not_reconnect_a_user(tmp_path: Path) -> None:
         await send(zoomgate.http_url, app_deauthorized(MONICA))
     record = await stored(tmp_path, MONICA)
     assert (record.state, record.cause) == (State.DISCONNECTED, Cause.APP_DEAUTHORIZED)
-    assert (record.tokens, record.alternate_pairs, record.pair_to_revoke) == (None, (), None)
-    assert list((tmp_path / "journal").iterdir()) == []
+    assert (record.pairs, record.pairs_to_revoke) == ((), ())
+    assert list((tmp_path / "journal").glob("*.entry")) == []
 
 
 async def test_refresh_whose_request_is_in_flight_does_not_reconnect_a_user(tmp_path: Path) -> None:
@@ -116,15 +120,15 @@ async def test_refresh_whose_request_is_in_flight_does_not_reconnect_a_user(tmp_
             while not zoomgate.simulator.zoom.grants[MONICA].revoked:
                 await asyncio.sleep(0.005)
     record = await stored(tmp_path, MONICA)
-    assert (record.state, record.tokens, record.pair_to_revoke) == (State.DISCONNECTED, None, None)
-    assert list((tmp_path / "journal").iterdir()) == []
+    assert (record.state, record.tokens, record.pairs_to_revoke) == (State.DISCONNECTED, None, ())
+    assert list((tmp_path / "journal").glob("*.entry")) == []
 
 
 async def test_earlier_event_does_not_disconnect_after_a_new_consent(tmp_path: Path) -> None:
     """An event older than the consent, arriving at any step of storing the consent, leaves the user connected."""
     async with service(tmp_path) as zoomgate:
         await zoomgate.connect()
-        old_event = app_deauthorized(MONICA)
+        old_event = app_deauthorized(MONICA, time.time())
 
         async def event() -> None:
             assert await send(zoomgate.http_url, old_event | {"number": number}) == (204, b"")

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +24,7 @@ from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1.auth_service_pb2 import ImportConnectionResponse as Response
 from zoomgate.v1.connection_pb2 import Connection
 from zoomgate_server.app.timing import Timing
-from zoomgate_server.connections import journal_recovery
+from zoomgate_server.connections import disconnection, journal_recovery
 
 STORED, ALREADY_STORED = Response.OUTCOME_STORED, Response.OUTCOME_ALREADY_STORED
 CONSENT_REQUIRED = Response.OUTCOME_CONSENT_REQUIRED
@@ -163,7 +164,7 @@ async def test_canceled_import_completes(zoomgate: Harness) -> None:
 async def test_shutdown_waits_for_a_running_import(tmp_path: Path) -> None:
     async with Simulator(SimulatorOptions(port=0)) as zoom:
         request = expired(zoom)
-        gate = Gate(after_effect=False, holds=lambda record, _: record.key.subject == MONICA)
+        gate = Gate(after_effect=False, holds=lambda record, _: record.user_email == MONICA)
         async with contextlib.AsyncExitStack() as stack:
             service = await stack.enter_async_context(serving(zoom, tmp_path))
             stack.enter_context(service.store.intercept("put", gate))
@@ -256,14 +257,28 @@ async def test_unused_pair_of_a_different_user_is_rejected_and_not_revoked(zoomg
     assert events == [("IDENTITY_MISMATCH", MONICA), ("ok", OMAR)]
 
 
-async def test_exchanged_pair_of_a_different_user_is_revoked(zoomgate: Harness) -> None:
+async def test_exchanged_pair_of_a_different_user_is_revoked(tmp_path: Path) -> None:
+    timing = Timing(disconnections=disconnection.Timing(retry_interval=0.05))
+    async with running(tmp_path, timing=timing) as zoomgate:
+        request = expired(zoomgate.simulator, OMAR, user_email=MONICA)
+        error = await zoomgate.error_of(zoomgate.auth.ImportConnection, request)
+        assert error.short == ("FAILED_PRECONDITION", "IDENTITY_MISMATCH")
+        assert error.message.endswith(
+            "; they were exchanged and are being revoked, so the user must consent again"
+        )
+        await reached(zoomgate, "revoke.known")
+
+
+async def test_exchanged_pair_of_a_different_connected_user_becomes_that_users_next_pair(
+    zoomgate: Harness,
+) -> None:
+    await zoomgate.connect(OMAR)
     request = expired(zoomgate.simulator, OMAR, user_email=MONICA)
     error = await zoomgate.error_of(zoomgate.auth.ImportConnection, request)
     assert error.short == ("FAILED_PRECONDITION", "IDENTITY_MISMATCH")
-    assert error.message.endswith(
-        "; they were exchanged and are being revoked, so the user must consent again"
-    )
-    await reached(zoomgate, "revoke.known")
+    assert error.message.endswith("; they were exchanged and stored as that user's connection")
+    assert await access_token(zoomgate, OMAR) in zoomgate.simulator.zoom.access_tokens
+    assert zoomgate.stat("revoke.known") == 0
 
 
 async def test_unused_pair_is_not_revoked_if_the_user_is_disconnected_during_the_import(
@@ -324,13 +339,25 @@ async def test_exchanged_pair_whose_user_zoom_has_not_confirmed_is_not_exchanged
         assert zoomgate.stat("token.refresh_token.refused") == 0
 
 
+async def test_unused_pair_whose_user_zoom_has_not_confirmed_is_not_stored_later(zoomgate: Harness) -> None:
+    """The error does not announce a connection, and a repeated import verifies the pair again."""
+    request = exported(zoomgate.simulator)
+    zoomgate.simulator.faults.add(Fault("users_me", "status", times=-1))
+    error = await zoomgate.error_of(zoomgate.auth.ImportConnection, request)
+    assert error.short == ("UNAVAILABLE", "ZOOM_UNAVAILABLE")
+    assert "later; do not send" not in error.message
+    assert not list((zoomgate.data_dir / "journal").glob("*.entry"))
+    zoomgate.simulator.faults.clear()
+    assert (await imported(zoomgate, request)).outcome == STORED
+
+
 async def test_exchanged_pair_is_stored_after_journal_and_store_have_failed(zoomgate: Harness) -> None:
     """Until the store accepts the pair, it exists only in the memory of the service."""
     request = expired(zoomgate.simulator)
     zoomgate.simulator.faults.add(Fault("token", "delay", seconds=20.0))
     importing = asyncio.create_task(imported(zoomgate, request))
     await reached(zoomgate, "faults.delay")
-    (zoomgate.data_dir / "journal").rmdir()
+    shutil.rmtree(zoomgate.data_dir / "journal")
     zoomgate.store.fail("put", 3)
     zoomgate.simulator.faults.clear()
     assert (await importing).outcome == STORED

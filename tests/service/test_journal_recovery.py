@@ -16,6 +16,7 @@ from zoom_simulator.faults import Fault
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1.connection_pb2 import Connection
 from zoomgate_server.clock import SystemClock
+from zoomgate_server.connections.lifecycle import linking
 from zoomgate_server.connections.record import ConnectionRecord
 from zoomgate_server.connections.repository import ConnectionRepository
 from zoomgate_server.connections.token_journal import Entry, Origin, TokenJournal
@@ -36,7 +37,7 @@ async def stored(data_dir: Path, user: str) -> ConnectionRecord:
     try:
         record, _ = await ConnectionRepository(
             app=APP, store=store, envelope=envelope, clock=clock, on_read=lambda: None
-        ).read(user)
+        ).find(user)
     finally:
         await store.close()
     assert record is not None
@@ -76,7 +77,14 @@ async def refresh_with_zoom(zoom: Simulator, record: ConnectionRecord) -> TokenP
 def refresh_entry(record: ConnectionRecord, tokens: TokenPair, entry_id: str) -> Entry:
     """Return the journal entry of a refresh."""
     return Entry(
-        entry_id, Origin.REFRESH, record.user_email, record.grant, record.generation, tokens, record.epoch + 1
+        entry_id,
+        Origin.REFRESH,
+        record.user_email,
+        record.grant,
+        record.generation,
+        tokens,
+        record.zoom_user_id,
+        record.epoch + 1,
     )
 
 
@@ -117,7 +125,7 @@ async def test_journaled_refresh_is_stored_after_restart(tmp_path: Path) -> None
             )
             assert response.token.generation == 3
             await wait_for_metrics(zoomgate, zoomgate_journal_replays_total=1.0, zoomgate_journal_entries=0.0)
-        assert list((data_dir / "journal").iterdir()) == []
+        assert list((data_dir / "journal").glob("*.entry")) == []
 
 
 async def test_malformed_entry_does_not_block_the_others(tmp_path: Path) -> None:
@@ -127,16 +135,16 @@ async def test_malformed_entry_does_not_block_the_others(tmp_path: Path) -> None
         async with serving(zoom, data_dir) as zoomgate:
             await zoomgate.connect()
         record = await stored(data_dir, MONICA)
-        malformed = replace(await refresh_with_zoom(zoom, record), access_expire_at="later")  # type: ignore[arg-type]
+        malformed = replace(await refresh_with_zoom(zoom, record), obtained_at="later")  # type: ignore[arg-type]
         await write_journal(
             data_dir,
-            Entry("0" * 32, Origin.CONSENT, OMAR, "", 0, malformed),
-            refresh_entry(record, replace(malformed, access_expire_at=time.time() + 3600), "a" * 32),
+            Entry("0" * 32, Origin.CONSENT, OMAR, "", 0, malformed, marked_at=time.time()),
+            refresh_entry(record, replace(malformed, obtained_at=time.time()), "a" * 32),
         )
         async with serving(zoom, data_dir) as zoomgate:
             await wait_for_generation(zoomgate, MONICA, 2)
             await wait_for_metrics(zoomgate, zoomgate_journal_replays_total=1.0, zoomgate_journal_entries=1.0)
-        assert [path.name for path in (data_dir / "journal").iterdir()] == [f"{'0' * 32}.entry"]
+        assert [path.name for path in (data_dir / "journal").glob("*.entry")] == [f"{'0' * 32}.entry"]
 
 
 async def test_deferred_consent_is_counted_once_it_is_stored(tmp_path: Path) -> None:
@@ -148,15 +156,15 @@ async def test_deferred_consent_is_counted_once_it_is_stored(tmp_path: Path) -> 
         record = await stored(data_dir, MONICA)
         tokens = await refresh_with_zoom(zoom, record)
         await write_journal(
-            data_dir, Entry("c" * 32, Origin.CONSENT, MONICA, record.grant, record.generation, tokens)
+            data_dir, Entry("c" * 32, Origin.CONSENT, MONICA, "", 0, tokens, marked_at=time.time())
         )
-        zoom.faults.add(Fault("users_me", "status", times=1))
+        zoom.faults.add(Fault("users_me", "status", times=linking.IDENTITY_ATTEMPTS))
         async with serving(zoom, data_dir) as zoomgate:
-            while not zoomgate.stat("faults.status"):
+            while zoomgate.stat("faults.status") < linking.IDENTITY_ATTEMPTS:
                 await asyncio.sleep(0.05)
             await wait_for_metrics(zoomgate, zoomgate_journal_replays_total=0.0, zoomgate_journal_entries=1.0)
             await wait_for_metrics(zoomgate, zoomgate_journal_replays_total=1.0, zoomgate_journal_entries=0.0)
-        assert list((data_dir / "journal").iterdir()) == []
+        assert list((data_dir / "journal").glob("*.entry")) == []
 
 
 async def test_stored_consent_without_audit_event_is_audited_after_restart(tmp_path: Path) -> None:
@@ -194,7 +202,7 @@ async def test_journaled_pair_of_an_earlier_generation_is_stored_as_alternate_pa
             await zoomgate.connect()
             early = await stored(data_dir, MONICA)
             await zoomgate.call(zoomgate.auth.RefreshToken, pb.RefreshTokenRequest(user_email=MONICA))
-        late = TokenPair("a", "r", "bearer", "", "", time.time() + 3600, time.time())
+        late = TokenPair("a", "r", "", time.time() + 3600, time.time())
         await write_journal(data_dir, refresh_entry(early, late, "b" * 32))
         async with serving(zoom, data_dir) as zoomgate:
             await wait_for_metrics(
@@ -215,11 +223,11 @@ async def test_unreadable_entry_is_counted_and_preserved(tmp_path: Path) -> None
             await wait_for_metrics(zoomgate, zoomgate_journal_corrupt_entries_total=1.0)
             await zoomgate.call(zoomgate.auth.RefreshToken, pb.RefreshTokenRequest(user_email=MONICA))
             await wait_for_metrics(zoomgate, zoomgate_journal_writes_total=1.0, zoomgate_journal_entries=0.0)
-        assert len(list((data_dir / "journal").iterdir())) == 1
+        assert len(list((data_dir / "journal").glob("*.entry"))) == 1
 
 
 async def test_refreshes_work_without_a_journal(tmp_path: Path) -> None:
-    """If the journal cannot be written, each failed write is counted."""
+    """If the journal cannot be written, each failed write is counted: two for the consent, and one for the refresh."""
     data_dir = tmp_path / "data"
     data_dir.mkdir(mode=0o700)
     (data_dir / "journal").write_text("not a directory")
@@ -228,5 +236,5 @@ async def test_refreshes_work_without_a_journal(tmp_path: Path) -> None:
         response = await zoomgate.call(zoomgate.auth.RefreshToken, pb.RefreshTokenRequest(user_email=MONICA))
         assert response.token.generation == 2
         await wait_for_metrics(
-            zoomgate, zoomgate_journal_failures_total=2.0, zoomgate_journal_writes_total=0.0
+            zoomgate, zoomgate_journal_failures_total=3.0, zoomgate_journal_writes_total=0.0
         )

@@ -17,7 +17,7 @@ from zoom_simulator.options import DEFAULT_USERS, SimulatedUser
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1 import proxy_service_pb2 as proxy
 from zoomgate_server.app.timing import Timing
-from zoomgate_server.authorization import flow
+from zoomgate_server.authorization import browser_flow
 from zoomgate_server.connections import disconnection
 from zoomgate_server.rpc.middleware import authentication
 
@@ -32,7 +32,7 @@ MARGIN = 9.5
 TIMING = replace(
     Timing(),
     calls=authentication.Timing(response_margin=MARGIN),
-    authorizations=flow.Timing(browser_wait=0.1),
+    browsers=browser_flow.Timing(slot_wait=0.1),
     disconnections=disconnection.Timing(revocation_wait=0.0),
 )
 SHORT, LONG = MARGIN + 0.5, MARGIN + 50.0

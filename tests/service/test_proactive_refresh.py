@@ -16,7 +16,7 @@ from zoomgate_server.connections.record import ConnectionRecord, State, decode, 
 from zoomgate_server.encryption import key_file
 from zoomgate_server.encryption.envelope import Envelope
 from zoomgate_server.storage.mongodb import MongoStore
-from zoomgate_server.storage.record_store import Kind, RecordKey, RecordStore
+from zoomgate_server.storage.record_store import RecordStore
 from zoomgate_server.storage.sqlite import SqliteStore
 
 USERS = (MONICA, OMAR, BASIL)
@@ -66,7 +66,7 @@ class Records:
         self._envelope = Envelope(app=app, keys=key_file.load(path))
 
     async def read(self, user: str) -> ConnectionRecord:
-        record, _ = await self._store.get(RecordKey(self._app, Kind.USER, user))
+        record, _ = await self._store.find(self._app, user)
         assert record is not None
         return decode(self._envelope, record)
 

@@ -23,14 +23,14 @@ from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1 import connection_pb2
 from zoomgate_server.app.timing import Timing
 from zoomgate_server.clock import SystemClock
-from zoomgate_server.connections import journal_recovery
+from zoomgate_server.connections import disconnection, journal_recovery
 from zoomgate_server.connections import record as connection_record
 from zoomgate_server.connections.record import ConnectionRecord
 from zoomgate_server.connections.token_journal import Entry, Origin, TokenJournal
 from zoomgate_server.connections.token_pair import TokenPair
 from zoomgate_server.encryption import key_file
 from zoomgate_server.encryption.envelope import Envelope
-from zoomgate_server.storage.record_store import Kind, RecordKey
+from zoomgate_server.storage.record_store import Kind, Record, StoreError
 from zoomgate_server.storage.sqlite import SqliteStore
 from zoomgate_server.telemetry.metrics import Metrics
 
@@ -63,12 +63,17 @@ def pair(zoom: Simulator, response: dict[str, Any]) -> TokenPair:
     """Return the token pair of a token response."""
     now = zoom.zoom.wall()
     access, refresh = response["access_token"], response["refresh_token"]
-    return TokenPair(access, refresh, "bearer", response["scope"], "", now + response["expires_in"], now)
+    return TokenPair(access, refresh, response["scope"], now + response["expires_in"], now)
 
 
 def entry(tokens: TokenPair, user: str = MONICA, **fields: Any) -> Entry:
     """Return the journal entry of a consent; by default for a user without a record."""
-    attributes: dict[str, Any] = {"grant": "", "generation": 0, "initiated_by": "key|service"} | fields
+    attributes: dict[str, Any] = {
+        "grant": "",
+        "generation": 0,
+        "initiated_by": "key|service",
+        "marked_at": time.time(),
+    } | fields
     return Entry("ab" * 16, attributes.pop("origin", Origin.CONSENT), user, tokens=tokens, **attributes)
 
 
@@ -133,7 +138,9 @@ async def test_journaled_refresh_is_stored_as_the_next_generation(tmp_path: Path
     async with stopped(tmp_path, connected=True) as zoom:
         record = await stored(tmp_path, zoom)
         tokens = pair(zoom, zoom.zoom.refresh(zoom.zoom.grants[MONICA].refresh_token))
-        refresh = Entry("cd" * 16, Origin.REFRESH, MONICA, record.grant, record.generation, tokens)
+        refresh = Entry(
+            "cd" * 16, Origin.REFRESH, MONICA, record.grant, record.generation, tokens, record.zoom_user_id
+        )
         await write_journal(zoom, tmp_path, refresh)
         async with serving(zoom, tmp_path) as service:
             await wait_until_empty(service)
@@ -145,7 +152,7 @@ async def stored(data_dir: Path, zoom: Simulator) -> ConnectionRecord:
     """Read a user's record from the store."""
     app = f"loopback|{zoom.options.client_id}"
     store = await SqliteStore.open(data_dir / "zoomgate.db", time.time)
-    record, _ = await store.get(RecordKey(app, Kind.USER, MONICA))
+    record, _ = await store.find(app, MONICA)
     await store.close()
     assert record is not None
     return connection_record.decode(Envelope(app=app, keys=key_file.load(data_dir / "keys.json")), record)
@@ -182,19 +189,20 @@ async def test_entry_whose_tokens_are_already_stored_is_not_refreshed(tmp_path: 
 
 @pytest.mark.parametrize("expired", [False, True])
 async def test_newer_consent_takes_precedence_over_a_journal_entry(tmp_path: Path, expired: bool) -> None:
-    """The entry is deleted without a call to Zoom, because revoking its tokens could end the newer grant."""
+    """The entry is deleted once Zoom has rejected its tokens. Nothing is revoked, because that could end the newer grant."""
     async with stopped(tmp_path) as zoom:
         early = issued(zoom)
         async with serving(zoom, tmp_path) as service:
             await service.connect(MONICA)
         await write_journal(zoom, tmp_path, entry(replace(early, access_expire_at=0.0) if expired else early))
-        counters = dict(zoom.zoom.counters)
         async with serving(zoom, tmp_path) as service:
             await wait_until_empty(service)
             connection = await get_connection(service)
             assert (connection.state, connection.generation) == (STATE.STATE_ACTIVE, 1)
-            await service.call(service.auth.GetToken, pb.GetTokenRequest(user_email=MONICA))
-        assert dict(zoom.zoom.counters) == counters
+            token = (await service.call(service.auth.GetToken, pb.GetTokenRequest(user_email=MONICA))).token
+        assert token.access_token in zoom.zoom.access_tokens
+        assert zoom.zoom.counters["token.refresh_token.refused"] == 1
+        assert zoom.zoom.counters["revoke.known"] + zoom.zoom.counters["revoke.unknown"] == 0
 
 
 async def test_refresh_of_an_entry_during_shutdown_is_not_lost(tmp_path: Path) -> None:
@@ -218,27 +226,39 @@ async def test_entry_with_tokens_of_a_different_user_is_revoked(tmp_path: Path) 
     """Neither of the two users is connected."""
     async with stopped(tmp_path) as zoom:
         await write_journal(zoom, tmp_path, entry(issued(zoom, OMAR)))
-        async with serving(zoom, tmp_path) as service:
+        timing = Timing(disconnections=disconnection.Timing(retry_interval=0.05))
+        async with serving(zoom, tmp_path, timing=timing) as service:
             await wait_until_empty(service)
             rejection = await service.error_of(
                 service.auth.GetConnection, pb.GetConnectionRequest(user_email=MONICA), "admin"
             )
             assert rejection.code.name == "NOT_FOUND"
-        assert zoom.zoom.counters["revoke.known"]
+            async with asyncio.timeout(SECONDS):
+                while not zoom.zoom.grants[OMAR].revoked:
+                    await asyncio.sleep(0.01)
 
 
 async def test_supplied_token_is_stored_later_if_zoom_cannot_confirm_its_user(tmp_path: Path) -> None:
-    """RequestToken fails after the token has been used, so the caller must not send the token again."""
+    """RequestToken fails after the token has been used, so the token is not sent to Zoom again. A later call returns the result."""
     async with running(tmp_path) as service:
         zoom = service.simulator.zoom
         supplied = issued(service.simulator).refresh_token
-        service.simulator.faults.add(Fault("users_me", "status", status=503))
+        service.simulator.faults.add(Fault("users_me", "status", times=-1, status=503))
         request = pb.RequestTokenRequest(user_email=MONICA, refresh_token=supplied)
-        rejection = await service.error_of(service.auth.RequestToken, request)
-        assert rejection.short == ("UNAVAILABLE", "ZOOM_UNAVAILABLE")
-        assert "do not send this refresh token again" in rejection.message
+        for _ in range(2):
+            rejection = await service.error_of(service.auth.RequestToken, request)
+            assert rejection.short == ("UNAVAILABLE", "ZOOM_UNAVAILABLE")
+            assert "do not send the code or token again" in rejection.message
+            assert rejection.retry_after
+        service.simulator.faults.clear()
         await wait_until_empty(service)
         assert (await get_connection(service)).state == STATE.STATE_ACTIVE
+        token = (await service.call(service.auth.RequestToken, request)).token
+        assert (token.generation, token.access_token in zoom.access_tokens) == (1, True)
+        assert (
+            zoom.counters["token.refresh_token.issued"],
+            zoom.counters["token.refresh_token.refused"],
+        ) == (1, 0)
         assert zoom.counters["revoke.known"] == 0
 
 
@@ -278,24 +298,24 @@ async def poll_twice(service: Harness) -> None:
 
 
 async def test_each_deferred_entry_backs_off_alone(tmp_path: Path) -> None:
-    """The pause doubles with each failure of an entry, and does not delay other entries."""
+    """The pause doubles with each failure of an entry, and does not delay other entries. The user's consent lacks a scope at first."""
     timing = Timing(recovery=journal_recovery.Timing(0.01, first_pause=100.0, max_pause=300.0))
     clock = SkippingClock()
     async with stopped(tmp_path) as zoom:
         await write_journal(zoom, tmp_path, entry(issued(zoom)))
-        zoom.faults.add(Fault("users_me", "status", times=-1))
+        scope, zoom.zoom.grants[MONICA].scope = zoom.zoom.grants[MONICA].scope, ""
         async with serving(zoom, tmp_path, timing=timing, clock=clock) as service:
             await poll_twice(service)
             failures = 1
             for pause in (100.0, 200.0, 300.0, 300.0):
                 clock.skipped += pause - 50.0
                 await poll_twice(service)
-                assert service.stat("faults.status") == failures
+                assert service.stat("api.me.400") == failures
                 clock.skipped += 50.0
                 await poll_twice(service)
                 failures += 1
-                assert service.stat("faults.status") == failures
-            zoom.faults.clear()
+                assert service.stat("api.me.400") == failures
+            zoom.zoom.grants[MONICA].scope = scope
             await write_journal(zoom, tmp_path, replace(entry(issued(zoom, OMAR), OMAR), entry_id="0" * 32))
             await poll_twice(service)
             assert (await get_connection(service, OMAR)).state == STATE.STATE_ACTIVE
@@ -374,8 +394,10 @@ async def test_tokens_of_a_crashed_account_linking_are_stored_from_the_journal(t
     async with running(tmp_path, timing=POLLING_OFTEN) as service:
         supplied = issued(service.simulator).refresh_token
 
-        async def crash(_put: Any, *_arguments: Any) -> Any:
-            raise RuntimeError("can't start new thread")
+        async def crash(put: Any, record: Record, *arguments: Any) -> Any:
+            if record.key.kind is Kind.USER:
+                raise RuntimeError("can't start new thread")
+            return await put(record, *arguments)
 
         with service.store.intercept("put", crash):
             request = pb.RequestTokenRequest(user_email=MONICA, refresh_token=supplied)
@@ -383,6 +405,27 @@ async def test_tokens_of_a_crashed_account_linking_are_stored_from_the_journal(t
         await wait_until_empty(service)
         assert (await get_connection(service)).state == STATE.STATE_ACTIVE
         assert service.stat("revoke.known") == 0
+
+
+async def test_refresh_token_is_not_sent_if_the_exchange_cannot_be_marked(tmp_path: Path) -> None:
+    """The store fails, or the process crashes, before the refresh token is sent. The call can be repeated."""
+    async with running(tmp_path) as service:
+        request = pb.RequestTokenRequest(
+            user_email=MONICA, refresh_token=issued(service.simulator).refresh_token
+        )
+        for error, reason in (
+            (StoreError("injected"), "STORE_UNAVAILABLE"),
+            (RuntimeError("injected"), "INTERNAL"),
+        ):
+
+            async def crash(_put: Any, *_arguments: Any, error: Exception = error) -> Any:
+                raise error
+
+            with service.store.intercept("put", crash):
+                assert (await service.error_of(service.auth.RequestToken, request)).reason == reason
+            assert service.stat("token.refresh_token.issued") == 0
+        await service.call(service.auth.RequestToken, request)
+        assert service.stat("token.refresh_token.issued") == 1
 
 
 async def test_entry_that_cannot_be_deleted_is_audited_once_and_deleted_later(tmp_path: Path) -> None:

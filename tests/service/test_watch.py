@@ -33,7 +33,7 @@ from zoomgate.v1.connection_pb2 import Connection
 from zoomgate_server.app.timing import Timing
 from zoomgate_server.encryption import key_file, reloading_key_ring
 from zoomgate_server.rpc.middleware import authentication, pipeline
-from zoomgate_server.storage.record_store import RecordKey, StoreError
+from zoomgate_server.storage.record_store import StoreError
 from zoomgate_server.watch import change_feed, watchers
 
 SECONDS = 20.0
@@ -206,7 +206,7 @@ async def test_change_during_a_slow_read_is_reported_as_updated(zoomgate: Harnes
     async with watching(other) as watch:
         assert await watch.until_synced() == [("INITIAL", MONICA)]
         gate = Gate(after_effect=True)
-        with other.store.intercept("get", gate):
+        with other.store.intercept("find", gate):
             await refresh(zoomgate)
             await gate.reached.wait()
             generation = await refresh(zoomgate)
@@ -228,7 +228,7 @@ async def test_watch_that_starts_during_a_slow_read_receives_the_latest_change(
     async with watching(other) as early, watching(other) as late:
         await early.until_synced()
         gate = Gate(after_effect=after_effect)
-        with other.store.intercept("get", gate):
+        with other.store.intercept("find", gate):
             await refresh(zoomgate)
             await gate.reached.wait()
             started = asyncio.create_task(late.event())
@@ -251,12 +251,8 @@ async def test_slow_read_does_not_delay_disconnections_by_other_processes(
     async with watching(other, [MONICA]) as watch:
         await watch.until_synced()
         await other.call(other.auth.GetToken, token_of_omar)
-        gate = Gate(after_effect=False)
-
-        async def read_slowly(proceed: Callable[..., Any], key: RecordKey) -> Any:
-            return await (gate(proceed, key) if key.subject == MONICA else proceed(key))
-
-        with other.store.intercept("get", read_slowly):
+        gate = Gate(after_effect=False, holds=lambda _, user_email: user_email == MONICA)
+        with other.store.intercept("find", gate):
             await refresh(zoomgate)
             await gate.reached.wait()
             await disconnect(zoomgate, OMAR)
@@ -540,9 +536,9 @@ async def test_watch_survives_a_store_outage(zoomgate: Harness, other: Harness) 
 
             return fail_and_count
 
-        with other.store.intercept("get", failing("get")):
+        with other.store.intercept("find", failing("find")):
             await zoomgate.connect(OMAR)
-            while not failures["get"]:
+            while not failures["find"]:
                 await asyncio.sleep(0.01)
             with other.store.intercept("changes", failing("changes")):
                 while not failures["changes"]:
@@ -601,7 +597,7 @@ async def test_access_is_checked_after_a_delayed_read(
     async with watching(other, caller="guest") as watch:
         assert await watch.until_synced() == [("INITIAL", OMAR)]
         gate = Gate(after_effect=False)
-        with other.store.intercept("get", gate):
+        with other.store.intercept("find", gate):
             await refresh(zoomgate, OMAR)
             await gate.reached.wait()
             write_callers(callers)

@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ import aiohttp
 import grpc.aio
 import pytest
 
+from support.clock import AdvancingClock
 from support.harness import MONICA, OMAR, SECONDS, Harness, running, serving
 from support.zoom_events import (
+    AFTER_CONSENT,
     ENVIRON,
     PATIENT,
     SECRET,
@@ -170,6 +173,31 @@ async def test_event_older_than_the_consent_is_ignored(stored: Harness, event: s
     assert await outcomes(stored) == {"older_than_consent": 1, "duplicate": 1}
 
 
+@pytest.mark.parametrize("seconds", [-110.0, 110.0])
+@pytest.mark.parametrize("event", [app_deauthorized, partial(about_user, "user.deactivated")])
+async def test_event_near_the_consent_changes_nothing_while_zoom_accepts_the_token(
+    zoomgate: Harness, event: Callable[..., Any], seconds: float
+) -> None:
+    """The clocks do not show whether the user consented before or after the event."""
+    await zoomgate.connect()
+    assert (await send(zoomgate.http_url, event(MONICA, time.time() + seconds)))[0] == 204
+    assert await outcomes(zoomgate) == {"near_consent": 1}
+    connection = await get_connection(zoomgate)
+    assert (connection.state, connection.generation) == (Connection.STATE_ACTIVE, 1)
+    assert (zoomgate.stat("revoke.known"), zoomgate.stat("token.refresh_token.issued")) == (0, 0)
+
+
+async def test_event_near_the_consent_keeps_a_connection_whose_refresh_succeeds(zoomgate: Harness) -> None:
+    """Zoom rejects the access token because it has expired, although the grant is valid."""
+    await zoomgate.connect()
+    zoomgate.simulator.zoom.expire(MONICA)
+    assert (await send(zoomgate.http_url, app_deauthorized(MONICA, time.time())))[0] == 204
+    async with asyncio.timeout(SECONDS):
+        while (await get_connection(zoomgate)).generation < 2:
+            await asyncio.sleep(0.01)
+    assert (await get_connection(zoomgate)).state == Connection.STATE_ACTIVE
+
+
 @pytest.mark.parametrize("kind", [str, float], ids=["string", "number"])
 async def test_milliseconds_may_be_string_or_number(
     zoomgate: Harness, kind: Callable[[int], str | float]
@@ -180,7 +208,7 @@ async def test_milliseconds_may_be_string_or_number(
     event = app_deauthorized(MONICA, deauthorization_time=None, event_ts=before)
     assert (await send(zoomgate.http_url, event))[0] == 204
     assert await outcomes(zoomgate) == {"older_than_consent": 1}
-    after = kind(int((time.time() + 60) * 1000))
+    after = kind(int((time.time() + AFTER_CONSENT) * 1000))
     event = app_deauthorized(MONICA, deauthorization_time=None, event_ts=after)
     assert (await send(zoomgate.http_url, event, time.time() - HOUR))[0] == 204
     assert await outcomes(zoomgate) == {"older_than_consent": 1, "disconnected": 1}
@@ -253,26 +281,36 @@ async def test_concurrent_events_in_two_services_disconnect_once(
 
 @contextmanager
 def failing(
-    zoomgate: Harness, method: str, error: type[Exception] = StoreError, *, after: bool = False
+    zoomgate: Harness,
+    method: str,
+    error: type[Exception] = StoreError,
+    *,
+    kind: Kind = Kind.USER,
+    after: bool = False,
 ) -> Iterator[None]:
-    """Make a method of the store fail, either before or after it has performed the operation."""
+    """Make `get` or `put` fail for records of a kind, either before or after it has performed the operation."""
 
-    async def fail(proceed: Any, *arguments: Any) -> None:
-        if after:
-            await proceed(*arguments)
-        raise error("injected")
+    async def fail(proceed: Any, first: RecordKey | Record, *arguments: Any) -> Any:
+        key = first.key if isinstance(first, Record) else first
+        is_failing = key.kind is kind
+        result = await proceed(first, *arguments) if after or not is_failing else None
+        if is_failing:
+            raise error("injected")
+        return result
 
     with zoomgate.store.intercept(method, fail):
         yield
 
 
-@pytest.mark.parametrize("method", ["get", "find", "put"])
-async def test_store_failure_makes_zoom_retry(zoomgate: Harness, method: str) -> None:
+@pytest.mark.parametrize(
+    ("method", "kind"), [("get", Kind.WEBHOOK), ("get", Kind.USER), ("put", Kind.USER)], ids=str
+)
+async def test_store_failure_makes_zoom_retry(zoomgate: Harness, method: str, kind: Kind) -> None:
     """The response is 503, and the retried event disconnects the user."""
     await zoomgate.connect()
     event = app_deauthorized(MONICA)
     at = time.time()
-    with failing(zoomgate, method):
+    with failing(zoomgate, method, kind=kind):
         assert (await send(zoomgate.http_url, event, at))[0] == 503
     assert (await get_connection(zoomgate)).state == Connection.STATE_ACTIVE
     assert (await send(zoomgate.http_url, event, at))[0] == 204
@@ -345,7 +383,7 @@ async def test_undecryptable_connection_makes_zoom_retry(zoomgate: Harness, line
     """The cause, e.g. a missing encryption key, may be corrected before Zoom's retry. The log contains the record's key, not the user."""
     await zoomgate.connect()
     store = await SqliteStore.open(zoomgate.data_dir / "zoomgate.db", time.time)
-    record, _ = await store.find("loopback|zoomgate-dev", "u-Monica-7Yc1")
+    record, _ = await store.find("loopback|zoomgate-dev", MONICA)
     assert record is not None
     corrupt = record.value[:-1] + bytes([record.value[-1] ^ 1])
     await store.put(
@@ -491,7 +529,9 @@ async def test_event_with_an_invalid_time_uses_the_time_of_its_signature(
     zoomgate: Harness, event: dict[str, Any]
 ) -> None:
     await zoomgate.connect()
-    assert (await send(zoomgate.http_url, app_deauthorized(MONICA, **event), time.time() + 5))[0] == 204
+    assert (await send(zoomgate.http_url, app_deauthorized(MONICA, **event), time.time() + AFTER_CONSENT))[
+        0
+    ] == 204
     assert (await get_connection(zoomgate)).state == Connection.STATE_DISCONNECTED
 
 
@@ -571,7 +611,7 @@ async def test_unexpected_error_makes_zoom_retry(zoomgate: Harness) -> None:
     """The response has status 500 instead of a redirect to an error page, so that Zoom retries."""
     await zoomgate.connect()
     event = app_deauthorized(MONICA)
-    with failing(zoomgate, "find", RuntimeError):
+    with failing(zoomgate, "get", RuntimeError):
         assert await send(zoomgate.http_url, event) == (500, b"")
     assert (await send(zoomgate.http_url, event))[0] == 204
     assert (await get_connection(zoomgate)).state == Connection.STATE_DISCONNECTED
@@ -676,10 +716,20 @@ async def test_processed_event_is_stored_for_three_hours(zoomgate: Harness) -> N
 
 
 @pytest.fixture
-async def subscribed(tmp_path: Path) -> AsyncIterator[Harness]:
+def clock() -> AdvancingClock:
+    """Return the clock of the subscribed service, set back so that events of the simulator are not near a consent."""
+    clock = AdvancingClock()
+    clock.ahead = -AFTER_CONSENT
+    return clock
+
+
+@pytest.fixture
+async def subscribed(tmp_path: Path, clock: AdvancingClock) -> AsyncIterator[Harness]:
     """Run a service that receives the events of the Zoom simulator."""
     options = SimulatorOptions(port=0, webhook_secret=SECRET)
-    async with running(tmp_path / "data", environ=ENVIRON, simulator=options, timing=PATIENT) as harness:
+    async with running(
+        tmp_path / "data", environ=ENVIRON, simulator=options, timing=PATIENT, clock=clock
+    ) as harness:
         harness.simulator.webhooks.url = f"{harness.http_url}/webhooks/zoom"
         yield harness
 
@@ -701,9 +751,10 @@ async def responses(zoomgate: Harness, count: int) -> list[str]:
         await asyncio.sleep(0.005)
 
 
-async def test_events_of_the_simulator_are_accepted(subscribed: Harness) -> None:
+async def test_events_of_the_simulator_are_accepted(subscribed: Harness, clock: AdvancingClock) -> None:
     """The endpoint passes the validation, and removing the app in Zoom disconnects the user."""
     await subscribed.connect()
+    clock.ahead = 0.0
     await trigger(subscribed, "endpoint.url_validation")
     assert await responses(subscribed, 1) == ["200, validated"]
     await trigger(subscribed, "app_deauthorized", MONICA)
@@ -711,15 +762,39 @@ async def test_events_of_the_simulator_are_accepted(subscribed: Harness) -> None
     assert (await get_connection(subscribed)).cause == Connection.CAUSE_APP_DEAUTHORIZED
 
 
-async def test_event_is_retried_after_a_store_failure(subscribed: Harness) -> None:
+@pytest.mark.parametrize("reconnects", [False, True])
+async def test_event_is_retried_after_a_store_failure(
+    subscribed: Harness, clock: AdvancingClock, reconnects: bool
+) -> None:
     """Zoom sends the event again after five minutes. It disconnects the user unless the user has reconnected in the meantime."""
-    for reconnects in (False, True):
+    await subscribed.connect()
+    clock.ahead = 0.0
+    with failing(subscribed, "get"):
+        await trigger(subscribed, "app_deauthorized", MONICA)
+        assert await responses(subscribed, 1) == ["503, not accepted"]
+    if reconnects:
         await subscribed.connect()
-        with failing(subscribed, "find"):
-            await trigger(subscribed, "app_deauthorized", MONICA)
-            assert await responses(subscribed, 1) == ["503, not accepted"]
-        if reconnects:
-            await subscribed.connect()
-        subscribed.simulator.zoom.wall.advance(300)
-        assert await responses(subscribed, 2) == ["503, not accepted", "204, accepted"]
-        assert ((await get_connection(subscribed)).state == Connection.STATE_ACTIVE) == reconnects
+    subscribed.simulator.zoom.wall.advance(300)
+    assert await responses(subscribed, 2) == ["503, not accepted", "204, accepted"]
+    expected = Connection.STATE_ACTIVE if reconnects else Connection.STATE_DISCONNECTED
+    assert (await get_connection(subscribed)).state == expected
+
+
+async def test_removal_of_the_app_near_a_consent_requires_a_new_consent(
+    subscribed: Harness, clock: AdvancingClock
+) -> None:
+    """Zoom rejects the access token, and a refresh confirms that the grant has ended."""
+    clock.ahead = 0.0
+    await subscribed.connect()
+    await trigger(subscribed, "app_deauthorized", MONICA)
+    assert await responses(subscribed, 1) == ["204, accepted"]
+    async with asyncio.timeout(SECONDS):
+        while (await get_connection(subscribed)).state == Connection.STATE_ACTIVE:
+            await asyncio.sleep(0.01)
+    connection = await get_connection(subscribed)
+    assert (connection.state, connection.cause) == (
+        Connection.STATE_REAUTH_REQUIRED,
+        Connection.CAUSE_REVOKED,
+    )
+    assert await outcomes(subscribed) == {"near_consent": 1}
+    assert subscribed.stat("revoke.known") == 0

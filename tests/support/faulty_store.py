@@ -2,29 +2,29 @@
 
 import asyncio
 import functools
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from zoomgate_server.storage.record_store import Record, RecordKey, RecordStore, StoreError
+from zoomgate_server.storage.record_store import RecordStore, StoreError
 
 
 class FaultyStore:
-    """A store whose `get` and `put` fail on request, and whose methods can be intercepted.
+    """A store whose methods fail on request, and can be intercepted.
 
     Attributes:
-        calls: Number of calls of `get` and `put`.
+        calls: Number of calls by method.
     """
 
     def __init__(self, store: RecordStore) -> None:
         self._store = store
-        self._faults: dict[str, list[str]] = {"get": [], "put": []}
+        self._faults: defaultdict[str, list[str]] = defaultdict(list)
         self._interceptors: dict[str, Callable[..., Any]] = {}
         self.calls: Counter[str] = Counter()
 
     def fail(self, method: str, times: int, *, after_effect: bool = False) -> None:
-        """Make the next calls of `get` or `put` fail, before or after they take effect."""
+        """Make the next calls of a method fail, before or after they take effect."""
         self._faults[method] += ["after" if after_effect else "before"] * times
 
     @contextmanager
@@ -39,31 +39,22 @@ class FaultyStore:
         finally:
             del self._interceptors[method]
 
-    async def get(self, key: RecordKey) -> tuple[Record | None, float]:
-        """Read a record, or fail."""
-        self.calls["get"] += 1
-        if self._faults["get"]:
-            self._faults["get"].pop(0)
-            raise StoreError("injected")
-        return await self._method("get")(key)
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        method = getattr(self._store, name)
 
-    async def put(self, record: Record, if_rev: int) -> int | None:
-        """Write a record, or fail."""
-        self.calls["put"] += 1
-        fault = self._faults["put"].pop(0) if self._faults["put"] else ""
-        if fault == "before":
-            raise StoreError("injected")
-        rev = await self._method("put")(record, if_rev)
-        if fault == "after":
-            raise StoreError("injected")
-        return rev
+        async def call(*arguments: Any, **options: Any) -> Any:
+            self.calls[name] += 1
+            fault = self._faults[name].pop(0) if self._faults[name] else ""
+            if fault == "before":
+                raise StoreError("injected")
+            interceptor = self._interceptors.get(name)
+            proceed = method if interceptor is None else functools.partial(interceptor, method)
+            result = await proceed(*arguments, **options)
+            if fault == "after":
+                raise StoreError("injected")
+            return result
 
-    def __getattr__(self, name: str) -> Any:
-        return self._method(name)
-
-    def _method(self, name: str) -> Any:
-        method, interceptor = getattr(self._store, name), self._interceptors.get(name)
-        return method if interceptor is None else functools.partial(interceptor, method)
+        return call
 
 
 class Gate:

@@ -28,8 +28,8 @@ from zoomgate_server.app import lifecycle, stores
 from zoomgate_server.app.timing import Timing
 from zoomgate_server.cli.caller_key import digest
 from zoomgate_server.clock import Clock, SystemClock
+from zoomgate_server.connections import refresh_schedule
 from zoomgate_server.connections.record import ConnectionRecord
-from zoomgate_server.connections.refresh import schedule
 from zoomgate_server.encryption.cipher import KeyRing
 from zoomgate_server.identity import Principal, Role, UserPatterns
 from zoomgate_server.storage.record_store import RecordStore
@@ -107,7 +107,7 @@ def issued(record: ConnectionRecord, then: float) -> ConnectionRecord:
         tokens=pair,
         refresh_time=then,
         access_expire_at=pair.access_expire_at,
-        due_at=schedule.due_at(record.user_email, pair, time.time()),
+        due_at=refresh_schedule.due_at(record.zoom_user_id, pair, time.time()),
     )
 
 
@@ -186,10 +186,11 @@ class Harness:
         )
 
     async def connect(self, user: str = MONICA, caller: str = "service", **fields: Any) -> None:
-        """Connect a user in a browser."""
+        """Connect a user in a browser. The Zoom user with the address `zoom_email` consents, if it is set."""
         authorization = await self.begin_authorization(user, caller, **fields)
         async with browser() as session:
-            page = await consent(session, authorization.authorization_url, user)
+            consenting = fields.get("zoom_email", user)
+            page = await consent(session, authorization.authorization_url, consenting)
         assert page.url.query.get("outcome", "connected") == "connected", page.url
 
     def stat(self, name: str) -> int:

@@ -6,14 +6,13 @@ from dataclasses import replace
 from itertools import count
 
 from zoomgate_server.storage.record_store import (
-    TOMBSTONE_STATE,
     Change,
     Column,
     Kind,
     Query,
     Record,
     RecordKey,
-    ZoomUserTaken,
+    UserEmailTaken,
 )
 
 
@@ -37,10 +36,10 @@ class MemoryStore:
         """Write a record if its revision is still `if_rev`."""
         if self._rev_of(record.key) != if_rev:
             return None
-        if record.zoom_user_id is not None and record.state != TOMBSTONE_STATE:
-            other, _ = await self.find(record.key.app, record.zoom_user_id)
+        if record.user_email is not None:
+            other, _ = await self.find(record.key.app, record.user_email)
             if other is not None and other.key != record.key:
-                raise ZoomUserTaken(other.key.subject)
+                raise UserEmailTaken(other.key.subject)
         rev = next(self._revs)
         self._records[record.key] = replace(record, rev=rev)
         return rev
@@ -53,27 +52,23 @@ class MemoryStore:
         return True
 
     async def page(self, app: str, kind: Kind, query: Query) -> list[Record]:
-        """Return a page of records, sorted by subject."""
+        """Return a page of records in the order of the query."""
         records = [
             record
             for key, record in self._records.items()
             if key.app == app
             and key.kind is kind
-            and key.subject > query.after
+            and (_order(query, record) or "") > query.after
             and (not query.states or record.state in query.states)
             and _is_before(record.due_at, query.due_before)
             and _is_before(record.expire_at, query.expire_before)
         ]
-        return sorted(records, key=lambda record: record.key.subject)[: query.limit]
+        return sorted(records, key=lambda record: _order(query, record) or "")[: query.limit]
 
-    async def find(self, app: str, zoom_user_id: str) -> tuple[Record | None, float]:
-        """Return the store's current time and the record of a Zoom user. Tombstones are ignored."""
+    async def find(self, app: str, user_email: str) -> tuple[Record | None, float]:
+        """Return the record with an email address and the store's current time."""
         for record in self._records.values():
-            if (
-                record.key.app == app
-                and record.zoom_user_id == zoom_user_id
-                and record.state != TOMBSTONE_STATE
-            ):
+            if record.key.app == app and record.user_email == user_email:
                 return record, self._wall()
         return None, self._wall()
 
@@ -100,7 +95,7 @@ class MemoryStore:
     ) -> tuple[list[Change], float]:
         """Return changed records and the store's current time."""
         changes = [
-            Change(key, record.rev, record.state, record.changed_at)
+            Change(key, record.rev, record.state, record.changed_at, record.user_email)
             for key, record in self._records.items()
             if key.app == app and key.kind is kind and record.changed_at >= since
         ]
@@ -112,6 +107,10 @@ class MemoryStore:
     def _rev_of(self, key: RecordKey) -> int:
         record = self._records.get(key)
         return 0 if record is None else record.rev
+
+
+def _order(query: Query, record: Record) -> str | None:
+    return record.user_email if query.by_email else record.key.subject
 
 
 def _is_before(time: float | None, limit: float | None) -> bool:

@@ -2,13 +2,12 @@
 
 import time
 
-from support.memory_journal import MemoryJournal
+from support.effect_driver import create_driver, create_repository
 from zoomgate_server.clock import SystemClock
 from zoomgate_server.connections.concurrency_limit import ConcurrencyLimit, Limit
 from zoomgate_server.connections.record import ConnectionRecord, State
 from zoomgate_server.connections.refresh.protocol import Config
 from zoomgate_server.connections.refresh.refresher import Refresher
-from zoomgate_server.connections.repository import ConnectionRepository
 from zoomgate_server.connections.token_pair import TokenPair
 from zoomgate_server.encryption.cipher import Key, KeyRing
 from zoomgate_server.encryption.envelope import Envelope
@@ -46,9 +45,9 @@ class RotatingZoom:
         """Issue the first token pair of a user."""
         self.valid_tokens.add(f"{user}-r0")
         now = time.time()
-        return TokenPair(f"{user}-a0", f"{user}-r0", "bearer", "s", "", now, now)
+        return TokenPair(f"{user}-a0", f"{user}-r0", "s", now, now)
 
-    async def exchange(self, token: str) -> TokenOutcome:
+    async def refresh(self, token: str) -> TokenOutcome:
         """Exchange a refresh token for a new pair."""
         self.calls += 1
         if token not in self.valid_tokens:
@@ -57,7 +56,12 @@ class RotatingZoom:
         user, _, number = token.rpartition("-r")
         next_number = int(number) + 1
         self.valid_tokens.add(f"{user}-r{next_number}")
-        return Issued(f"{user}-a{next_number}", f"{user}-r{next_number}", "bearer", "s", "", 3600.0)
+        return Issued(f"{user}-a{next_number}", f"{user}-r{next_number}", "s", 3600.0)
+
+
+def zoom_user_id(user: str) -> str:
+    """Return the ID of the Zoom user with an email address."""
+    return f"zoom-{user}"
 
 
 class Process:
@@ -67,21 +71,17 @@ class Process:
         connections: The process's connection repository.
     """
 
-    def __init__(self, app: str, store: RecordStore, envelope: Envelope, zoom: RotatingZoom) -> None:
-        self.connections = ConnectionRepository(
-            app=app, store=store, envelope=envelope, clock=SystemClock(), on_read=lambda: None
-        )
+    def __init__(self, store: RecordStore, envelope: Envelope, zoom: RotatingZoom) -> None:
+        clock = SystemClock()
+        self.connections = create_repository(store, clock, envelope)
         self._zoom = zoom
         metrics = Metrics("0", [])
         self._refresher = Refresher(
-            connections=self.connections,
-            exchange=zoom.exchange,
-            revoke_unused=lambda _: None,
-            journal=MemoryJournal(),
-            clock=SystemClock(),
+            driver=create_driver(store, clock, zoom, envelope=envelope),
+            clock=clock,
             metrics=metrics,
             audit=lambda _event: None,
-            limit=ConcurrencyLimit(Limit.REFRESHES, 100, SystemClock(), metrics),
+            limit=ConcurrencyLimit(Limit.REFRESHES, 100, clock, metrics),
             config=Config(forced_interval=0.0, max_refreshes=10_000),
         )
 
@@ -89,6 +89,7 @@ class Process:
         """Store a new connection with the first token pair of a user."""
         now = time.time()
         record = ConnectionRecord(
+            zoom_user_id=zoom_user_id(user),
             user_email=user,
             state=State.ACTIVE,
             grant="g1",
@@ -98,21 +99,23 @@ class Process:
             update_time=now,
             refresh_time=now,
             tokens=self._zoom.issue(user),
-            zoom_user_id=f"zoom-{user}",
         )
         assert await self.connections.write(record)
 
     async def refresh(self, user: str) -> ConnectionRecord:
         """Refresh a connection, and return the stored record."""
-        record, _ = await self.connections.read(user)
+        record, _ = await self.connections.find(user)
         assert record is not None
         return await self._refresher.refresh(
-            user, seen_generation=record.generation, deadline=SystemClock().monotonic() + 30, forced=True
+            record.zoom_user_id,
+            seen_generation=record.generation,
+            deadline=SystemClock().monotonic() + 30,
+            forced=True,
         )
 
     async def has_valid_token(self, user: str) -> bool:
         """Return whether the stored refresh token is valid."""
-        record, _ = await self.connections.read(user)
+        record, _ = await self.connections.find(user)
         assert record is not None
         assert record.tokens is not None
         return record.tokens.refresh_token in self._zoom.valid_tokens

@@ -19,7 +19,7 @@ async def main(path: Path, users: list[str]) -> None:
     """Print `ready` at the start, and the valid refresh tokens at the end."""
     store = await SqliteStore.open(path, time.time)
     zoom = RotatingZoom()
-    process = Process("app", store, Envelope(app="app", keys=ring(OLD)), zoom)
+    process = Process(store, Envelope(app="app", keys=ring(OLD)), zoom)
     for user in users:
         zoom.issue(user)
     sys.stdout.write("ready\n")

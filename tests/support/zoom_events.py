@@ -11,6 +11,7 @@ import aiohttp
 
 from support.harness import SECONDS
 from zoomgate_server.app.timing import Timing
+from zoomgate_server.connections.lifecycle import decisions
 from zoomgate_server.web import server, webhook_endpoint
 from zoomgate_server.webhooks import receiver
 
@@ -24,12 +25,15 @@ PATIENT = Timing(
 )
 """The timing of services whose webhooks do not time out on slow machines."""
 
+AFTER_CONSENT = decisions.NEAR_CONSENT_SECONDS + 30.0
+"""Seconds from now to an event, by default. An event nearer to a consent would not disconnect the user."""
+
 USER_IDS = {"monica@example.com": "u-Monica-7Yc1", "omar@example.com": "u-Omar-2Kd9"}
 
 
 def app_deauthorized(user: str, at: float | None = None, **payload: Any) -> dict[str, Any]:
     """Return the event that Zoom sends when a user removes the app."""
-    moment = datetime.fromtimestamp(time.time() if at is None else at, UTC)
+    moment = datetime.fromtimestamp(time.time() + AFTER_CONSENT if at is None else at, UTC)
     return {
         "event": "app_deauthorized",
         "payload": {
@@ -48,7 +52,7 @@ def about_user(event: str, user: str, at: float | None = None) -> dict[str, Any]
     """Return an event about a user's account."""
     return {
         "event": event,
-        "event_ts": int((time.time() if at is None else at) * 1000),
+        "event_ts": int((time.time() + AFTER_CONSENT if at is None else at) * 1000),
         "payload": {"account_id": "acc", "object": {"id": USER_IDS.get(user, user), "email": user}},
     }
 

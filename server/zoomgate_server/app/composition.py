@@ -6,10 +6,13 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 from zoomgate_server import private_file
+from zoomgate_server.app import store_binding
 from zoomgate_server.app.timing import Timing
 from zoomgate_server.app.zoom_clients import open_clients
 from zoomgate_server.audit.trail import FINGERPRINT_SECRET, AuditTrail
-from zoomgate_server.authorization.flow import Authorizations
+from zoomgate_server.authorization.browser_flow import BrowserFlow
+from zoomgate_server.authorization.caller_flow import CallerFlow
+from zoomgate_server.authorization.limits import PendingLimits
 from zoomgate_server.authorization.repository import AuthorizationRepository
 from zoomgate_server.clock import Clock
 from zoomgate_server.connections.access_tokens import AccessTokens
@@ -18,6 +21,8 @@ from zoomgate_server.connections.concurrency_limit import ConcurrencyLimit, Limi
 from zoomgate_server.connections.connection_import import ConnectionImporter
 from zoomgate_server.connections.count_gauge import ConnectionCountGauge
 from zoomgate_server.connections.disconnection import Disconnector
+from zoomgate_server.connections.driver import EffectDriver
+from zoomgate_server.connections.exchange_mark import ExchangeMarkRepository
 from zoomgate_server.connections.journal_recovery import JournalRecovery
 from zoomgate_server.connections.proactive_refresh import ProactiveRefresh
 from zoomgate_server.connections.queries import ConnectionQueries
@@ -25,10 +30,9 @@ from zoomgate_server.connections.refresh import protocol as refresh_protocol
 from zoomgate_server.connections.refresh.refresher import Refresher
 from zoomgate_server.connections.repository import ConnectionRepository
 from zoomgate_server.connections.retention import RetentionPolicy
-from zoomgate_server.connections.revocation import Revoker
 from zoomgate_server.connections.token_journal import TokenJournal
 from zoomgate_server.connections.zoom_calls import ZoomCalls
-from zoomgate_server.encryption import key_check, shared_secret
+from zoomgate_server.encryption import shared_secret
 from zoomgate_server.encryption.cipher import KeyRing
 from zoomgate_server.encryption.envelope import Envelope
 from zoomgate_server.encryption.reloading_key_ring import ReloadingKeyRing
@@ -55,11 +59,10 @@ class Components:
     """The domain objects that the servers use."""
 
     audit: AuditTrail
-    authorizations: Authorizations
-    importer: ConnectionImporter
+    account_linker: AccountLinker
+    browser_flow: BrowserFlow
     change_feed: ChangeFeed
     disconnector: Disconnector
-    revoker: Revoker
     connection_counts: ConnectionCountGauge
     refresher: Refresher
     journal_recovery: JournalRecovery
@@ -97,9 +100,9 @@ class Components:
             timing=timing.journal,
         )
         stack.push_async_callback(journal.close)  # last, since a running attempt may still receive tokens
-        await journal.prepare()
+        is_usable = await journal.prepare()
         envelope = Envelope(app=app, keys=key_ring)
-        await key_check.verify(store, envelope)
+        await store_binding.verify(settings, store, envelope, stack, journal_is_usable=is_usable)
         fingerprints = await shared_secret.obtain(store, envelope, FINGERPRINT_SECRET)
         audit = _audit_trail(settings, fingerprints, clock, metrics, timing)
         stack.callback(audit.close)
@@ -111,12 +114,18 @@ class Components:
         refresh_limit = ConcurrencyLimit(Limit.REFRESHES, settings.max_concurrent_refreshes, clock, metrics)
         exchange_limit = ConcurrencyLimit(Limit.EXCHANGES, settings.max_concurrent_exchanges, clock, metrics)
         call_limit = ConcurrencyLimit(Limit.ZOOM_CALLS, settings.max_concurrent_zoom_calls, clock, metrics)
-        revoker = Revoker(oauth, refresh_limit)
-        refresher = Refresher(
+        driver = EffectDriver(
             connections=connections,
-            exchange=oauth.refresh,
-            revoke_unused=revoker.revoke_unused,
+            marks=ExchangeMarkRepository(store=store, envelope=envelope),
             journal=journal,
+            oauth=oauth,
+            zoom=zoom,
+            clock=clock,
+            audit=audit,
+            drop_token=lambda user_email: access_tokens.drop(user_email),  # noqa: PLW0108 - defined below
+        )
+        refresher = Refresher(
+            driver=driver,
             clock=clock,
             metrics=metrics,
             audit=audit,
@@ -131,60 +140,59 @@ class Components:
             connections=connections, refresher=refresher, clock=clock, metrics=metrics, timing=timing.tokens
         )
         disconnector = Disconnector(
+            driver,
             connections=connections,
-            drop_token=access_tokens.drop,
-            revoker=revoker,
+            refresher=refresher,
+            limit=refresh_limit,
             clock=clock,
-            audit=audit,
             timing=timing.disconnections,
+            lease=timing.refreshes,
         )
         zoom_calls = ZoomCalls(access_tokens=access_tokens, zoom=zoom, limit=call_limit, clock=clock)
         change_feed = ChangeFeed(
             connections=connections, clock=clock, on_change=access_tokens.drop_changed, timing=timing.feed
         )
         account_linker = AccountLinker(
-            connections=connections,
-            journal=journal,
-            drop_token=access_tokens.drop,
+            driver,
+            clock=clock,
+            key=await shared_secret.obtain(store, envelope, "exchange"),
+            limit=exchange_limit,
             seen_generation=access_tokens.seen_generation,
-            oauth=oauth,
-            zoom=zoom,
-            revoke_unused=revoker.revoke_unused,
-            audit=audit,
+            timing=timing.refreshes,
         )
-        authorizations = Authorizations(
-            authorizations=AuthorizationRepository(store=store, envelope=envelope),
+        authorizations = AuthorizationRepository(store=store, envelope=envelope)
+        caller_flow = CallerFlow(
+            authorizations=authorizations,
             connections=connections,
             account_linker=account_linker,
             oauth=oauth,
-            revoke_unused=revoker.revoke_unused,
-            limit=exchange_limit,
-            clock=clock,
+            limits=PendingLimits(
+                clock, per_user=settings.max_pending_per_user, per_caller=settings.max_pending_per_caller
+            ),
             audit=audit,
             redirect_uri=settings.redirect_uri,
             return_to=settings.return_to,
-            max_pending_per_user=settings.max_pending_per_user,
-            max_pending_per_caller=settings.max_pending_per_caller,
-            timing=timing.authorizations,
         )
-        importer = ConnectionImporter(
+        browser_flow = BrowserFlow(
+            authorizations=authorizations,
             connections=connections,
             account_linker=account_linker,
             oauth=oauth,
-            journal=journal,
-            secret=await shared_secret.obtain(store, envelope, "import"),
-            limit=exchange_limit,
+            clock=clock,
             audit=audit,
-            count=lambda outcome: metrics.imports.labels(outcome).inc(),
+            return_to=settings.return_to,
+            timing=timing.browsers,
+        )
+        importer = ConnectionImporter(
+            account_linker, audit=audit, count=lambda outcome: metrics.imports.labels(outcome).inc()
         )
         rng = random.Random()  # noqa: S311 - for jitter only, not for secrets
         return cls(
             audit=audit,
-            authorizations=authorizations,
-            importer=importer,
+            account_linker=account_linker,
+            browser_flow=browser_flow,
             change_feed=change_feed,
             disconnector=disconnector,
-            revoker=revoker,
             connection_counts=ConnectionCountGauge(connections, clock, metrics),
             refresher=refresher,
             journal_recovery=JournalRecovery(
@@ -230,7 +238,7 @@ class Components:
                 rng=rng,
             ),
             auth=AuthService(
-                authorizations=authorizations,
+                authorizations=caller_flow,
                 importer=importer,
                 access_tokens=access_tokens,
                 queries=ConnectionQueries(connections),
@@ -272,13 +280,10 @@ class Components:
         now = asyncio.get_running_loop().time
         deadline = now() + self.timing.drain
         self.oauth.stop_after(self.timing.drain - self.timing.refreshes.call)
-        tasks = (self.authorizations.tasks, self.importer.tasks, self.journal_recovery.tasks)
-        if not all(
-            await asyncio.gather(*(storing.drain(deadline - now()) for storing in (self.refresher, *tasks)))
-        ):
+        drains = (self.refresher.drain, self.account_linker.tasks.drain, self.journal_recovery.tasks.drain)
+        if not all(await asyncio.gather(*(drain(deadline - now()) for drain in drains))):
             _log.error("drain.incomplete", refreshes=self.refresher.running)
-        revoking = (self.disconnector.tasks, self.revoker.tasks)
-        await asyncio.gather(*(tasks.drain(deadline - now()) for tasks in revoking))
+        await self.disconnector.tasks.drain(deadline - now())
         await self.retention.tasks.drain()
 
 

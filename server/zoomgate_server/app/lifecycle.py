@@ -170,7 +170,7 @@ async def run(
         if peers_serving:
             await bind_ports()
         stack.push_async_callback(web.stop)
-        web.open(components.authorizations, components.webhooks, components.connection_counts.update)
+        web.open(components.browser_flow, components.webhooks, components.connection_counts.update)
         stack.enter_context(
             background_tasks.supervised(
                 {

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zoomgate_server import private_file
+from zoomgate_server.app import store_binding
 from zoomgate_server.backoff import Backoff
 from zoomgate_server.clock import Clock
 from zoomgate_server.encryption import key_file
@@ -65,6 +66,7 @@ async def open_store(
         return await _open_mongodb(settings, path, stack, stop, timing)
     created: list[Path] = []
     try:
+        store_binding.require_store(settings, path)
         for directory in {settings.data_dir, path.parent}:
             if not directory.exists():
                 private_file.create_folder(directory)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from zoomgate_server.app import stores
 from zoomgate_server.audit import trail
-from zoomgate_server.authorization import flow
+from zoomgate_server.authorization import browser_flow
 from zoomgate_server.connections import (
     access_tokens,
     disconnection,
@@ -32,7 +32,7 @@ class Timing:
 
     drain: float = 40.0
     audit: trail.Timing = trail.Timing()
-    authorizations: flow.Timing = flow.Timing()
+    browsers: browser_flow.Timing = browser_flow.Timing()
     calls: authentication.Timing = authentication.Timing()
     disconnections: disconnection.Timing = disconnection.Timing()
     proactive_refreshes: proactive_refresh.Timing = proactive_refresh.Timing()

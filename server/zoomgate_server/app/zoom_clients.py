@@ -18,7 +18,6 @@ def open_clients(
     stack.push_async_callback(zoom.close)
     oauth = OAuthClient(
         oauth_url=settings.zoom_oauth_url,
-        api_url=settings.zoom_api_url,
         client_id=settings.client_id,
         client_secrets=[secret.reveal() for secret in settings.client_secret],
         redirect_uri=settings.redirect_uri,

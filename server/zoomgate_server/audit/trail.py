@@ -39,9 +39,9 @@ ACTIONS: Mapping[str, str] = {
     "authorization.started": "a link with which a user can consent was returned to a caller",
     "authorization.rejected": "a consent, or a refresh token sent by a caller, was rejected: declined by the user, rejected by Zoom,"
     " or completed by a different browser or caller",
-    "connection.stored": "the tokens of a consent or an import were stored, or were rejected because they belong to a different user",
+    "connection.stored": "the tokens of a consent or an import were stored for the user, unless `outcome` states something else",
     "connection.relinked": "the tokens of a consent were stored as the connection of the user who actually consented",
-    "connection.unlinked": "an address was disconnected because its Zoom user is now connected under a different address",
+    "connection.unlinked": "an address was disconnected because its Zoom user was renamed, or because a different Zoom user connected it",
     "connection.refreshed": "a refresh token was exchanged for new tokens",
     "connection.reauth_required": "Zoom no longer accepts the tokens; the user must consent again",
     "connection.disconnected": "a user was disconnected by a caller or by an event from Zoom",
@@ -58,6 +58,7 @@ ACTIONS: Mapping[str, str] = {
     "callers.reloaded": "the callers file was read again after SIGHUP",
     "store.backed_up": "the store was backed up",
     "store.restored": "a backup was restored into the store",
+    "store.adopted": "the journal of a machine was bound to a different store",
 }
 """All actions with their meanings."""
 

@@ -12,6 +12,7 @@ AuthorizationKind = Literal["authorization", "ticket", "view", "used"]
 _SECRET_FIELDS = (
     "kind",
     "user_email",
+    "zoom_email",
     "code_verifier",
     "options",
     "initiated_by",
@@ -30,6 +31,7 @@ class PendingAuthorization:
     Attributes:
         kind: `authorization`: the user may consent. `ticket`: the user has consented, and the caller may redeem the ticket. `view`: the
             user's browser may display the result. `used`: already consumed.
+        zoom_email: The email address of the Zoom user who must consent, or empty for `user_email`.
         options: The caller's options, returned with the result, as JSON.
         initiated_by: Identity of the caller that started the authorization. Only this caller may complete it.
         owner: Identity of the member who will own the connection, or None.
@@ -42,6 +44,7 @@ class PendingAuthorization:
 
     kind: AuthorizationKind
     user_email: str
+    zoom_email: str
     code_verifier: str = field(repr=False)
     options: str = field(repr=False)
     initiated_by: str

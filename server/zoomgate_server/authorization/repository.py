@@ -4,8 +4,9 @@ from dataclasses import replace
 
 from zoomgate_server.authorization import pending as pending_authorization
 from zoomgate_server.authorization.limits import STATE_SECONDS
-from zoomgate_server.authorization.pending import PendingAuthorization
+from zoomgate_server.authorization.pending import AuthorizationKind, PendingAuthorization
 from zoomgate_server.encryption.envelope import Envelope
+from zoomgate_server.errors import InvalidState
 from zoomgate_server.storage.record_store import Kind, RecordKey, RecordStore, StoreError
 
 
@@ -37,12 +38,32 @@ class AuthorizationRepository:
         pending = pending_authorization.decode(self._envelope, record)
         return pending if now < pending.expire_at else None
 
-    async def consume(self, state: str, pending: PendingAuthorization) -> bool:
-        """Mark an entry as used, and return True only for the first caller. The used entry is retained until it expires."""
+    async def get(self, state: str, kind: AuthorizationKind) -> PendingAuthorization:
+        """Return the entry of a secret string, or raise InvalidState if there is no unexpired entry of this kind."""
+        pending = await self.find(state)
+        if pending is None or pending.kind != kind:
+            raise invalid_state()
+        return pending
+
+    async def consume(self, state: str, pending: PendingAuthorization, *, cause: str = "") -> None:
+        """Mark an entry as used. The used entry is retained until it expires.
+
+        Raises:
+            InvalidState: The entry is used already. The error has this `cause`.
+        """
         key = self._key(state)
         used = replace(pending, kind="used", code_verifier="", options="{}", browser_key=None)
         record = pending_authorization.encode(self._envelope, key.subject, used)
-        return await self._store.put(record, pending.rev) is not None
+        if await self._store.put(record, pending.rev) is None:
+            raise invalid_state(cause)
 
     def _key(self, state: str) -> RecordKey:
         return RecordKey(self._envelope.app, Kind.STATE, pending_authorization.subject_for(state))
+
+
+def invalid_state(cause: str = "") -> InvalidState:
+    """Return the error for a state, ticket or view that cannot be used."""
+    return InvalidState(
+        "This authorization is unknown, already used, expired, or belongs to a different caller; start a new authorization",
+        metadata={"cause": cause} if cause else {},
+    )

@@ -8,12 +8,18 @@ import click
 from zoomgate import Client, NotConnected
 from zoomgate_server.cli.channel import calls_service
 from zoomgate_server.cli.connections import print_connection
-from zoomgate_server.cli.options import user_argument
+from zoomgate_server.cli.options import user_argument, user_email
 from zoomgate_server.cli.output import fail, note, print_json
 
 
 @click.command()
 @user_argument()
+@click.option(
+    "--zoom-email",
+    type=user_email,
+    metavar="ADDRESS",
+    help="Email address of the Zoom account that must consent, if it differs from USER.",
+)
 @click.option("--no-browser", is_flag=True, help="Print the link without opening it.")
 @click.option(
     "--wait",
@@ -24,7 +30,9 @@ from zoomgate_server.cli.output import fail, note, print_json
     help="Maximum time to wait for the consent; 0 prints the link and exits.",
 )
 @calls_service
-def connect(client: Client, as_json: bool, user: str, no_browser: bool, wait: int) -> None:
+def connect(
+    client: Client, as_json: bool, user: str, zoom_email: str | None, no_browser: bool, wait: int
+) -> None:
     """Connect USER (an email address): print the consent link, wait, and show the connection.
 
     The link is printed on standard output and, on an interactive terminal, opened in the browser. It is valid for 10 minutes
@@ -36,7 +44,7 @@ def connect(client: Client, as_json: bool, user: str, no_browser: bool, wait: in
         previous = client.auth.get_connection(user_email=user).connection
     except NotConnected:
         previous = None
-    started = client.auth.begin_authorization(user_email=user)
+    started = client.auth.begin_authorization(user_email=user, zoom_email=zoom_email)
     link = started.authorization_url
     if not re.fullmatch(r"https?://[!-~]+", link):
         fail(
@@ -48,14 +56,15 @@ def connect(client: Client, as_json: bool, user: str, no_browser: bool, wait: in
     click.echo(link, err=as_json)
     if wait == 0:
         return
+    consenting = zoom_email or user
     if not no_browser and sys.stdout.isatty():
         click.launch(link)
-    note(f"waiting for the consent of {user} (Ctrl+C stops waiting; the link remains valid)")
+    note(f"waiting for the consent of {consenting} (Ctrl+C stops waiting; the link remains valid)")
     try:
         connection = client.wait_for_connection(user, after=previous, timeout=wait)
     except TimeoutError:
         fail(
-            f"{user} did not consent within {wait} seconds, but the link may still be valid;"
+            f"{consenting} did not consent within {wait} seconds, but the link may still be valid;"
             f" check later with `zoomgate connections show {user}`"
         )
     print_connection(connection, as_json=as_json)

@@ -247,6 +247,7 @@ def print_connection(connection: Connection, *, as_json: bool) -> None:
             "state": state_text(connection),
             "Zoom user": connection.zoom_user_id,
             "Zoom account": connection.zoom_account_id,
+            "Zoom email": connection.zoom_email,
             "scopes": " ".join(connection.scopes),
             "first connected": local_time(connection.create_time),
             "consented": local_time(connection.consent_time),

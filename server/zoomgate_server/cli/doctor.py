@@ -1,6 +1,5 @@
 """Command `zoomgate doctor`, which finds configuration problems and suggests fixes."""
 
-import asyncio
 import os
 import stat
 from collections.abc import Iterator, Mapping
@@ -15,18 +14,18 @@ from urllib.request import ProxyHandler, Request, build_opener
 import click
 
 from zoomgate_server import file_system, settings
-from zoomgate_server.app import file_descriptors
+from zoomgate_server.app import file_descriptors, store_binding
 from zoomgate_server.cli import privileges
 from zoomgate_server.cli.options import json_option
 from zoomgate_server.cli.output import log_warnings_to_stderr, print_result
 from zoomgate_server.cli.setting_options import setting_options
+from zoomgate_server.cli.store_access import inspect_store
 from zoomgate_server.encryption import key_check, key_file
 from zoomgate_server.encryption.envelope import Envelope
 from zoomgate_server.errors import RecordFault
 from zoomgate_server.rpc import callers_file, tls
 from zoomgate_server.rpc.middleware.access_policy import CALLABLE_METHODS
 from zoomgate_server.secret import Secret
-from zoomgate_server.storage import sqlite
 from zoomgate_server.storage.record_store import StoreInspection, StoreOpenError
 from zoomgate_server.telemetry.logs import plain
 
@@ -73,6 +72,7 @@ def _run_checks(overrides: Mapping[str, str]) -> Iterator[tuple[str, Finding]]:
     yield "store", store
     yield "audit trail", _audit(loaded.audit, loaded.data_dir)
     yield "key ring", _keys(loaded, contents)
+    yield "journal", _journal(loaded, contents)
     yield "open files", _open_files(loaded)
     yield "callers", _callers(loaded)
     if loaded.tls is not None:
@@ -131,7 +131,7 @@ def _store(loaded: settings.Settings) -> tuple[Finding, StoreInspection | None]:
         text = f"{loaded.store} does not exist yet; the first start creates it"
         return (WARNING, text), None
     try:
-        contents = _examine(loaded)
+        contents = inspect_store(loaded)
     except StoreOpenError as error:
         return (FAILURE, str(error)), None
     if isinstance(loaded.store, Path) and not os.access(loaded.store, os.W_OK):
@@ -141,14 +141,6 @@ def _store(loaded: settings.Settings) -> tuple[Finding, StoreInspection | None]:
         text = f"{contents.location} is a single server; if its disk fails, all connections are lost"
         return (WARNING, text), contents
     return (OK, f"{contents.location}, {contents.users} connection record(s)"), contents
-
-
-def _examine(loaded: settings.Settings) -> StoreInspection:
-    if isinstance(loaded.store, Path):
-        return asyncio.run(sqlite.examine(loaded.store))
-    from zoomgate_server.storage import mongodb  # noqa: PLC0415 - its driver is not needed with SQLite
-
-    return asyncio.run(mongodb.examine(loaded.store.reveal()))
 
 
 def _is_missing(path: Path) -> bool:
@@ -194,6 +186,23 @@ def _open_files(loaded: settings.Settings) -> Finding:
         text = f"at most {available} per process here, but {needed} may be needed; raise the hard limit (`LimitNOFILE` in systemd)"
         return WARNING, text
     return OK, f"up to {needed} per process are possible here"
+
+
+def _journal(loaded: settings.Settings, contents: StoreInspection | None) -> Finding:
+    if contents is None and not (isinstance(loaded.store, Path) and _is_missing(loaded.store)):
+        return WARNING, "cannot be compared with the store, which cannot be read"
+    try:
+        compared = store_binding.compare(loaded, contents)
+    except OSError as error:
+        return FAILURE, f"{error.filename} cannot be read ({error.strerror}); check its owner and permissions"
+    except (key_file.KeyFileError, RecordFault):
+        return WARNING, "cannot be compared with the store without its keys"
+    for binding, store_id in compared:
+        if store_id != binding.store_id:
+            return FAILURE, store_binding.mismatch(loaded, binding.store_id, store_id)
+    if not compared:
+        return OK, "belongs to no store yet; it belongs to the first one with which the service starts"
+    return OK, f"belongs to the configured store ({compared[0][0].store_id})"
 
 
 def _callers(loaded: settings.Settings) -> Finding:

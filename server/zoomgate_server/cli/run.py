@@ -199,7 +199,7 @@ Zoomgate is running.
 """
     simulated = simulator.url.removeprefix("http://") if simulator else ""
     member = f"""
-Remove the app in Zoom as {MEMBER}, which disconnects the user:
+Remove the app in Zoom as {MEMBER}, which ends the authorization:
   {zoomgate} simulator event app_deauthorized {MEMBER} --at {simulated}
 
 Call as the member {MEMBER}, who can act only for herself, instead of the caller dev:

@@ -1,19 +1,22 @@
-"""Command `zoomgate store`, which backs up and restores the store."""
+"""Command `zoomgate store`, which backs up and restores the store, and binds the journal to it."""
 
 import asyncio
+import fcntl
 from pathlib import Path
 
 import click
 
+from zoomgate_server.app import store_binding
 from zoomgate_server.cli.audit_log import AuditLog
-from zoomgate_server.cli.options import json_option
+from zoomgate_server.cli.options import json_option, yes_option
 from zoomgate_server.cli.output import fail, load_settings, note, print_result
 from zoomgate_server.cli.privileges import run_as_owner
 from zoomgate_server.cli.progress import progress
-from zoomgate_server.cli.store_access import exists, open_store, run
+from zoomgate_server.cli.store_access import exists, inspect_store, open_store, run
 from zoomgate_server.clock import SystemClock
 from zoomgate_server.encryption import key_file, key_usage
 from zoomgate_server.encryption.envelope import require_supported
+from zoomgate_server.errors import RecordFault
 from zoomgate_server.settings import Settings
 from zoomgate_server.storage import backup as backups
 from zoomgate_server.storage import scan, sqlite
@@ -77,6 +80,60 @@ def restore(file: Path, as_json: bool) -> None:
             f"{loaded.keys} does not contain key {', '.join(missing)}, which encrypted restored records; backups contain no keys,"
             " so restore your copy of the key ring"
         )
+
+
+@store.command()
+@yes_option
+@json_option("Print one JSON object per changed binding.")
+def adopt(yes: bool, as_json: bool) -> None:
+    """Bind the journal of the local machine to the configured store. Stop the service first.
+
+    The journal contains tokens that are not stored yet, and belongs to the store with which the service first started. The service does
+    not start with a different, empty or missing store, because all users would appear to be disconnected. Restored backups and moved
+    stores are not different stores and need no adoption. Use this command to give up the previous store: afterwards, the tokens in the
+    journal are stored in the configured store.
+
+    Example: zoomgate store adopt
+    """
+    loaded = load_settings()
+    try:
+        with store_binding.lock(loaded, fcntl.LOCK_EX):
+            _adopt(loaded, yes=yes, as_json=as_json)
+    except FileNotFoundError:
+        note(f"zoomgate: there is no journal in {loaded.data_dir}, so nothing was changed")
+    except store_binding.JournalInUseError:
+        fail(
+            f"a service uses the journal in {loaded.data_dir}; stop the service, then run this command again"
+        )
+    except OSError as error:
+        fail(f"{error.filename} cannot be used ({error.strerror}); run this command as the service's user")
+
+
+def _adopt(loaded: Settings, *, yes: bool, as_json: bool) -> None:
+    try:
+        compared = store_binding.compare(loaded, inspect_store(loaded) if exists(loaded) else None)
+    except (StoreOpenError, key_file.KeyFileError) as error:
+        fail(str(error))
+    except RecordFault as error:
+        fail(f"{error.message} (ZOOMGATE_KEYS is {loaded.keys})")
+    changed = [(binding, store_id) for binding, store_id in compared if store_id != binding.store_id]
+    if not changed:
+        note("zoomgate: the journal does not belong to a different store, so nothing was changed")
+        return
+    for binding, store_id in changed:
+        note(store_binding.mismatch(loaded, binding.store_id, store_id))
+    if not yes:
+        click.confirm("Give up the other store?", abort=True, err=True)
+    with AuditLog(loaded, store=True) as audit:
+        for binding, store_id in changed:
+            store_binding.replace(binding, store_id)
+            audit.record("store.adopted", store_id=store_id or "", previous_store_id=binding.store_id)
+            print_result(
+                f"The journal belongs to {'the next store' if store_id is None else f'store {store_id}'} now."
+                " Next: start the service.",
+                {"app": binding.app, "storeId": store_id, "previousStoreId": binding.store_id},
+                as_json=as_json,
+            )
 
 
 async def _backup(loaded: Settings, file: Path) -> int:

@@ -14,8 +14,9 @@ from zoomgate_server.encryption.cipher import KeyRing
 from zoomgate_server.errors import ZoomgateError
 from zoomgate_server.secret import Secret
 from zoomgate_server.settings import Settings
+from zoomgate_server.storage import sqlite
 from zoomgate_server.storage.backup import BackupError
-from zoomgate_server.storage.record_store import RecordStore, StoreError, StoreOpenError
+from zoomgate_server.storage.record_store import RecordStore, StoreError, StoreInspection, StoreOpenError
 from zoomgate_server.storage.sqlite import SqliteStore
 
 _T = TypeVar("_T")
@@ -62,6 +63,15 @@ async def open_store(loaded: Settings) -> AsyncIterator[RecordStore]:
         yield store
     finally:
         await store.close()
+
+
+def inspect_store(loaded: Settings) -> StoreInspection:
+    """Inspect an existing store without changing it. Raise `StoreOpenError` if it cannot be read."""
+    if isinstance(loaded.store, Path):
+        return asyncio.run(sqlite.examine(loaded.store))
+    from zoomgate_server.storage import mongodb  # noqa: PLC0415 - its driver is not needed with SQLite
+
+    return asyncio.run(mongodb.examine(loaded.store.reveal()))
 
 
 def run(operation: Coroutine[Any, Any, _T], remedy: str = "run this command again") -> _T:

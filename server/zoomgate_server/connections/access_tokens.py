@@ -70,18 +70,20 @@ class AccessToken:
 
     Attributes:
         generation: The generation to replace when the pair is refreshed.
+        zoom_user_id: The Zoom user to whom the pair belongs.
         owner: Identity of the member that owns the connection, or None.
         expires: Reading of the monotonic clock at which the access token expires.
     """
 
     tokens: TokenPair = field(repr=False)
     generation: int
+    zoom_user_id: str
     owner: str | None
     expires: float
 
 
 class _Version(NamedTuple):
-    """A version of a user's connection."""
+    """A version of a Zoom user's connection."""
 
     grant: str
     generation: int
@@ -99,7 +101,7 @@ class _Version(NamedTuple):
 
 @dataclass(slots=True)
 class _Latest:
-    """The latest version of a user's connection that this process has seen.
+    """The latest version of a Zoom user's connection that this process has seen.
 
     Attributes:
         token: The cached token, or None after it was dropped.
@@ -108,6 +110,7 @@ class _Latest:
         rolled_back: Whether the latest read of the store returned an older version.
     """
 
+    zoom_user_id: str
     version: _Version
     rev: int = 0
     token: AccessToken | None = None
@@ -145,6 +148,8 @@ class AccessTokens:
         self._timing = timing
         self._cached: OrderedDict[str, _Latest] = OrderedDict()
         self._dropped: OrderedDict[str, _Latest] = OrderedDict()
+        self._addresses: dict[str, str] = {}
+        """The email address under which each Zoom user is in `_cached` or `_dropped`."""
         self._reads: dict[str, asyncio.Task[AccessToken]] = {}
 
     async def get_token(self, call: Call, user_email: str, min_validity: float) -> AccessToken:
@@ -173,27 +178,41 @@ class AccessTokens:
         check_owner(call, current.owner)
         return self._issue(user_email, current)
 
-    def issue(self, record: ConnectionRecord) -> AccessToken:
-        """Return the token of a record that was just stored. The RPC service writes the audit event."""
-        return self._issue(record.user_email, self._cache(record))
+    async def issue(self, call: Call, record: ConnectionRecord, min_validity: float) -> AccessToken:
+        """Return a valid token of a connection that was just stored, or that was found for a code or refresh token of the caller."""
+        if record.state is State.ACTIVE:
+            self.cache(record)
+        else:
+            self.drop(record.user_email)
+        return await self.get_token(call, record.user_email, min_validity)
 
     async def for_call(self, call: Call, user_email: str) -> AccessToken:
         """Return a token for a call to Zoom's API, refreshing the token if its remaining lifetime is less than two minutes."""
         return await self._valid_token(call, user_email, 0.0, REFRESH_BEFORE_SECONDS)
 
     async def after_rejection(self, call: Call, user_email: str, rejected: AccessToken) -> AccessToken:
-        """Return a token newer than the rejected one: the stored token if it is newer, otherwise a refreshed token."""
-        current = await self._read(user_email)
-        if current.generation > rejected.generation:
-            return current
-        return await self._force_refresh(call, user_email, rejected)
+        """Return a token of the same Zoom user that is newer than the rejected one, refreshing the token if needed.
 
-    async def is_being_replaced(self, user_email: str, rejected: AccessToken) -> bool:
+        Raises:
+            ZoomUnavailable: The email address now belongs to a different Zoom user.
+        """
+        token = await self._read(user_email)
+        if token.zoom_user_id == rejected.zoom_user_id and token.generation <= rejected.generation:
+            token = await self._force_refresh(call, user_email, rejected)
+        if token.zoom_user_id != rejected.zoom_user_id:
+            raise ZoomUnavailable(
+                "A different Zoom user connected with this email address during the call, and nothing was done; retry the call",
+                retry_after=1.0,
+            )
+        check_owner(call, token.owner)
+        return token
+
+    async def is_being_replaced(self, rejected: AccessToken) -> bool:
         """Return whether the rejected token was replaced or is being refreshed.
 
         A refresh invalidates the previous token before the new token can be read from the store.
         """
-        record, now = await self._connections.read(user_email)
+        record, now = await self._connections.read(rejected.zoom_user_id)
         if record is None:
             return False
         return record.generation > rejected.generation or self._refresher.is_leased(record, now)
@@ -212,7 +231,7 @@ class AccessTokens:
         return latest is not None and latest.token is token and not latest.issued
 
     def cache(self, record: ConnectionRecord) -> None:
-        """Cache the token of a refreshed record, unless the user may have been disconnected since."""
+        """Cache the token of a record that was just written, unless the user may have been disconnected since."""
         if self._is_covered_by_change_feed(record):
             self._cache(record)
 
@@ -224,17 +243,22 @@ class AccessTokens:
         latest.token, latest.used = None, False
         self._dropped[user_email] = latest
         if len(self._dropped) > self._capacity:
-            self._dropped.popitem(last=False)
+            self._remove(next(iter(self._dropped)))
 
     def drop_changed(self, change: Change) -> None:
-        """Drop the token of a changed connection, unless the token was read from the changed revision."""
-        latest = self._cached.get(change.key.subject)
-        if latest is not None and latest.rev != change.rev:
-            self.drop(change.key.subject)
+        """Drop the tokens that a change of a connection affects, unless the token was read from the changed revision.
 
-    def seen_generation(self, user_email: str) -> int:
+        These are the token that is cached under the connection's email address, and the Zoom user's own token if the address has changed.
+        """
+        zoom_user_id = change.key.subject
+        for user_email in (change.user_email, self._addresses.get(zoom_user_id)):
+            latest = self._cached.get(user_email or "")
+            if latest is not None and (latest.zoom_user_id, latest.rev) != (zoom_user_id, change.rev):
+                self.drop(user_email or "")
+
+    def seen_generation(self, zoom_user_id: str) -> int:
         """Return the latest generation that this process has seen, or 0. After a store rollback, the stored generation is lower."""
-        latest = self._latest(user_email)
+        latest = self._latest(self._addresses.get(zoom_user_id, ""))
         return 0 if latest is None else latest.version.generation
 
     async def _valid_token(
@@ -255,26 +279,40 @@ class AccessTokens:
                 latest.used = True
             return token
         try:
-            record = await self._refresher.refresh(
-                user_email, seen_generation=token.generation, deadline=call.deadline
-            )
+            record = await self._refresh(call, token)
         except _KEEP_CURRENT_TOKEN_ON:
             if token.expires - self._clock.monotonic() > max(min_validity, 5.0):
                 return token
             raise
-        return await self._cache_refreshed(call, record)
+        return await self._cache_refreshed(call, user_email, record)
 
     async def _force_refresh(self, call: Call, user_email: str, token: AccessToken) -> AccessToken:
-        record = await self._refresher.refresh(
-            user_email, seen_generation=token.generation, deadline=call.deadline, forced=True
-        )
-        return await self._cache_refreshed(call, record)
+        return await self._cache_refreshed(call, user_email, await self._refresh(call, token, forced=True))
 
-    async def _cache_refreshed(self, call: Call, record: ConnectionRecord) -> AccessToken:
-        """Cache the token of a refreshed record. If the record is too old to be cached, read the record again."""
-        if self._is_covered_by_change_feed(record):
-            return self._cache(record)
-        return await self._read_together(call, record.user_email)
+    async def _refresh(
+        self, call: Call, token: AccessToken, *, forced: bool = False
+    ) -> ConnectionRecord | None:
+        """Refresh a token and return its record, or None if the Zoom user is no longer connected."""
+        try:
+            return await self._refresher.refresh(
+                token.zoom_user_id, seen_generation=token.generation, deadline=call.deadline, forced=forced
+            )
+        except NotConnected:
+            return None
+
+    async def _cache_refreshed(
+        self, call: Call, user_email: str, record: ConnectionRecord | None
+    ) -> AccessToken:
+        """Cache the token of a refreshed record.
+
+        If the record is too old to be cached, or no longer has the email address, read the connection with the address instead.
+        """
+        if record is not None and record.user_email == user_email and self._is_covered_by_change_feed(record):
+            token = self._cache(record)
+        else:
+            token = await self._read_together(call, user_email)
+        check_owner(call, token.owner)
+        return token
 
     def _is_covered_by_change_feed(self, record: ConnectionRecord) -> bool:
         """Return whether the next poll of the change feed includes all changes since the record was written.
@@ -303,14 +341,14 @@ class AccessTokens:
     async def _read(self, user_email: str) -> AccessToken:
         """Read the user's token from the store and cache the token."""
         before = self._latest(user_email)
-        record, _ = await self._connections.read(user_email)
+        record, _ = await self._connections.find(user_email)
         if record is None or record.state is State.DISCONNECTED:
             self.drop(user_email)
             raise NotConnected
         if record.state is State.REAUTH_REQUIRED:
             self.drop(user_email)
             raise reauth_required(record)
-        if before is not None:
+        if before is not None and before.zoom_user_id == record.zoom_user_id:
             self._detect_rollback(record, before)
         return self._cache(record)
 
@@ -333,26 +371,36 @@ class AccessTokens:
 
         If the store's clock was set back since the token was issued, the remaining lifetime is unknown, so the token is treated as expired.
         """
-        tokens, version, user_email = record.tokens, _version(record), record.user_email
+        tokens, version = record.tokens, _version(record)
+        user_email, zoom_user_id = record.user_email, record.zoom_user_id
         if tokens is None:
             raise NotConnected
         store_now, now = self._connections.now(), self._clock.monotonic()
         is_clock_consistent = tokens.obtained_at < store_now + self._timing.max_issued_ahead
         expires = now + tokens.access_expire_at - store_now if is_clock_consistent else now
-        token = AccessToken(tokens, record.generation, record.owner, expires)
-        latest = self._latest(user_email)
+        token = AccessToken(tokens, record.generation, zoom_user_id, record.owner, expires)
+        previous_address = self._addresses.get(zoom_user_id, "")
+        latest = self._latest(previous_address)
         if latest is not None and version.precedes(latest.version):
-            expired = replace(token, generation=latest.version.generation, expires=min(expires, now))
-            return latest.token or expired
+            if latest.token is not None and previous_address == user_email:
+                return latest.token
+            return replace(token, generation=latest.version.generation, expires=min(expires, now))
         if latest is None or latest.version != version:
-            latest = _Latest(version)
+            latest = _Latest(zoom_user_id, version)
         latest.rev, latest.token = record.rev, token
-        self._dropped.pop(user_email, None)
+        self._remove(previous_address)
+        self._remove(user_email)
         self._cached[user_email] = latest
-        self._cached.move_to_end(user_email)
+        self._addresses[zoom_user_id] = user_email
         if len(self._cached) > self._capacity:
             self.drop(next(iter(self._cached)))
         return token
+
+    def _remove(self, user_email: str) -> None:
+        """Delete what is known about an email address."""
+        latest = self._cached.pop(user_email, None) or self._dropped.pop(user_email, None)
+        if latest is not None:
+            del self._addresses[latest.zoom_user_id]
 
     def _issue(self, user_email: str, token: AccessToken) -> AccessToken:
         """Return a token for a caller, and record that it was returned."""

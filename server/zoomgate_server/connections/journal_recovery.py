@@ -73,7 +73,9 @@ class JournalRecovery:
     async def run(self) -> None:
         """Poll the journal until canceled. Processing of the current entry continues after cancellation."""
         while True:
-            for entry in await self._journal.claim(self._deferred()):
+            entries = await self._journal.claim(self._deferred())
+            # refreshes do not wait for Zoom, and hold the only valid tokens of connected users
+            for entry in sorted(entries, key=lambda entry: entry.origin is not Origin.REFRESH):
                 await self.tasks.shield(self._resume(entry))
             await asyncio.sleep(self._timing.poll_interval)
 

@@ -13,10 +13,10 @@ from typing import Literal, get_args
 
 from zoomgate_server.backoff import Backoff
 from zoomgate_server.clock import Clock
+from zoomgate_server.connections import refresh_schedule
 from zoomgate_server.connections.access_tokens import REFRESH_BEFORE_SECONDS, AccessToken, AccessTokens
 from zoomgate_server.connections.concurrency_limit import ConcurrencyLimit
 from zoomgate_server.connections.record import ConnectionRecord, State
-from zoomgate_server.connections.refresh import schedule
 from zoomgate_server.connections.refresh.refresher import Refresher
 from zoomgate_server.connections.repository import ConnectionRepository
 from zoomgate_server.errors import (
@@ -157,7 +157,7 @@ class ProactiveRefresh:
         for number, (user_email, token) in enumerate(self._access_tokens.in_use(), 1):
             if number % 1000 == 0:
                 await asyncio.sleep(0)  # let calls run first
-            if not self._expires_soon(token) or self._is_deferred(user_email):
+            if not self._expires_soon(token) or self._is_deferred(token.zoom_user_id):
                 continue
             await self._wait_for_slot()
             if (
@@ -165,7 +165,7 @@ class ProactiveRefresh:
                 or token.expires <= self._clock.monotonic()
             ):
                 continue  # the token was returned to a caller, dropped or replaced in the meantime, or has expired
-            record = await self._refresh(user_email, token.generation, "in_use")
+            record = await self._refresh(token.zoom_user_id, user_email, token.generation, "in_use")
             if record is not None:
                 self._access_tokens.cache(record)
 
@@ -184,53 +184,54 @@ class ProactiveRefresh:
         due = await self._find_due()
         self._rng.shuffle(due)  # concurrent processes start with different grants
         while due:
-            await self._refresh_one(due.pop())
+            await self._refresh_one(*due.pop())
             self._metrics.proactive_refreshes_due.set(len(due))
 
-    async def _find_due(self) -> list[str]:
-        """Return the users whose grants are due, and update the metrics."""
+    async def _find_due(self) -> list[tuple[str, str]]:
+        """Return the Zoom users whose grants are due, with their email addresses, and update the metrics."""
         now = oldest = self._connections.now()
-        due: list[str] = []
+        due: list[tuple[str, str]] = []
         query = Query(states=[State.ACTIVE], due_before=now, after=self._idle_after, limit=self._page_size)
         after = ""
         async for page in self._connections.pages(query):
-            due += [record.key.subject for record in page]
+            due += [(record.key.subject, record.user_email or "") for record in page]
             oldest = min([oldest, *(record.due_at for record in page if record.due_at is not None)])
             if len(due) >= self._max_due and len(page) == self._page_size:
-                after = due[-1]
+                after = page[-1].key.subject
                 break
         self._idle_after = after
         self._metrics.proactive_refreshes_due.set(len(due))
         self._metrics.proactive_refresh_max_overdue_seconds.set(now - oldest)
         return due
 
-    async def _refresh_one(self, user_email: str) -> None:
+    async def _refresh_one(self, zoom_user_id: str, user_email: str) -> None:
         """Refresh one grant if it is still due."""
-        if self._is_deferred(user_email):
+        if self._is_deferred(zoom_user_id):
             return
         try:
-            record, now = await self._connections.read(user_email)
+            record, now = await self._connections.read(zoom_user_id)
         except RecordFault as error:
-            self._defer(user_email, "idle", error)
+            self._defer(zoom_user_id, user_email, "idle", error)
             return
         if record is None or record.state is not State.ACTIVE or record.tokens is None:
             return
-        due_at = schedule.due_at(user_email, record.tokens, now)
+        due_at = refresh_schedule.due_at(zoom_user_id, record.tokens, now)
         if due_at is None or due_at > now:  # the `due_at` column does not match the record
             await self._connections.write(replace(record, due_at=due_at))
             return
         if self._refresher.is_leased(record, now):
             return
         await self._wait_for_slot()
-        if await self._refresh(user_email, record.generation, "idle") is not None:
-            self._access_tokens.drop(user_email)
+        refreshed = await self._refresh(zoom_user_id, record.user_email, record.generation, "idle")
+        if refreshed is not None:
+            self._access_tokens.drop(refreshed.user_email)
 
     async def correct_due_dates(self) -> None:
         """Make grants due whose due date was computed from a wrong clock. `refresh_idle` then computes the correct date."""
         async for page in self._connections.pages(Query(states=[State.ACTIVE], limit=self._page_size)):
             now = self._connections.now()
             for sealed in page:
-                if sealed.due_at is None or sealed.due_at <= now + schedule.LATEST_SECONDS:
+                if sealed.due_at is None or sealed.due_at <= now + refresh_schedule.LATEST_SECONDS:
                     continue
                 record = self._connections.open_readable(sealed)
                 if record is not None:
@@ -259,7 +260,9 @@ class ProactiveRefresh:
         self._next_slot = slot + 60.0 / self._per_minute
         await asyncio.sleep(slot - now)
 
-    async def _refresh(self, user_email: str, generation: int, reason: _Reason) -> ConnectionRecord | None:
+    async def _refresh(
+        self, zoom_user_id: str, user_email: str, generation: int, reason: _Reason
+    ) -> ConnectionRecord | None:
         """Refresh one token. Return None if the refresh failed for a reason specific to this connection.
 
         A failure that affects all connections is raised: one of `_GLOBAL_FAILURES`, or `ReauthRequired` after many consecutive rejections.
@@ -268,10 +271,10 @@ class ProactiveRefresh:
         try:
             async with self._limit.background:
                 record = await self._refresher.refresh(
-                    user_email, seen_generation=generation, deadline=deadline
+                    zoom_user_id, seen_generation=generation, deadline=deadline
                 )
         except _GLOBAL_FAILURES:
-            self._deferred_until[user_email] = self._clock.monotonic() + self._timing.deferral
+            self._deferred_until[zoom_user_id] = self._clock.monotonic() + self._timing.deferral
             raise
         except ReauthRequired:
             self._rejections_in_a_row += 1
@@ -281,7 +284,7 @@ class ProactiveRefresh:
         except NotConnected:
             return None
         except Exception as error:  # noqa: BLE001 - the refresher logs unexpected errors; one connection must not block the others
-            self._defer(user_email, reason, error)
+            self._defer(zoom_user_id, user_email, reason, error)
             return None
         self._rejections_in_a_row = 0
         # An earlier refresh time means that another refresh came first and Zoom was not called.
@@ -289,19 +292,19 @@ class ProactiveRefresh:
             self._metrics.proactive_refreshes.labels(reason).inc()
         return record
 
-    def _defer(self, user_email: str, reason: _Reason, error: Exception) -> None:
+    def _defer(self, zoom_user_id: str, user_email: str, reason: _Reason, error: Exception) -> None:
         """Skip a connection for `deferral` seconds, so that its failures do not use up the refresh rate limit."""
         if len(self._deferred_until) >= self._max_due:
             self._deferred_until.clear()
-        self._deferred_until[user_email] = self._clock.monotonic() + self._timing.deferral
+        self._deferred_until[zoom_user_id] = self._clock.monotonic() + self._timing.deferral
         detail = error.metadata if isinstance(error, ZoomgateError) else {}
         error_name = type(error).__name__
         _log.info(
             "proactive_refresh.deferred", user=user_email, reason=reason, error=error_name, detail=detail
         )
 
-    def _is_deferred(self, user_email: str) -> bool:
-        if self._clock.monotonic() < self._deferred_until.get(user_email, float("-inf")):
+    def _is_deferred(self, zoom_user_id: str) -> bool:
+        if self._clock.monotonic() < self._deferred_until.get(zoom_user_id, float("-inf")):
             return True
-        self._deferred_until.pop(user_email, None)
+        self._deferred_until.pop(zoom_user_id, None)
         return False

@@ -32,7 +32,7 @@ class ConnectionQueries:
 
     async def get(self, call: Call, user_email: str) -> ConnectionRecord:
         """Return a connection, or raise `ConnectionNotFound`."""
-        record, _ = await self._connections.read(user_email)
+        record, _ = await self._connections.find(user_email)
         if record is None:
             raise ConnectionNotFound
         check_owner(call, record.owner)
@@ -49,11 +49,13 @@ class ConnectionQueries:
             limit: Number of records to read, 1 to 1000. The page may contain fewer connections.
         """
         included_states = states or (State.ACTIVE, State.REAUTH_REQUIRED)
-        records = await self._connections.page(Query(states=included_states, after=after, limit=limit))
+        records = await self._connections.page(
+            Query(states=included_states, by_email=True, after=after, limit=limit)
+        )
         opened = (
             self._connections.open_readable(record)
             for record in records
-            if call.principal.can_view(record.key.subject)
+            if record.user_email is not None and call.principal.can_view(record.user_email)
         )
         connections = tuple(connection for connection in opened if connection is not None)
-        return ConnectionPage(connections, records[-1].key.subject if len(records) == limit else None)
+        return ConnectionPage(connections, records[-1].user_email if len(records) == limit else None)

@@ -1,5 +1,6 @@
 """Connection records and their stored form."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -8,7 +9,7 @@ from typing import Any
 from zoomgate_server.connections import token_pair
 from zoomgate_server.connections.token_pair import TokenPair
 from zoomgate_server.encryption.envelope import Envelope, key_id_of, unreadable
-from zoomgate_server.storage.record_store import TOMBSTONE_STATE, Kind, Record, RecordKey
+from zoomgate_server.storage.record_store import Kind, Record, RecordKey
 
 
 class State(StrEnum):
@@ -16,7 +17,7 @@ class State(StrEnum):
 
     ACTIVE = "ACTIVE"
     REAUTH_REQUIRED = "REAUTH_REQUIRED"
-    DISCONNECTED = TOMBSTONE_STATE
+    DISCONNECTED = "DISCONNECTED"
 
 
 class Cause(StrEnum):
@@ -49,7 +50,7 @@ class LastError:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """The exclusive right of one process to refresh the tokens, with an expiry time on the store's clock."""
+    """The exclusive right of one process to refresh or revoke the tokens, with an expiry time on the store's clock."""
 
     holder: str
     epoch: int
@@ -58,7 +59,7 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class PendingAttempt:
-    """A refresh with an unknown outcome, and its start time on the store's clock."""
+    """A refresh or an exchange for the user with an unknown outcome, and its start time on the store's clock."""
 
     epoch: int
     started_at: float
@@ -66,39 +67,50 @@ class PendingAttempt:
 
 @dataclass(frozen=True, slots=True)
 class ConnectionRecord:
-    """A connection.
+    """The connection of a Zoom user.
 
-    Times are in seconds since 1970 on the store's clock.
+    Zoom keeps one grant per user and app, so a Zoom user has one record. The email address is the name by which callers refer to the
+    record. Times are in seconds since 1970 on the store's clock.
 
     Attributes:
-        user_email: The user's email address in canonical form.
+        zoom_user_id: The Zoom user, or for the tombstone of an address that a renamed Zoom user no longer has, the address.
+        user_email: The user's email address in canonical form; empty if a different Zoom user has taken over the address, or if no caller
+            has connected this Zoom user.
         rev: The revision that was read. 0 for a new connection.
         read_update_time: The stored `update_time` when the connection was read. A different `update_time` on write is a visible change.
             None for a new connection.
         cause: The cause of the state, or None for an active connection.
         grant: ID of the consent that the tokens come from.
         generation: Number of token pairs stored so far.
-        epoch: Lease epoch: number of refresh attempts so far.
-        pending_attempts: Refresh attempts with an unknown outcome.
+        epoch: Number of leases and exchanges so far.
+        lease: The running refresh of a connection, or the running revocation of a tombstone.
+        pending_attempts: Refreshes and exchanges with an unknown outcome.
         commit_id: ID of the attempt that stored the current pair. With this ID, an attempt detects that its unconfirmed write succeeded.
-        previous_commit_ids: Commit IDs of earlier pairs of this grant, newest first. Only a few are retained.
+        previous_commit_ids: Commit IDs of earlier pairs, newest first. Only a few are retained.
+        used_token_digests: Digests of exchanged refresh tokens of the connection, and the fingerprints of exchanged codes and supplied
+            tokens, newest first. Only a few are retained.
         recent_refresh_times: Times of the refreshes of the last hour.
-        create_time: When the user first connected.
-        consent_time: When the user last consented, or when tokens were last imported.
-        update_time: When a visible field last changed.
+        create_time: When the user connected; after a disconnection, when the user connected again.
+        consent_time: When Zoom last identified the user of a consent, or of imported tokens.
+        update_time: When a visible field last changed. For a tombstone, when the connection ended.
         refresh_time: When the current pair was issued.
         access_expire_at: When the access token of the current pair expires. None without a pair.
         last_error: The latest refresh failure. None after a success.
-        alternate_pairs: Other pairs that may be the valid one, newest first.
+        alternate_pairs: Other pairs of the grant that may be the valid one, newest first.
+        superseded_pairs: Pairs of earlier grants, newest first. They are never used, and are revoked after a disconnection.
         owner: Identity of the member that owns the connection, or None.
+        zoom_email: The Zoom user's email address if the caller named a different one than `user_email`, or empty.
+        address_time: When the exchange of the consent that named `user_email` began.
+        renamed_from: The previous email address, until its tombstone is stored. Empty otherwise.
         initiated_by: Identity of the caller that started the authorization.
-        pair_to_revoke: The pair of a disconnected user, until Zoom has confirmed the revocation.
-        revoke_until: When to stop trying to revoke `pair_to_revoke`.
+        pairs_to_revoke: The pairs of a disconnected user, until Zoom has confirmed their revocation.
+        revoke_until: When to stop trying to revoke `pairs_to_revoke`.
         due_at: When the next background operation is due: for an active connection, a proactive refresh; for a tombstone, the revocation of
-            `pair_to_revoke`. None if no operation is needed.
+            `pairs_to_revoke`. None if no operation is needed.
         expire_at: When the record may be deleted.
     """
 
+    zoom_user_id: str
     user_email: str
     state: State
     grant: str
@@ -115,28 +127,48 @@ class ConnectionRecord:
     pending_attempts: tuple[PendingAttempt, ...] = ()
     commit_id: str = ""
     previous_commit_ids: tuple[str, ...] = ()
+    used_token_digests: tuple[str, ...] = ()
     recent_refresh_times: tuple[float, ...] = ()
     access_expire_at: float | None = None
     last_error: LastError | None = None
     tokens: TokenPair | None = field(default=None, repr=False)
     alternate_pairs: tuple[TokenPair, ...] = field(default=(), repr=False)
+    superseded_pairs: tuple[TokenPair, ...] = field(default=(), repr=False)
     owner: str | None = None
-    zoom_user_id: str | None = None
+    zoom_email: str = ""
+    address_time: float = 0.0
+    renamed_from: str = ""
     zoom_account_id: str | None = None
     initiated_by: str = ""
-    pair_to_revoke: TokenPair | None = field(default=None, repr=False)
+    pairs_to_revoke: tuple[TokenPair, ...] = field(default=(), repr=False)
     revoke_until: float | None = None
     due_at: float | None = None
     expire_at: float | None = None
 
+    @property
+    def pairs(self) -> tuple[TokenPair, ...]:
+        """The pairs of the grant, any of which may be the valid one, the current pair first."""
+        return self.alternate_pairs if self.tokens is None else (self.tokens, *self.alternate_pairs)
+
+    def has_held(self, refresh_token: str) -> bool:
+        """Return whether a refresh token belongs to one of the record's pairs, or did before it was exchanged."""
+        pairs = (*self.pairs, *self.superseded_pairs, *self.pairs_to_revoke)
+        is_held = any(pair.refresh_token == refresh_token for pair in pairs)
+        return is_held or digest_of(refresh_token) in self.used_token_digests
+
     def was_committed(self, commit_id: str) -> bool:
-        """Return whether the attempt with this ID stored the current pair or a previous pair of this grant."""
+        """Return whether the attempt with this ID stored the current pair or a previous pair."""
         return commit_id in (self.commit_id, *self.previous_commit_ids)
+
+
+def digest_of(refresh_token: str) -> str:
+    """Return the digest of a refresh token, by which a connection recognizes a token that it has exchanged."""
+    return hashlib.sha256(refresh_token.encode()).hexdigest()[:32]
 
 
 def encode(envelope: Envelope, connection: ConnectionRecord) -> Record:
     """Encrypt a connection. The ciphertext contains all fields that determine who may use the connection, including the state."""
-    key = RecordKey(envelope.app, Kind.USER, connection.user_email)
+    key = RecordKey(envelope.app, Kind.USER, connection.zoom_user_id)
     value = envelope.seal(
         key,
         grant=connection.grant,
@@ -152,6 +184,7 @@ def encode(envelope: Envelope, connection: ConnectionRecord) -> Record:
             "consent_time": connection.consent_time,
             "update_time": connection.update_time,
             "refresh_time": connection.refresh_time,
+            "address_time": connection.address_time,
             "access_expire_at": connection.access_expire_at,
             "cause": connection.cause,
             "last_error": None if connection.last_error is None else _error_to_fields(connection.last_error),
@@ -160,12 +193,16 @@ def encode(envelope: Envelope, connection: ConnectionRecord) -> Record:
         secret={
             "state": connection.state,
             "tokens": _pair_to_fields(connection.tokens),
-            "alternate_pairs": [token_pair.to_fields(pair) for pair in connection.alternate_pairs],
+            "alternate_pairs": _pairs_to_fields(connection.alternate_pairs),
+            "superseded_pairs": _pairs_to_fields(connection.superseded_pairs),
+            "used_token_digests": connection.used_token_digests,
             "owner": connection.owner,
-            "zoom_user_id": connection.zoom_user_id,
+            "user_email": connection.user_email,
+            "zoom_email": connection.zoom_email,
+            "renamed_from": connection.renamed_from,
             "zoom_account_id": connection.zoom_account_id,
             "initiated_by": connection.initiated_by,
-            "pair_to_revoke": _pair_to_fields(connection.pair_to_revoke),
+            "pairs_to_revoke": _pairs_to_fields(connection.pairs_to_revoke),
         },
     )
     return Record(
@@ -174,7 +211,7 @@ def encode(envelope: Envelope, connection: ConnectionRecord) -> Record:
         rev=connection.rev,
         state=connection.state.value,
         key_id=key_id_of(value),
-        zoom_user_id=connection.zoom_user_id,
+        user_email=connection.user_email or None,
         changed_at=connection.update_time,
         due_at=connection.due_at,
         expire_at=connection.expire_at,
@@ -192,7 +229,8 @@ def decode(envelope: Envelope, record: Record) -> ConnectionRecord:
     header, secret = opened.header, opened.secret
     try:
         connection = ConnectionRecord(
-            user_email=record.key.subject,
+            zoom_user_id=record.key.subject,
+            user_email=secret["user_email"],
             rev=record.rev,
             read_update_time=header["update_time"],
             state=State(secret["state"]),
@@ -209,22 +247,26 @@ def decode(envelope: Envelope, record: Record) -> ConnectionRecord:
             consent_time=header["consent_time"],
             update_time=header["update_time"],
             refresh_time=header["refresh_time"],
+            address_time=header["address_time"],
             access_expire_at=header["access_expire_at"],
             last_error=None if header["last_error"] is None else _error_from_fields(header["last_error"]),
             tokens=_pair_from_fields(secret["tokens"]),
             alternate_pairs=tuple(map(token_pair.from_fields, secret["alternate_pairs"])),
+            superseded_pairs=tuple(map(token_pair.from_fields, secret["superseded_pairs"])),
+            used_token_digests=tuple(secret["used_token_digests"]),
             owner=secret["owner"],
-            zoom_user_id=secret["zoom_user_id"],
+            zoom_email=secret["zoom_email"],
+            renamed_from=secret["renamed_from"],
             zoom_account_id=secret["zoom_account_id"],
             initiated_by=secret["initiated_by"],
-            pair_to_revoke=_pair_from_fields(secret["pair_to_revoke"]),
+            pairs_to_revoke=tuple(map(token_pair.from_fields, secret["pairs_to_revoke"])),
             revoke_until=header["revoke_until"],
             due_at=record.due_at,
             expire_at=record.expire_at,
         )
     except (KeyError, TypeError, ValueError):
         raise unreadable(record.key) from None
-    if (connection.state.value, connection.zoom_user_id) != (record.state, record.zoom_user_id):
+    if (connection.state.value, connection.user_email or None) != (record.state, record.user_email):
         raise unreadable(record.key)
     return connection
 
@@ -255,6 +297,10 @@ def _error_from_fields(fields: Mapping[str, Any]) -> LastError:
 
 def _pair_to_fields(pair: TokenPair | None) -> dict[str, Any] | None:
     return None if pair is None else token_pair.to_fields(pair)
+
+
+def _pairs_to_fields(pairs: tuple[TokenPair, ...]) -> list[dict[str, Any]]:
+    return [token_pair.to_fields(pair) for pair in pairs]
 
 
 def _pair_from_fields(fields: Mapping[str, Any] | None) -> TokenPair | None:

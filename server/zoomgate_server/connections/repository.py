@@ -1,33 +1,18 @@
 """Repository of connections, which encrypts and decrypts the records of a store."""
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from zoomgate_server.clock import Clock
 from zoomgate_server.connections import record as connection_record
 from zoomgate_server.connections.record import ConnectionRecord
 from zoomgate_server.encryption.envelope import Envelope
-from zoomgate_server.errors import RecordFault, RecordUnreadable
+from zoomgate_server.errors import RecordFault
 from zoomgate_server.storage.record_store import Change, Column, Kind, Query, Record, RecordKey, RecordStore
 from zoomgate_server.storage.scan import pages_of
 from zoomgate_server.telemetry import logs
 
 _log = logs.get("zoomgate.connections")
-
-
-@dataclass(frozen=True, slots=True)
-class PreviousConnection:
-    """The stored connection that a new consent replaces.
-
-    Attributes:
-        record: The connection, or None if the user has no connection or its record is corrupt.
-        rev: Revision to replace; 0 if there is no record.
-        generation: The latest stored generation, or a larger number if the record is corrupt.
-    """
-
-    record: ConnectionRecord | None
-    rev: int
-    generation: int
 
 
 class ConnectionRepository:
@@ -37,7 +22,7 @@ class ConnectionRepository:
 
     Args:
         app: OAuth origin and client ID.
-        on_read: Called before each read of a connection by `read` and `read_encrypted`.
+        on_read: Called before each read of a connection by `find`, `find_encrypted` and `read`.
     """
 
     def __init__(
@@ -59,36 +44,25 @@ class ConnectionRepository:
         """Return the estimated store time in seconds since 1970: the time of the latest read, advanced by the monotonic clock."""
         return self._clock.monotonic() + self._ahead
 
-    async def read(self, user_email: str) -> tuple[ConnectionRecord | None, float]:
-        """Read a user's connection and the store's time."""
-        record, now = await self.read_encrypted(user_email)
+    async def find(self, user_email: str) -> tuple[ConnectionRecord | None, float]:
+        """Read the connection with an email address and the store's time."""
+        record, now = await self.find_encrypted(user_email)
         return (None if record is None else self.open(record)), now
 
-    async def read_encrypted(self, user_email: str) -> tuple[Record | None, float]:
-        """Read a user's encrypted connection and the store's time. Use `open` to decrypt the record."""
+    async def find_encrypted(self, user_email: str) -> tuple[Record | None, float]:
+        """Read the encrypted connection with an email address and the store's time. Use `open` to decrypt the record."""
         self._on_read()
-        return await self._get(user_email)
+        return self._timed(await self._store.find(self._app, user_email))
 
-    async def find(self, zoom_user_id: str) -> tuple[ConnectionRecord | None, float]:
-        """Read the connection of a Zoom user and the store's time. Tombstones are ignored."""
-        record, now = await self._store.find(self._app, zoom_user_id)
-        self._ahead = now - self._clock.monotonic()
+    async def read(self, zoom_user_id: str) -> tuple[ConnectionRecord | None, float]:
+        """Read the connection of a Zoom user and the store's time."""
+        record, now = await self.read_encrypted(zoom_user_id)
         return (None if record is None else self.open(record)), now
 
-    async def read_previous(self, user_email: str) -> tuple[PreviousConnection, float]:
-        """Read the connection that a new consent of the user replaces, and the store's time.
-
-        A corrupt record can be replaced. A record with an unknown key or version cannot be replaced, because another process may be able to
-        read the record.
-        """
-        record, now = await self._get(user_email)
-        if record is None:
-            return PreviousConnection(None, 0, 0), now
-        try:
-            opened = self.open(record)
-        except RecordUnreadable:
-            return PreviousConnection(None, record.rev, int(now)), now
-        return PreviousConnection(opened, record.rev, opened.generation), now
+    async def read_encrypted(self, zoom_user_id: str) -> tuple[Record | None, float]:
+        """Read the encrypted connection of a Zoom user and the store's time. Use `open` to decrypt the record."""
+        self._on_read()
+        return self._timed(await self._store.get(RecordKey(self._app, Kind.USER, zoom_user_id)))
 
     async def write(self, connection: ConnectionRecord) -> int | None:
         """Write a connection if the stored revision is still `connection.rev`, which is 0 for a new record.
@@ -97,7 +71,7 @@ class ConnectionRepository:
             The new revision, or None on conflict.
 
         Raises:
-            ZoomUserTaken: A different connection belongs to the same Zoom user.
+            UserEmailTaken: A different Zoom user's connection has this email address.
         """
         sealed = connection_record.encode(self._envelope, connection)
         if connection.update_time != connection.read_update_time:
@@ -106,7 +80,7 @@ class ConnectionRepository:
         return await self._store.put(sealed, connection.rev)
 
     async def page(self, query: Query) -> Sequence[Record]:
-        """Return encrypted connections, ordered by email address. Use `open` to decrypt each record."""
+        """Return encrypted connections in the order of the query. Use `open` to decrypt each record."""
         return await self._store.page(self._app, Kind.USER, query)
 
     def pages(self, query: Query) -> AsyncIterator[Sequence[Record]]:
@@ -135,7 +109,7 @@ class ConnectionRepository:
         self._ahead = now - self._clock.monotonic()
         return list(changes), now
 
-    async def _get(self, user_email: str) -> tuple[Record | None, float]:
-        record, now = await self._store.get(RecordKey(self._app, Kind.USER, user_email))
-        self._ahead = now - self._clock.monotonic()
-        return record, now
+    def _timed(self, read: tuple[Record | None, float]) -> tuple[Record | None, float]:
+        """Return what was read, and keep the store's time for `now`."""
+        self._ahead = read[1] - self._clock.monotonic()
+        return read

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from zoomgate_server.audit.event import ZOOMGATE, AuditEvent, AuditSink
 from zoomgate_server.clock import Clock
 from zoomgate_server.connections import record as connection_record
-from zoomgate_server.connections.disconnection import make_tombstone
-from zoomgate_server.connections.record import ConnectionRecord, State
+from zoomgate_server.connections.lifecycle import decisions
+from zoomgate_server.connections.record import Cause, ConnectionRecord, State
 from zoomgate_server.encryption.envelope import Envelope
 from zoomgate_server.errors import RecordFault
 from zoomgate_server.storage.record_store import Kind, Query, Record, RecordKey, RecordStore, StoreError
@@ -22,7 +22,7 @@ from zoomgate_server.telemetry import logs
 from zoomgate_server.telemetry.background_tasks import TaskSet
 
 REAUTH_REQUIRED, DISCONNECTED = "reauth_required", "disconnected"
-EXPIRING = (Kind.STATE, Kind.REQUEST, Kind.WEBHOOK)
+EXPIRING = (Kind.STATE, Kind.EXCHANGE, Kind.REQUEST, Kind.WEBHOOK)
 """Kinds of records that are deleted once they have expired. MongoDB also deletes expired records by itself, but later."""
 
 KINDS = (REAUTH_REQUIRED, DISCONNECTED, *EXPIRING)
@@ -61,7 +61,7 @@ class Overdue:
 
     @property
     def user_email(self) -> str:
-        """The email address of the connection's user; empty for other records."""
+        """The email address of the connection's user; empty for connections without an address and for other records."""
         return "" if self.connection is None else self.connection.user_email
 
 
@@ -143,15 +143,14 @@ class RetentionPolicy:
     async def prune(self, overdue: Overdue) -> bool:
         """Prune one record, unless the record was written after it was found. Return whether the record was pruned.
 
-        If the call is canceled, the operation continues, so that every change has an audit event. No tokens of a `REAUTH_REQUIRED`
-        connection are revoked with Zoom, because Zoom has rejected every refresh token in the record, and access tokens have expired.
+        If the call is canceled, the operation continues, so that every change has an audit event.
         """
         return await self.tasks.shield(self._delete(overdue))
 
     async def _delete(self, overdue: Overdue) -> bool:
         record, replacement = overdue.record, None
         if overdue.kind == REAUTH_REQUIRED and overdue.connection is not None:
-            tombstone = make_tombstone(overdue.connection, await self._now(), revoke=False)
+            tombstone = decisions.end(overdue.connection, Cause.REVOKED, await self._now())
             replacement = connection_record.encode(self._envelope, tombstone)
         try:
             done = (
@@ -179,8 +178,8 @@ class RetentionPolicy:
         return (None if stored is None else stored.value) == expected
 
     def _audit_outcome(self, overdue: Overdue, outcome: str) -> None:
-        """Audit a connection that was pruned or may have been pruned."""
-        if overdue.connection is None:
+        """Audit a connection that was pruned or may have been pruned, unless it has no email address and is thus invisible to callers."""
+        if overdue.connection is None or not overdue.user_email:
             return
         action = "connection.expired" if overdue.kind == REAUTH_REQUIRED else "connection.pruned"
         generation = overdue.connection.generation

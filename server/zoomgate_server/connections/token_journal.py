@@ -70,10 +70,15 @@ class Entry:
         entry_id: 32 hex digits; the commit ID of the write that stores the tokens.
         origin: A refresh of a stored connection, a consent, or an imported refresh token.
         user_email: The user whose connection stores the tokens.
-        grant: The connection's grant when the tokens were requested. Empty without a connection.
-        generation: The connection's generation when the tokens were requested. 0 without a connection.
+        zoom_user_id: The Zoom user to whom the tokens belong. Empty until Zoom has reported the user.
+        zoom_email: See `ConnectionRecord`. Not for a refresh.
+        grant: The grant of the tokens.
+        generation: The connection's generation when the tokens were requested. 0 except for a refresh.
         tokens: The pair as Zoom issued it.
-        epoch: Lease epoch of the attempt. Set only for a refresh.
+        registered_with: The Zoom user in whose record the exchange is registered, or empty. Not for a refresh.
+        epoch: Epoch of the attempt in the record, or 0 if the exchange is not registered.
+        fingerprint: Keyed fingerprint of the exchanged code or refresh token. Not for a refresh.
+        marked_at: When the exchange was marked, in seconds since 1970 on the store's clock. Not for a refresh.
         owner: See `ConnectionRecord`. Not for a refresh.
         initiated_by: See `ConnectionRecord`. Not for a refresh.
     """
@@ -84,7 +89,12 @@ class Entry:
     grant: str
     generation: int
     tokens: TokenPair
+    zoom_user_id: str = ""
+    zoom_email: str = ""
+    registered_with: str = ""
     epoch: int = 0
+    fingerprint: str = ""
+    marked_at: float = 0.0
     owner: str | None = None
     initiated_by: str = ""
 
@@ -129,7 +139,12 @@ def to_fields(entry: Entry) -> dict[str, Any]:
         "grant": entry.grant,
         "generation": entry.generation,
         "tokens": token_pair.to_fields(entry.tokens),
+        "zoom_user_id": entry.zoom_user_id,
+        "zoom_email": entry.zoom_email,
+        "registered_with": entry.registered_with,
         "lease_epoch": entry.epoch,
+        "fingerprint": entry.fingerprint,
+        "marked_at": entry.marked_at,
         "owner": entry.owner,
         "initiated_by": entry.initiated_by,
     }
@@ -144,7 +159,12 @@ def from_fields(fields: Mapping[str, Any]) -> Entry:
         grant=fields["grant"],
         generation=fields["generation"],
         tokens=token_pair.from_fields(fields["tokens"]),
+        zoom_user_id=fields["zoom_user_id"],
+        zoom_email=fields["zoom_email"],
+        registered_with=fields["registered_with"],
         epoch=fields["lease_epoch"],
+        fingerprint=fields["fingerprint"],
+        marked_at=fields["marked_at"],
         owner=fields["owner"],
         initiated_by=fields["initiated_by"],
     )
@@ -506,7 +526,7 @@ def _locked(path: Path) -> Iterator[int]:
         BlockingIOError: A running process holds the file.
         FileNotFoundError: The file was deleted.
     """
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # opening a named pipe would block
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if not os.fstat(descriptor).st_nlink:

@@ -14,18 +14,14 @@ class TokenPair:
     Attributes:
         access_token: Opaque bearer token for Zoom's API.
         refresh_token: Single-use token for the next refresh. Empty if Zoom issued none.
-        token_type: `bearer`.
         scope: The granted scopes, separated by spaces, as Zoom sent them.
-        api_url: The API address that Zoom returned with the token, or empty.
         access_expire_at: When the access token expires, in seconds since 1970 on the store's clock.
         obtained_at: When the request for the pair was sent, in seconds since 1970 on the store's clock.
     """
 
     access_token: str = field(repr=False)
     refresh_token: str = field(repr=False)
-    token_type: str
     scope: str
-    api_url: str
     access_expire_at: float
     obtained_at: float
 
@@ -40,9 +36,7 @@ class TokenPair:
         return cls(
             access_token=issued.access_token,
             refresh_token=issued.refresh_token or previous,
-            token_type=issued.token_type,
             scope=issued.scope,
-            api_url=issued.api_url,
             access_expire_at=obtained_at + issued.expires_in,
             obtained_at=obtained_at,
         )
@@ -58,9 +52,7 @@ def to_fields(pair: TokenPair) -> dict[str, Any]:
     return {
         "access_token": pair.access_token,
         "refresh_token": pair.refresh_token,
-        "token_type": pair.token_type,
         "scope": pair.scope,
-        "api_url": pair.api_url,
         "access_expire_at": pair.access_expire_at,
         "obtained_at": pair.obtained_at,
     }
@@ -71,9 +63,7 @@ def from_fields(fields: Mapping[str, Any]) -> TokenPair:
     return TokenPair(
         access_token=fields["access_token"],
         refresh_token=fields["refresh_token"],
-        token_type=fields["token_type"],
         scope=fields["scope"],
-        api_url=fields["api_url"],
         access_expire_at=fields["access_expire_at"],
         obtained_at=fields["obtained_at"],
     )

@@ -26,7 +26,7 @@ class ZoomCalls:
         """Call Zoom's API with the user's token and return any complete response.
 
         If Zoom responds with 401 and a token error code, Zoom has not processed the call. In this case, the record is read again, the token
-        is refreshed at most once, and the request is retried once.
+        is refreshed at most once, and the request is retried once with a token of the same Zoom user.
 
         Raises:
             ServerOverloaded: Too many calls to Zoom are running; nothing was sent.
@@ -46,7 +46,7 @@ class ZoomCalls:
             token = await self._access_tokens.after_rejection(call, user_email, token)
             response = await self._send(call, request, token)
             if zoom_errors.is_token_rejected(response):
-                if await self._access_tokens.is_being_replaced(user_email, token):
+                if await self._access_tokens.is_being_replaced(token):
                     raise RefreshInProgress(
                         "The user's token was refreshed again during this call; retry in a moment",
                         retry_after=1.0,

@@ -13,7 +13,11 @@ from zoomgate_server.storage.record_store import Column, Kind, RecordStore
 from zoomgate_server.storage.scan import pages
 
 JOURNAL = "journal"
-"""Name of the token journal's directory in the data directory. Each file in it consists of the record format byte and an encrypted blob."""
+"""Name of the token journal's directory in the data directory. Each file in it consists of the record format byte and an encrypted blob,
+except for files with `BINDING_SUFFIX`."""
+
+BINDING_SUFFIX = ".store"
+"""Suffix of the files in the token journal's directory that contain the IDs of stores."""
 
 
 class UnknownFileError(Exception):
@@ -56,6 +60,8 @@ def journal_by_key(data_dir: Path) -> Counter[str]:
     counts: Counter[str] = Counter()
     directory = data_dir / JOURNAL
     for path in sorted(directory.iterdir()) if directory.is_dir() else ():
+        if path.suffix == BINDING_SUFFIX:
+            continue
         try:
             with path.open("rb") as file:
                 start = file.read(2 + KEY_ID_BYTES)

@@ -10,17 +10,21 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from zoomgate_server import private_file
-from zoomgate_server.storage.record_store import Record, RecordStore, StoreOpenError, ZoomUserTaken
+from zoomgate_server.storage.record_store import (
+    Record,
+    RecordKey,
+    RecordStore,
+    StoreOpenError,
+    UserEmailTaken,
+)
 from zoomgate_server.storage.scan import count_records, pages, process_each
 from zoomgate_server.storage.sqlite import APPLICATION_ID, SCHEMA_VERSION, SqliteStore
 from zoomgate_server.storage.timing import SqliteTiming
 
-_ATTEMPTS = 5
 _COMPANION_SUFFIXES = ("-wal", "-shm", "-journal")
 
 
@@ -88,7 +92,7 @@ async def copy_records(
     with _draft(target) as draft:
         copy = await SqliteStore.open(draft, wall)
         try:
-            await _fill(copy, source, on_records)
+            await _copy_again(copy, source, await _fill(copy, source, on_records))
             records = await count_records(copy)
         finally:
             await copy.close()
@@ -116,40 +120,47 @@ async def restore_records(
         copy_file(backup, copy, lambda _: None)
         source = await SqliteStore.open(copy, wall)
         try:
-            await _fill(target, source, on_records)
+            if await _fill(target, source, on_records):
+                raise _not_empty()
             return await count_records(source)
         finally:
             await source.close()
 
 
-async def _fill(target: RecordStore, source: RecordStore, on_records: Callable[[int], None]) -> None:
+async def _fill(
+    target: RecordStore, source: RecordStore, on_records: Callable[[int], None]
+) -> list[RecordKey]:
+    """Copy all records, and return the keys of those that were not copied because a record in the target has the same email address."""
+    rejected: list[RecordKey] = []
+
+    async def copy(record: Record) -> None:
+        try:
+            if await target.put(record, 0) is None:
+                raise _not_empty()
+        except UserEmailTaken:
+            rejected.append(record.key)
+
     for app in await source.apps():
         async for page in pages(source, app):
-            await process_each(page, partial(_copy, target, source), on_records)
+            await process_each(page, copy, on_records)
+    return rejected
 
 
-async def _copy(target: RecordStore, source: RecordStore, record: Record) -> None:
-    """Copy a record. If another record in the target has the same Zoom user, first update or delete that one to match the source."""
-    latest: Record | None = record
-    for _ in range(_ATTEMPTS):
+async def _copy_again(target: RecordStore, source: RecordStore, keys: list[RecordKey]) -> None:
+    """Copy records whose email addresses were moved between records during the copy."""
+    while keys:
+        key = keys.pop()
+        record, _ = await source.get(key)
         try:
-            if latest is not None and await target.put(latest, 0) is None:
-                raise _not_empty()
-        except ZoomUserTaken as conflict:
-            other = replace(record.key, subject=conflict.subject)
+            if record is not None:
+                await target.put(record, 0)
+        except UserEmailTaken as taken:
+            # the other record was copied before the address was moved
+            other = replace(key, subject=taken.subject)
             outdated, _ = await target.get(other)
-            current, _ = await source.get(other)
             if outdated is not None:
-                if current is None:
-                    await target.delete(other, outdated.rev)
-                else:
-                    await target.put(current, outdated.rev)
-            latest, _ = await source.get(record.key)
-        else:
-            return
-    raise BackupError(
-        "Two records of the store repeatedly claimed the same Zoom user during the copy; run this command again"
-    )
+                await target.delete(other, outdated.rev)
+            keys += [other, key]
 
 
 def _not_empty() -> BackupError:

@@ -13,6 +13,7 @@ import warnings
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from inspect import isawaitable, iscoroutinefunction
@@ -34,7 +35,6 @@ from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
 from zoomgate_server.storage.record_store import (
-    TOMBSTONE_STATE,
     Change,
     Column,
     Kind,
@@ -45,7 +45,7 @@ from zoomgate_server.storage.record_store import (
     StoreInspection,
     StoreOpenError,
     StoreUnreachableError,
-    ZoomUserTaken,
+    UserEmailTaken,
 )
 from zoomgate_server.storage.scan import inspect
 from zoomgate_server.storage.timing import MongoTiming
@@ -77,14 +77,15 @@ _UNSAFE_OPTIONS = {
 """Options in an address that weaken reads or writes: a pattern of the unsafe values, and the problem."""
 
 _LAST_DATE = 253402300799.0  # the end of the year 9999
-_CLAIM_ATTEMPTS = 3
+_LAST_CHARACTER = "\U0010ffff"
+_INSERT_ATTEMPTS = 3
 _NO_REV = -1
 """Revision returned for a document without a valid revision. A write with this revision requires that the document still has none."""
 
 _UNAUTHORIZED, _WRONG_PASSWORD = frozenset({13, 31}), frozenset({18, 11, 334})
 _INDEXES = (
     IndexModel([("app", ASCENDING), ("kind", ASCENDING), ("subject", ASCENDING)], name="key"),
-    IndexModel([("zoom_user_claim", ASCENDING)], name="zoom_user", unique=True, sparse=True),
+    IndexModel([("email_key", ASCENDING)], name="email", unique=True, sparse=True),
     IndexModel([("app", ASCENDING), ("kind", ASCENDING), ("changed_at", ASCENDING)], name="changes"),
     IndexModel([("app", ASCENDING), ("kind", ASCENDING), ("due_at", ASCENDING)], name="due"),
     IndexModel([("app", ASCENDING), ("kind", ASCENDING), ("expire_at", ASCENDING)], name="expire"),
@@ -254,29 +255,33 @@ class MongoStore:
         return await self._run(delete)
 
     async def page(self, app: str, kind: Kind, query: Query) -> list[Record]:
-        """Return a page of records, sorted by subject."""
-        conditions: dict[str, Any] = {
-            "app": _text(app),
-            "kind": kind.value,
-            # without the second condition, the first one would match an array that contains a string
-            "subject": {"$gt": _text(query.after), "$not": {"$type": "array"}},
-        }
+        """Return a page of records in the order of the query."""
+        conditions: dict[str, Any] = {"kind": kind.value}
+        if query.by_email:
+            order = "email_key"
+            position = {"$gt": _email_key(app, query.after), "$lt": _email_key(app, _LAST_CHARACTER)}
+        else:
+            order, position = "subject", {"$gt": _text(query.after)}
+            conditions["app"] = _text(app)
+        # without the last condition, the others would match an array that contains a string
+        conditions[order] = position | {"$not": {"$type": "array"}}
         if query.states:
             conditions["state"] = {"$in": [_text(state) for state in query.states]}
         if query.due_before is not None:
             conditions["due_at"] = {"$lt": query.due_before}
         if query.expire_before is not None:
             conditions["expire_at"] = {"$lt": query.expire_before}
-        cursor = self._records.find(conditions, sort=[("subject", ASCENDING)], limit=query.limit)
+        cursor = self._records.find(conditions, sort=[(order, ASCENDING)], limit=query.limit)
         documents = await self._run(lambda: cursor.to_list(None))
+        if query.by_email:
+            return [_record(_connection_key(app, document), document) for document in documents]
         return [_record(RecordKey(app, kind, document["subject"]), document) for document in documents]
 
-    async def find(self, app: str, zoom_user_id: str) -> tuple[Record | None, float]:
-        """Return a Zoom user's record, ignoring tombstones, and the database's current time."""
-        claim = _claim(app, zoom_user_id)
-        document, now = await self._run(lambda: self._read({"zoom_user_claim": claim}))
-        key = None if document is None else _key(document)
-        return None if document is None or key is None else _record(key, document), now
+    async def find(self, app: str, user_email: str) -> tuple[Record | None, float]:
+        """Return the record with an email address and the database's current time."""
+        email_key = _email_key(app, user_email)
+        document, now = await self._run(lambda: self._read({"email_key": email_key}))
+        return None if document is None else _record(_connection_key(app, document), document), now
 
     async def count(self, app: str, kind: Kind, by: Column) -> dict[str, int]:
         """Count the records of a kind by the values of a column."""
@@ -319,7 +324,9 @@ class MongoStore:
                     key = _key(document)
                     if key is not None:
                         record = _record(key, document)
-                        changes[key] = Change(key, record.rev, record.state, record.changed_at)
+                        changes[key] = Change(
+                            key, record.rev, record.state, record.changed_at, record.user_email
+                        )
                 if limit is None or len(documents) < fetch_limit or len(changes) >= limit:
                     return sorted(changes.values(), key=lambda change: change.changed_at), now
                 fetch_limit += len(documents) - len(changes)
@@ -363,8 +370,8 @@ class MongoStore:
         return None, await self._clock()
 
     async def _put(self, document: dict[str, Any], if_rev: int) -> int | None:
-        name, rev, claim = document["_id"], int(document["rev"]), document.get("zoom_user_claim")
-        for _ in range(_CLAIM_ATTEMPTS):
+        name, rev, email_key = document["_id"], int(document["rev"]), document.get("email_key")
+        for _ in range(_INSERT_ATTEMPTS):
             try:
                 if if_rev == 0:
                     await self._records.insert_one(document)
@@ -372,12 +379,13 @@ class MongoStore:
                 result = await self._records.replace_one(_at(name, if_rev), document)
                 return rev if result.matched_count == 1 else None
             except DuplicateKeyError:
-                if if_rev == 0 and await self._latest.find_one({"_id": name}, {"rev": 1}) is not None:
+                if if_rev == 0 and await self._latest.find_one({"_id": name}, {"_id": 1}) is not None:
                     return None
-                if claim is not None:  # a query for None would match any record without a claim
-                    holder = await self._latest.find_one({"zoom_user_claim": claim}, {"subject": 1})
-                    if holder is not None:
-                        raise ZoomUserTaken(str(holder.get("subject", ""))) from None
+                if email_key is not None:
+                    query = {"email_key": email_key, "_id": {"$ne": name}}
+                    other = await self._latest.find_one(query, {"_id": 1})
+                    if other is not None:
+                        raise UserEmailTaken(_connection_key(document["app"], other).subject) from None
                 # the conflicting record has been deleted since
         raise StoreError(
             "MongoDB repeatedly rejected a record as a duplicate, but there is no conflicting record"
@@ -397,7 +405,7 @@ async def _translate_errors(operation: Callable[[], Awaitable[_T]]) -> _T:
         raise StoreError(
             f"MongoDB rejected the operation ({type(error).__name__}, code {error.code})"
         ) from None
-    except (StoreError, ZoomUserTaken):
+    except (StoreError, UserEmailTaken):
         raise
     except Exception as error:  # noqa: BLE001 - a driver also raises others, such as RuntimeError if no thread can be started
         raise StoreError(f"MongoDB failed ({type(error).__name__})") from None
@@ -521,23 +529,28 @@ def _id(key: RecordKey) -> str:
     return f"{Kind(key.kind).value}:{len(_text(key.app))}:{key.app}:{_text(key.subject)}"
 
 
-def _claim(app: str, zoom_user_id: str) -> str:
-    """Return the `zoom_user_claim` field of a Zoom user's record that is not a tombstone."""
-    return f"{len(_text(app))}:{app}:{_text(zoom_user_id)}"
+def _email_key(app: str, user_email: str) -> str:
+    """Return the `email_key` of a record with an email address.
+
+    The field is unique, and is the only one that contains the address. The app is part of the field because a sparse compound index would
+    also include documents without an address.
+    """
+    return f"{len(_text(app))}:{app}:{_text(user_email)}"
 
 
 def _document(record: Record, rev: int) -> dict[str, Any]:
+    columns = record.columns()
+    user_email = columns.pop("user_email")
+    if user_email is not None:
+        columns["email_key"] = _email_key(record.key.app, user_email)
     document: dict[str, Any] = {
         "_id": _id(record.key),
         "app": record.key.app,
         "kind": record.key.kind.value,
         "subject": record.key.subject,
         "rev": rev,
-        **{name: value for name, value in record.columns().items() if value is not None},
+        **{name: value for name, value in columns.items() if value is not None},
     }
-    if record.zoom_user_id is not None and record.state != TOMBSTONE_STATE:
-        # one combined field: a sparse compound index also includes documents with only one of its fields
-        document["zoom_user_claim"] = _claim(record.key.app, record.zoom_user_id)
     if record.expire_at is not None:
         document["expire_date"] = datetime.fromtimestamp(min(record.expire_at, _LAST_DATE), UTC)
     return document
@@ -552,6 +565,12 @@ def _key(document: dict[str, Any]) -> RecordKey | None:
     return key if document["_id"] == _id(key) else None
 
 
+def _connection_key(app: str, document: dict[str, Any]) -> RecordKey:
+    """Return the key in the `_id` of a connection's document. Its other fields may be corrupt."""
+    key = RecordKey(app, Kind.USER, "")
+    return replace(key, subject=str(document["_id"]).removeprefix(_id(key)))
+
+
 def _at(name: str, rev: int) -> dict[str, Any]:
     """Return a query for a document at a revision."""
     if rev == _NO_REV:
@@ -563,8 +582,12 @@ def _record(key: RecordKey, document: dict[str, Any]) -> Record:
     """Convert the document of a key. The value is treated as empty if the document contains a different key: decryption then fails."""
     rev = document.get("rev")
     valid_rev = int(rev) if isinstance(rev, int) and rev is not True and rev > 0 else _NO_REV
-    columns = document if _key(document) == key else document | {"value": b""}
-    return Record.from_columns(key, valid_rev, columns)
+    email_key, value = document.get("email_key"), document.get("value")
+    columns = {
+        "user_email": email_key.removeprefix(_email_key(key.app, "")) if isinstance(email_key, str) else None,
+        "value": value if _key(document) == key else b"",
+    }
+    return Record.from_columns(key, valid_rev, document | columns)
 
 
 def _seconds(date: datetime) -> float:

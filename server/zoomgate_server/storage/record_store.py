@@ -13,15 +13,16 @@ from typing import Any, Protocol
 
 
 class Kind(StrEnum):
-    """The kind of a record."""
+    """The kind of a record, in the order in which stores are copied: without a key check, a copy is incomplete."""
 
     USER = "user"
     ACCOUNT = "account"
     STATE = "state"
+    EXCHANGE = "exchange"
     REQUEST = "request"
     WEBHOOK = "webhook"
-    KEY_CHECK = "key_check"
     META = "meta"
+    KEY_CHECK = "key_check"
 
 
 class Column(StrEnum):
@@ -34,10 +35,6 @@ class Column(StrEnum):
 KEY_CHECK = "key_check"
 """Subject of the key check record. See `key_check.verify`."""
 
-TOMBSTONE_STATE = "DISCONNECTED"
-"""State of tombstones, the records of disconnected connections. They are exempt from the uniqueness of `zoom_user_id`."""
-
-
 KEY_REQUIRED_KINDS = (Kind.USER, Kind.STATE)
 """Kinds whose records every process must be able to decrypt with its key ring."""
 
@@ -48,7 +45,7 @@ class RecordKey:
 
     Attributes:
         app: OAuth origin and client ID, so that two Zoom apps can share a database. At most 512 characters.
-        subject: Identifier of the record within its app and kind. At most 512 characters.
+        subject: Identifier of the record within its app and kind, such as the Zoom user ID of a connection. At most 512 characters.
     """
 
     app: str
@@ -69,7 +66,7 @@ class Record:
             overwritten.
         state: State of a connection, otherwise empty.
         key_id: ID of the key that encrypted the value, otherwise empty.
-        zoom_user_id: Unique per app among records that are not tombstones. Records without a Zoom user are exempt.
+        user_email: The email address of a connection. Unique per app. None for a record without an address.
         changed_at: When a visible property last changed. `RecordStore.changes` selects records by this time.
         due_at: When the record is next due for processing, or None.
         expire_at: When the record may be deleted, or None. A store may return expired records. Readers must check the expiry
@@ -81,7 +78,7 @@ class Record:
     rev: int = 0
     state: str = ""
     key_id: str = ""
-    zoom_user_id: str | None = None
+    user_email: str | None = None
     changed_at: float = 0.0
     due_at: float | None = None
     expire_at: float | None = None
@@ -106,7 +103,7 @@ COLUMN_TYPES = {
     "value": bytes,
     "state": str,
     "key_id": str,
-    "zoom_user_id": str,
+    "user_email": str,
     "changed_at": float | int,
     "due_at": float | int,
     "expire_at": float | int,
@@ -122,13 +119,15 @@ class Query:
         states: The record is in one of these states.
         due_before: The record's `due_at` is earlier.
         expire_before: The record's `expire_at` is earlier.
-        after: The record's subject is greater, compared by code point.
+        by_email: Return only records with an email address, ordered by email address instead of subject.
+        after: The record's subject, or its email address with `by_email`, is greater, compared by code point.
         limit: Maximum number of records, 1 to 1000.
     """
 
     states: Collection[str] = ()
     due_before: float | None = None
     expire_before: float | None = None
+    by_email: bool = False
     after: str = ""
     limit: int
 
@@ -141,6 +140,7 @@ class Change:
     rev: int
     state: str
     changed_at: float
+    user_email: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,15 +184,15 @@ class StoreUnreachableError(StoreOpenError):
     """The store is currently unreachable. A retry may succeed."""
 
 
-class ZoomUserTaken(Exception):
-    """A write was rejected because a different record of the app that is not a tombstone has the same `zoom_user_id`.
+class UserEmailTaken(Exception):
+    """A write was rejected because a different record of the app has the same `user_email`.
 
     Args:
         subject: The subject of the other record.
     """
 
     def __init__(self, subject: str) -> None:
-        super().__init__("a different record has this zoom_user_id")
+        super().__init__("a different record has this user_email")
         self.subject = subject
 
 
@@ -213,7 +213,7 @@ class RecordStore(Protocol):
             The new revision, or None on conflict. After a conflict, nothing was written.
 
         Raises:
-            ZoomUserTaken: A different record of the app that is not a tombstone has this `zoom_user_id`. Nothing was written.
+            UserEmailTaken: A different record of the app has this `user_email`. Nothing was written.
         """
         ...
 
@@ -222,11 +222,11 @@ class RecordStore(Protocol):
         ...
 
     async def page(self, app: str, kind: Kind, query: Query) -> Sequence[Record]:
-        """Return a page of records, sorted by subject. A page is shorter than `query.limit` only if there are no more records."""
+        """Return a page of records in the order of the query. A page is shorter than `query.limit` only if there are no more records."""
         ...
 
-    async def find(self, app: str, zoom_user_id: str) -> tuple[Record | None, float]:
-        """Return the record of a Zoom user in an app, and the store's current time. Tombstones are ignored."""
+    async def find(self, app: str, user_email: str) -> tuple[Record | None, float]:
+        """Return the record with an email address, and the store's current time."""
         ...
 
     async def count(self, app: str, kind: Kind, by: Column) -> dict[str, int]:

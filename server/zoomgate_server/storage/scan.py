@@ -39,7 +39,8 @@ async def pages_of(store: RecordStore, app: str, kind: Kind, query: Query) -> As
         yield page
         if len(page) < query.limit:
             return
-        query = replace(query, after=page[-1].key.subject)
+        last = page[-1]
+        query = replace(query, after=last.user_email or "" if query.by_email else last.key.subject)
 
 
 async def process_each(

@@ -17,7 +17,6 @@ from typing import Any, TypeVar
 from zoomgate_server import file_system
 from zoomgate_server.storage.record_store import (
     COLUMN_TYPES,
-    TOMBSTONE_STATE,
     Change,
     Column,
     Kind,
@@ -27,7 +26,7 @@ from zoomgate_server.storage.record_store import (
     StoreError,
     StoreInspection,
     StoreOpenError,
-    ZoomUserTaken,
+    UserEmailTaken,
 )
 from zoomgate_server.storage.scan import inspect
 from zoomgate_server.storage.timing import SqliteTiming
@@ -42,6 +41,7 @@ MAX_INDEX_RECORDS = 1000
 
 _COLUMNS = ("rev", *COLUMN_TYPES)
 _KEY = "app = ? AND kind = ? AND subject = ?"
+_EMAIL = "app = ? AND user_email = ? AND typeof(subject) = 'text'"
 _SELECT = f"SELECT kind, subject, {', '.join(_COLUMNS)} FROM record"  # noqa: S608 - constants
 _INSERT = f"""
 INSERT OR REPLACE INTO record (app, kind, subject, {", ".join(_COLUMNS)})
@@ -52,12 +52,11 @@ CREATE TABLE revision (last INTEGER NOT NULL);
 INSERT INTO revision VALUES (0);
 CREATE TABLE record (
   app TEXT NOT NULL, kind TEXT NOT NULL, subject TEXT NOT NULL,
-  value BLOB NOT NULL, rev INTEGER NOT NULL, state TEXT NOT NULL, key_id TEXT NOT NULL, zoom_user_id TEXT,
+  value BLOB NOT NULL, rev INTEGER NOT NULL, state TEXT NOT NULL, key_id TEXT NOT NULL, user_email TEXT,
   changed_at REAL NOT NULL, due_at REAL, expire_at REAL,
   PRIMARY KEY (app, kind, subject)
 ) WITHOUT ROWID;
-CREATE UNIQUE INDEX record_zoom_user ON record (app, zoom_user_id)
-  WHERE zoom_user_id IS NOT NULL AND state <> '{TOMBSTONE_STATE}';
+CREATE UNIQUE INDEX record_email ON record (app, user_email) WHERE user_email IS NOT NULL;
 CREATE INDEX record_changed ON record (app, changed_at);
 CREATE INDEX record_due ON record (app, kind, due_at) WHERE due_at IS NOT NULL;
 CREATE INDEX record_expire ON record (app, kind, expire_at) WHERE expire_at IS NOT NULL;
@@ -68,15 +67,12 @@ PRAGMA user_version = {SCHEMA_VERSION};
 """  # noqa: S608 - constants
 
 _CHANGES = """
-SELECT subject, rev, state, changed_at FROM record
+SELECT subject, rev, state, changed_at, iif(typeof(user_email) = 'text', user_email, NULL) FROM record
 WHERE app = ? AND changed_at >= ? AND kind = ? AND typeof(changed_at) = 'real' AND typeof(subject) = 'text'
 ORDER BY changed_at LIMIT ?
 """
 """Query for changed records. The type conditions skip corrupt rows. SQLite sorts text and BLOBs
 after all numbers, so a `changed_at` of such a type would always match."""
-
-_OF_ZOOM_USER = f"{_SELECT} WHERE app = ? AND zoom_user_id = ? AND state <> '{TOMBSTONE_STATE}'"
-"""Query for the record of a Zoom user. With the state as a parameter, SQLite would not use the index."""
 
 _T = TypeVar("_T")
 
@@ -171,12 +167,12 @@ class SqliteStore:
         )
 
     async def page(self, app: str, kind: Kind, query: Query) -> list[Record]:
-        """Return a page of records, sorted by subject."""
+        """Return a page of records in the order of the query."""
         return await self._run(lambda: self._page(app, kind, query))
 
-    async def find(self, app: str, zoom_user_id: str) -> tuple[Record | None, float]:
-        """Return the store's current time and the record of a Zoom user. Tombstones are ignored."""
-        return await self._run(lambda: self._read(_OF_ZOOM_USER, app, zoom_user_id))
+    async def find(self, app: str, user_email: str) -> tuple[Record | None, float]:
+        """Return the record with an email address and the store's current time."""
+        return await self._run(lambda: self._read(f"{_SELECT} WHERE {_EMAIL}", app, user_email))
 
     async def count(self, app: str, kind: Kind, by: Column) -> dict[str, int]:
         """Count the records of a kind by the values of a column."""
@@ -244,7 +240,7 @@ class SqliteStore:
             raise StoreError("the store's file was deleted while it was open; restart the service") from None
         except OSError:
             raise StoreError("the store's file is not accessible") from None
-        except (StoreError, ZoomUserTaken):
+        except (StoreError, UserEmailTaken):
             raise
         except Exception as error:  # noqa: BLE001 - for example MemoryError
             raise StoreError(f"SQLite failed ({type(error).__name__})") from None
@@ -257,7 +253,10 @@ class SqliteStore:
         return None if row is None else _record(app, row), self._wall()
 
     def _page(self, app: str, kind: Kind, query: Query) -> list[Record]:
-        index, where = "", "app = ? AND kind = ? AND subject > ? AND typeof(subject) = 'text'"
+        order, index = ("user_email", " INDEXED BY record_email") if query.by_email else ("subject", "")
+        where = (
+            f"app = ? AND kind = ? AND {order} > ? AND typeof(subject) = 'text' AND typeof({order}) = 'text'"
+        )
         values: list[Any] = [app, kind, query.after, *query.states]
         if query.states:
             where += f" AND state IN ({','.join('?' * len(query.states))})"
@@ -267,7 +266,7 @@ class SqliteStore:
                 values.append(before)
                 if not index and self._selects_few(name, app, kind, before):
                     index = f" INDEXED BY record_{name}"
-        statement = f"{_SELECT}{index} WHERE {where} ORDER BY subject LIMIT ?"
+        statement = f"{_SELECT}{index} WHERE {where} ORDER BY {order} LIMIT ?"
         return [_record(app, row) for row in self._rows(statement, *values, query.limit)]
 
     def _selects_few(self, name: str, app: str, kind: Kind, before: float) -> bool:
@@ -283,13 +282,17 @@ class SqliteStore:
         execute, key = self._connection.execute, record.key
         execute("BEGIN IMMEDIATE")
         with self._connection:  # commits, or rolls back on an error
-            row = execute(f"SELECT rev FROM record WHERE {_KEY}", _key_values(key)).fetchone()  # noqa: S608 - constants
-            if (0 if row is None else row[0]) != if_rev:
+            stored = execute(
+                f"SELECT rev, user_email IS ? FROM record WHERE {_KEY}",  # noqa: S608 - constants
+                (record.user_email, *_key_values(key)),
+            )
+            stored_rev, has_email = stored.fetchone() or (0, False)
+            if stored_rev != if_rev:
                 return None
-            if record.zoom_user_id is not None and record.state != TOMBSTONE_STATE:
-                other = execute(_OF_ZOOM_USER, (key.app, record.zoom_user_id)).fetchone()
-                if other is not None and other[:2] != (key.kind, key.subject):
-                    raise ZoomUserTaken(other[1])
+            if record.user_email is not None and not has_email:
+                other = self._read(f"{_SELECT} WHERE {_EMAIL}", key.app, record.user_email)[0]
+                if other is not None:
+                    raise UserEmailTaken(other.key.subject)
             (rev,) = execute("UPDATE revision SET last = last + 1 RETURNING last").fetchone()
             execute(_INSERT, (*_key_values(key), rev, *record.columns().values()))
             return int(rev)

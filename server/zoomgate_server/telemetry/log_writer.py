@@ -65,4 +65,9 @@ class LogWriter:
     def _write(self, data: bytes) -> None:
         with contextlib.suppress(OSError):
             while data:
-                data = data[os.write(self._descriptor, data) :]
+                try:
+                    data = data[os.write(self._descriptor, data) :]
+                except (
+                    BlockingIOError
+                ):  # the descriptor does not block, for example because it is shared with a terminal
+                    select.select([], [self._descriptor], [])

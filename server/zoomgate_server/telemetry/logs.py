@@ -120,7 +120,12 @@ def written_in_background() -> Iterator[None]:
     def report_dropped(lines: int) -> None:
         _log.warning("log.lines_dropped", lines=lines)
 
-    _output.writer = LogWriter(_output.stream.fileno(), report_dropped)
+    try:
+        descriptor = _output.stream.fileno()
+    except OSError:  # a stream in memory has no slow reader
+        yield
+        return
+    _output.writer = LogWriter(descriptor, report_dropped)
     try:
         yield
     finally:

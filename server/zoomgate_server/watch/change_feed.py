@@ -11,9 +11,10 @@ Reading
       current store time if that is earlier. A jump is detected only after the poll, so the next poll is a full poll from an earlier time.
 
 Publishing
-    A separate task reads the changed records once and adds them to the queues of the subscriptions, so that a slow store does not delay
-    polls. A queue contains the latest record of each user. A queue that is full is cleared, and its watch reads the store from the
-    oldest cleared change.
+    A separate task reads the connections with the changed email addresses once and adds them to the queues of the subscriptions, so that a
+    slow store does not delay polls. They are read by address, because an address can move from one Zoom user's record to another's. A queue
+    contains the latest record of each address. A queue that is full is cleared, and its watch reads the store from the oldest cleared
+    change.
 
 Resuming
     The watermark is the store time up to which all changes have been published. A client that resumes, possibly with a different process,
@@ -54,6 +55,9 @@ MAX_CACHED = 1_000
 
 _ALL_USERS = ""
 """The key of subscriptions that are not limited to named users."""
+
+VisibleState = tuple[str, int, float, State]
+"""See `visible_state`."""
 
 _EXISTING_STATES = (State.ACTIVE, State.REAUTH_REQUIRED)
 _log = logs.get("zoomgate.connections")
@@ -168,9 +172,9 @@ class ChangeFeed:
         self._started = asyncio.Event()
         self._must_publish = asyncio.Event()
         self._subscriptions: dict[str, set[Subscription]] = {}
-        # the revisions and published states of the users whose changes a poll may return again
-        self._seen: dict[str, int] = {}
-        self._published: dict[str, tuple[int, float, State]] = {}
+        # the changes that a poll may return again, by Zoom user, and the published states of their email addresses
+        self._seen: dict[str, Change] = {}
+        self._published: dict[str, VisibleState] = {}
         # the changes to publish; the changes whose records cannot be decrypted, and the keys with which all of these were tried
         self._pending: dict[str, Change] = {}
         self._undecrypted: dict[str, Change] = {}
@@ -231,22 +235,25 @@ class ChangeFeed:
         since = min(self.store_time, now) - self.timing.overlap
         if is_full:
             since = min(self._full_poll_time, now) - self.timing.max_visibility_delay
-        seen: dict[str, int] = {}
+        seen: dict[str, Change] = {}
         times: list[float] = []
         async for changes, store_time, _ in self.changes_since(since):
             times.append(store_time)
             for change in changes:
-                subject = change.key.subject
+                subject, user_email = change.key.subject, change.user_email
                 self._on_change(change)
-                if self._seen.get(subject) != change.rev and (
-                    subject in self._undecrypted or any(self._including(subject))
+                if (
+                    user_email is not None
+                    and self._seen.get(subject) != change
+                    and (user_email in self._undecrypted or any(self._including(user_email)))
                 ):
-                    self._pending[subject] = change
-                self._seen[subject] = seen[subject] = change.rev
+                    self._pending[user_email] = change
+                self._seen[subject] = seen[subject] = change
         if is_full:  # later polls return no other connections, unless these change again
             self._full_poll_due, self._full_poll_time = started + self.timing.full_poll_interval, times[0]
             self._seen = seen
-            self._published = {subject: self._published[subject] for subject in self._published.keys() & seen}
+            user_emails = {change.user_email for change in seen.values()}
+            self._published = {user: state for user, state in self._published.items() if user in user_emails}
         # regardless of clock jumps, no change since the previous poll is older than `earliest`
         elapsed = started - self._polled_at
         earliest = times[0] - elapsed
@@ -271,12 +278,12 @@ class ChangeFeed:
         for start in range(0, len(pending), CONCURRENT_READS):
             batch = pending[start : start + CONCURRENT_READS]
             async with self.publishing:
-                for subject, _ in batch:  # added again if the record still cannot be decrypted
-                    self._undecrypted.pop(subject, None)
-                records = await asyncio.gather(*(self._load(subject) for subject, _ in batch))
-                for (subject, change), record in zip(batch, records, strict=True):
-                    if self._pending[subject] == change:  # not changed again during the read
-                        del self._pending[subject]
+                for user_email, _ in batch:  # added again if the record still cannot be decrypted
+                    self._undecrypted.pop(user_email, None)
+                records = await asyncio.gather(*(self._load(user_email) for user_email, _ in batch))
+                for (user_email, change), record in zip(batch, records, strict=True):
+                    if self._pending[user_email] == change:  # not changed again during the read
+                        del self._pending[user_email]
                     if record is not None:
                         self._add_to_queues(record)
 
@@ -330,7 +337,8 @@ class ChangeFeed:
     async def page(self, after: str, limit: int) -> Sequence[Record]:
         """Return a page of encrypted existing connections, ordered by email address."""
         async with self._reads:
-            return await self._connections.page(Query(states=_EXISTING_STATES, after=after, limit=limit))
+            query = Query(states=_EXISTING_STATES, by_email=True, after=after, limit=limit)
+            return await self._connections.page(query)
 
     def open(self, record: Record) -> ConnectionRecord | None:
         """Decrypt a connection and return it without secrets. If it cannot be decrypted, log the error and return None."""
@@ -338,13 +346,13 @@ class ChangeFeed:
             return without_secrets(self._connections.open(record))
         except RecordFault as fault:
             _log.warning("connection.unreadable", error=type(fault).__name__, **fault.metadata)
-            if not isinstance(fault, RecordUnreadable):
-                subject = record.key.subject
-                self._undecrypted[subject] = change = Change(
-                    record.key, record.rev, record.state, record.changed_at
+            user_email = record.user_email
+            if user_email is not None and not isinstance(fault, RecordUnreadable):
+                self._undecrypted[user_email] = change = Change(
+                    record.key, record.rev, record.state, record.changed_at, user_email
                 )
                 self._key_ids &= self._connections.key_ids
-                self._published.pop(subject, None)  # not every watch has received this state
+                self._published.pop(user_email, None)  # not every watch has received this state
                 self.watermark = self._limit(self.watermark, [change])
             return None
 
@@ -356,7 +364,7 @@ class ChangeFeed:
         """
         async with self._reads:
             record = self._cache.get(user_email)
-            if change is not None and record is not None and record.rev == change.rev:
+            if change is not None and record is not None and _is_of(record, change):
                 return record
             return await self._load(user_email)
 
@@ -377,7 +385,7 @@ class ChangeFeed:
 
     async def _load(self, user_email: str) -> ConnectionRecord | None:
         """Read a connection and cache the record."""
-        sealed, _ = await self._connections.read_encrypted(user_email)
+        sealed, _ = await self._connections.find_encrypted(user_email)
         self._cache.pop(user_email, None)
         if sealed is None or (record := self.open(sealed)) is None:
             return None
@@ -393,12 +401,16 @@ class ChangeFeed:
         return min(watermark, min(times, default=inf) + self.timing.resume_overlap)
 
 
-def visible_state(record: ConnectionRecord) -> tuple[int, float, State]:
-    """Return a value that changes whenever a visible field of a connection changes."""
-    return record.generation, record.update_time, record.state
+def visible_state(record: ConnectionRecord) -> VisibleState:
+    """Return a value that changes whenever a visible field of the connection with an email address changes."""
+    return record.zoom_user_id, record.generation, record.update_time, record.state
 
 
 def without_secrets(record: ConnectionRecord) -> ConnectionRecord:
     """Return a connection without secrets."""
     tokens = None if record.tokens is None else replace(record.tokens, access_token="", refresh_token="")
-    return replace(record, tokens=tokens, alternate_pairs=(), pair_to_revoke=None)
+    return replace(record, tokens=tokens, alternate_pairs=(), superseded_pairs=(), pairs_to_revoke=())
+
+
+def _is_of(record: ConnectionRecord, change: Change) -> bool:
+    return (record.zoom_user_id, record.rev) == (change.key.subject, change.rev)

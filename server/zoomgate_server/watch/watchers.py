@@ -8,12 +8,12 @@ from enum import StrEnum
 from math import inf
 from typing import TypeVar
 
-from zoomgate_server.connections.disconnection import TOMBSTONE_SECONDS
+from zoomgate_server.connections.lifecycle.decisions import TOMBSTONE_SECONDS
 from zoomgate_server.connections.record import ConnectionRecord, State
 from zoomgate_server.errors import CallerNotAllowed, ResumeTokenExpired, ServerOverloaded, ShuttingDown
 from zoomgate_server.storage.record_store import StoreError
 from zoomgate_server.telemetry.metrics import Metrics
-from zoomgate_server.watch.change_feed import ChangeFeed, Subscription, visible_state
+from zoomgate_server.watch.change_feed import ChangeFeed, Subscription, VisibleState, visible_state
 
 MAX_WATCHES = 20_000
 """The maximum number of active watches per process."""
@@ -162,7 +162,7 @@ class _Watch:
         self._permit = permit
         self._timing = timing
         self._has_sent = False
-        self._read: dict[str, tuple[int, float, State]] = {}
+        self._read: dict[str, VisibleState] = {}
         self._reading_from = inf  # no change that is still to be sent by a running catch-up is older
         self._after: str | None = ""
         if position is not None:
@@ -213,7 +213,7 @@ class _Watch:
             self._check_open()
             page = await self._retry(functools.partial(self._feed.page, after, PAGE_SIZE))
             for row in page:
-                after = row.key.subject
+                after = row.user_email or ""
                 if subscription.matches_user(after) and (record := self._feed.open(row)) is not None:
                     yield record
             full = len(page) == PAGE_SIZE
@@ -227,8 +227,8 @@ class _Watch:
             try:
                 async for changes, _, next_time in self._feed.changes_since(since, PAGE_SIZE):
                     for change in changes:
-                        record, user_email = None, change.key.subject
-                        if subscription.matches_user(user_email):
+                        record, user_email = None, change.user_email
+                        if user_email is not None and subscription.matches_user(user_email):
                             record = await self._retry(functools.partial(self._feed.read, user_email, change))
                         self._reading_from = change.changed_at
                         if record is not None and (record := await self._latest(record)) is not None:
@@ -267,9 +267,9 @@ class _Watch:
         self._has_sent = True
         return Event(kind, record, Position(watermark, self._after))
 
-    def _is_permitted(self, subject: str) -> bool:
+    def _is_permitted(self, user_email: str) -> bool:
         """Return whether the caller may still see a user. End the watch if the caller requested this user."""
-        if self._permit(subject):
+        if self._permit(user_email):
             return True
         if self._subscription.user_emails is not None:
             raise CallerNotAllowed

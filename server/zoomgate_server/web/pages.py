@@ -63,6 +63,12 @@ OUTCOMES = {
         "The Zoom account you signed in with has a different email address. Nothing was connected.",
         "Sign out of Zoom, request a new link, and sign in with the right account.",
     ),
+    "already_connected": Outcome(
+        409,
+        "This Zoom account is already connected",
+        "{app} already uses the Zoom account you signed in with for a user with a different email address. That user remains connected.",
+        "Use {app} with that address, or disconnect that user first and then request a new link.",
+    ),
     "code_refused": Outcome(
         400,
         "Zoom did not confirm the connection",
@@ -136,25 +142,31 @@ class Pages:
             )
         }
 
-    def start(self, user_email: str, continue_url: str) -> str:
-        """Return the page shown before the user continues to Zoom."""
+    def start(self, user_email: str, zoom_email: str, continue_url: str) -> str:
+        """Return the page shown before the user continues to Zoom. `zoom_email` is empty if it does not differ from `user_email`."""
+        account = _strong(zoom_email or user_email)
+        purpose = f" and use it for its user {_strong(user_email)}" if zoom_email else ""
+        sign_in = account if zoom_email else "this address"
+        addresses = "addresses" if zoom_email else "address"
         return self._page(
             f"Connect Zoom to {self._app}?",
-            f"<p>{_strong(self._app)} wants to access the Zoom account of {_strong(user_email)}.</p>"
-            "<p>Next, sign in to Zoom with this address. Zoom shows what access the app requests, and you can allow or decline it.</p>"
+            f"<p>{_strong(self._app)} wants to access the Zoom account of {account}{purpose}.</p>"
+            f"<p>Next, sign in to Zoom with {sign_in}. Zoom shows what access the app requests, and you can allow or decline it.</p>"
             f'<p><a class="go" href="{escape(continue_url)}">Continue to Zoom</a></p>'
-            "<h2>Not your address, or not expecting this?</h2>"
+            f"<h2>Not your {addresses}, or not expecting this?</h2>"
             "<p>Close this page. No access has been granted.</p>",
         )
 
-    def result(self, outcome: Outcome, user_email: str = "", scopes: Iterable[str] = ()) -> str:
-        """Return the result page of an outcome. `user_email` is empty if this browser must not see the address."""
+    def result(self, outcome: Outcome, user_email: str, zoom_email: str, scopes: Iterable[str]) -> str:
+        """Return the result page of an outcome. The addresses are empty if this browser must not see them."""
         parts = [f"<p>{self._text(outcome.text)}</p>"]
         if user_email and outcome.status == 200:
             label = "Connected" if scopes else "Requested for"
-            parts.append(f"<p>{label}: {_strong(user_email)}</p>")
+            account = f"<br>Zoom account: {_strong(zoom_email)}" if zoom_email else ""
+            parts.append(f"<p>{label}: {_strong(user_email)}{account}</p>")
         elif user_email:
-            parts.append(f"<p>The link was for {_strong(user_email)}.</p>")
+            account = f" with the Zoom account {_strong(zoom_email)}" if zoom_email else ""
+            parts.append(f"<p>The link was for {_strong(user_email)}{account}.</p>")
         parts.append(f"<p>{self._text(outcome.next)}</p>")
         if scopes:
             parts.append(self._granted(scopes))

@@ -14,16 +14,18 @@ from urllib.parse import urlencode
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from zoomgate_server.authorization.flow import Authorizations, BrowserView
+from zoomgate_server.authorization.browser_flow import BrowserFlow, BrowserView
 from zoomgate_server.errors import (
     AppCredentialsRejected,
     CodeRefused,
     IdentityMismatch,
     InvalidRequest,
     InvalidState,
+    ScopeMissing,
     StoreUnavailable,
     ZoomBadResponse,
     ZoomgateError,
+    ZoomUserAlreadyConnected,
 )
 from zoomgate_server.storage.record_store import StoreError
 from zoomgate_server.telemetry import logs
@@ -46,9 +48,11 @@ _COOKIE_VALUE = re.compile(r"[A-Za-z0-9_-]{43}", re.ASCII)
 _ERRORS: Mapping[type[Exception], str] = {
     InvalidRequest: "bad_request",
     IdentityMismatch: "other_user",
+    ZoomUserAlreadyConnected: "already_connected",
     CodeRefused: "code_refused",
     AppCredentialsRejected: "misconfigured",
-    ZoomBadResponse: "misconfigured",  # usually a missing scope, so a retry would fail again
+    ScopeMissing: "misconfigured",
+    ZoomBadResponse: "misconfigured",  # a retry would fail again
 }
 _INVALID_STATES = {"OTHER_BROWSER": "other_browser", "USED": "link_used"}
 _DENIALS = {
@@ -116,7 +120,7 @@ class WebServer:
         self._webhooks_enabled = webhooks_enabled
         self._secure = secure
         self._timing = timing
-        self._authorizations: Authorizations | None = None
+        self._browser_flow: BrowserFlow | None = None
         self._webhooks: WebhookReceiver | None = None
         self._before_metrics: Callable[[], Awaitable[None]] | None = None
         self._opened = asyncio.Event()
@@ -154,12 +158,12 @@ class WebServer:
 
     def open(
         self,
-        authorizations: Authorizations,
+        browser_flow: BrowserFlow,
         webhooks: WebhookReceiver,
         before_metrics: Callable[[], Awaitable[None]],
     ) -> None:
         """Start serving the consent pages and webhooks. `before_metrics` updates the gauges before each scrape."""
-        self._authorizations = authorizations
+        self._browser_flow = browser_flow
         self._webhooks = webhooks
         self._before_metrics = before_metrics
         self._opened.set()
@@ -239,15 +243,18 @@ class WebServer:
     async def _start_page(self, request: web.Request) -> web.StreamResponse:
         """Return the page that shows the app and the user. Nothing is changed yet."""
         ticket = _parameter(request, "ticket")
-        user_email = await (await self._when_open()).peek_user(ticket)
+        pending = await (await self._when_open()).peek(ticket)
         continue_url = f"/oauth/continue?{urlencode({'ticket': ticket})}"
-        return web.Response(text=self._pages.start(user_email, continue_url), content_type="text/html")
+        return web.Response(
+            text=self._pages.start(pending.user_email, pending.zoom_email, continue_url),
+            content_type="text/html",
+        )
 
     async def _start_consent(self, request: web.Request) -> web.StreamResponse:
         """Redirect the user to Zoom and set the cookie that binds the callback to this browser."""
         ticket = _parameter(request, "ticket")
         cookie = self._browser_cookie(request) or secrets.token_urlsafe(32)
-        zoom_url = await (await self._when_open()).start_in_browser(ticket, cookie)
+        zoom_url = await (await self._when_open()).start(ticket, cookie)
         response = web.Response(status=303, headers={"Location": zoom_url})
         response.set_cookie(
             self._cookie, cookie, max_age=_COOKIE_SECONDS, secure=self._secure, httponly=True, samesite="Lax"
@@ -278,12 +285,13 @@ class WebServer:
         name = request.query.get("outcome", "")
         outcome = OUTCOMES.get(name, OUTCOMES["bad_request"])
         cookie = self._browser_cookie(request)
-        view = BrowserView("", ())
+        view = BrowserView("", "", ())
         if "view" in request.query and cookie:
             # on failure, the page is shown without user and scopes
             with contextlib.suppress(ZoomgateError, StoreError):
                 view = await (await self._when_open()).result_view(_parameter(request, "view"), cookie)
-        page = self._pages.result(outcome, view.user_email, view.scopes if name == "connected" else ())
+        scopes = view.scopes if name == "connected" else ()
+        page = self._pages.result(outcome, view.user_email, view.zoom_email, scopes)
         return web.Response(status=outcome.status, text=page, content_type="text/html")
 
     async def _webhook(self, request: web.Request) -> web.StreamResponse:
@@ -308,13 +316,13 @@ class WebServer:
             body=self._metrics.render(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
         )
 
-    async def _when_open(self) -> Authorizations:
+    async def _when_open(self) -> BrowserFlow:
         """Return the authorization flow; wait up to `open_timeout`, then raise StoreUnavailable, while the service is starting."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._opened.wait(), self._timing.open_timeout)
-        if self._authorizations is None:
+        if self._browser_flow is None:
             raise StoreUnavailable
-        return self._authorizations
+        return self._browser_flow
 
     def _browser_cookie(self, request: web.Request) -> str:
         """Return the browser's cookie, or an empty string if it is missing or malformed."""

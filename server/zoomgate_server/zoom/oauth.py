@@ -10,9 +10,9 @@ import contextlib
 import math
 from base64 import b64encode
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 
 import aiohttp
 import orjson
@@ -38,11 +38,6 @@ from zoomgate_server.zoom.token_outcome import (
 MAX_BODY_BYTES = 64 * 1024
 MIN_EXPIRES_IN = 60.0
 MAX_EXPIRES_IN = 86_400.0
-
-ZOOM_API_HOSTS = frozenset(
-    {"api.zoom.us", *(f"api-{region}.zoom.us" for region in ("us", "au", "ca", "eu", "in", "sa", "sg", "uk"))}
-)
-"""API hosts that a token response may contain (https://developers.zoom.us/changelog/platform/regional-cluster-api-url-updates/)."""
 
 _APP_ERRORS = frozenset({"invalid_client", "unauthorized_client", "unsupported_grant_type"})
 _APP_CODES = frozenset({"4702", "4704", "4705", "4706", "4709", "4717"})
@@ -85,7 +80,6 @@ class OAuthClient:
         self,
         *,
         oauth_url: str,
-        api_url: str,
         client_id: str,
         client_secrets: Sequence[str],
         redirect_uri: str,
@@ -94,7 +88,6 @@ class OAuthClient:
         timing: Timing = Timing(),
     ) -> None:
         self._base = oauth_url.rstrip("/")
-        self._api_origin = _origin(api_url)
         self._client_id = client_id
         self._secrets = tuple(client_secrets)
         self._redirect_uri = redirect_uri
@@ -135,15 +128,8 @@ class OAuthClient:
         return await self._token(form)
 
     async def refresh(self, refresh_token: str) -> TokenOutcome:
-        """Exchange a refresh token for new tokens.
-
-        If the response contains an unknown `api_url`, the issued tokens are returned without the URL, since the old refresh token is no
-        longer valid.
-        """
-        outcome = await self._token({"grant_type": "refresh_token", "refresh_token": refresh_token})
-        if isinstance(outcome, BadResponse) and outcome.issued is not None:
-            return outcome.issued
-        return outcome
+        """Exchange a refresh token for new tokens."""
+        return await self._token({"grant_type": "refresh_token", "refresh_token": refresh_token})
 
     async def revoke(self, token: str) -> RevokeOutcome:
         """Revoke an access or refresh token. A token that Zoom does not know is treated as revoked (RFC 7009, section 2.2)."""
@@ -154,7 +140,7 @@ class OAuthClient:
         response = await self._send("token", form, _is_invalid_client)
         if isinstance(response, NotSent | Unknown):
             return response
-        return classify(*response, api_origin=self._api_origin, wall=self._wall)
+        return classify(*response, wall=self._wall)
 
     async def _send(
         self, endpoint: str, form: Mapping[str, str], needs_older_secret: Callable[..., bool]
@@ -213,12 +199,7 @@ class OAuthClient:
 
 
 def classify(
-    status: int,
-    headers: Mapping[str, str],
-    body: bytes,
-    *,
-    api_origin: str,
-    wall: Callable[[], float],
+    status: int, headers: Mapping[str, str], body: bytes, *, wall: Callable[[], float]
 ) -> TokenOutcome:
     """Classify a complete response of the token endpoint. Never raises.
 
@@ -228,7 +209,7 @@ def classify(
         return Throttled(retry_after.parse(headers.get("Retry-After", ""), wall))
     response = _json_object(body)
     if status == 200:
-        return Unknown("no JSON object") if response is None else _parse_issued(response, api_origin)
+        return Unknown("no JSON object") if response is None else _parse_issued(response)
     return _classify_error(status, response)
 
 
@@ -279,48 +260,26 @@ def _error_fields(response: Mapping[str, Any]) -> tuple[str, str, str]:
     )
 
 
-def _parse_issued(response: Mapping[str, Any], api_origin: str) -> TokenOutcome:
+def _parse_issued(response: Mapping[str, Any]) -> TokenOutcome:
+    """Parse issued tokens. The `api_url` is ignored, because calls go to the configured API URL only."""
     access, refresh = response.get("access_token"), response.get("refresh_token")
     token_type, scope = response.get("token_type", "bearer"), response.get("scope", "")
-    api_url = response.get("api_url", "")
     if not isinstance(access, str) or not is_token(access):
         return Unknown("no access token")
     if refresh is not None and refresh != "" and not is_token(refresh):
         return Unknown("an invalid refresh token")
     if not isinstance(token_type, str) or token_type.lower() != "bearer":
         return BadResponse("not a bearer token")
-    issued = Issued(
+    return Issued(
         access_token=access,
         refresh_token=refresh or None,
-        token_type="bearer",
         scope=scope[:16_384] if isinstance(scope, str) else "",
-        api_url="",
         expires_in=_expires_in(response.get("expires_in")),
     )
-    if not isinstance(api_url, str) or not _is_known_api(api_url, api_origin):
-        return BadResponse("an unknown api_url", issued)
-    return replace(issued, api_url=api_url)
-
-
-def _is_known_api(api_url: str, api_origin: str) -> bool:
-    if not api_url:
-        return True
-    try:
-        parts = urlsplit(api_url)
-        return _origin(api_url) == api_origin or (
-            parts.scheme == "https" and parts.netloc in ZOOM_API_HOSTS and parts.path in ("", "/")
-        )
-    except ValueError:
-        return False
 
 
 def _basic(name: str, secret: str) -> str:
     return "Basic " + b64encode(f"{name}:{secret}".encode()).decode("ascii")
-
-
-def _origin(url: str) -> str:
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc}"
 
 
 def _expires_in(value: object) -> float:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from zoomgate_server.errors import (
     AppCredentialsRejected,
     ZoomBadResponse,
+    ZoomgateError,
     ZoomOutcomeUnknown,
     ZoomRateLimited,
     ZoomUnavailable,
@@ -29,15 +30,12 @@ class Issued:
     Attributes:
         refresh_token: The next refresh token, or None if the old refresh token stays valid (RFC 6749, section 6).
         scope: Granted scopes, separated by spaces.
-        api_url: The API URL in the response, or empty.
         expires_in: Seconds, between 60 and 86,400.
     """
 
     access_token: str = field(repr=False)
     refresh_token: str | None = field(repr=False)
-    token_type: str
     scope: str
-    api_url: str
     expires_in: float
 
 
@@ -78,14 +76,9 @@ class Unknown:
 
 @dataclass(frozen=True, slots=True)
 class BadResponse:
-    """A response with unusable content, such as a token for an unknown API URL.
-
-    Attributes:
-        issued: The tokens, without the API URL, if only the API URL is invalid. They are valid and must be revoked or stored.
-    """
+    """A response with unusable content, such as a token of an unknown type."""
 
     detail: str
-    issued: Issued | None = None
 
 
 TokenOutcome = Issued | Rejected | AppRejected | Throttled | NotSent | Unknown | BadResponse
@@ -104,33 +97,28 @@ def is_token(value: object) -> bool:
     return isinstance(value, str) and _TOKEN.fullmatch(value) is not None
 
 
-def issued_or_raise(outcome: TokenOutcome) -> Issued:
-    """Return the issued tokens. For any other outcome, raise the corresponding error."""
+def error_for(outcome: TokenOutcome, *, retry_after: float | None = None) -> ZoomgateError:
+    """Return the error for an outcome that is neither `Issued` nor `Rejected`; `retry_after` overrides the outcome's value."""
     match outcome:
-        case Issued():
-            return outcome
         case AppRejected(code):
-            raise AppCredentialsRejected(
+            return AppCredentialsRejected(
                 "Zoom rejected this service's client ID, secret or redirect URI; an operator must check them",
                 metadata={"zoom_code": code},
             )
-        case Throttled(retry_after):
-            raise ZoomRateLimited(
-                "Zoom is rate limiting token requests",
+        case Throttled(suggested):
+            return ZoomRateLimited(
+                "Zoom is rate limiting token requests; retry later",
                 metadata={"http_status": "429"},
-                retry_after=retry_after,
+                retry_after=retry_after or suggested,
             )
         case NotSent():
-            raise ZoomUnavailable(
-                "Zoom's token endpoint could not be reached; retry in a moment", retry_after=2.0
+            return ZoomUnavailable(
+                "Zoom's token endpoint could not be reached; retry in a moment",
+                retry_after=retry_after or 2.0,
             )
-        case Rejected():
-            raise ZoomBadResponse("Zoom rejected the request")
         case BadResponse():
-            raise ZoomBadResponse(
-                "Zoom's token response is invalid and nothing was connected; report this to the operator"
-            )
+            return ZoomBadResponse("Zoom's token response is invalid; report this to the operator")
         case _:
-            raise ZoomOutcomeUnknown(
+            return ZoomOutcomeUnknown(
                 "Zoom's response was lost or could not be parsed; start the operation again"
             )

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from zoomgate_server.authorization import pending
+from zoomgate_server.connections import exchange_mark
 from zoomgate_server.connections import record as connection_record
 from zoomgate_server.connections.token_journal import TokenJournal
 from zoomgate_server.encryption.cipher import Key, KeyRing
@@ -32,6 +33,8 @@ def decrypted(record: Record) -> Any:
             connection = connection_record.decode(ENVELOPE, record)
             # `read_update_time` is set when a record is read and is not part of the stored content
             return asdict(replace(connection, read_update_time=None))
+        case Kind.EXCHANGE:
+            return asdict(exchange_mark.decode(ENVELOPE, record))
         case Kind.STATE:
             return asdict(pending.decode(ENVELOPE, record))
         case _:
@@ -94,9 +97,10 @@ def test_golden_records_cover_every_kind() -> None:
     connections = {"active", "reauth", "tombstone"}
     assert {file.stem for file in RECORDS} == connections | {
         "authorization",
+        "exchange_mark",
         "key_check",
         "seen_event",
         "shared_secret",
     }
     kinds = {json.loads(file.read_text())["record"]["kind"] for file in RECORDS}
-    assert kinds == {Kind.USER, Kind.STATE, Kind.KEY_CHECK, Kind.META, Kind.WEBHOOK}
+    assert kinds == {Kind.USER, Kind.STATE, Kind.EXCHANGE, Kind.KEY_CHECK, Kind.META, Kind.WEBHOOK}

@@ -41,6 +41,7 @@ COMMANDS = (
     "keys retire",
     "store backup",
     "store restore",
+    "store adopt",
     "meetings create",
     "meetings get",
     "meetings delete",

@@ -201,7 +201,7 @@ class TestRetire:
     """Tests for `zoomgate keys retire`."""
 
     async def test_key_of_stored_records_is_not_retired(self, service: Harness) -> None:
-        """The message counts the records of each kind, including tombstones, pending authorizations, key check and shared secrets."""
+        """The message counts the records of each kind, including tombstones, pending authorizations, exchange marks and shared secrets."""
         await service.begin_authorization(BASIL)
         await service.call(
             service.auth.DeleteConnection, pb.DeleteConnectionRequest(user_email=OMAR), "admin"
@@ -215,7 +215,8 @@ class TestRetire:
             "2 record(s) of kind user",
             "record(s) of kind state",
             "1 record(s) of kind key_check",
-            "2 record(s) of kind meta",
+            "2 record(s) of kind exchange",
+            "3 record(s) of kind meta",
         ):
             assert item in text
         assert "zoomgate keys reencrypt" in text

@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -86,6 +87,39 @@ async def test_user_is_connected_from_the_terminal(harness: Harness) -> None:
     assert BASIL in output.decode()
     assert "meeting:write:meeting" in output.decode()
     assert b"waiting for the consent" in errors
+
+
+@pytest.mark.parametrize("json_option", [(), ("--json",)])
+async def test_user_with_a_different_zoom_address_is_connected_from_the_terminal(
+    harness: Harness, json_option: tuple[str, ...]
+) -> None:
+    """The link is printed on standard error with --json."""
+    office = "basil@office.example"
+    process = await asyncio.create_subprocess_exec(
+        *COMMAND,
+        *("connect", office, "--zoom-email", BASIL.upper(), *json_option),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=process_environ(harness),
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    link = await (process.stderr if json_option else process.stdout).readline()
+    async with browser() as session:
+        await consent(session, link.decode().strip(), BASIL)
+    output, errors = await process.communicate()
+    assert process.returncode == 0, errors
+    assert f"waiting for the consent of {BASIL}" in errors.decode()
+    if json_option:
+        connection = json.loads(output)
+        assert (connection["userEmail"], connection["zoomEmail"]) == (office, BASIL)
+    else:
+        assert re.search(rf"^Zoom email +{BASIL}$", output.decode(), re.MULTILINE)
+
+
+async def test_invalid_zoom_address_is_a_usage_error(harness: Harness) -> None:
+    _, errors = await zoomgate(harness, "connect", BASIL, "--zoom-email", "nobody", code=2)
+    assert "--zoom-email" in errors
 
 
 async def test_link_is_printed_without_waiting(harness: Harness) -> None:

@@ -9,24 +9,26 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from support.command_line import command, stderr_of, stdout_of, zoomgate
+from support.faulty_store import FaultyStore
 from support.harness import MONICA, OMAR, Harness, running, serving
 from support.memory_store import MemoryStore
 from support.process import NEW, OLD, Process, RotatingZoom, ring
 from zoom_simulator import RefreshTokenReuse, Rules, Simulator, SimulatorOptions
 from zoomgate.v1 import auth_service_pb2 as pb
-from zoomgate_server.encryption import key_check, key_file
+from zoomgate_server.encryption import key_check, key_file, shared_secret
 from zoomgate_server.encryption.envelope import Envelope
 from zoomgate_server.errors import KeyUnavailable
 from zoomgate_server.storage import backup
-from zoomgate_server.storage.record_store import Kind, Record, RecordKey, RecordStore
+from zoomgate_server.storage.record_store import Kind, Query, Record, RecordKey, RecordStore, StoreError
 from zoomgate_server.storage.scan import pages
 from zoomgate_server.storage.sqlite import SqliteStore
 
@@ -64,6 +66,38 @@ async def contents(path: Path) -> list[Record]:
     return records
 
 
+async def addresses(store: RecordStore) -> dict[RecordKey, str | None]:
+    return {record.key: record.user_email for record in await all_records(store)}
+
+
+async def write_addresses(store: RecordStore, names: str) -> None:
+    """Give the records a, b, c the addresses with these names. `-` stands for no address, `.` for no record."""
+    keys = [RecordKey("app", Kind.USER, subject) for subject in "abc"[: len(names)]]
+    for key in keys:
+        found, _ = await store.get(key)
+        if found is not None:
+            await store.delete(key, found.rev)
+    for key, name in zip(keys, names, strict=True):
+        user_email = None if name == "-" else f"{name}@example.com"
+        if name != ".":
+            await store.put(Record(key=key, value=names.encode(), user_email=user_email), 0)
+
+
+def moved_after(pages_before: int, store: RecordStore, names: str) -> Callable[..., Any]:
+    """Return an interceptor of `page` that returns single records, and calls `write_addresses` after a number of pages."""
+    pages_read = 0
+
+    async def page(proceed: Callable[..., Any], app: str, kind: Kind, query: Query) -> object:
+        nonlocal pages_read
+        found = await proceed(app, kind, replace(query, limit=1))
+        pages_read += 1
+        if pages_read == pages_before:
+            await write_addresses(store, names)
+        return found
+
+    return page
+
+
 def delete_store() -> None:
     """Delete the store, but not the key ring."""
     for path in Path("data").glob("zoomgate.db*"):
@@ -98,9 +132,8 @@ class TestBackup:
                 else 0
             )
         assert users == 0
-        assert [
-            record.key.subject for record in await contents(Path("backup.db")) if record.key.kind is Kind.USER
-        ] == [MONICA]
+        emails = [record.user_email for record in await contents(Path("backup.db"))]
+        assert [email for email in emails if email is not None] == [MONICA]
 
     async def test_existing_file_is_not_overwritten(self, service: Harness) -> None:
         """Neither another file nor the store itself is overwritten, and no temporary file remains."""
@@ -246,7 +279,7 @@ class TestCopyOfFile:
         """Every copy passes the integrity check and contains no record newer than its own revision counter."""
         users = [f"user-{number}@example.com" for number in range(40)]
         store = await SqliteStore.open(Path("store.db"), time.time)
-        process = Process("app", store, Envelope(app="app", keys=ring(OLD)), RotatingZoom())
+        process = Process(store, Envelope(app="app", keys=ring(OLD)), RotatingZoom())
         for user in users:
             await process.connect(user)
         writer = subprocess.Popen(
@@ -276,7 +309,7 @@ class TestCopyOfFile:
     async def test_records_written_during_the_copy_are_not_copied(self, folder: Path) -> None:
         """The copy contains the store as of the start of the copy, even if another connection writes between any two pages."""
         store = await SqliteStore.open(Path("store.db"), time.time)
-        process = Process("app", store, Envelope(app="app", keys=ring(OLD)), RotatingZoom())
+        process = Process(store, Envelope(app="app", keys=ring(OLD)), RotatingZoom())
         for number in range(10):
             await process.connect(f"user-{number}@example.com")
         numbers = iter(range(1000))
@@ -285,7 +318,7 @@ class TestCopyOfFile:
             with closing(sqlite3.connect("store.db")) as other, other:
                 other.execute(
                     "INSERT INTO record SELECT app, kind, ? || subject, value, rev, state, key_id, NULL, changed_at, due_at, expire_at"
-                    " FROM record WHERE subject = 'user-0@example.com'",
+                    " FROM record WHERE user_email = 'user-0@example.com'",
                     (str(next(numbers)),),
                 )
 
@@ -305,7 +338,7 @@ class TestCopyOfRecords:
         for app in ("app", "other-app"):
             envelope = Envelope(app=app, keys=ring(NEW))
             await key_check.verify(store, envelope)
-            process = Process(app, store, envelope, RotatingZoom())
+            process = Process(store, envelope, RotatingZoom())
             for number in range(250):
                 await process.connect(f"user-{number}@example.com")
         count = await backup.copy_records(store, Path("backup.db"), time.time, progress.append)
@@ -320,29 +353,81 @@ class TestCopyOfRecords:
         with pytest.raises(backup.BackupError, match="not empty"):
             await backup.restore_records(Path("backup.db"), target, time.time, lambda _: None)
 
-    async def test_zoom_user_moved_during_the_copy_has_one_live_record(self, folder: Path) -> None:
-        """If a Zoom user is moved from a record that was already read to one that was not, the copy contains the final version of both."""
+    @pytest.mark.parametrize("written", range(5))
+    async def test_interrupted_restore_has_no_key_check(self, folder: Path, written: int) -> None:
+        """A service whose journal belongs to the store does not start with an incomplete copy of it."""
+        store, target = MemoryStore(time.time), MemoryStore(time.time)
+        envelope = Envelope(app="app", keys=ring(NEW))
+        store_id = await key_check.verify(store, envelope)
+        await shared_secret.obtain(store, envelope, "a")
+        await shared_secret.obtain(store, envelope, "b")
+        await write_addresses(store, "xy")
+        await backup.copy_records(store, Path("backup.db"), time.time, lambda _: None)
+        failing = FaultyStore(target)
+        writes = 0
+
+        async def put(proceed: Callable[..., Any], *arguments: Any) -> object:
+            nonlocal writes
+            if writes == written:
+                raise StoreError("the connection was lost")
+            writes += 1
+            return await proceed(*arguments)
+
+        with failing.intercept("put", put), pytest.raises(StoreError):
+            await backup.restore_records(Path("backup.db"), failing, time.time, lambda _: None)
+        assert await key_check.verify(target, envelope, create=False) is None
+        copy = await SqliteStore.open(Path("backup.db"), time.time)
+        assert await key_check.verify(copy, envelope) == store_id
+        await copy.close()
+
+    async def test_email_address_moved_during_the_copy_belongs_to_one_record(self, folder: Path) -> None:
+        """If an address is moved from a copied record to one that is not copied yet, the copy contains the final version of both."""
         store = MemoryStore(time.time)
-        first = Record(key=RecordKey("app", Kind.USER, "a"), value=b"1", zoom_user_id="z", state="ACTIVE")
-        rev = await store.put(first, 0)
+        await write_addresses(store, "x-")
+        moving = FaultyStore(store)
+        with moving.intercept("page", moved_after(1, store, "-x")):
+            assert await backup.copy_records(moving, Path("backup.db"), time.time, lambda _: None) == 2
+        copied = [(record.value, record.user_email) for record in await contents(Path("backup.db"))]
+        assert copied == [(b"-x", None), (b"-x", "x@example.com")]
 
-        class MovingStore:
-            async def page(self, *args: Any) -> object:
-                page = await store.page(*args)
-                if page and page[0].key.subject == "a":
-                    tombstone = Record(key=first.key, value=b"gone", state="DISCONNECTED", zoom_user_id="z")
-                    await store.put(tombstone, rev or 0)
-                    second = Record(
-                        key=RecordKey("app", Kind.USER, "b"), value=b"2", zoom_user_id="z", state="ACTIVE"
-                    )
-                    await store.put(second, 0)
-                return page
+    @pytest.mark.parametrize("pages_before", [1, 2, 3])
+    @pytest.mark.parametrize(
+        ("before", "after"),
+        [("xyz", "yzx"), ("xyz", "zxy"), ("xyz", "-xy"), ("xyz", ".xy"), ("x.z", "zx."), ("x-z", "zx-")],
+    )
+    async def test_every_record_is_copied_while_email_addresses_are_moved(
+        self, before: str, after: str, pages_before: int, folder: Path
+    ) -> None:
+        """Addresses are exchanged and passed on among copied and other records. Each copy is of the time before or after the move."""
+        store = MemoryStore(time.time)
+        await write_addresses(store, before)
+        initial = await addresses(store)
+        moving = FaultyStore(store)
+        with moving.intercept("page", moved_after(pages_before, store, after)):
+            await backup.copy_records(moving, Path("backup.db"), time.time, lambda _: None)
+        final = await addresses(store)
+        copied = {record.key: record.user_email for record in await contents(Path("backup.db"))}
+        assert copied.keys() >= initial.keys() & final.keys()
+        for key, user_email in copied.items():
+            assert user_email in (initial.get(key), final.get(key))
 
-            def __getattr__(self, name: str) -> object:
-                return getattr(store, name)
+    async def test_restore_does_not_replace_a_connection_of_a_running_service(self, folder: Path) -> None:
+        """A connection that is stored during the restore keeps its email address, and the restore fails."""
+        store, target = MemoryStore(time.time), MemoryStore(time.time)
+        await write_addresses(store, "xy")
+        await backup.copy_records(store, Path("backup.db"), time.time, lambda _: None)
+        connection = Record(key=RecordKey("app", Kind.USER, "z"), value=b"1", user_email="y@example.com")
 
-        assert await backup.copy_records(MovingStore(), Path("backup.db"), time.time, lambda _: None) == 2
-        assert [record.value for record in await contents(Path("backup.db"))] == [b"gone", b"2"]
+        async def connect_first(proceed: Any, *arguments: Any) -> object:
+            await target.put(connection, 0)
+            return await proceed(*arguments)
+
+        busy = FaultyStore(target)
+        with busy.intercept("put", connect_first), pytest.raises(backup.BackupError, match="not empty"):
+            await backup.restore_records(Path("backup.db"), busy, time.time, lambda _: None)
+        found, _ = await target.find("app", "y@example.com")
+        assert found is not None
+        assert found.key == connection.key
 
 
 class TestStoreOfADifferentFormat:

@@ -112,6 +112,7 @@ def failure_trailers(
         (grpc.StatusCode.FAILED_PRECONDITION, "ZOOM_REAUTH_REQUIRED", errors.ReauthRequired),
         (grpc.StatusCode.FAILED_PRECONDITION, "ZOOM_SCOPE_MISSING", errors.ScopeMissing),
         (grpc.StatusCode.FAILED_PRECONDITION, "IDENTITY_MISMATCH", errors.ZoomgateError),
+        (grpc.StatusCode.FAILED_PRECONDITION, "ZOOM_USER_ALREADY_CONNECTED", errors.ZoomgateError),
         (grpc.StatusCode.RESOURCE_EXHAUSTED, "ZOOM_RATE_LIMITED", errors.RateLimited),
         (grpc.StatusCode.RESOURCE_EXHAUSTED, "SERVER_OVERLOADED", errors.RateLimited),
         (grpc.StatusCode.UNKNOWN, "ZOOM_OUTCOME_UNKNOWN", errors.OutcomeUnknown),

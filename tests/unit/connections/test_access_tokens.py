@@ -9,13 +9,14 @@ from support.faulty_store import FaultyStore
 from support.memory_store import MemoryStore
 from zoomgate_server.call_context import Call
 from zoomgate_server.connections.access_tokens import AccessToken, AccessTokens
+from zoomgate_server.connections.lifecycle.decisions import active_lease
 from zoomgate_server.connections.record import ConnectionRecord, Lease, State
-from zoomgate_server.connections.refresh.protocol import Timing, active_lease
+from zoomgate_server.connections.refresh.protocol import Timing
 from zoomgate_server.connections.repository import ConnectionRepository
 from zoomgate_server.connections.token_pair import TokenPair
 from zoomgate_server.encryption.cipher import Key, KeyRing
 from zoomgate_server.encryption.envelope import Envelope
-from zoomgate_server.errors import RefreshInProgress
+from zoomgate_server.errors import NotConnected, ReauthRequired, RefreshInProgress
 from zoomgate_server.identity import Principal, Role
 from zoomgate_server.storage.record_store import Change, Kind, RecordKey, StoreError
 from zoomgate_server.telemetry.metrics import Metrics
@@ -46,7 +47,7 @@ class RefresherOfOtherProcess:
         self.requested: list[int] = []
         self.refreshed: ConnectionRecord | None = None
 
-    async def refresh(self, user_email: str, *, seen_generation: int, **_: Any) -> ConnectionRecord:
+    async def refresh(self, zoom_user_id: str, *, seen_generation: int, **_: Any) -> ConnectionRecord:
         self.requested.append(seen_generation)
         if self.refreshed is not None:
             return self.refreshed
@@ -90,11 +91,15 @@ class World:
 
     async def store(self, stored: ConnectionRecord) -> None:
         """Write a record to the store, replacing any other."""
-        current, _ = await self.connections.read(stored.user_email)
+        current, _ = await self.connections.read(stored.zoom_user_id)
         assert await self.connections.write(replace(stored, rev=0 if current is None else current.rev))
 
     async def token(self, user: str = USER) -> AccessToken:
         return await self.tokens.for_call(CALL, user)
+
+    async def issue(self, stored: ConnectionRecord) -> AccessToken:
+        """Return the token of a record that was just stored to a caller."""
+        return await self.tokens.issue(CALL, stored, 0.0)
 
     async def is_cached(self, user: str = USER) -> bool:
         """Return whether a call with the user's token needs no read of the store."""
@@ -110,9 +115,11 @@ def record(
     rev: int = 0,
     user: str = USER,
     validity: float = 3600.0,
+    zoom_user_id: str = "",
 ) -> ConnectionRecord:
     """Return a record whose token is valid for an hour, or for `validity` seconds."""
     return ConnectionRecord(
+        zoom_user_id=zoom_user_id or f"z-{user}",
         user_email=user,
         rev=rev,
         state=State.ACTIVE,
@@ -122,14 +129,14 @@ def record(
         consent_time=consent_time,
         update_time=NOW,
         refresh_time=NOW,
-        tokens=TokenPair(f"a{generation}", f"r{generation}", "bearer", "s", "", NOW + validity, NOW),
+        tokens=TokenPair(f"a{generation}", f"r{generation}", "s", NOW + validity, NOW),
     )
 
 
 async def test_older_token_does_not_replace_a_newer_one() -> None:
     world = World()
-    newest = world.tokens.issue(record(5))
-    assert world.tokens.issue(record(4)) is newest
+    newest = await world.issue(record(5))
+    assert await world.issue(record(4)) is newest
     assert await world.token() is newest
 
 
@@ -145,7 +152,7 @@ async def test_older_token_is_treated_as_expired_after_the_newer_one_was_dropped
     world.tokens.cache(record(5))
     assert (await world.token()).tokens.access_token == "a5"
     world.tokens.cache(record(1, user="omar@example.com"))
-    assert world.tokens.seen_generation(USER) == 5
+    assert world.tokens.seen_generation(f"z-{USER}") == 5
     with pytest.raises(RefreshInProgress):
         await world.token()
     world.tokens.cache(record(6))
@@ -158,32 +165,32 @@ async def test_replaced_token_is_not_returned_if_the_read_after_the_refresh_fail
     await world.store(record(1, validity=60.0))
     world.refresher.refreshed = replace(record(2), update_time=NOW - 60.0)
 
-    async def fail_after_the_first_read(get: Any, key: RecordKey) -> Any:
-        reads.append(key)
+    async def fail_after_the_first_read(find: Any, app: str, user_email: str) -> Any:
+        reads.append(user_email)
         if len(reads) > 1:
             raise StoreError("injected")
-        return await get(key)
+        return await find(app, user_email)
 
-    reads: list[RecordKey] = []
-    with world.faulty_store.intercept("get", fail_after_the_first_read), pytest.raises(StoreError):
+    reads: list[str] = []
+    with world.faulty_store.intercept("find", fail_after_the_first_read), pytest.raises(StoreError):
         await world.token()
 
 
 async def test_lease_from_a_wrong_clock_does_not_replace_a_token() -> None:
     world = World()
-    rejected = world.tokens.issue(record(5))
+    rejected = await world.issue(record(5))
     for seconds, expected in ((30.0, True), (-1.0, False), (86_400.0, False)):
         await world.store(replace(record(5), lease=Lease("other", 1, NOW + seconds)))
-        assert await world.tokens.is_being_replaced(USER, rejected) is expected
+        assert await world.tokens.is_being_replaced(rejected) is expected
     await world.store(record(6))
-    assert await world.tokens.is_being_replaced(USER, rejected)
+    assert await world.tokens.is_being_replaced(rejected)
 
 
 async def test_later_consent_with_a_lower_generation_is_cached() -> None:
     """After a store has lost a connection, its generations start from one again. A token of an earlier consent is not cached."""
     world = World()
-    newest = world.tokens.issue(record(5, "g2", 20.0))
-    assert world.tokens.issue(record(4, "g1", 10.0)) is newest
+    newest = await world.issue(record(5, "g2", 20.0))
+    assert await world.issue(record(4, "g1", 10.0)) is newest
     world.tokens.cache(record(1, "g3", 30.0))
     assert (await world.token()).generation == 1
 
@@ -193,7 +200,7 @@ async def test_capacity_limits_tokens_and_other_seen_versions() -> None:
     users = [f"user-{number}@example.com" for number in range(5)]
     for user in users:
         world.tokens.cache(record(5, user=user))
-    assert [world.tokens.seen_generation(user) for user in users] == [0, 5, 5, 5, 5]
+    assert [world.tokens.seen_generation(f"z-{user}") for user in users] == [0, 5, 5, 5, 5]
     assert [await world.is_cached(user) for user in users[3:]] == [True, True]
     for user in users[:3]:
         await world.store(record(5, user=user))
@@ -204,11 +211,11 @@ async def test_changed_connection_is_dropped_unless_the_token_was_read_from_that
     """The change event of the write that stored the token does not drop the token."""
     world = World()
     await world.store(record(5))
-    key = RecordKey("app", Kind.USER, USER)
+    key = RecordKey("app", Kind.USER, f"z-{USER}")
     world.tokens.cache(record(5, rev=7))
-    world.tokens.drop_changed(Change(key, 7, State.ACTIVE.value, NOW))
+    world.tokens.drop_changed(Change(key, 7, State.ACTIVE.value, NOW, USER))
     assert await world.is_cached()
-    world.tokens.drop_changed(Change(key, 8, State.ACTIVE.value, NOW))
+    world.tokens.drop_changed(Change(key, 8, State.ACTIVE.value, NOW, USER))
     assert not await world.is_cached()
 
 
@@ -243,7 +250,75 @@ async def test_eviction_also_removes_recorded_use() -> None:
         await world.token(user)
     assert [user for user, _ in world.tokens.in_use()] == users[-2:]
     for user in users:
-        world.tokens.issue(record(1, user=user))
+        await world.issue(record(1, user=user))
     world.tokens.cache(record(1, user=users[0]))
     await world.token(users[0])
     assert [user for user, _ in world.tokens.in_use()] == users[:1], "its return to a caller was evicted"
+
+
+@pytest.mark.parametrize("user_email", [None, "renamed@example.com"])
+async def test_change_of_a_connections_address_drops_the_token_of_its_previous_address(
+    user_email: str | None,
+) -> None:
+    world = World()
+    world.tokens.cache(record(5, rev=7))
+    world.tokens.drop_changed(
+        Change(RecordKey("app", Kind.USER, f"z-{USER}"), 8, State.ACTIVE.value, NOW, user_email)
+    )
+    with pytest.raises(NotConnected):
+        await world.token()
+
+
+async def test_token_issued_for_a_record_is_valid() -> None:
+    """An expired token is refreshed. A token of a connection that needs a new consent is not returned, although it has not expired."""
+    world = World()
+    expired = record(1, validity=30.0)
+    await world.store(expired)
+    world.refresher.refreshed = record(2)
+    assert (await world.tokens.issue(CALL, expired, 60.0)).tokens.access_token == "a2"
+    rejected = replace(record(2), state=State.REAUTH_REQUIRED)
+    await world.store(rejected)
+    with pytest.raises(ReauthRequired):
+        await world.tokens.issue(CALL, rejected, 60.0)
+
+
+async def test_token_of_another_zoom_user_with_the_address_is_dropped() -> None:
+    """The revisions of the two records are equal."""
+    world = World()
+    world.tokens.cache(record(5, rev=7))
+    await world.store(record(1, zoom_user_id="z-new"))
+    world.tokens.drop_changed(Change(RecordKey("app", Kind.USER, "z-new"), 7, State.ACTIVE.value, NOW, USER))
+    assert (await world.token()).zoom_user_id == "z-new"
+
+
+async def test_token_is_cached_under_the_latest_address_of_its_zoom_user() -> None:
+    """An older record with the previous address does not replace the token, and the token is not returned for that address."""
+    world = World()
+    zoom_user_id = f"z-{USER}"
+    world.tokens.cache(record(5))
+    world.tokens.cache(record(6, user="renamed@example.com", zoom_user_id=zoom_user_id))
+    assert world.tokens.seen_generation(zoom_user_id) == 6
+    with pytest.raises(NotConnected):
+        await world.token()
+    await world.store(record(5))
+    with pytest.raises(RefreshInProgress):
+        await world.issue(record(5))
+    assert world.refresher.requested == [6], "the stale token counts as expired"
+    assert (await world.token("renamed@example.com")).tokens.access_token == "a6"
+
+
+async def test_refreshed_record_with_another_address_is_not_used_for_the_previous_address() -> None:
+    world = World()
+    await world.store(record(1, validity=60.0))
+    renamed = record(2, user="renamed@example.com", zoom_user_id=f"z-{USER}")
+
+    async def rename_before_second_read(find: Any, *arguments: Any) -> Any:
+        reads.append(arguments)
+        if len(reads) == 2:
+            await world.store(renamed)
+        return await find(*arguments)
+
+    reads: list[Any] = []
+    world.refresher.refreshed = renamed
+    with world.faulty_store.intercept("find", rename_before_second_read), pytest.raises(NotConnected):
+        await world.token()

@@ -10,14 +10,24 @@ from typing import Any
 import pytest
 
 from model.loop import SeededLoop
-from model.proactive_refresh_world import ADMIN, DAY, EPOCH, HOUR, Clock, Process, Zoom, connect, stored
+from model.proactive_refresh_world import (
+    ADMIN,
+    DAY,
+    EPOCH,
+    HOUR,
+    Clock,
+    Process,
+    Zoom,
+    connect,
+    stored,
+    zoom_user_id,
+)
 from support.faulty_store import FaultyStore
 from support.memory_store import MemoryStore
 from zoomgate_server.call_context import Call
-from zoomgate_server.connections import proactive_refresh
-from zoomgate_server.connections.disconnection import make_tombstone
-from zoomgate_server.connections.record import ConnectionRecord, Lease, State
-from zoomgate_server.connections.refresh import schedule
+from zoomgate_server.connections import proactive_refresh, refresh_schedule
+from zoomgate_server.connections.lifecycle import decisions
+from zoomgate_server.connections.record import Cause, ConnectionRecord, Lease, State
 from zoomgate_server.connections.refresh.refresher import Refresher
 from zoomgate_server.connections.token_pair import TokenPair
 from zoomgate_server.errors import NotConnected, RefreshInProgress
@@ -40,13 +50,13 @@ def run_simulation(scenario: Callable[[SeededLoop, RecordStore, Zoom], Any]) -> 
 
 def test_due_day_is_stable_per_user_and_spread_over_users() -> None:
     """A token pair is due for a refresh 45 to 60 days after it was issued. The number of days is fixed for each user."""
-    pair = TokenPair("a", "r", "bearer", "s", "", HOUR, 0.0)
-    days = [schedule.due_at(f"user{number}@example.com", pair, 0.0) or 0.0 for number in range(3000)]
-    assert days == [schedule.due_at(f"user{number}@example.com", pair, 0.0) for number in range(3000)]
+    pair = TokenPair("a", "r", "s", HOUR, 0.0)
+    days = [refresh_schedule.due_at(f"user{number}@example.com", pair, 0.0) or 0.0 for number in range(3000)]
+    assert days == [refresh_schedule.due_at(f"user{number}@example.com", pair, 0.0) for number in range(3000)]
     per_day = Counter(int(day // DAY) for day in days)
     assert sorted(per_day) == list(range(45, 60))
     assert max(per_day.values()) < 300
-    assert schedule.due_at(MONICA, replace(pair, refresh_token=""), 0.0) is None
+    assert refresh_schedule.due_at(MONICA, replace(pair, refresh_token=""), 0.0) is None
 
 
 def test_idle_grants_are_refreshed_when_due() -> None:
@@ -77,7 +87,7 @@ def test_idle_grants_are_refreshed_when_due() -> None:
         {"state": State.REAUTH_REQUIRED},
         {"state": State.DISCONNECTED},
         {"lease": Lease("another process", 1, EPOCH + 60.0)},
-        {"tokens": TokenPair("a", "", "bearer", "s", "", 0.0, 0.0)},
+        {"tokens": TokenPair("a", "", "s", 0.0, 0.0)},
     ],
     ids=["needs consent", "disconnected", "leased", "no refresh token"],
 )
@@ -104,7 +114,9 @@ def test_outdated_due_date_of_a_recent_token_is_corrected() -> None:
         assert not zoom.calls
         record = await stored(process, MONICA)
         assert record.tokens is not None
-        assert record.due_at == schedule.due_at(MONICA, record.tokens, process.store.now())
+        assert record.due_at == refresh_schedule.due_at(
+            record.zoom_user_id, record.tokens, process.store.now()
+        )
         await process.stop()
 
     run_simulation(scenario)
@@ -204,9 +216,9 @@ def test_token_of_a_connection_deleted_during_the_refresh_is_not_served() -> Non
             writes += 1
             rev: int | None = await put(sealed, if_rev)
             if writes == 2:  # after the lease
-                record, now = await process.store.read(MONICA)
+                record, now = await process.store.find(MONICA)
                 assert record is not None
-                assert await process.store.write(make_tombstone(record, now, revoke=False))
+                assert await process.store.write(decisions.end(record, Cause.REVOKED, now))
                 await asyncio.sleep(80.0)
             return rev
 
@@ -376,12 +388,12 @@ def test_no_token_is_used_while_the_store_fails() -> None:
 class FailingRefresher(Refresher):
     """A refresher that fails for two users."""
 
-    async def refresh(self, user_email: str, **options: Any) -> ConnectionRecord:
-        if user_email == OMAR:
+    async def refresh(self, user: str, **options: Any) -> ConnectionRecord:
+        if user == zoom_user_id(OMAR):
             raise RuntimeError("injected")
-        if user_email == MONICA:
+        if user == zoom_user_id(MONICA):
             raise RefreshInProgress("injected")
-        return await super().refresh(user_email, **options)
+        return await super().refresh(user, **options)
 
 
 def test_failing_connection_does_not_block_the_others() -> None:

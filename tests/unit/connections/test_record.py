@@ -1,5 +1,6 @@
 """Tests for the stored form of connections."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,13 +9,13 @@ from zoomgate_server.connections.record import Cause, ConnectionRecord, State, d
 from zoomgate_server.encryption.cipher import Key, KeyRing
 from zoomgate_server.encryption.envelope import Envelope
 from zoomgate_server.errors import RecordUnreadable
-from zoomgate_server.storage.record_store import Record
 
 ENVELOPE = Envelope(app="app", keys=KeyRing([Key("0a0b0c0d", bytes(range(32)), primary=True)]))
 
 
 def disconnected(cause: Cause) -> ConnectionRecord:
     return ConnectionRecord(
+        zoom_user_id="z1",
         user_email="monica@example.com",
         state=State.DISCONNECTED,
         cause=cause,
@@ -49,4 +50,4 @@ def test_malformed_field_makes_the_record_unreadable(changed: dict[str, Any]) ->
     header = {**opened.header, **changed}
     value = ENVELOPE.seal(encoded.key, grant="g", generation=2, header=header, secret=opened.secret)
     with pytest.raises(RecordUnreadable):
-        decode(ENVELOPE, Record(key=encoded.key, value=value, state=encoded.state))
+        decode(ENVELOPE, replace(encoded, value=value))

@@ -1,6 +1,7 @@
 """Tests for the SQLite store: files, permissions, errors of SQLite and of Python, and query plans."""
 
 import asyncio
+import re
 import sqlite3
 import stat
 import threading
@@ -30,6 +31,7 @@ from zoomgate_server.storage.sqlite import MAX_INDEX_RECORDS, SqliteStore
 from zoomgate_server.storage.timing import SqliteTiming
 
 RECORD = Record(key=RecordKey("app", Kind.META, "x"), value=b"v")
+CONNECTION = Record(key=RecordKey("app", Kind.USER, "z"), value=b"v")
 
 
 async def open_error(path: Path) -> str:
@@ -145,6 +147,46 @@ async def test_operation_fails_after_waiting_too_long_for_earlier_ones(tmp_path:
     release.set()
     assert await first == "done"
     assert (await store.get(RECORD.key))[0] is None
+    await store.close()
+
+
+async def test_reads_by_email_address_search_the_index_of_addresses(tmp_path: Path) -> None:
+    """Neither `find` nor `put` nor a page, whatever its conditions, reads all records or sorts."""
+    store, statements = await SqliteStore.open(tmp_path / "s.db", time.time), list[str]()
+    await store._run(lambda: store._connection.set_trace_callback(statements.append))
+    await store.find("app", "monica@example.com")
+    await store.put(replace(CONNECTION, user_email="monica@example.com"), 0)
+    for conditions in ({}, {"states": ["ACTIVE"], "due_before": 1.0}, {"after": "a", "expire_before": 1.0}):
+        await store.page("app", Kind.USER, Query(by_email=True, limit=10, **conditions))  # type: ignore[arg-type]
+    await store.close()
+    reads = [text for text in statements if re.search("user_email [=>] '", text)]
+    assert len(reads) == 5
+    with closing(sqlite3.connect(tmp_path / "s.db")) as connection:
+        for read in reads:
+            plan = [row[-1] for row in connection.execute(f"EXPLAIN QUERY PLAN {read}")]
+            assert len(plan) == 1
+            assert re.match("SEARCH record USING .*INDEX record_email .app=. AND user_email[=>]", plan[0])
+
+
+@pytest.mark.parametrize("column", ["user_email", "subject"])
+async def test_row_with_a_corrupt_address_or_subject_is_omitted(tmp_path: Path, column: str) -> None:
+    """Reads by email address find all other records, changes contain no corrupt address, and the user can be connected again."""
+    store = await SqliteStore.open(tmp_path / "s.db", time.time)
+    for name in ("a", "b"):
+        key = replace(CONNECTION.key, subject=name)
+        await store.put(replace(CONNECTION, key=key, user_email=f"{name}@example.com"), 0)
+    with closing(sqlite3.connect(tmp_path / "s.db")) as connection, connection:
+        connection.execute(f"UPDATE record SET {column} = x'7a' WHERE subject = 'a'")  # noqa: S608 - names come from the test
+    page = await store.page("app", Kind.USER, Query(by_email=True, limit=10))
+    assert [record.user_email for record in page] == ["b@example.com"]
+    assert (await store.find("app", "a@example.com"))[0] is None
+    changes, _ = await store.changes("app", Kind.USER, 0.0)
+    expected = [("a", None)] if column == "user_email" else []
+    assert [(change.key.subject, change.user_email) for change in changes] == [
+        *expected,
+        ("b", "b@example.com"),
+    ]
+    assert await store.put(replace(CONNECTION, user_email="a@example.com"), 0)
     await store.close()
 
 

@@ -41,7 +41,6 @@ def response(status: int, body: bytes, *headers: bytes) -> bytes:
 def client(base: str, *secrets: str, timing: Timing = Timing()) -> OAuthClient:
     return OAuthClient(
         oauth_url=base,
-        api_url="https://api.zoom.us/v2",
         client_id="app",
         client_secrets=secrets or ("secret",),
         redirect_uri="https://x.example/cb?a=b",

@@ -185,8 +185,10 @@ class Importer:
                     " those in the rows; the import stopped before using more tokens;"
                     " check that the file contains the email addresses of the users' Zoom accounts",
                 )
+        elif error.reason == "ZOOM_USER_ALREADY_CONNECTED":
+            self._is_proven = True  # the tokens belong to the Zoom user with the row's address
         elif (
-            not self._is_proven and not self._mismatches
+            error.reason != "ZOOM_USER_ALREADY_CONNECTED" and not self._is_proven and not self._mismatches
         ):  # Zoom has not identified the user of any row so far
             self.stop(error.message)
         return Outcome(RowStatus.REJECTED, error.message)

@@ -68,7 +68,7 @@ class CircuitBreaker:
             self._until = self._clock.monotonic() + PROBE_INTERVAL_SECONDS
         return None
 
-    def record(self, user_email: str, outcome: TokenOutcome) -> None:
+    def record(self, zoom_user_id: str, outcome: TokenOutcome) -> None:
         """Record the outcome of a user's request."""
         match outcome:
             case Issued() | Rejected() | BadResponse():
@@ -78,21 +78,21 @@ class CircuitBreaker:
                     self._outcome = None
                     self._on_change(False)
             case AppRejected():
-                self._count(user_email, outcome, APP_REJECTION_USERS, APP_REJECTION_PAUSE_SECONDS)
+                self._count(zoom_user_id, outcome, APP_REJECTION_USERS, APP_REJECTION_PAUSE_SECONDS)
             case Throttled(retry_after):
                 self._count(
-                    user_email, outcome, THROTTLED_USERS, min(retry_after, MAX_THROTTLED_PAUSE_SECONDS)
+                    zoom_user_id, outcome, THROTTLED_USERS, min(retry_after, MAX_THROTTLED_PAUSE_SECONDS)
                 )
             case NotSent() | Unknown():
                 # the tokens of other users are not sent, so their outcome is known
                 unreachable = NotSent("the circuit breaker is open")
-                self._count(user_email, unreachable, UNREACHABLE_USERS, UNREACHABLE_PAUSE_SECONDS)
+                self._count(zoom_user_id, unreachable, UNREACHABLE_USERS, UNREACHABLE_PAUSE_SECONDS)
 
-    def _count(self, user_email: str, outcome: _Failure, users: int, seconds: float) -> None:
+    def _count(self, zoom_user_id: str, outcome: _Failure, users: int, seconds: float) -> None:
         if self._kind is not type(outcome):
             self._kind, self._failing_users = type(outcome), set()
         if len(self._failing_users) < users:
-            self._failing_users.add(user_email)
+            self._failing_users.add(zoom_user_id)
         if len(self._failing_users) < users:
             return
         self._until = max(self._until, self._clock.monotonic() + seconds)

@@ -12,17 +12,30 @@ therefore guarantees:
   the journal entry stores the tokens with `resume()`.
 * Issued tokens are checked against the generation and grant, never against the lease, because a late attempt may hold the only valid
   token. The tokens are stored as the next generation or as an alternate pair. If a newer consent or a disconnection has replaced the
-  grant, the tokens are dropped.
+  grant, the tokens are stored without being used, and are revoked after a disconnection.
 * A rejection is not conclusive, because another attempt may have used the token first. A rejection is accepted only if the generation,
   grant and lease epoch are unchanged, every refresh token in the record was rejected, and no other attempt has an unknown outcome.
 * Outages, rate limiting and rejected app credentials never change a user's state.
 """
 
-from collections.abc import Generator
-from dataclasses import dataclass, field, replace
-from typing import cast
+from dataclasses import dataclass, replace
 
 from zoomgate_server.backoff import Backoff
+from zoomgate_server.connections import refresh_schedule
+from zoomgate_server.connections.exchange_mark import RETENTION_SECONDS
+from zoomgate_server.connections.lifecycle import decisions
+from zoomgate_server.connections.lifecycle.effects import (
+    AppendJournal,
+    DeleteJournal,
+    ExchangeRefreshToken,
+    LeaseTiming,
+    Now,
+    Protocol,
+    Put,
+    Read,
+    Sleep,
+    Snapshot,
+)
 from zoomgate_server.connections.record import (
     Cause,
     ConnectionRecord,
@@ -30,8 +43,8 @@ from zoomgate_server.connections.record import (
     Lease,
     PendingAttempt,
     State,
+    digest_of,
 )
-from zoomgate_server.connections.refresh import schedule
 from zoomgate_server.connections.token_journal import Entry, Origin
 from zoomgate_server.connections.token_pair import TokenPair
 from zoomgate_server.errors import RecordFault
@@ -62,7 +75,6 @@ MAX_PENDING = 16
 """Maximum number of attempts with an unknown outcome that a record retains. Leases are 90 seconds apart, so the grace period of discarded
 attempts is over."""
 
-MAX_PREVIOUS_COMMIT_IDS = 8
 RATE_LIMIT_WINDOW_SECONDS = 3600.0
 MIN_RETRY_PAUSE_SECONDS, MAX_RETRY_PAUSE_SECONDS = 0.05, 2.0
 """Minimum and maximum pause of the exponential backoff for storing issued tokens while the store fails."""
@@ -73,14 +85,10 @@ _REVOKED_CODES = frozenset({"4735", "4737", "4738", "4741"})
 
 
 @dataclass(frozen=True, slots=True)
-class Timing:
+class Timing(LeaseTiming):
     """The timing of refreshes, in seconds.
 
     Attributes:
-        lease: Time for which a lease prevents other attempts for the same user.
-        call: Maximum duration of one call to the token endpoint, including the connection setup. It must exceed the time limit of the
-            OAuth client, `total` plus `grace` of `zoom.oauth.Timing`.
-        margin: Safety margin at the end of a lease. No call to Zoom may be running during this time.
         grace: Time for which an attempt with an unknown outcome prevents a rejection from being accepted.
         lease_poll_interval: Maximum pause between two checks of a lease that another process holds.
         first_backoff: Pause of a user after a failed refresh. The pause doubles with each failure.
@@ -88,9 +96,6 @@ class Timing:
         age_report_interval: Time between two reports of the age of the oldest attempt.
     """
 
-    lease: float = 90.0
-    call: float = 35.0
-    margin: float = 5.0
     grace: float = 180.0
     lease_poll_interval: float = 0.25
     first_backoff: float = 1.0
@@ -112,73 +117,7 @@ class Config:
     timing: Timing = Timing()
 
 
-@dataclass(frozen=True, slots=True)
-class Read:
-    """Read the user's record. Result: a `Snapshot`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """A record as read from the store.
-
-    Attributes:
-        store_now: The store's time at the read.
-        monotonic: The reading of the monotonic clock just before the read.
-    """
-
-    record: ConnectionRecord | None
-    store_now: float
-    monotonic: float
-
-    def time_at(self, monotonic: float) -> float:
-        """Return the store's time at a reading of the monotonic clock."""
-        return self.store_now + max(0.0, monotonic - self.monotonic)
-
-
-@dataclass(frozen=True, slots=True)
-class Put:
-    """Write the record if the stored revision is still `record.rev`. Result: the new revision, or None on conflict."""
-
-    record: ConnectionRecord
-
-
-@dataclass(frozen=True, slots=True)
-class Now:
-    """Read the monotonic clock. Result: seconds."""
-
-
-@dataclass(frozen=True, slots=True)
-class ExchangeRefreshToken:
-    """Send a refresh token to Zoom. Result: a `TokenOutcome`."""
-
-    refresh_token: str = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class AppendJournal:
-    """Append tokens durably to the journal. If the journal fails, only this process holds the tokens. Result: None."""
-
-    entry: Entry
-
-
-@dataclass(frozen=True, slots=True)
-class DeleteJournal:
-    """Delete from the journal tokens that have been written to the store or are no longer needed. Result: None."""
-
-    entry: Entry
-
-
-@dataclass(frozen=True, slots=True)
-class Sleep:
-    """Wait. Result: None."""
-
-    seconds: float
-
-
 Failure = NotSent | Unknown | Throttled | AppRejected | BadResponse
-
-Effect = Read | Put | Now | ExchangeRefreshToken | AppendJournal | DeleteJournal | Sleep
-EffectResult = Snapshot | int | float | TokenOutcome | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,11 +173,9 @@ class Superseded:
     """The verdict that a newer consent or a disconnection replaced the grant during the call to Zoom.
 
     Attributes:
-        tokens: The issued tokens, which are not stored in any connection.
         record: The record as read afterwards, or None.
     """
 
-    tokens: TokenPair
     record: ConnectionRecord | None
 
 
@@ -255,18 +192,15 @@ class RefreshRequest:
         forced: Whether to refresh a token that is still valid; limited to one forced refresh per `forced_interval`.
     """
 
-    user_email: str
+    zoom_user_id: str
     seen_generation: int
     attempt_id: str
     forced: bool
     config: Config
 
 
-Protocol = Generator[Effect, EffectResult, Verdict]
-
-
-def refresh(request: RefreshRequest) -> Protocol:
-    """Refresh one user's token with the guarantees listed in the module's docstring.
+def refresh(request: RefreshRequest) -> Protocol[Verdict]:
+    """Refresh one Zoom user's token with the guarantees listed in the module's docstring.
 
     The driver may throw `StoreError` for `Read` and `Put`, and `RecordFault` for a record that cannot be decrypted. The outcome of a failed
     `Put` is unknown.
@@ -283,12 +217,12 @@ def refresh(request: RefreshRequest) -> Protocol:
         for retry in range(1 + UNKNOWN_RETRIES):
             if retry:
                 yield Sleep(UNKNOWN_PAUSE_SECONDS)
-            now = yield from _now()
-            if now - lease.snapshot.monotonic > timing.lease - timing.call - timing.margin:
+            now: float = yield Now()
+            if not timing.allows_call(lease.snapshot.monotonic, now):
                 expiring = Unknown("the lease would expire during the call")
                 yield from _release(request, lease, expiring, now, response_lost=response_lost)
                 return Failed(expiring) if response_lost else LeaseHeld(retry_after=1.0)
-            outcome = yield from _exchange(candidate)
+            outcome = yield ExchangeRefreshToken(candidate)
             if not isinstance(outcome, Unknown):
                 break
             response_lost = True
@@ -296,7 +230,8 @@ def refresh(request: RefreshRequest) -> Protocol:
             entry = Entry(
                 entry_id=request.attempt_id,
                 origin=Origin.REFRESH,
-                user_email=request.user_email,
+                user_email=lease.record.user_email,
+                zoom_user_id=request.zoom_user_id,
                 grant=lease.record.grant,
                 generation=lease.record.generation,
                 tokens=TokenPair.from_response(outcome, lease.snapshot.time_at(now), previous=candidate),
@@ -312,25 +247,9 @@ def refresh(request: RefreshRequest) -> Protocol:
     return (yield from _handle_rejection(request, lease, candidates, rejection, response_lost=response_lost))
 
 
-def resume(entry: Entry, config: Config) -> Protocol:
+def resume(entry: Entry, config: Config) -> Protocol[Verdict]:
     """Store tokens from the journal of a crashed process, retrying until the store responds."""
     return (yield from _commit(entry, None, 0, config))
-
-
-def _read() -> Generator[Effect, EffectResult, Snapshot]:
-    return cast("Snapshot", (yield Read()))
-
-
-def _put(record: ConnectionRecord) -> Generator[Effect, EffectResult, int | None]:
-    return cast("int | None", (yield Put(record)))
-
-
-def _now() -> Generator[Effect, EffectResult, float]:
-    return cast("float", (yield Now()))
-
-
-def _exchange(refresh_token: str) -> Generator[Effect, EffectResult, TokenOutcome]:
-    return cast("TokenOutcome", (yield ExchangeRefreshToken(refresh_token)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,17 +262,16 @@ class _AcquiredLease:
 
 def _candidates(record: ConnectionRecord) -> tuple[str, ...]:
     """Return the refresh tokens to try: the current one first, then those of alternate pairs, newest first."""
-    pairs = (record.tokens, *record.alternate_pairs) if record.tokens is not None else record.alternate_pairs
-    return tuple(dict.fromkeys(pair.refresh_token for pair in pairs if pair.refresh_token))
+    return tuple(dict.fromkeys(pair.refresh_token for pair in record.pairs if pair.refresh_token))
 
 
-def _acquire(request: RefreshRequest) -> Generator[Effect, EffectResult, _AcquiredLease | Verdict]:
+def _acquire(request: RefreshRequest) -> Protocol[_AcquiredLease | Verdict]:
     """Write and return the lease, or return the verdict if no token is to be exchanged."""
     previous: Snapshot | None = None
     write_failed = False
     while True:
         try:
-            snapshot = yield from _read()
+            snapshot: Snapshot = yield Read(request.zoom_user_id)
         except StoreError:
             return StoreFailed()
         record, now = snapshot.record, snapshot.store_now
@@ -382,7 +300,7 @@ def _acquire(request: RefreshRequest) -> Generator[Effect, EffectResult, _Acquir
             )[-MAX_PENDING:],
         )
         try:
-            rev = yield from _put(leased)
+            rev = yield Put(leased)
         except StoreError:
             rev, write_failed = None, True
         if rev is not None:
@@ -407,7 +325,7 @@ def _not_refreshable(request: RefreshRequest, record: ConnectionRecord, now: flo
     rolled_back = record.generation < request.seen_generation
     if request.forced and not rolled_back and refreshes and now - refreshes[-1] < config.forced_interval:
         return TokenAvailable(record, refreshed=False)
-    lease = active_lease(record, now, config.timing)
+    lease = decisions.active_lease(record, now, config.timing)
     if lease is not None:
         return LeaseHeld(retry_after=min(lease.expire_at - now, 2.0))
     if len(refreshes) >= config.max_refreshes:
@@ -415,13 +333,7 @@ def _not_refreshable(request: RefreshRequest, record: ConnectionRecord, now: flo
     return None
 
 
-def active_lease(record: ConnectionRecord, now: float, timing: Timing) -> Lease | None:
-    """Return the lease that an attempt holds. A lease that expires much later than any new lease came from a wrong clock."""
-    lease = record.lease
-    return lease if lease is not None and now < lease.expire_at <= now + 2 * timing.lease else None
-
-
-def _record_rate_limit(record: ConnectionRecord, now: float) -> Generator[Effect, EffectResult, None]:
+def _record_rate_limit(record: ConnectionRecord, now: float) -> Protocol[None]:
     """Record once in the connection that the limit was reached. Store failures are ignored."""
     if record.last_error is not None and record.last_error.reason == _RATE_LIMIT_REASON:
         return
@@ -431,7 +343,7 @@ def _record_rate_limit(record: ConnectionRecord, now: float) -> Generator[Effect
         time=now,
     )
     try:
-        yield from _put(replace(record, last_error=error, update_time=now))
+        yield Put(replace(record, last_error=error, update_time=now))
     except StoreError:
         return
 
@@ -489,7 +401,7 @@ def _release(
     now: float,
     *,
     response_lost: bool,
-) -> Generator[Effect, EffectResult, None]:
+) -> Protocol[None]:
     """Release the lease and record the failure. Store failures are ignored, since the lease expires by itself."""
     error = _last_error(outcome, lease.snapshot.time_at(now))
     record: ConnectionRecord | None = lease.record
@@ -504,10 +416,10 @@ def _release(
             released = _without_attempt(
                 record, lease.record.epoch, request.config.timing, response_lost=response_lost
             )
-            rev = yield from _put(replace(released, last_error=error, update_time=error.time))
+            rev = yield Put(replace(released, last_error=error, update_time=error.time))
             if rev is not None:
                 return
-            snapshot = yield from _read()
+            snapshot: Snapshot = yield Read(record.zoom_user_id)
         except (StoreError, RecordFault):
             return
         record = snapshot.record
@@ -515,8 +427,8 @@ def _release(
 
 def _commit(
     entry: Entry, current: Snapshot | None, seen_generation: int, config: Config
-) -> Generator[Effect, EffectResult, Verdict]:
-    """Store issued tokens, retrying until the store accepts the write or the grant was replaced: no other copy of the tokens exists.
+) -> Protocol[Verdict]:
+    """Store issued tokens, retrying until the store accepts the write: no other copy of the tokens exists.
 
     Args:
         current: The record as last written; None to read the record first.
@@ -525,7 +437,7 @@ def _commit(
     backoff = Backoff(MIN_RETRY_PAUSE_SECONDS, MAX_RETRY_PAUSE_SECONDS)
     while True:
         try:
-            snapshot = current or (yield from _read())
+            snapshot: Snapshot = current or (yield Read(entry.zoom_user_id))
             current = None  # every retry reads the record again
             verdict = yield from _commit_once(entry, snapshot, seen_generation, config)
             if verdict is not None:
@@ -537,14 +449,21 @@ def _commit(
 
 def _commit_once(
     entry: Entry, snapshot: Snapshot, seen_generation: int, config: Config
-) -> Generator[Effect, EffectResult, Verdict | None]:
-    """Write the tokens to the record, as its next generation or as an alternate pair. Return None on conflict."""
+) -> Protocol[Verdict | None]:
+    """Write the tokens to the record, as its next generation, as an alternate pair or as a late pair. Return None on conflict."""
     record = snapshot.record
-    if record is None or record.grant != entry.grant or record.state is State.DISCONNECTED:
-        return Superseded(entry.tokens, record)
+    now = snapshot.time_at((yield Now()))
+    if record is None:
+        if now - entry.tokens.obtained_at > RETENTION_SECONDS:
+            return Superseded(record)
+        # tombstones are retained, so a missing record means that the store is empty or was restored
+        raise StoreError("the connection is missing")
+    is_current = record.grant == entry.grant and record.state is not State.DISCONNECTED
     if record.was_committed(entry.entry_id):
-        return TokenAvailable(record, refreshed=True)
-    now = snapshot.time_at((yield from _now()))
+        return TokenAvailable(record, refreshed=True) if is_current else Superseded(record)
+    if not is_current:
+        rev = yield Put(decisions.late_pair(record, entry, now))
+        return None if rev is None else Superseded(record)
     generation_changed = record.generation != entry.generation
     if generation_changed:
         # another attempt refreshed the same grant in the meantime; either pair may be the valid one, so both are stored
@@ -556,12 +475,12 @@ def _commit_once(
             cause=None,
             last_error=None,
             alternate_pairs=alternate_pairs,
-            previous_commit_ids=_commit_ids(entry.entry_id, record),
+            previous_commit_ids=decisions.with_commit_id(entry.entry_id, record),
             update_time=now,
         )
     else:
         updated = _next_generation(entry, record, seen_generation, now, config)
-    rev = yield from _put(updated)
+    rev = yield Put(updated)
     return (
         None
         if rev is None
@@ -586,18 +505,17 @@ def _next_generation(
         lease=None,
         pending_attempts=_in_doubt(record, entry.epoch, now, config.timing),
         commit_id=entry.entry_id,
-        previous_commit_ids=_commit_ids(record.commit_id, record),
+        previous_commit_ids=decisions.with_commit_id(record.commit_id, record),
+        used_token_digests=(
+            *(digest_of(pair.refresh_token) for pair in record.pairs),
+            *record.used_token_digests,
+        )[: decisions.MAX_TOKEN_DIGESTS],
         recent_refresh_times=(*recent, now)[-max(config.max_refreshes, 1) :],
         refresh_time=tokens.obtained_at,
         update_time=now,
         access_expire_at=tokens.access_expire_at,
-        due_at=schedule.due_at(record.user_email, tokens, now),
+        due_at=refresh_schedule.due_at(record.zoom_user_id, tokens, now),
     )
-
-
-def _commit_ids(commit_id: str, record: ConnectionRecord) -> tuple[str, ...]:
-    """Return the IDs of the latest commits, by which a journal entry is recognized even if it is replayed long after its commit."""
-    return (commit_id, *record.previous_commit_ids)[:MAX_PREVIOUS_COMMIT_IDS]
 
 
 def _handle_rejection(
@@ -607,12 +525,12 @@ def _handle_rejection(
     rejection: Rejected | None,
     *,
     response_lost: bool,
-) -> Generator[Effect, EffectResult, Verdict]:
+) -> Protocol[Verdict]:
     """Decide whether the rejection of every candidate can be accepted, and record the result."""
     epoch, timing = lease.record.epoch, request.config.timing
     while True:
         try:
-            snapshot = yield from _read()
+            snapshot: Snapshot = yield Read(request.zoom_user_id)
             record, now = snapshot.record, snapshot.store_now
             if record is None or record.state is not State.ACTIVE:
                 return NotRefreshable(record)
@@ -649,7 +567,7 @@ def _handle_rejection(
                     pending_attempts=(),
                 )
                 verdict = NotRefreshable(updated)
-            rev = yield from _put(updated)
+            rev = yield Put(updated)
         except StoreError:
             return StoreFailed()
         if rev is not None:

@@ -1,4 +1,4 @@
-"""Execution of the refresh protocol: one attempt per user at a time, shared by its callers and independent of them.
+"""Execution of the refresh protocol: one attempt per Zoom user at a time, shared by its callers and independent of them.
 
 Callers wait for an attempt until their own deadline. An attempt continues when its callers are canceled or time out, and while the server
 is shutting down, because dropping a Zoom response would lose the user's authorization.
@@ -6,37 +6,43 @@ is shutting down, because dropping a Zoom response would lose the user's authori
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Coroutine
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal, get_args
 
 from zoomgate_server.audit.event import ZOOMGATE, AuditEvent, AuditSink
 from zoomgate_server.clock import Clock
 from zoomgate_server.connections.concurrency_limit import ConcurrencyLimit
+from zoomgate_server.connections.driver import EffectDriver
+from zoomgate_server.connections.lifecycle import decisions, effects
 from zoomgate_server.connections.record import Cause, ConnectionRecord, State
 from zoomgate_server.connections.refresh import protocol as refresh_protocol
 from zoomgate_server.connections.refresh.circuit_breaker import CircuitBreaker
 from zoomgate_server.connections.refresh.user_backoff import UserBackoff
-from zoomgate_server.connections.repository import ConnectionRepository
-from zoomgate_server.connections.token_journal import Entry, TokenJournal
+from zoomgate_server.connections.token_journal import Entry
 from zoomgate_server.connections.token_pair import TokenPair
 from zoomgate_server.errors import (
-    AppCredentialsRejected,
     NotConnected,
     ReauthRequired,
     RecordFault,
     RefreshInProgress,
     ServerOverloaded,
-    ZoomBadResponse,
     ZoomgateError,
-    ZoomRateLimited,
-    ZoomUnavailable,
 )
 from zoomgate_server.storage.record_store import StoreError
 from zoomgate_server.telemetry import logs
 from zoomgate_server.telemetry.background_tasks import TaskSet
 from zoomgate_server.telemetry.metrics import Metrics
-from zoomgate_server.zoom.token_outcome import AppRejected, BadResponse, Throttled, TokenOutcome
+from zoomgate_server.zoom.token_outcome import (
+    AppRejected,
+    BadResponse,
+    NotSent,
+    Throttled,
+    TokenOutcome,
+    Unknown,
+    error_for,
+)
 
 _Outcome = Literal[
     "refreshed",
@@ -67,6 +73,7 @@ class _InFlightRefresh:
     """A running attempt.
 
     Attributes:
+        user_email: The email address of the record as last read, for the log and the audit trail. Empty before the first read.
         attempt_id: The ID of the attempt, which changes when the attempt is repeated because another process holds the lease.
         result: The result for waiting callers. If the store fails after Zoom's response, callers receive StoreError immediately, while the
             attempt keeps retrying.
@@ -77,8 +84,9 @@ class _InFlightRefresh:
         called_zoom: Whether a refresh token was sent, with any outcome.
     """
 
-    user_email: str
+    zoom_user_id: str
     attempt_id: str
+    user_email: str = ""
     result: asyncio.Future[ConnectionRecord] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
@@ -100,30 +108,19 @@ class _InFlightRefresh:
 
 
 class Refresher:
-    """Executor of token refreshes, with at most one attempt per user at a time.
-
-    Args:
-        exchange: Sends a refresh token to Zoom; must not raise.
-        revoke_unused: Revokes a token pair that is not stored in any record.
-    """
+    """Executor of token refreshes, with at most one attempt per Zoom user at a time."""
 
     def __init__(
         self,
         *,
-        connections: ConnectionRepository,
-        exchange: Callable[[str], Awaitable[TokenOutcome]],
-        revoke_unused: Callable[[TokenPair], None],
-        journal: TokenJournal,
+        driver: EffectDriver,
         clock: Clock,
         metrics: Metrics,
         audit: AuditSink,
         limit: ConcurrencyLimit,
         config: refresh_protocol.Config,
     ) -> None:
-        self._connections = connections
-        self._exchange = exchange
-        self._revoke_unused = revoke_unused
-        self._journal = journal
+        self._driver = driver
         self._breaker = CircuitBreaker(clock, self._report_circuit_breaker)
         self._backoff = UserBackoff(clock, config.timing)
         self._clock = clock
@@ -136,9 +133,11 @@ class Refresher:
         self._tasks = TaskSet()
 
     async def refresh(
-        self, user_email: str, *, seen_generation: int, deadline: float, forced: bool = False
+        self, zoom_user_id: str, *, seen_generation: int, deadline: float, forced: bool = False
     ) -> ConnectionRecord:
         """Return a record with a newer token than `seen_generation`, refreshing the token if needed.
+
+        The record may have a different email address than before the call.
 
         Args:
             seen_generation: The generation to replace.
@@ -158,10 +157,10 @@ class Refresher:
             AppCredentialsRejected: Zoom rejected the app's credentials.
         """
         while True:
-            joined = self._in_flight.get(user_email)
+            joined = self._in_flight.get(zoom_user_id)
             if joined is None:
-                self._check_recent_failures(user_email)
-            in_flight = joined or self._start(user_email, seen_generation, forced=forced)
+                self._check_recent_failures(zoom_user_id)
+            in_flight = joined or self._start(zoom_user_id, seen_generation, forced=forced)
             in_flight.waiting += 1
             try:
                 async with asyncio.timeout(max(0.0, deadline - self._clock.monotonic())):
@@ -178,8 +177,9 @@ class Refresher:
         """Store tokens from the journal of a crashed process in the background, retrying until the store responds."""
         _log.info("refresh.resumed", user=entry.user_email, attempt=entry.entry_id)
         in_flight = _InFlightRefresh(
-            entry.user_email,
+            entry.zoom_user_id,
             entry.entry_id,
+            user_email=entry.user_email,
             resumed=True,
             pending_since=self._clock.monotonic(),
             issued=entry.tokens,
@@ -194,7 +194,7 @@ class Refresher:
 
     def is_leased(self, record: ConnectionRecord, now: float) -> bool:
         """Return whether any process is refreshing the token of a record, read at the store's time `now`."""
-        return refresh_protocol.active_lease(record, now, self._config.timing) is not None
+        return decisions.active_lease(record, now, self._config.timing) is not None
 
     @property
     def running(self) -> int:
@@ -215,17 +215,17 @@ class Refresher:
         """Wait at most `seconds` until all running attempts have finished. Return whether all of them finished."""
         return await self._tasks.drain(seconds)
 
-    def _start(self, user_email: str, seen_generation: int, *, forced: bool) -> _InFlightRefresh:
+    def _start(self, zoom_user_id: str, seen_generation: int, *, forced: bool) -> _InFlightRefresh:
         """Start an attempt that is independent of the caller."""
-        in_flight = _InFlightRefresh(user_email, secrets.token_hex(16))
+        in_flight = _InFlightRefresh(zoom_user_id, secrets.token_hex(16))
         request = refresh_protocol.RefreshRequest(
-            user_email=user_email,
+            zoom_user_id=zoom_user_id,
             seen_generation=seen_generation,
             attempt_id=in_flight.attempt_id,
             forced=forced,
             config=self._config,
         )
-        self._in_flight[user_email] = in_flight
+        self._in_flight[zoom_user_id] = in_flight
         self._start_task(self._run_until_settled(request, in_flight), in_flight)
         return in_flight
 
@@ -257,7 +257,7 @@ class Refresher:
                 request = replace(request, attempt_id=in_flight.attempt_id)
             self._conclude(verdict, in_flight)
         finally:
-            del self._in_flight[request.user_email]
+            del self._in_flight[request.zoom_user_id]
 
     async def _resume(self, entry: Entry, in_flight: _InFlightRefresh) -> None:
         verdict = await self._run_attempt(refresh_protocol.resume(entry, self._config), in_flight)
@@ -265,12 +265,12 @@ class Refresher:
             self._conclude(verdict, in_flight)
 
     async def _run_attempt(
-        self, protocol: refresh_protocol.Protocol, in_flight: _InFlightRefresh
+        self, protocol: effects.Protocol[refresh_protocol.Verdict], in_flight: _InFlightRefresh
     ) -> refresh_protocol.Verdict | None:
         """Run the protocol once. If a record cannot be decrypted, fail waiting callers with the error and return None."""
         started = self._clock.monotonic()
         try:
-            verdict = await self._drive(protocol, in_flight)
+            verdict = await self._driver.run(protocol, partial(self._perform, in_flight))
         except RecordFault as error:
             self._metrics.refreshes.labels("record_error").inc()
             in_flight.fail(error)
@@ -281,73 +281,45 @@ class Refresher:
                 error if isinstance(error, Exception) else RuntimeError("the refresh was canceled")
             )
             if isinstance(error, Exception):
-                await self._journal.release(in_flight.attempt_id)  # journal recovery stores the issued tokens
+                await self._driver.release(in_flight.attempt_id)  # journal recovery stores the issued tokens
             raise
         if in_flight.called_zoom:
             self._metrics.refresh_seconds.observe(self._clock.monotonic() - started)
         return verdict
 
-    async def _drive(
-        self, protocol: refresh_protocol.Protocol, in_flight: _InFlightRefresh
-    ) -> refresh_protocol.Verdict:
-        """Perform the effects of the protocol one after another."""
-        result: refresh_protocol.EffectResult = None
-        failure: Exception | None = None
-        while True:
-            try:
-                effect = protocol.send(result) if failure is None else protocol.throw(failure)
-            except StopIteration as end:
-                verdict: refresh_protocol.Verdict = end.value
-                return verdict
-            result, failure = None, None
-            try:
-                result = await self._perform(effect, in_flight)
-            except (StoreError, RecordFault) as error:
-                failure = error
-                if in_flight.called_zoom and isinstance(effect, refresh_protocol.Put):
-                    _log.warning(
-                        "refresh.store_failed", user=in_flight.user_email, attempt=in_flight.attempt_id
-                    )
-                    in_flight.fail(StoreError("the store did not accept the new tokens"))
-
-    async def _perform(
-        self, effect: refresh_protocol.Effect, in_flight: _InFlightRefresh
-    ) -> refresh_protocol.EffectResult:
+    async def _perform(self, in_flight: _InFlightRefresh, effect: effects.Effect) -> Any:
+        """Perform an effect, and note in the attempt what has happened."""
         match effect:
-            case refresh_protocol.Read():
-                before = self._clock.monotonic()
-                record, store_now = await self._connections.read(in_flight.user_email)
-                return refresh_protocol.Snapshot(record, store_now, before)
-            case refresh_protocol.Put(record):
-                return await self._connections.write(record)
-            case refresh_protocol.Now():
-                return self._clock.monotonic()
-            case refresh_protocol.ExchangeRefreshToken(refresh_token):
+            case effects.Read():
+                snapshot: effects.Snapshot = await self._driver.perform(effect)
+                if snapshot.record is not None and snapshot.record.user_email:
+                    in_flight.user_email = snapshot.record.user_email
+                return snapshot
+            case effects.ExchangeRefreshToken():
                 # a repetition is sent in any case, since only Zoom's response can show whether the first request used the token
                 if not in_flight.called_zoom and (failure := self._breaker.admit()) is not None:
                     return failure
                 in_flight.called_zoom = True
                 if in_flight.pending_since is None:
                     in_flight.pending_since = self._clock.monotonic()
-                outcome = await self._exchange(refresh_token)
-                self._breaker.record(in_flight.user_email, outcome)
+                outcome: TokenOutcome = await self._driver.perform(effect)
+                self._breaker.record(in_flight.zoom_user_id, outcome)
                 return outcome
-            case refresh_protocol.AppendJournal(entry):
+            case effects.AppendJournal(entry):
                 in_flight.issued = entry.tokens
-                await self._journal.append(entry)
-                return None
-            case refresh_protocol.DeleteJournal(entry):
-                await self._journal.delete(entry.entry_id)
-                return None
-            case refresh_protocol.Sleep(seconds):
-                await asyncio.sleep(seconds)
-                return None
+        try:
+            return await self._driver.perform(effect)
+        except (StoreError, RecordFault):
+            if in_flight.called_zoom and isinstance(effect, effects.Put):
+                _log.warning("refresh.store_failed", user=in_flight.user_email, attempt=in_flight.attempt_id)
+                in_flight.fail(StoreError("the store did not accept the new tokens"))
+            raise
 
-    def _check_recent_failures(self, user_email: str) -> None:
+    def _check_recent_failures(self, zoom_user_id: str) -> None:
         """Raise the error of the latest failure while the circuit breaker is open or the user backs off."""
         for label, failure in (
             ("circuit_breaker_open", self._breaker.open_for()),
-            ("user_backoff", self._backoff.remaining(user_email)),
+            ("user_backoff", self._backoff.remaining(zoom_user_id)),
         ):
             if failure is not None:
                 self._metrics.refreshes.labels(label).inc()
@@ -372,13 +344,9 @@ class Refresher:
             "refresh.finished", user=in_flight.user_email, attempt=in_flight.attempt_id, outcome=outcome
         )
         if isinstance(verdict, refresh_protocol.TokenAvailable | refresh_protocol.NotRefreshable):
-            self._backoff.reset(in_flight.user_email)
+            self._backoff.reset(in_flight.zoom_user_id)
         elif isinstance(verdict, refresh_protocol.Failed) and in_flight.called_zoom:
-            self._backoff.record_failure(in_flight.user_email, verdict.outcome)
-        if isinstance(verdict, refresh_protocol.Superseded) and (
-            verdict.record is None or verdict.record.state is State.DISCONNECTED
-        ):
-            self._revoke_unused(verdict.tokens)
+            self._backoff.record_failure(in_flight.zoom_user_id, verdict.outcome)
         if (
             in_flight.called_zoom
             and isinstance(result, ReauthRequired)
@@ -448,7 +416,7 @@ def _interpret(verdict: refresh_protocol.Verdict) -> tuple[_Outcome, ConnectionR
             )
         case refresh_protocol.StoreFailed():
             return "store_unavailable", StoreError("the store failed during the refresh")
-        case refresh_protocol.Superseded(_, record):
+        case refresh_protocol.Superseded(record):
             if record is not None and record.state is State.ACTIVE:
                 return "superseded", record
             return "superseded", NotConnected()
@@ -458,22 +426,12 @@ def _interpret(verdict: refresh_protocol.Verdict) -> tuple[_Outcome, ConnectionR
 
 def _failure(outcome: TokenOutcome, *, retry_after: float | None = None) -> tuple[_Outcome, ZoomgateError]:
     """Return the metric label and the error for an outcome without tokens; `retry_after` overrides the outcome's value."""
-    match outcome:
-        case Throttled(suggested):
-            return "zoom_rate_limited", ZoomRateLimited(
-                "Zoom is rate limiting token requests; retry later",
-                metadata={"http_status": "429"},
-                retry_after=retry_after or suggested,
-            )
-        case AppRejected(code):
-            return "app_credentials_rejected", AppCredentialsRejected(
-                "Zoom rejected this service's client ID or secret; an operator has to check them",
-                metadata={"zoom_code": code},
-            )
-        case BadResponse():
-            return "bad_response", ZoomBadResponse("Zoom's response to the token refresh is invalid")
-        case _:
-            return "zoom_unavailable", ZoomUnavailable(
-                "Zoom's token endpoint could not be reached; retry in a moment",
-                retry_after=retry_after or 2.0,
-            )
+    if isinstance(outcome, Unknown):
+        # the attempt has retried, and a later one can retry again
+        outcome = NotSent(outcome.detail)
+    labels: dict[type[TokenOutcome], _Outcome] = {
+        Throttled: "zoom_rate_limited",
+        AppRejected: "app_credentials_rejected",
+        BadResponse: "bad_response",
+    }
+    return labels.get(type(outcome), "zoom_unavailable"), error_for(outcome, retry_after=retry_after)

@@ -30,25 +30,25 @@ class UserBackoff:
         self._capacity = capacity
         self._failing: OrderedDict[str, _FailingUser] = OrderedDict()
 
-    def remaining(self, user_email: str) -> tuple[Failure, float] | None:
+    def remaining(self, zoom_user_id: str) -> tuple[Failure, float] | None:
         """Return the outcome of the user's last refresh and the remaining seconds, or None if a refresh may start."""
-        failing = self._failing.get(user_email)
+        failing = self._failing.get(zoom_user_id)
         remaining = 0.0 if failing is None else failing.until - self._clock.monotonic()
         return None if failing is None or remaining <= 0 else (failing.outcome, remaining)
 
-    def record_failure(self, user_email: str, outcome: Failure) -> None:
+    def record_failure(self, zoom_user_id: str, outcome: Failure) -> None:
         """Start the user's next pause, which is twice as long as the previous one, and at least as long as Zoom requests."""
         failing = self._failing.setdefault(
-            user_email,
+            zoom_user_id,
             _FailingUser(Backoff(self._timing.first_backoff, self._timing.longest_backoff), outcome),
         )
         requested = outcome.retry_after if isinstance(outcome, Throttled) else 0.0
         failing.outcome = outcome
         failing.until = self._clock.monotonic() + max(failing.backoff.next_pause(), requested)
-        self._failing.move_to_end(user_email)
+        self._failing.move_to_end(zoom_user_id)
         if len(self._failing) > self._capacity:
             self._failing.popitem(last=False)
 
-    def reset(self, user_email: str) -> None:
+    def reset(self, zoom_user_id: str) -> None:
         """End the user's backoff, after a success."""
-        self._failing.pop(user_email, None)
+        self._failing.pop(zoom_user_id, None)

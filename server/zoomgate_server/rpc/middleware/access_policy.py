@@ -14,27 +14,30 @@ class Policy:
     """The access policy of an RPC.
 
     Attributes:
-        user_field: The request field with the email addresses to check; empty if no field is checked.
+        user_fields: The request fields with the email addresses to check. The caller acts for the users in the first one.
         access_tokens: Whether the caller needs permission to read access tokens.
         refresh_tokens: Whether a service needs permission to read refresh tokens.
     """
 
     roles: frozenset[Role]
-    user_field: str = "user_email"
+    user_fields: tuple[str, ...] = ("user_email",)
     access_tokens: bool = False
     refresh_tokens: bool = False
 
 
 def _policy(
-    *roles: Role, user_field: str = "user_email", access_tokens: bool = False, refresh_tokens: bool = False
+    *roles: Role,
+    user_fields: tuple[str, ...] = ("user_email",),
+    access_tokens: bool = False,
+    refresh_tokens: bool = False,
 ) -> Policy:
-    return Policy(frozenset(roles), user_field, access_tokens, refresh_tokens)
+    return Policy(frozenset(roles), user_fields, access_tokens, refresh_tokens)
 
 
 METHOD_POLICY: Mapping[str, Policy] = {
-    "/zoomgate.v1.AuthService/BeginAuthorization": _policy(_S, _M),
+    "/zoomgate.v1.AuthService/BeginAuthorization": _policy(_S, _M, user_fields=("user_email", "zoom_email")),
     # the state is bound to the caller that started the authorization
-    "/zoomgate.v1.AuthService/CompleteAuthorization": _policy(_S, _M, user_field=""),
+    "/zoomgate.v1.AuthService/CompleteAuthorization": _policy(_S, _M, user_fields=()),
     "/zoomgate.v1.AuthService/CreateToken": _policy(_S, _M),
     "/zoomgate.v1.AuthService/GetToken": _policy(_S, access_tokens=True),
     "/zoomgate.v1.AuthService/RefreshToken": _policy(_S, access_tokens=True),
@@ -42,13 +45,13 @@ METHOD_POLICY: Mapping[str, Policy] = {
     "/zoomgate.v1.AuthService/ImportConnection": _policy(_S, _A, refresh_tokens=True),
     "/zoomgate.v1.AuthService/CheckToken": _policy(_S, _M),
     # reveals only whether two addresses are equal
-    "/zoomgate.v1.AuthService/ValidateUser": _policy(_S, _M, user_field=""),
+    "/zoomgate.v1.AuthService/ValidateUser": _policy(_S, _M, user_fields=()),
     "/zoomgate.v1.AuthService/GetConnection": _policy(_S, _M, _A),
     # services receive only the users that they may act for
-    "/zoomgate.v1.AuthService/ListConnections": _policy(_S, _A, user_field=""),
+    "/zoomgate.v1.AuthService/ListConnections": _policy(_S, _A, user_fields=()),
     "/zoomgate.v1.AuthService/DeleteConnection": _policy(_S, _M, _A),
     # if user_emails is empty, services receive only the users that they may act for
-    "/zoomgate.v1.AuthService/WatchConnections": _policy(_S, _A, user_field="user_emails"),
+    "/zoomgate.v1.AuthService/WatchConnections": _policy(_S, _A, user_fields=("user_emails",)),
     "/zoomgate.v1.MeetingsService/CreateMeeting": _policy(_S, _M),
     "/zoomgate.v1.MeetingsService/GetMeeting": _policy(_S, _M),
     "/zoomgate.v1.MeetingsService/DeleteMeeting": _policy(_S, _M),
@@ -57,8 +60,8 @@ METHOD_POLICY: Mapping[str, Policy] = {
     "/zoomgate.v1.ProxyService/Post": _policy(_S),
     "/zoomgate.v1.ProxyService/Patch": _policy(_S),
     "/zoomgate.v1.ProxyService/Put": _policy(_S),
-    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": _policy(_S, _M, _A, user_field=""),
-    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": _policy(_S, _M, _A, user_field=""),
+    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": _policy(_S, _M, _A, user_fields=()),
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": _policy(_S, _M, _A, user_fields=()),
 }
 """The policy of each RPC that requires credentials. An RPC in neither this table nor OPEN_METHODS is rejected."""
 

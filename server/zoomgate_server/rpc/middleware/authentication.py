@@ -7,6 +7,7 @@ fields. Invalid addresses are skipped here, because the services reject them and
 import contextlib
 import functools
 import hashlib
+import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -134,13 +135,13 @@ class Authentication:
                     principal = self._with_member(principal, members)
                 policy = access_policy.check_method(principal, path)
                 message = _decoded(method, request)
-                user_emails = _users(message, policy.user_field)
-                for user_email in user_emails:
+                named = [_users(message, field) for field in policy.user_fields]
+                for user_email in itertools.chain(*named):
                     access_policy.check_user(principal, path, user_email)
             except (CallerUnauthenticated, CallerNotAllowed) as error:
                 self._audit_rejection(principal, error, name, user_email, context)
                 raise
-            user_email = user_emails[0] if len(user_emails) == 1 else ""
+            user_email = named[0][0] if named and len(named[0]) == 1 else ""
             deadline = self._deadline(context.time_remaining())
             current_call.set(Call(current_request_id.get(""), principal, deadline, user_email, name))
             if method.streams:
@@ -233,8 +234,6 @@ def _decoded(method: Method, request: Any) -> Any:
 
 def _users(message: Any, field: str) -> list[str]:
     """Return the valid addresses in a request field, in canonical form. The services reject invalid addresses and excess entries."""
-    if not field:
-        return []
     named = getattr(message, field)
     user_emails = []
     for text in (named,) if isinstance(named, str) else named[:MAX_USERS]:

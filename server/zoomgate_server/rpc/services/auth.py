@@ -11,7 +11,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1.auth_service_pb2_grpc import AuthServiceServicer
 from zoomgate_server.audit.event import Actor, AuditEvent, AuditSink
-from zoomgate_server.authorization.flow import Authorizations
+from zoomgate_server.authorization.caller_flow import AuthorizationRequest, CallerFlow
 from zoomgate_server.call_context import Call, current_access_check, current_call
 from zoomgate_server.clock import Clock
 from zoomgate_server.connections.access_tokens import AccessToken, AccessTokens
@@ -60,7 +60,7 @@ class AuthService(AuthServiceServicer):
     def __init__(
         self,
         *,
-        authorizations: Authorizations,
+        authorizations: CallerFlow,
         importer: ConnectionImporter,
         access_tokens: AccessTokens,
         queries: ConnectionQueries,
@@ -85,10 +85,18 @@ class AuthService(AuthServiceServicer):
     ) -> pb.BeginAuthorizationResponse:
         violations = Violations()
         user_email = violations.user_email(request.user_email)
+        zoom_email = (
+            violations.user_email(request.zoom_email, field="zoom_email") if request.zoom_email else ""
+        )
         violations.text("return_to", request.return_to, limit=64)
         options = _options(request, violations)
         violations.raise_if_any()
-        started = await self._authorizations.begin(current_call.get(), user_email, options, request.return_to)
+        started = await self._authorizations.begin(
+            current_call.get(),
+            AuthorizationRequest(
+                user_email, "" if zoom_email == user_email else zoom_email, options, request.return_to
+            ),
+        )
         return pb.BeginAuthorizationResponse(
             authorization_url=started.authorization_url,
             state=started.state,
@@ -145,7 +153,7 @@ class AuthService(AuthServiceServicer):
         )
         if call.principal.member is not None or not call.principal.access_tokens:
             return pb.CreateTokenResponse(success=True)
-        token = self._access_tokens.issue(record)
+        token = await self._access_tokens.issue(call, record, DEFAULT_MIN_VALIDITY_SECONDS)
         return pb.CreateTokenResponse(success=True, token=self._token(call, user_email, token))
 
     async def GetToken(self, request: pb.GetTokenRequest, context: Any) -> pb.GetTokenResponse:
@@ -180,7 +188,7 @@ class AuthService(AuthServiceServicer):
         violations.raise_if_any()
         call = current_call.get()
         record = await self._authorizations.request_token(call, user_email, request.refresh_token)
-        token = self._access_tokens.issue(record)
+        token = await self._access_tokens.issue(call, record, DEFAULT_MIN_VALIDITY_SECONDS)
         return pb.RequestTokenResponse(token=self._token(call, user_email, token))
 
     async def ImportConnection(

@@ -28,8 +28,10 @@ def connection(record: ConnectionRecord) -> connection_pb2.Connection:
     return connection_pb2.Connection(
         user_email=record.user_email,
         state=_STATES[record.state],
-        zoom_user_id=record.zoom_user_id or "",
+        # the tombstone of the previous address of a renamed Zoom user has the address as its ID
+        zoom_user_id="" if record.zoom_user_id == record.user_email else record.zoom_user_id,
         zoom_account_id=record.zoom_account_id or "",
+        zoom_email=record.zoom_email,
         scopes=record.tokens.scopes if record.tokens is not None else (),
         create_time=timestamp(record.create_time),
         consent_time=timestamp(record.consent_time),

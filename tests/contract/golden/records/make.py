@@ -15,7 +15,9 @@ from typing import Any
 from support.memory_store import MemoryStore
 from zoomgate_server.authorization import pending
 from zoomgate_server.authorization.pending import PendingAuthorization
+from zoomgate_server.connections import exchange_mark
 from zoomgate_server.connections import record as connection_record
+from zoomgate_server.connections.exchange_mark import ExchangeMark
 from zoomgate_server.connections.record import (
     Cause,
     ConnectionRecord,
@@ -39,12 +41,11 @@ RING = KeyRing([Key("901de001", bytes(range(100, 132)), primary=True)])
 
 
 def pair(number: int) -> TokenPair:
-    return TokenPair(
-        f"access-{number}", f"refresh-{number}", "bearer", "meeting:write user:read", "", NOW + 3600, NOW
-    )
+    return TokenPair(f"access-{number}", f"refresh-{number}", "meeting:write user:read", NOW + 3600, NOW)
 
 
 ACTIVE = ConnectionRecord(
+    zoom_user_id="zoom-user-1",
     user_email="monica@example.com",
     state=State.ACTIVE,
     grant="0123456789abcdef",
@@ -58,12 +59,16 @@ ACTIVE = ConnectionRecord(
     pending_attempts=(PendingAttempt(8, NOW - 30), PendingAttempt(9, NOW)),
     commit_id="commit-7",
     previous_commit_ids=("commit-6", "commit-5"),
+    used_token_digests=("digest-2", "digest-1"),
     recent_refresh_times=(NOW - 60, NOW),
     access_expire_at=NOW + 3600,
     tokens=pair(1),
     alternate_pairs=(pair(2), pair(3)),
+    superseded_pairs=(pair(6), pair(7)),
     owner="key|monica",
-    zoom_user_id="zoom-user-1",
+    zoom_email="monica.north@example.com",
+    address_time=NOW - 1000.5,
+    renamed_from="monica.old@example.com",
     zoom_account_id="zoom-account-1",
     initiated_by="key|calendar",
     due_at=NOW + 3000,
@@ -72,8 +77,8 @@ CONNECTIONS = {
     "active": ACTIVE,
     "reauth": replace(
         ACTIVE,
-        user_email="omar@example.com",
         zoom_user_id="zoom-user-2",
+        user_email="omar@example.com",
         state=State.REAUTH_REQUIRED,
         cause=Cause.REJECTED,
         lease=None,
@@ -83,16 +88,17 @@ CONNECTIONS = {
     ),
     "tombstone": replace(
         ACTIVE,
-        user_email="basil@example.com",
         zoom_user_id="zoom-user-3",
+        user_email="basil@example.com",
         state=State.DISCONNECTED,
         cause=Cause.APP_DEAUTHORIZED,
         lease=None,
         pending_attempts=(),
         alternate_pairs=(),
+        superseded_pairs=(),
         tokens=None,
         access_expire_at=None,
-        pair_to_revoke=pair(4),
+        pairs_to_revoke=(pair(4), pair(8)),
         revoke_until=NOW + 86_400,
         expire_at=NOW + 30 * 86_400,
     ),
@@ -100,6 +106,7 @@ CONNECTIONS = {
 AUTHORIZATION = PendingAuthorization(
     kind="authorization",
     user_email="monica@example.com",
+    zoom_email="monica.north@example.com",
     code_verifier="verifier-verifier-verifier-verifier-verifier",
     options='{"color":"green"}',
     initiated_by="key|calendar",
@@ -109,14 +116,26 @@ AUTHORIZATION = PendingAuthorization(
     create_at=NOW,
     expire_at=NOW + 600,
 )
+MARK = ExchangeMark(
+    fingerprint="f" * 64,
+    holder="0123456789abcdef" * 2,
+    marked_at=NOW,
+    delivered=True,
+    zoom_user_id="zoom-user-1",
+)
 ENTRY = Entry(
     entry_id="0123456789abcdef" * 2,
     origin=Origin.CONSENT,
     user_email="monica@example.com",
+    zoom_user_id="zoom-user-1",
     grant="0123456789abcdef",
     generation=7,
     tokens=pair(5),
+    zoom_email="monica.north@example.com",
+    registered_with="zoom-user-1",
     epoch=9,
+    fingerprint="f" * 64,
+    marked_at=NOW - 1.0,
     owner="key|monica",
     initiated_by="key|calendar",
 )
@@ -131,11 +150,13 @@ def columns(record: Record) -> dict[str, Any]:
 async def records() -> dict[str, tuple[Record, Any]]:
     """Return records of every kind by name, with their decrypted content as JSON."""
     store, envelope = MemoryStore(lambda: NOW), Envelope(app=APP, keys=RING)
-    stored_check = await key_check.verify(store, envelope)
+    store_id = await key_check.verify(store, envelope)
+    stored_check, _ = await store.get(key_check.key_of(APP))
     secret = await shared_secret.obtain(store, envelope, "page-tokens")
     stored_secret, _ = await store.get(RecordKey(APP, Kind.META, "page-tokens"))
     await SeenEvents(store=store, envelope=envelope).add(b"event")
     (event,) = await store.page(APP, Kind.WEBHOOK, Query(limit=1))
+    assert stored_check is not None
     assert stored_secret is not None
     authorization = pending.encode(envelope, pending.subject_for("a-secret-state"), AUTHORIZATION)
     return {
@@ -144,7 +165,8 @@ async def records() -> dict[str, tuple[Record, Any]]:
             for name, connection in CONNECTIONS.items()
         },
         "authorization": (authorization, asdict(AUTHORIZATION)),
-        "key_check": (stored_check, {"purpose": "key_check"}),
+        "exchange_mark": (exchange_mark.encode(envelope, MARK), asdict(MARK)),
+        "key_check": (stored_check, {"store_id": store_id}),
         "shared_secret": (stored_secret, {"bytes": b64encode(secret).decode()}),
         "seen_event": (event, {}),
     }

@@ -23,7 +23,7 @@ from zoomgate_server.zoom.token_outcome import (
     Unknown,
 )
 
-ISSUED = Issued("a", "r", "bearer", "", "", 3600.0)
+ISSUED = Issued("a", "r", "", 3600.0)
 
 
 class ManualClock:

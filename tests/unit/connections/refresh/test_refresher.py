@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
+from support.effect_driver import KEY_RING, create_driver, create_repository
 from support.faulty_store import FaultyStore
 from support.memory_store import MemoryStore
-from zoomgate_server.audit.event import AuditEvent
+from zoomgate_server.audit.event import ZOOMGATE, AuditEvent
 from zoomgate_server.clock import SystemClock
 from zoomgate_server.connections.concurrency_limit import ConcurrencyLimit, Limit
+from zoomgate_server.connections.lifecycle import decisions, effects
 from zoomgate_server.connections.record import (
     Cause,
     ConnectionRecord,
@@ -23,25 +25,22 @@ from zoomgate_server.connections.record import (
     PendingAttempt,
     State,
 )
-from zoomgate_server.connections.refresh import protocol
 from zoomgate_server.connections.refresh.protocol import Config, Timing
 from zoomgate_server.connections.refresh.refresher import Refresher
-from zoomgate_server.connections.repository import ConnectionRepository
 from zoomgate_server.connections.token_journal import Entry, Origin, TokenJournal
 from zoomgate_server.connections.token_pair import TokenPair
-from zoomgate_server.encryption.cipher import Key, KeyRing
-from zoomgate_server.encryption.envelope import Envelope
 from zoomgate_server.errors import (
     ReauthRequired,
     RefreshInProgress,
     ServerOverloaded,
     ZoomUnavailable,
 )
-from zoomgate_server.storage.record_store import RecordKey, StoreError
+from zoomgate_server.storage.record_store import Kind, RecordKey, StoreError
 from zoomgate_server.telemetry.metrics import Metrics
 from zoomgate_server.zoom.token_outcome import Issued, NotSent, Rejected, TokenOutcome, Unknown
 
-USER, OTHER = "monica@example.com", "omar@example.com"
+USER = "monica@example.com"
+ZOOM_USER, OTHER = "z1", "z2"
 
 
 class Zoom:
@@ -56,7 +55,7 @@ class Zoom:
         self.loses_responses = False
         self.contexts: list[str] = []
 
-    async def exchange(self, token: str) -> TokenOutcome:
+    async def refresh(self, token: str) -> TokenOutcome:
         self.calls += 1
         self.contexts.append(CALLER.get())
         down = self.down
@@ -68,7 +67,7 @@ class Zoom:
         if token != self.valid:
             return Rejected("invalid_grant")
         self.valid = f"r{self.calls + 1}"
-        return Issued(f"a{self.calls + 1}", self.valid, "bearer", "s", "", 3600.0)
+        return Issued(f"a{self.calls + 1}", self.valid, "s", 3600.0)
 
 
 CALLER: contextvars.ContextVar[str] = contextvars.ContextVar("caller", default="none")
@@ -81,33 +80,24 @@ class World:
         self, store: FaultyStore, folder: Path, max_refreshes: int, timing: Timing, slots: int
     ) -> None:
         self.store = store
+        self.folder = folder
         self.zoom = Zoom()
-        self.discarded: list[TokenPair] = []
         self.audited: list[AuditEvent] = []
         self.metrics = Metrics("0", [])
-        ring = KeyRing([Key("0a0b0c0d", bytes(range(32)), primary=True)])
-        self.connections = ConnectionRepository(
-            app="app",
-            store=store,
-            envelope=Envelope(app="app", keys=ring),
-            clock=SystemClock(),
-            on_read=lambda: None,
-        )
-        self.journal = TokenJournal(folder, app="app", key_ring=ring, metrics=Metrics("0", []))
+        clock = SystemClock()
+        self.connections = create_repository(store, clock)
+        self.journal = TokenJournal(folder, app="app", key_ring=KEY_RING, metrics=Metrics("0", []))
         self.refresher = Refresher(
-            connections=self.connections,
-            exchange=self.zoom.exchange,
-            revoke_unused=self.discarded.append,
-            journal=self.journal,
-            clock=SystemClock(),
+            driver=create_driver(store, clock, self.zoom, journal=self.journal),
+            clock=clock,
             metrics=self.metrics,
             audit=self.audited.append,
-            limit=ConcurrencyLimit(Limit.REFRESHES, slots, SystemClock(), self.metrics),
+            limit=ConcurrencyLimit(Limit.REFRESHES, slots, clock, self.metrics),
             config=Config(forced_interval=60.0, max_refreshes=max_refreshes, timing=timing),
         )
 
     async def refresh(
-        self, seconds: float = 10.0, seen: int = 1, *, forced: bool = False, user: str = USER
+        self, seconds: float = 10.0, seen: int = 1, *, forced: bool = False, user: str = ZOOM_USER
     ) -> ConnectionRecord:
         deadline = SystemClock().monotonic() + seconds
         return await self.refresher.refresh(user, seen_generation=seen, deadline=deadline, forced=forced)
@@ -120,7 +110,11 @@ class World:
             if event.refresh_token is not None
         ]
 
-    async def stored(self, user: str = USER) -> ConnectionRecord:
+    def journal_entries(self) -> list[Path]:
+        """Return the files of the journal entries."""
+        return list(self.folder.rglob("*.entry"))
+
+    async def stored(self, user: str = ZOOM_USER) -> ConnectionRecord:
         record, _ = await self.connections.read(user)
         assert record is not None
         return record
@@ -132,10 +126,11 @@ async def create_world(
     world = World(FaultyStore(MemoryStore(time.time)), folder / "journal", max_refreshes, timing, slots)
     assert await world.journal.prepare()
     now = time.time()
-    for user in (USER, OTHER):
+    for zoom_user_id, user_email in ((ZOOM_USER, USER), (OTHER, "omar@example.com")):
         await world.connections.write(
             ConnectionRecord(
-                user_email=user,
+                zoom_user_id=zoom_user_id,
+                user_email=user_email,
                 state=State.ACTIVE,
                 grant="g1",
                 generation=1,
@@ -143,8 +138,7 @@ async def create_world(
                 consent_time=now,
                 update_time=now,
                 refresh_time=now,
-                tokens=TokenPair("a1", "r1", "bearer", "s", "", now, now),
-                zoom_user_id=user,
+                tokens=TokenPair("a1", "r1", "s", now, now),
             )
         )
     return world
@@ -233,39 +227,41 @@ async def test_no_refresh_token_is_sent_while_the_store_is_down(world: World) ->
 
 
 async def test_consent_during_a_refresh_takes_precedence(world: World) -> None:
-    """The late tokens are dropped but not revoked, because a revocation could invalidate the new grant."""
+    """The late pair is retained until a disconnection, since a revocation could invalidate the new grant."""
     world.zoom.gate.clear()
     caller = asyncio.create_task(world.refresh())
     await until(lambda: world.zoom.calls)
     before = await world.stored()
-    new_tokens = TokenPair("a9", "r9", "bearer", "s", "", time.time() + 3600, time.time())
+    new_tokens = TokenPair("a9", "r9", "s", time.time() + 3600, time.time())
     await world.connections.write(
         replace(before, grant="g2", generation=5, tokens=new_tokens, lease=None, pending_attempts=())
     )
     world.zoom.gate.set()
     assert (await caller).generation == 5
     stored = await world.stored()
-    assert (stored.grant, stored.generation, stored.tokens) == ("g2", 5, new_tokens)
-    assert world.discarded == []
+    assert (stored.grant, stored.generation, stored.pairs) == ("g2", 5, (new_tokens,))
+    assert [pair.refresh_token for pair in stored.superseded_pairs] == [world.zoom.valid]
+    assert not world.journal_entries()
     assert world.audited_tokens() == [("connection.refreshed", "SUPERSEDED", 0, world.zoom.valid)]
 
 
-async def test_disconnection_during_a_refresh_takes_precedence_and_late_tokens_are_revoked(
+async def test_disconnection_during_a_refresh_takes_precedence_and_late_tokens_are_to_be_revoked(
     world: World,
 ) -> None:
+    """Besides the late pair, the exchanged pair remains to be revoked, since its revocation may end the whole grant."""
     world.zoom.gate.clear()
     caller = asyncio.create_task(world.refresh())
     await until(lambda: world.zoom.calls)
     before = await world.stored()
-    disconnected = replace(
-        before, state=State.DISCONNECTED, generation=3, tokens=None, lease=None, pending_attempts=()
-    )
-    await world.connections.write(disconnected)
+    await world.connections.write(decisions.end(before, Cause.REVOKED, time.time()))
     world.zoom.gate.set()
     with pytest.raises(Exception, match="not connected"):
         await caller
-    assert (await world.stored()).state is State.DISCONNECTED
-    assert [pair.refresh_token for pair in world.discarded] == [world.zoom.valid]
+    stored = await world.stored()
+    assert (stored.state, stored.pairs) == (State.DISCONNECTED, ())
+    assert [pair.refresh_token for pair in stored.pairs_to_revoke] == [world.zoom.valid, "r1"]
+    assert stored.due_at is not None
+    assert not world.journal_entries()
     assert world.audited_tokens() == [("connection.refreshed", "SUPERSEDED", 0, world.zoom.valid)]
 
 
@@ -379,8 +375,8 @@ async def test_late_tokens_reactivate_a_rejected_grant_as_alternate_pair(world: 
             generation=2,
         )
     )
-    late = TokenPair("a5", "r5", "bearer", "s", "", time.time() + 3600, time.time())
-    world.refresher.resume(Entry("0" * 32, Origin.REFRESH, USER, "g1", 1, late))
+    late = TokenPair("a5", "r5", "s", time.time() + 3600, time.time())
+    world.refresher.resume(Entry("0" * 32, Origin.REFRESH, USER, "g1", 1, late, ZOOM_USER))
     assert await world.refresher.drain(10)
     stored = await world.stored()
     assert (stored.state, stored.cause, stored.last_error) == (State.ACTIVE, None, None)
@@ -395,10 +391,47 @@ async def test_resumed_entry_that_was_already_stored_is_audited_with_its_own_tok
     await world.refresh(seen=2)
     assert first.tokens is not None
     world.audited.clear()
-    world.refresher.resume(Entry(first.commit_id, Origin.REFRESH, USER, "g1", 1, first.tokens))
+    world.refresher.resume(Entry(first.commit_id, Origin.REFRESH, USER, "g1", 1, first.tokens, ZOOM_USER))
     assert await world.refresher.drain(10)
     assert (await world.stored()).generation == 3
     assert world.audited_tokens() == [("connection.refreshed", "ok", 0, first.tokens.refresh_token)]
+
+
+async def journaled_late_tokens(world: World, age: float) -> TokenPair:
+    """Resume the journal entry of a refresh whose record is missing, and return the tokens of the entry.
+
+    Args:
+        age: Time since Zoom issued the tokens, in seconds.
+    """
+    missing = await world.stored()
+    assert await world.store.delete(RecordKey("app", Kind.USER, ZOOM_USER), missing.rev)
+    obtained_at = time.time() - age
+    late = TokenPair("a5", "r5", "s", obtained_at + 3600, obtained_at)
+    entry = Entry("0" * 32, Origin.REFRESH, USER, "g1", 1, late, ZOOM_USER)
+    assert await world.journal.append(entry)
+    world.refresher.resume(entry)
+    return late
+
+
+async def test_tokens_without_a_record_wait_until_the_store_is_restored(world: World) -> None:
+    """Tombstones are retained, so a missing record means that the store is empty or was restored."""
+    before = await world.stored()
+    late = await journaled_late_tokens(world, age=3 * 24 * 3600.0)
+    assert not await world.refresher.drain(0.2)
+    assert world.journal_entries()
+    assert await world.connections.write(replace(before, rev=0))
+    assert await world.refresher.drain(10)
+    assert (await world.stored()).tokens == late
+    assert world.audited_tokens() == [("connection.refreshed", "ok", 2, "r5")]
+    assert not world.journal_entries()
+
+
+async def test_tokens_without_a_record_are_discarded_after_30_days(world: World) -> None:
+    """Zoom may still accept them, so the audit event contains their fingerprints."""
+    await journaled_late_tokens(world, age=31 * 24 * 3600.0)
+    assert await world.refresher.drain(10)
+    assert world.audited_tokens() == [("connection.refreshed", "SUPERSEDED", 0, "r5")]
+    assert not world.journal_entries()
 
 
 async def test_inconclusive_rejection_causes_one_call_to_zoom(tmp_path: Path) -> None:
@@ -446,12 +479,17 @@ async def test_lost_response_ends_the_attempt_if_the_lease_does_not_cover_a_retr
 
 
 def test_repr_of_effects_contains_no_token() -> None:
-    tokens = TokenPair("canary-a", "canary-r", "bearer", "", "", 0.0, 0.0)
-    entry = Entry("attempt", Origin.REFRESH, USER, "grant", 1, tokens, 1)
+    tokens = TokenPair("canary-a", "canary-r", "", 0.0, 0.0)
+    entry = Entry("attempt", Origin.REFRESH, USER, "grant", 1, tokens, ZOOM_USER, 1)
     assert "canary" not in repr(
         (
-            protocol.ExchangeRefreshToken("canary-r"),
-            protocol.AppendJournal(entry),
-            protocol.DeleteJournal(entry),
+            effects.ExchangeCode("canary-code", "canary-verifier"),
+            effects.ExchangeRefreshToken("canary-r"),
+            effects.ReadZoomUser("canary-a"),
+            effects.Revoke(tokens),
+            effects.AppendJournal(entry),
+            effects.DeleteJournal(entry),
+            effects.ReleaseJournal(entry),
+            effects.Audit(AuditEvent("a", "ok", USER, ZOOMGATE).with_tokens(1, "canary-a", "canary-r")),
         )
     )

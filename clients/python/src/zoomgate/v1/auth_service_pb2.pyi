@@ -77,11 +77,18 @@ class BeginAuthorizationRequest(google.protobuf.message.Message):
     USER_EMAIL_FIELD_NUMBER: builtins.int
     OPTIONS_FIELD_NUMBER: builtins.int
     RETURN_TO_FIELD_NUMBER: builtins.int
+    ZOOM_EMAIL_FIELD_NUMBER: builtins.int
     user_email: builtins.str
-    """Required. The email address of the user to connect. The Zoom account that consents must have this address."""
+    """Required. The email address of the user to connect. The Zoom account that consents must have this address, or the address in
+    `zoom_email`.
+    """
     return_to: builtins.str
     """The page to which the browser is redirected after the authorization: the name of an entry in the `ZOOMGATE_RETURN_TO` setting. Defaults
     to Zoomgate's own result page. Available only if Zoom redirects to Zoomgate's callback.
+    """
+    zoom_email: builtins.str
+    """The email address of the Zoom account that must consent, if it differs from `user_email`. The caller must be allowed to act for both
+    addresses, so members cannot name a different one. Defaults to the `zoom_email` of the user's connection.
     """
     @property
     def options(self) -> google.protobuf.struct_pb2.Struct:
@@ -95,9 +102,10 @@ class BeginAuthorizationRequest(google.protobuf.message.Message):
         user_email: builtins.str = ...,
         options: google.protobuf.struct_pb2.Struct | None = ...,
         return_to: builtins.str = ...,
+        zoom_email: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["options", b"options"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["options", b"options", "return_to", b"return_to", "user_email", b"user_email"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["options", b"options", "return_to", b"return_to", "user_email", b"user_email", "zoom_email", b"zoom_email"]) -> None: ...
 
 Global___BeginAuthorizationRequest: typing_extensions.TypeAlias = BeginAuthorizationRequest
 
@@ -198,7 +206,7 @@ class CreateTokenRequest(google.protobuf.message.Message):
     STATE_FIELD_NUMBER: builtins.int
     CODE_VERIFIER_FIELD_NUMBER: builtins.int
     user_email: builtins.str
-    """Required. The email address of the user who consented."""
+    """Required. The email address of the user who consented. With `state`, the `user_email` of that authorization."""
     code: builtins.str
     """Required. The code from Zoom's redirect. At most 2048 characters."""
     state: builtins.str
@@ -344,7 +352,7 @@ class RequestTokenRequest(google.protobuf.message.Message):
     user_email: builtins.str
     """Required. The email address of the user to whom the token belongs."""
     refresh_token: builtins.str
-    """Required. The refresh token. It cannot be used again after this call. At most 8 KiB."""
+    """Required. The refresh token. It cannot be used outside Zoomgate after this call. At most 8 KiB."""
     def __init__(
         self,
         *,
@@ -364,7 +372,7 @@ class RequestTokenResponse(google.protobuf.message.Message):
     TOKEN_FIELD_NUMBER: builtins.int
     @property
     def token(self) -> Global___Token:
-        """The token that Zoom issued in exchange."""
+        """The token of the connection."""
 
     def __init__(
         self,
@@ -446,11 +454,11 @@ class ImportConnectionResponse(google.protobuf.message.Message):
         OUTCOME_STORED: ImportConnectionResponse._Outcome.ValueType  # 1
         """The tokens are stored."""
         OUTCOME_ALREADY_STORED: ImportConnectionResponse._Outcome.ValueType  # 2
-        """An earlier call with the same refresh token stored the tokens."""
+        """The user's connection holds or has held this refresh token, or an earlier call with it stored the tokens."""
         OUTCOME_SKIPPED_CONNECTED: ImportConnectionResponse._Outcome.ValueType  # 3
         """The user is already connected. Nothing was changed."""
         OUTCOME_SKIPPED_DISCONNECTED: ImportConnectionResponse._Outcome.ValueType  # 4
-        """The user was disconnected in Zoomgate. Nothing was changed."""
+        """The user was disconnected in Zoomgate, before or during the call. The user remains disconnected."""
         OUTCOME_CONSENT_REQUIRED: ImportConnectionResponse._Outcome.ValueType  # 5
         """Zoom rejected the refresh token, in this call or after it was stored, so the user must consent."""
 
@@ -462,11 +470,11 @@ class ImportConnectionResponse(google.protobuf.message.Message):
     OUTCOME_STORED: ImportConnectionResponse.Outcome.ValueType  # 1
     """The tokens are stored."""
     OUTCOME_ALREADY_STORED: ImportConnectionResponse.Outcome.ValueType  # 2
-    """An earlier call with the same refresh token stored the tokens."""
+    """The user's connection holds or has held this refresh token, or an earlier call with it stored the tokens."""
     OUTCOME_SKIPPED_CONNECTED: ImportConnectionResponse.Outcome.ValueType  # 3
     """The user is already connected. Nothing was changed."""
     OUTCOME_SKIPPED_DISCONNECTED: ImportConnectionResponse.Outcome.ValueType  # 4
-    """The user was disconnected in Zoomgate. Nothing was changed."""
+    """The user was disconnected in Zoomgate, before or during the call. The user remains disconnected."""
     OUTCOME_CONSENT_REQUIRED: ImportConnectionResponse.Outcome.ValueType  # 5
     """Zoom rejected the refresh token, in this call or after it was stored, so the user must consent."""
 

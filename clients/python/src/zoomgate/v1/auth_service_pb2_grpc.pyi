@@ -390,14 +390,21 @@ class AuthServiceStub(typing.Generic[_AuthServiceBeginAuthorizationType, _AuthSe
     - INVALID_ARGUMENT / INVALID_STATE: the state or ticket is unknown, used or expired, or belongs to a different caller.
     - INVALID_ARGUMENT / CODE_REFUSED: Zoom rejected the authorization code.
     - FAILED_PRECONDITION / IDENTITY_MISMATCH: a different Zoom user consented.
+    - FAILED_PRECONDITION / ZOOM_USER_ALREADY_CONNECTED: the Zoom user is connected under a different email address.
     - RESOURCE_EXHAUSTED / SERVER_OVERLOADED: too many exchanges are running. Nothing was used; retry with the same request.
+    - FAILED_PRECONDITION / ZOOM_NOT_CONNECTED: the user was disconnected during the call.
+    - FAILED_PRECONDITION / ZOOM_REAUTH_REQUIRED: Zoom no longer accepts the tokens that it issued for the code.
+    - FAILED_PRECONDITION / ZOOM_SCOPE_MISSING: the app lacks the scope `user:read:user`.
     - INTERNAL / APP_CREDENTIALS_REJECTED: Zoom rejected the client ID or secret of this service.
     - RESOURCE_EXHAUSTED / ZOOM_RATE_LIMITED: Zoom is rate limiting.
-    - UNAVAILABLE / ZOOM_UNAVAILABLE: Zoom could not be reached or responded with 5xx.
+    - UNAVAILABLE / REFRESH_IN_PROGRESS: a different call is exchanging the same code.
+    - UNAVAILABLE / ZOOM_UNAVAILABLE: Zoom could not be reached or responded with 5xx. If Zoom has issued tokens but not reported their
+      user yet, the message states that the connection is created automatically later.
     - UNKNOWN / ZOOM_OUTCOME_UNKNOWN: Zoom's response was lost.
     - INTERNAL / ZOOM_BAD_RESPONSE: Zoom's response could not be parsed.
 
-    Retries: not safe. A state, a code and a ticket can be used only once. After a failure, start a new authorization.
+    Retries: not safe. A state and a ticket can be used only once. After a failure, start a new authorization; if the connection is created
+    automatically later, wait for it instead (GetConnection).
     """
 
     CreateToken: _AuthServiceCreateTokenType
@@ -409,7 +416,8 @@ class AuthServiceStub(typing.Generic[_AuthServiceBeginAuthorizationType, _AuthSe
     Errors:
     - The errors of CompleteAuthorization.
 
-    Retries: not safe. A code can be used only once.
+    Retries: not safe with `state`, which can be used only once. Without `state`, a retry with the same code never exchanges it a second
+    time: it returns the stored connection, or the error that describes the exchange.
     """
 
     GetToken: _AuthServiceGetTokenType
@@ -446,32 +454,36 @@ class AuthServiceStub(typing.Generic[_AuthServiceBeginAuthorizationType, _AuthSe
 
     RequestToken: _AuthServiceRequestTokenType
     """Exchanges a refresh token obtained outside Zoomgate, and stores the new tokens as the user's connection. The tokens must belong
-    to the Zoom user with the address `user_email`.
+    to the Zoom user with the address `user_email`, or with the `zoom_email` of the user's connection. A refresh token that the connection
+    holds or has held is not exchanged; the stored token is returned.
 
     Authorization: same as GetToken.
 
     Errors:
-    - The errors of CompleteAuthorization, except INVALID_STATE.
+    - The errors of CompleteAuthorization, except INVALID_STATE and CODE_REFUSED.
     - FAILED_PRECONDITION / ZOOM_REAUTH_REQUIRED: Zoom rejected the refresh token.
 
-    Retries: not safe. A refresh token can be used only once.
+    Retries: not automatic. A retry with the same refresh token returns the connection that an earlier call has stored. While that call is
+    running, the retry waits, and fails with REFRESH_IN_PROGRESS at its deadline. More than 90 seconds after UNKNOWN /
+    ZOOM_OUTCOME_UNKNOWN, it sends the refresh token again.
     """
 
     ImportConnection: _AuthServiceImportConnectionType
     """Imports a token pair that another system stored, so that the user does not have to consent again.
 
     While the access token is valid, Zoom only reports the user of the token, and the pair is stored unchanged. Otherwise the single-use
-    refresh token is exchanged. The tokens must belong to the Zoom user with the address `user_email`. A pair that was not exchanged is
-    never revoked, since the other system still has it.
+    refresh token is exchanged. The tokens must belong to the Zoom user with the address `user_email`, or with the `zoom_email` of the
+    user's connection. A pair that was not exchanged is never revoked, since the other system still has it.
 
-    An import is identified by its refresh token: after a retry with any server, no refresh token is exchanged twice. A call that has
-    started completes even if the caller cancels it.
+    An import is identified by its refresh token: after a retry with any server, no refresh token is exchanged twice. While a different
+    call is exchanging the token, a retry waits, and fails with UNAVAILABLE / REFRESH_IN_PROGRESS at its deadline. A call that has started
+    completes even if the caller cancels it.
 
     Authorization: services whose policy allows refresh tokens, for users that they may act for; administrators, for all users. Never on
     behalf of a member.
 
     Errors:
-    - The errors of CompleteAuthorization, except INVALID_STATE and CODE_REFUSED.
+    - The errors of CompleteAuthorization, except INVALID_STATE and CODE_REFUSED. ZOOM_NOT_CONNECTED and ZOOM_REAUTH_REQUIRED are outcomes.
 
     Retries: safe, also after UNKNOWN / ZOOM_OUTCOME_UNKNOWN and after a deadline.
     """
@@ -521,8 +533,9 @@ class AuthServiceStub(typing.Generic[_AuthServiceBeginAuthorizationType, _AuthSe
     """
 
     DeleteConnection: _AuthServiceDeleteConnectionType
-    """Disconnects a user: stops using the stored tokens immediately, then revokes them with Zoom. While Zoom cannot be reached, revocation
-    is retried in the background for at most 24 hours.
+    """Disconnects a user: stops using the stored tokens immediately, then revokes them with Zoom, including those of earlier consents. While
+    Zoom does not confirm, revocation is retried in the background for 24 hours; then the tokens are erased. If the outcome of an exchange
+    for the user is unknown, this takes up to 48 hours. An authorization or import that is in progress does not connect the user again.
 
     Authorization: same as GetConnection.
 
@@ -662,14 +675,21 @@ class AuthServiceServicer(metaclass=abc.ABCMeta):
         - INVALID_ARGUMENT / INVALID_STATE: the state or ticket is unknown, used or expired, or belongs to a different caller.
         - INVALID_ARGUMENT / CODE_REFUSED: Zoom rejected the authorization code.
         - FAILED_PRECONDITION / IDENTITY_MISMATCH: a different Zoom user consented.
+        - FAILED_PRECONDITION / ZOOM_USER_ALREADY_CONNECTED: the Zoom user is connected under a different email address.
         - RESOURCE_EXHAUSTED / SERVER_OVERLOADED: too many exchanges are running. Nothing was used; retry with the same request.
+        - FAILED_PRECONDITION / ZOOM_NOT_CONNECTED: the user was disconnected during the call.
+        - FAILED_PRECONDITION / ZOOM_REAUTH_REQUIRED: Zoom no longer accepts the tokens that it issued for the code.
+        - FAILED_PRECONDITION / ZOOM_SCOPE_MISSING: the app lacks the scope `user:read:user`.
         - INTERNAL / APP_CREDENTIALS_REJECTED: Zoom rejected the client ID or secret of this service.
         - RESOURCE_EXHAUSTED / ZOOM_RATE_LIMITED: Zoom is rate limiting.
-        - UNAVAILABLE / ZOOM_UNAVAILABLE: Zoom could not be reached or responded with 5xx.
+        - UNAVAILABLE / REFRESH_IN_PROGRESS: a different call is exchanging the same code.
+        - UNAVAILABLE / ZOOM_UNAVAILABLE: Zoom could not be reached or responded with 5xx. If Zoom has issued tokens but not reported their
+          user yet, the message states that the connection is created automatically later.
         - UNKNOWN / ZOOM_OUTCOME_UNKNOWN: Zoom's response was lost.
         - INTERNAL / ZOOM_BAD_RESPONSE: Zoom's response could not be parsed.
 
-        Retries: not safe. A state, a code and a ticket can be used only once. After a failure, start a new authorization.
+        Retries: not safe. A state and a ticket can be used only once. After a failure, start a new authorization; if the connection is created
+        automatically later, wait for it instead (GetConnection).
         """
 
     @abc.abstractmethod
@@ -686,7 +706,8 @@ class AuthServiceServicer(metaclass=abc.ABCMeta):
         Errors:
         - The errors of CompleteAuthorization.
 
-        Retries: not safe. A code can be used only once.
+        Retries: not safe with `state`, which can be used only once. Without `state`, a retry with the same code never exchanges it a second
+        time: it returns the stored connection, or the error that describes the exchange.
         """
 
     @abc.abstractmethod
@@ -738,15 +759,18 @@ class AuthServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[zoomgate.v1.auth_service_pb2.RequestTokenResponse, collections.abc.Awaitable[zoomgate.v1.auth_service_pb2.RequestTokenResponse]]:
         """Exchanges a refresh token obtained outside Zoomgate, and stores the new tokens as the user's connection. The tokens must belong
-        to the Zoom user with the address `user_email`.
+        to the Zoom user with the address `user_email`, or with the `zoom_email` of the user's connection. A refresh token that the connection
+        holds or has held is not exchanged; the stored token is returned.
 
         Authorization: same as GetToken.
 
         Errors:
-        - The errors of CompleteAuthorization, except INVALID_STATE.
+        - The errors of CompleteAuthorization, except INVALID_STATE and CODE_REFUSED.
         - FAILED_PRECONDITION / ZOOM_REAUTH_REQUIRED: Zoom rejected the refresh token.
 
-        Retries: not safe. A refresh token can be used only once.
+        Retries: not automatic. A retry with the same refresh token returns the connection that an earlier call has stored. While that call is
+        running, the retry waits, and fails with REFRESH_IN_PROGRESS at its deadline. More than 90 seconds after UNKNOWN /
+        ZOOM_OUTCOME_UNKNOWN, it sends the refresh token again.
         """
 
     @abc.abstractmethod
@@ -758,17 +782,18 @@ class AuthServiceServicer(metaclass=abc.ABCMeta):
         """Imports a token pair that another system stored, so that the user does not have to consent again.
 
         While the access token is valid, Zoom only reports the user of the token, and the pair is stored unchanged. Otherwise the single-use
-        refresh token is exchanged. The tokens must belong to the Zoom user with the address `user_email`. A pair that was not exchanged is
-        never revoked, since the other system still has it.
+        refresh token is exchanged. The tokens must belong to the Zoom user with the address `user_email`, or with the `zoom_email` of the
+        user's connection. A pair that was not exchanged is never revoked, since the other system still has it.
 
-        An import is identified by its refresh token: after a retry with any server, no refresh token is exchanged twice. A call that has
-        started completes even if the caller cancels it.
+        An import is identified by its refresh token: after a retry with any server, no refresh token is exchanged twice. While a different
+        call is exchanging the token, a retry waits, and fails with UNAVAILABLE / REFRESH_IN_PROGRESS at its deadline. A call that has started
+        completes even if the caller cancels it.
 
         Authorization: services whose policy allows refresh tokens, for users that they may act for; administrators, for all users. Never on
         behalf of a member.
 
         Errors:
-        - The errors of CompleteAuthorization, except INVALID_STATE and CODE_REFUSED.
+        - The errors of CompleteAuthorization, except INVALID_STATE and CODE_REFUSED. ZOOM_NOT_CONNECTED and ZOOM_REAUTH_REQUIRED are outcomes.
 
         Retries: safe, also after UNKNOWN / ZOOM_OUTCOME_UNKNOWN and after a deadline.
         """
@@ -843,8 +868,9 @@ class AuthServiceServicer(metaclass=abc.ABCMeta):
         request: zoomgate.v1.auth_service_pb2.DeleteConnectionRequest,
         context: _ServicerContext,
     ) -> typing.Union[zoomgate.v1.auth_service_pb2.DeleteConnectionResponse, collections.abc.Awaitable[zoomgate.v1.auth_service_pb2.DeleteConnectionResponse]]:
-        """Disconnects a user: stops using the stored tokens immediately, then revokes them with Zoom. While Zoom cannot be reached, revocation
-        is retried in the background for at most 24 hours.
+        """Disconnects a user: stops using the stored tokens immediately, then revokes them with Zoom, including those of earlier consents. While
+        Zoom does not confirm, revocation is retried in the background for 24 hours; then the tokens are erased. If the outcome of an exchange
+        for the user is unknown, this takes up to 48 hours. An authorization or import that is in progress does not connect the user again.
 
         Authorization: same as GetConnection.
 

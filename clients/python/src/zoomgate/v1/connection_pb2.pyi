@@ -142,25 +142,28 @@ class Connection(google.protobuf.message.Message):
     LAST_ERROR_FIELD_NUMBER: builtins.int
     CONSENT_TIME_FIELD_NUMBER: builtins.int
     NEXT_REFRESH_TIME_FIELD_NUMBER: builtins.int
+    ZOOM_EMAIL_FIELD_NUMBER: builtins.int
     user_email: builtins.str
     """The user's email address in lower case: ASCII, at most 254 characters."""
     state: Global___Connection.State.ValueType
     """The state of the connection."""
     zoom_user_id: builtins.str
-    """The Zoom user ID, as returned by `GET /users/me` when consent was completed."""
+    """The Zoom user ID, as returned by `GET /users/me` when consent was completed. Empty for a renamed user's earlier address."""
     zoom_account_id: builtins.str
     """The ID of the user's Zoom account."""
     generation: builtins.int
     """The sequence number of the connection's current token pair. Increases with every new token pair."""
     cause: Global___Connection.Cause.ValueType
     """The reason why the state is not STATE_ACTIVE. Unspecified while the state is STATE_ACTIVE."""
+    zoom_email: builtins.str
+    """The email address of the Zoom account, if the authorization named one that differs from `user_email`; otherwise empty. In lower case."""
     @property
     def scopes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """The scopes that Zoom granted, one per element."""
 
     @property
     def create_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
-        """The time at which the user first connected."""
+        """The time at which the user connected; after a disconnection, the time at which the user connected again."""
 
     @property
     def update_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
@@ -206,8 +209,9 @@ class Connection(google.protobuf.message.Message):
         last_error: Global___Connection.LastError | None = ...,
         consent_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         next_refresh_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        zoom_email: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["access_expire_time", b"access_expire_time", "consent_time", b"consent_time", "create_time", b"create_time", "last_error", b"last_error", "next_refresh_time", b"next_refresh_time", "refresh_time", b"refresh_time", "update_time", b"update_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["access_expire_time", b"access_expire_time", "cause", b"cause", "consent_time", b"consent_time", "create_time", b"create_time", "generation", b"generation", "last_error", b"last_error", "next_refresh_time", b"next_refresh_time", "refresh_time", b"refresh_time", "scopes", b"scopes", "state", b"state", "update_time", b"update_time", "user_email", b"user_email", "zoom_account_id", b"zoom_account_id", "zoom_user_id", b"zoom_user_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["access_expire_time", b"access_expire_time", "cause", b"cause", "consent_time", b"consent_time", "create_time", b"create_time", "generation", b"generation", "last_error", b"last_error", "next_refresh_time", b"next_refresh_time", "refresh_time", b"refresh_time", "scopes", b"scopes", "state", b"state", "update_time", b"update_time", "user_email", b"user_email", "zoom_account_id", b"zoom_account_id", "zoom_email", b"zoom_email", "zoom_user_id", b"zoom_user_id"]) -> None: ...
 
 Global___Connection: typing_extensions.TypeAlias = Connection

@@ -58,7 +58,7 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     Example: {"reason": "CODE_REFUSED", "domain": "zoomgate", "metadata": {"zoom_code": "invalid_grant"}}
     """
     ERROR_REASON_IDENTITY_MISMATCH: _ErrorReason.ValueType  # 7
-    """FAILED_PRECONDITION. The Zoom user who consented is not the requested user.
+    """FAILED_PRECONDITION. The Zoom user who consented does not have the requested email address: `user_email`, or `zoom_email` if it was set.
 
     Example: {"reason": "IDENTITY_MISMATCH", "domain": "zoomgate", "metadata": {}}
     """
@@ -100,7 +100,8 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     Example: {"reason": "ZOOM_SCOPE_MISSING", "domain": "zoomgate", "metadata": {"scopes": "meeting:write:meeting"}}
     """
     ERROR_REASON_REFRESH_IN_PROGRESS: _ErrorReason.ValueType  # 15
-    """UNAVAILABLE with RetryInfo. The user's token is being refreshed, or the outcome of the last refresh is unknown.
+    """UNAVAILABLE with RetryInfo. The user's token is being refreshed, the outcome of the last refresh is unknown, or the same code or
+    refresh token is being exchanged.
 
     Example: {"reason": "REFRESH_IN_PROGRESS", "domain": "zoomgate", "metadata": {}}
     """
@@ -141,7 +142,8 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     Example: {"reason": "SERVER_OVERLOADED", "domain": "zoomgate", "metadata": {"limit": "pending_authorizations"}}
     """
     ERROR_REASON_ZOOM_UNAVAILABLE: _ErrorReason.ValueType  # 23
-    """UNAVAILABLE with RetryInfo. Zoom could not be reached or responded with 5xx. The call changed nothing.
+    """UNAVAILABLE with RetryInfo. Zoom could not be reached or responded with 5xx. The call changed nothing, unless the message states that
+    the connection is created automatically later.
 
     Example: {"reason": "ZOOM_UNAVAILABLE", "domain": "zoomgate", "metadata": {"http_status": "503"}}
     """
@@ -197,6 +199,12 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
 
     Example: {"reason": "RESUME_TOKEN_EXPIRED", "domain": "zoomgate", "metadata": {}}
     """
+    ERROR_REASON_ZOOM_USER_ALREADY_CONNECTED: _ErrorReason.ValueType  # 34
+    """FAILED_PRECONDITION. The Zoom user who consented is connected under a different email address. The consent was stored in that
+    connection. Use its address, or disconnect it first.
+
+    Example: {"reason": "ZOOM_USER_ALREADY_CONNECTED", "domain": "zoomgate", "metadata": {}}
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The values of `google.rpc.ErrorInfo.reason`. Every error that Zoomgate returns carries an ErrorInfo with `domain = "zoomgate"`; the
@@ -240,7 +248,7 @@ a different app. Start a new authorization; the user's stored connection is unch
 Example: {"reason": "CODE_REFUSED", "domain": "zoomgate", "metadata": {"zoom_code": "invalid_grant"}}
 """
 ERROR_REASON_IDENTITY_MISMATCH: ErrorReason.ValueType  # 7
-"""FAILED_PRECONDITION. The Zoom user who consented is not the requested user.
+"""FAILED_PRECONDITION. The Zoom user who consented does not have the requested email address: `user_email`, or `zoom_email` if it was set.
 
 Example: {"reason": "IDENTITY_MISMATCH", "domain": "zoomgate", "metadata": {}}
 """
@@ -282,7 +290,8 @@ ERROR_REASON_ZOOM_SCOPE_MISSING: ErrorReason.ValueType  # 14
 Example: {"reason": "ZOOM_SCOPE_MISSING", "domain": "zoomgate", "metadata": {"scopes": "meeting:write:meeting"}}
 """
 ERROR_REASON_REFRESH_IN_PROGRESS: ErrorReason.ValueType  # 15
-"""UNAVAILABLE with RetryInfo. The user's token is being refreshed, or the outcome of the last refresh is unknown.
+"""UNAVAILABLE with RetryInfo. The user's token is being refreshed, the outcome of the last refresh is unknown, or the same code or
+refresh token is being exchanged.
 
 Example: {"reason": "REFRESH_IN_PROGRESS", "domain": "zoomgate", "metadata": {}}
 """
@@ -323,7 +332,8 @@ ERROR_REASON_SERVER_OVERLOADED: ErrorReason.ValueType  # 22
 Example: {"reason": "SERVER_OVERLOADED", "domain": "zoomgate", "metadata": {"limit": "pending_authorizations"}}
 """
 ERROR_REASON_ZOOM_UNAVAILABLE: ErrorReason.ValueType  # 23
-"""UNAVAILABLE with RetryInfo. Zoom could not be reached or responded with 5xx. The call changed nothing.
+"""UNAVAILABLE with RetryInfo. Zoom could not be reached or responded with 5xx. The call changed nothing, unless the message states that
+the connection is created automatically later.
 
 Example: {"reason": "ZOOM_UNAVAILABLE", "domain": "zoomgate", "metadata": {"http_status": "503"}}
 """
@@ -378,5 +388,11 @@ ERROR_REASON_RESUME_TOKEN_EXPIRED: ErrorReason.ValueType  # 33
 than the store's current time. Start a new watch without a token.
 
 Example: {"reason": "RESUME_TOKEN_EXPIRED", "domain": "zoomgate", "metadata": {}}
+"""
+ERROR_REASON_ZOOM_USER_ALREADY_CONNECTED: ErrorReason.ValueType  # 34
+"""FAILED_PRECONDITION. The Zoom user who consented is connected under a different email address. The consent was stored in that
+connection. Use its address, or disconnect it first.
+
+Example: {"reason": "ZOOM_USER_ALREADY_CONNECTED", "domain": "zoomgate", "metadata": {}}
 """
 Global___ErrorReason: typing_extensions.TypeAlias = ErrorReason

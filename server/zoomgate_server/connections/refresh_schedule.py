@@ -1,7 +1,7 @@
 """Due dates of proactive refreshes, which keep the grants of idle users valid.
 
 Zoom expires a refresh token that has not been used for about 90 days, and reserves the right to change this number. A pair is therefore
-refreshed after 45 to 60 days. The day depends on the user, because many users may have consented, or been imported, on the same day.
+refreshed after 45 to 60 days. The day depends on the Zoom user, because many users may have consented, or been imported, on the same day.
 """
 
 from hashlib import blake2b
@@ -22,7 +22,7 @@ LATEST_SECONDS = EARLIEST_SECONDS + SPREAD_SECONDS + AHEAD_SECONDS
 """Maximum time until a due date. A later due date was computed from a wrong clock."""
 
 
-def due_at(user_email: str, tokens: TokenPair, now: float) -> float | None:
+def due_at(zoom_user_id: str, tokens: TokenPair, now: float) -> float | None:
     """Return the due date of the refresh of an unused pair, or None if the pair has no refresh token.
 
     Times are seconds since 1970 on the store's clock. A pair issued in the future is due immediately, because its age is unknown.
@@ -31,5 +31,5 @@ def due_at(user_email: str, tokens: TokenPair, now: float) -> float | None:
         return None
     if tokens.obtained_at > now + AHEAD_SECONDS:
         return now
-    share = int.from_bytes(blake2b(user_email.encode(), digest_size=8).digest()) / 2**64
+    share = int.from_bytes(blake2b(zoom_user_id.encode(), digest_size=8).digest()) / 2**64
     return tokens.obtained_at + EARLIEST_SECONDS + share * SPREAD_SECONDS

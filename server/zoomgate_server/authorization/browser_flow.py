@@ -1,0 +1,218 @@
+"""The consent flow in the user's browser: the start page, Zoom's redirect to the callback, and the result page."""
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+
+from zoomgate_server.audit.event import BROWSER, AuditEvent, AuditSink
+from zoomgate_server.authorization.browser_binding import binding_of, challenge_of, is_bound
+from zoomgate_server.authorization.pending import PendingAuthorization
+from zoomgate_server.authorization.repository import AuthorizationRepository, invalid_state
+from zoomgate_server.clock import Clock
+from zoomgate_server.connections.account_linking import AccountLinker
+from zoomgate_server.connections.record import State
+from zoomgate_server.connections.repository import ConnectionRepository
+from zoomgate_server.errors import CodeRefused, ZoomgateError
+from zoomgate_server.storage.record_store import StoreError
+from zoomgate_server.zoom.oauth import OAuthClient
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """The timing of the consent flow in browsers, in seconds.
+
+    Attributes:
+        slot_wait: Maximum time for which a browser waits while too many codes are being exchanged.
+    """
+
+    slot_wait: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class BrowserResult:
+    """The outcome of a consent in a browser, and the page to show next.
+
+    Attributes:
+        location: The configured return URL with a ticket, or None for the service's own result page.
+        view: Token with which only this browser can read the result; empty if it could not be stored.
+        failure: The error that prevented the connection, or None.
+    """
+
+    location: str | None = field(repr=False)
+    view: str = field(repr=False)
+    failure: ZoomgateError | StoreError | None
+
+
+@dataclass(frozen=True, slots=True)
+class BrowserView:
+    """The result of a consent, as displayed in the user's browser.
+
+    Attributes:
+        zoom_email: The email address of the Zoom user who had to consent, or empty for `user_email`.
+        scopes: Empty without an active connection.
+    """
+
+    user_email: str
+    zoom_email: str
+    scopes: tuple[str, ...]
+
+
+class BrowserFlow:
+    """The operations of the consent flow for browsers.
+
+    Args:
+        return_to: URLs to which the browser may be redirected after the consent, by name.
+    """
+
+    def __init__(
+        self,
+        *,
+        authorizations: AuthorizationRepository,
+        connections: ConnectionRepository,
+        account_linker: AccountLinker,
+        oauth: OAuthClient,
+        clock: Clock,
+        audit: AuditSink,
+        return_to: Mapping[str, str],
+        timing: Timing = Timing(),
+    ) -> None:
+        self._authorizations = authorizations
+        self._connections = connections
+        self._account_linker = account_linker
+        self._oauth = oauth
+        self._clock = clock
+        self._timing = timing
+        self._audit = audit
+        self._return_to = return_to
+
+    async def peek(self, ticket: str) -> PendingAuthorization:
+        """Return the authorization of a link. The link is not consumed, so link previews do not invalidate it.
+
+        Raises:
+            InvalidState: The ticket is unknown, used or expired.
+            StoreError: The store failed.
+        """
+        pending, _ = await self._find(ticket)
+        return pending
+
+    async def start(self, ticket: str, cookie: str) -> str:
+        """Return Zoom's consent URL, with a state that is bound to the browser's cookie.
+
+        The link is not consumed and can be opened repeatedly.
+
+        Raises:
+            InvalidState: The ticket is unknown, used or expired.
+            StoreError: The store failed.
+        """
+        pending, key = await self._find(ticket)
+        state = f"{ticket}.{binding_of(key, ticket, cookie)}"
+        return self._oauth.authorize_url(state, challenge_of(pending.code_verifier))
+
+    async def callback(self, state: str, code: str, cookie: str) -> BrowserResult:
+        """Process a redirect from Zoom to the service's own callback.
+
+        Args:
+            code: The returned code, or empty if the user declined.
+            cookie: The browser's cookie, or empty.
+
+        Raises:
+            InvalidState: The state is unknown, expired, already used (cause USED), or bound to a different browser (cause OTHER_BROWSER).
+            ServerOverloaded: Too many codes are being exchanged; the state remains usable.
+            StoreError: The store failed; the state remains usable.
+        """
+        ticket, _, binding = state.partition(".")
+        pending, key = await self._find(ticket)
+        if not is_bound(key, ticket, cookie, binding):
+            self._audit_rejection("OTHER_BROWSER", pending)
+            raise invalid_state("OTHER_BROWSER")
+        finish = partial(self._finish, ticket, pending, code, key, cookie)
+        return await self._account_linker.in_slot(finish, self._clock.monotonic() + self._timing.slot_wait)
+
+    async def result_view(self, view: str, cookie: str) -> BrowserView:
+        """Return the result for the browser in which the user consented. The result is available for 10 minutes.
+
+        Raises:
+            InvalidState: The view is unknown, expired, or belongs to a different browser.
+            StoreError: The store failed.
+        """
+        name, _, binding = view.partition(".")
+        result = await self._authorizations.get(name, "view")
+        if result.browser_key is None or not is_bound(result.browser_key, name, cookie, binding):
+            raise invalid_state("OTHER_BROWSER")
+        record, _ = await self._connections.find(result.user_email)
+        if record is None or record.state is not State.ACTIVE or record.tokens is None:
+            return BrowserView(result.user_email, result.zoom_email, ())
+        return BrowserView(result.user_email, result.zoom_email, record.tokens.scopes)
+
+    async def _finish(
+        self, ticket: str, pending: PendingAuthorization, code: str, key: str, cookie: str
+    ) -> BrowserResult:
+        await self._authorizations.consume(ticket, pending, cause="USED")
+        view = await self._save_view(pending, key, cookie)
+        try:
+            await self._link(pending, code)
+            return BrowserResult(await self._return_redirect(pending), view, None)
+        except (ZoomgateError, StoreError) as failure:
+            return BrowserResult(None, view, failure)
+
+    async def _link(self, pending: PendingAuthorization, code: str) -> None:
+        if not code:
+            self._audit_rejection("DECLINED", pending)
+            raise CodeRefused(
+                "The user declined the authorization in Zoom; if that was a mistake, start a new authorization",
+                metadata={"zoom_code": "access_denied"},
+            )
+        try:
+            await self._account_linker.link_code(
+                code,
+                pending.code_verifier,
+                user_email=pending.user_email,
+                zoom_email=pending.zoom_email,
+                owner=pending.owner,
+                initiated_by=pending.initiated_by,
+                call=None,
+            )
+        except CodeRefused:  # for a call, the middleware audits the rejection
+            self._audit_rejection("CODE_REFUSED", pending)
+            raise
+
+    def _audit_rejection(self, reason: str, pending: PendingAuthorization) -> None:
+        self._audit(AuditEvent("authorization.rejected", reason, pending.user_email, BROWSER))
+
+    async def _find(self, ticket: str) -> tuple[PendingAuthorization, str]:
+        """Return an authorization that a browser may complete, and the key of the browser binding.
+
+        If the link was already used, the InvalidState error has the cause USED. Errors of RPC calls do not include this cause.
+        """
+        pending = await self._authorizations.find(ticket)
+        if pending is not None and pending.kind == "used":
+            raise invalid_state("USED")
+        if pending is None or pending.kind != "authorization" or pending.browser_key is None:
+            raise invalid_state()
+        return pending, pending.browser_key
+
+    async def _save_view(self, pending: PendingAuthorization, key: str, cookie: str) -> str:
+        """Store the details for the result page for 10 minutes. If the store fails, the page is shown without these details."""
+        try:
+            name = await self._create_copy(pending, kind="view", options="{}")
+        except StoreError:
+            return ""
+        return f"{name}.{binding_of(key, name, cookie)}"
+
+    async def _return_redirect(self, pending: PendingAuthorization) -> str | None:
+        """Return the requested return URL with a new ticket, or None if no return URL was requested."""
+        return_url = self._return_to.get(pending.return_to)
+        if return_url is None:
+            return None
+        ticket = await self._create_copy(pending, kind="ticket", browser_key=None)
+        separator = "&" if urlsplit(return_url).query else "?"
+        return f"{return_url}{separator}{urlencode({'ticket': ticket})}"
+
+    async def _create_copy(self, pending: PendingAuthorization, **changes: Any) -> str:
+        """Store a changed copy of an authorization (a ticket or a view) for 10 minutes, and return its name."""
+        name = secrets.token_urlsafe(32)
+        await self._authorizations.create(name, replace(pending, code_verifier="", **changes))
+        return name

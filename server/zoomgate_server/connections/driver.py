@@ -1,0 +1,223 @@
+"""The driver of the lifecycle protocols: it performs their effects one after another, and decides nothing."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import orjson
+
+from zoomgate_server.audit.event import AuditSink
+from zoomgate_server.clock import Clock
+from zoomgate_server.connections.exchange_mark import ExchangeMarkRepository
+from zoomgate_server.connections.lifecycle import effects
+from zoomgate_server.connections.lifecycle.linking import VERIFICATION_SECONDS
+from zoomgate_server.connections.repository import ConnectionRepository
+from zoomgate_server.connections.token_journal import TokenJournal
+from zoomgate_server.connections.token_pair import TokenPair
+from zoomgate_server.errors import (
+    RecordFault,
+    RecordUnreadable,
+    ScopeMissing,
+    ZoomBadResponse,
+    ZoomgateError,
+    ZoomUnavailable,
+)
+from zoomgate_server.storage.record_store import Record, StoreError, UserEmailTaken
+from zoomgate_server.user_email import InvalidUserEmail, canonical_email
+from zoomgate_server.zoom import endpoints, retry_after
+from zoomgate_server.zoom import errors as zoom_errors
+from zoomgate_server.zoom.client import ZoomClient
+from zoomgate_server.zoom.oauth import OAuthClient
+from zoomgate_server.zoom.request import ZoomResponse
+from zoomgate_server.zoom.token_outcome import Revoked
+
+MAX_PROFILE_FIELD = 512
+"""Maximum length of a field in Zoom's user profile."""
+
+_Verdict = TypeVar("_Verdict")
+
+
+class EffectDriver:
+    """The driver of the lifecycle protocols.
+
+    Args:
+        drop_token: Removes the token of an email address from the cache.
+    """
+
+    def __init__(
+        self,
+        *,
+        connections: ConnectionRepository,
+        marks: ExchangeMarkRepository,
+        journal: TokenJournal,
+        oauth: OAuthClient,
+        zoom: ZoomClient,
+        clock: Clock,
+        audit: AuditSink,
+        drop_token: Callable[[str], None],
+    ) -> None:
+        self._connections = connections
+        self._marks = marks
+        self._journal = journal
+        self._oauth = oauth
+        self._zoom = zoom
+        self._clock = clock
+        self._audit = audit
+        self._drop_token = drop_token
+
+    async def run(
+        self,
+        protocol: effects.Protocol[_Verdict],
+        perform: Callable[[effects.Effect], Awaitable[Any]] | None = None,
+    ) -> _Verdict:
+        """Run a protocol and return its verdict, or raise its error.
+
+        Args:
+            perform: Performs the effects instead of `EffectDriver.perform`.
+        """
+        perform = perform or self.perform
+        result: Any = None
+        failure: Exception | None = None
+        while True:
+            try:
+                effect = protocol.send(result) if failure is None else protocol.throw(failure)
+            except StopIteration as end:
+                verdict: _Verdict = end.value
+                return verdict
+            result, failure = None, None
+            try:
+                result = await perform(effect)
+            except (StoreError, RecordFault, UserEmailTaken) as error:
+                failure = error
+
+    async def release(self, entry_id: str) -> None:
+        """Leave the journal entry of a protocol that failed unexpectedly to any process."""
+        await self._journal.release(entry_id)
+
+    async def perform(self, effect: effects.Effect) -> Any:
+        """Perform an effect and return its result."""
+        match effect:
+            case effects.Now():
+                return self._clock.monotonic()
+            case effects.Sleep(seconds):
+                return await asyncio.sleep(seconds)
+            case effects.Audit(event):
+                return self._audit(event)
+            case effects.DropToken(user_email):
+                return self._drop_token(user_email)
+            case effects.AppendJournal(entry):
+                return await self._journal.append(entry)
+            case effects.DeleteJournal(entry):
+                return await self._journal.delete(entry.entry_id)
+            case effects.ReleaseJournal(entry):
+                return await self._journal.release(entry.entry_id)
+            case (
+                effects.ExchangeCode()
+                | effects.ExchangeRefreshToken()
+                | effects.ReadZoomUser()
+                | effects.Revoke()
+            ):
+                return await self._call_zoom(effect)
+        return await self._access_store(effect)
+
+    async def _access_store(self, effect: effects.StoreEffect) -> Any:
+        match effect:
+            case effects.Find(user_email, replaceable):
+                return await self._snapshot(
+                    self._connections.find_encrypted, user_email, replaceable=replaceable
+                )
+            case effects.Read(zoom_user_id, replaceable):
+                return await self._snapshot(
+                    self._connections.read_encrypted, zoom_user_id, replaceable=replaceable
+                )
+            case effects.Put(record):
+                return await self._connections.write(record)
+            case effects.ReadMark(fingerprint):
+                before = self._clock.monotonic()
+                mark, store_now = await self._marks.read(fingerprint)
+                return effects.Snapshot(None, store_now, before, mark=mark)
+            case effects.PutMark(mark):
+                return await self._marks.write(mark)
+            case effects.DeleteMark(mark):
+                return await self._marks.delete(mark)
+
+    async def _call_zoom(self, effect: effects.ZoomEffect) -> Any:
+        match effect:
+            case effects.ExchangeCode(code, code_verifier):
+                return await self._oauth.exchange_code(code, code_verifier=code_verifier or None)
+            case effects.ExchangeRefreshToken(refresh_token):
+                return await self._oauth.refresh(refresh_token)
+            case effects.ReadZoomUser(access_token):
+                return await self._read_zoom_user(access_token)
+            case effects.Revoke(pair):
+                return await self._revoke(pair)
+
+    async def _snapshot(
+        self, read: Callable[[str], Awaitable[tuple[Record | None, float]]], key: str, *, replaceable: bool
+    ) -> effects.Snapshot:
+        before = self._clock.monotonic()
+        record, store_now = await read(key)
+        if record is None:
+            return effects.Snapshot(None, store_now, before)
+        try:
+            opened = self._connections.open(record)
+        except RecordUnreadable:
+            if not replaceable:
+                raise
+            # the stored generation is unknown, and smaller than the time in seconds
+            return effects.Snapshot(
+                None, store_now, before, record.rev, int(store_now), user_email=record.user_email or ""
+            )
+        return effects.Snapshot(opened, store_now, before, opened.rev, opened.generation)
+
+    async def _read_zoom_user(self, access_token: str) -> effects.Identity:
+        try:
+            response = await self._zoom.send(
+                endpoints.current_user(), access_token, timeout=VERIFICATION_SECONDS
+            )
+        except ZoomgateError as error:
+            return effects.Unidentified(error)
+        if response.status == 200:
+            return _parse_zoom_user(response)
+        if zoom_errors.is_token_rejected(response):
+            return effects.AccessTokenRejected()
+        metadata = {"http_status": str(response.status)}
+        if response.status == 429 or response.status >= 500:
+            return effects.Unidentified(
+                ZoomUnavailable(
+                    "Zoom could not identify the user; retry later",
+                    metadata=metadata,
+                    retry_after=retry_after.parse(response.header("retry-after"), self._connections.now),
+                )
+            )
+        if 400 <= response.status < 500:
+            return effects.Unidentified(
+                ScopeMissing(
+                    "Zoom did not identify the user; add the scope user:read:user to the app and have the user consent again",
+                    metadata={"scopes": "user:read:user", **metadata},
+                )
+            )
+        return effects.Unidentified(ZoomBadResponse("Zoom did not identify the user", metadata=metadata))
+
+    async def _revoke(self, pair: TokenPair) -> bool:
+        tokens = (pair.access_token, pair.refresh_token)
+        # both at the same time, since the lease of a revocation covers the duration of one call
+        outcomes = await asyncio.gather(*(self._oauth.revoke(token) for token in tokens if token))
+        return all(isinstance(outcome, Revoked) for outcome in outcomes)
+
+
+def _parse_zoom_user(response: ZoomResponse) -> effects.Identity:
+    """Parse Zoom's user profile response. An address that is not canonical becomes empty, so that it differs from every user's address."""
+    try:
+        data = orjson.loads(response.body)
+        user_id, email, account_id = data["id"], data["email"], data.get("account_id") or ""
+    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
+        user_id = email = account_id = ""
+    values = (user_id, email, account_id)
+    if not all(isinstance(value, str) and len(value) <= MAX_PROFILE_FIELD for value in values) or not user_id:
+        metadata = {"length": str(len(response.body))}
+        return effects.Unidentified(ZoomBadResponse("Zoom did not identify the user", metadata=metadata))
+    try:
+        return effects.ZoomUser(user_id, canonical_email(email), account_id)
+    except InvalidUserEmail:
+        return effects.ZoomUser(user_id, "", account_id)

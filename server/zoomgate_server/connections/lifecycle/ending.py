@@ -1,0 +1,131 @@
+"""The protocols that end connections on behalf of a caller, or because of an event of Zoom."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from zoomgate_server.audit.event import ZOOM, Actor, AuditEvent
+from zoomgate_server.connections.lifecycle import decisions
+from zoomgate_server.connections.lifecycle.effects import (
+    AccessTokenRejected,
+    Audit,
+    DropToken,
+    Find,
+    Protocol,
+    Put,
+    Read,
+    ReadZoomUser,
+    Snapshot,
+)
+from zoomgate_server.connections.record import Cause, ConnectionRecord, State
+from zoomgate_server.errors import RecordFault
+from zoomgate_server.storage.record_store import StoreError
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The verdict that the connection was replaced by a tombstone."""
+
+    tombstone: ConnectionRecord
+
+
+@dataclass(frozen=True, slots=True)
+class NotEnded:
+    """The verdict that there was no connection to end."""
+
+
+@dataclass(frozen=True, slots=True)
+class OlderThanConsent:
+    """The verdict that the user has consented after the event."""
+
+
+@dataclass(frozen=True, slots=True)
+class NearConsent:
+    """The verdict that an event near a consent ended nothing.
+
+    Attributes:
+        rejected: The connection, if Zoom rejected its access token. A refresh must decide then.
+    """
+
+    rejected: ConnectionRecord | None = None
+
+
+def disconnect(
+    user_email: str, actor: Actor, authorize: Callable[[ConnectionRecord], None]
+) -> Protocol[Ended | NotEnded]:
+    """End the connection with an address on behalf of a caller.
+
+    Args:
+        authorize: Called with the connection; raises an error if the caller may not end it.
+    """
+    while True:
+        snapshot: Snapshot = yield Find(user_email)
+        record = snapshot.record
+        if record is None or not decisions.is_connected(record):
+            return NotEnded()
+        authorize(record)
+        tombstone = decisions.end(record, Cause.REVOKED, snapshot.store_now)
+        event = AuditEvent("connection.disconnected", "ok", user_email, actor, record.generation)
+        ended = yield from write_tombstone(tombstone, event)
+        if ended is not None:
+            return ended
+
+
+def end_by_event(
+    zoom_user_id: str, cause: Cause, happened_at: float
+) -> Protocol[Ended | NotEnded | OlderThanConsent | NearConsent]:
+    """End the connection of a Zoom user who removed the app or no longer exists.
+
+    Because of clock differences, an event near a consent may have happened before or after it. Such an event ends nothing: if Zoom rejects
+    the access token, a refresh must decide.
+    """
+    while True:
+        snapshot: Snapshot = yield Read(zoom_user_id)
+        record = snapshot.record
+        if record is None or not decisions.is_connected(record):
+            return NotEnded()
+        if abs(happened_at - record.consent_time) <= decisions.NEAR_CONSENT_SECONDS:
+            if record.tokens is not None and record.state is State.ACTIVE:
+                identity = yield ReadZoomUser(record.tokens.access_token)
+                if isinstance(identity, AccessTokenRejected):
+                    return NearConsent(record)
+            return NearConsent()
+        if happened_at < record.consent_time:
+            return OlderThanConsent()
+        tombstone = decisions.end(record, cause, snapshot.store_now)
+        details = {"cause": cause.value}
+        event = AuditEvent(
+            "connection.disconnected", "ok", record.user_email, ZOOM, record.generation, details=details
+        )
+        ended = yield from write_tombstone(tombstone, event)
+        if ended is not None:
+            return ended
+
+
+def write_tombstone(tombstone: ConnectionRecord, event: AuditEvent) -> Protocol[Ended | None]:
+    """Write a tombstone of the user whom the event names. Return None if the record was changed in the meantime.
+
+    If it remains unknown whether the tombstone was written, the audit event is recorded before the error is raised, because a retry of the
+    call may find no connection to audit.
+    """
+    try:
+        rev: int | None = yield Put(tombstone)
+    except StoreError:
+        rev = yield from _rev_of(tombstone)
+        if rev is None:
+            yield Audit(event._replace(outcome="STORE_UNAVAILABLE"))
+            raise
+    if rev is None:
+        return None
+    yield DropToken(event.user_email)
+    yield Audit(event)
+    return Ended(replace(tombstone, rev=rev))
+
+
+def _rev_of(tombstone: ConnectionRecord) -> Protocol[int | None]:
+    """Return the revision of a tombstone whose write was not confirmed, or None if it is not stored or the store fails."""
+    try:
+        snapshot: Snapshot = yield Read(tombstone.zoom_user_id)
+    except (StoreError, RecordFault):
+        return None
+    record = snapshot.record
+    return record.rev if record is not None and record == replace(tombstone, rev=record.rev) else None
