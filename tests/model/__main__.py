@@ -1,24 +1,60 @@
-"""`make soak N=…`: search N generated histories for one that violates an invariant of the refresh protocol."""
+"""`make soak N=…`: search N generated histories of each protocol for one that violates an invariant."""
 
 import sys
+import time
+from collections.abc import Callable
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 from rich.progress import TextColumn as Text
 
+from model import lifecycle_world
 from model.world import generate_history, shipped, shrink, violation_of
+
+
+def search_refreshes(seed: int) -> str:
+    """Return the violation of a history of the refresh protocol, with a short history, or an empty string."""
+    history = generate_history(seed, max_actions=60)
+    violation = violation_of(history)
+    return f"{violation}\n{shrink(history, shipped)}" if violation else ""
+
+
+def search_lifecycles(seed: int) -> str:
+    """Return the violation of a history of the lifecycle protocols, with a short history, or an empty string."""
+    violation = lifecycle_world.violation_of(None, seed)
+    if violation is None:
+        return ""
+    invariant, text = violation.args
+    tape = lifecycle_world.shrink(violation.world.drawn, invariant)
+    return f"{invariant}: {text}\n{lifecycle_world.sparse(tape)}"
+
+
+SEARCHES: dict[str, Callable[[int], str]] = {
+    "refresh protocol": search_refreshes,
+    "lifecycle protocols": search_lifecycles,
+}
 
 
 def main(first: int, histories: int) -> int:
     """Run the histories of `histories` consecutive seeds, starting with `first`. The exit code is 1 if a history violates an invariant."""
-    columns = (Text("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        Text("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns) as progress:
-        for seed in progress.track(range(first, first + histories), description="histories"):
-            history = generate_history(seed, max_actions=60)
-            violation = violation_of(history)
-            if violation:
-                progress.console.print(f"seed {seed}: {violation}\n{shrink(history, shipped)}", markup=False)
-                return 1
-        progress.console.print(f"{histories} histories from seed {first}: no violation")
+        for name, search in SEARCHES.items():
+            start = time.perf_counter()
+            task = progress.add_task(name, total=histories)
+            for seed in range(first, first + histories):
+                if problem := search(seed):
+                    progress.console.print(f"{name}, seed {seed}: {problem}", markup=False)
+                    return 1
+                progress.advance(task)
+            speed = histories / (time.perf_counter() - start)
+            progress.console.print(
+                f"{name}: {histories} histories from seed {first}, {speed:.0f}/s: no violation"
+            )
     return 0
 
 

@@ -1,0 +1,507 @@
+"""Mutants of the lifecycle protocols: the shipped code with one mistake each, which the histories of `model.lifecycle_world` must detect.
+
+Mistakes that the data model makes impossible have no mutant: two records with one address (the store rejects the write), a pair of a Zoom
+user in the record of a different one (the record is selected by the pair's own Zoom user), a revocation that looks at one of two records of
+a Zoom user, and the loss of a pair by a rename (the record keeps its pairs).
+"""
+
+import builtins
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+from zoomgate_server.connections.lifecycle import decisions, ending, exchange, linking, revocation
+from zoomgate_server.connections.refresh import protocol
+
+MODULES = (decisions, ending, linking, exchange, revocation, protocol)
+"""The modules with the rules, each after the modules that it imports."""
+
+
+@dataclass(frozen=True, slots=True)
+class Protocols:
+    """The modules whose protocols the world runs."""
+
+    exchange: Any = exchange
+    linking: Any = linking
+    ending: Any = ending
+    revocation: Any = revocation
+    protocol: Any = protocol
+    decisions: Any = decisions
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """A mutant with one mistake.
+
+    Attributes:
+        name: Description of the mistake.
+        of: The mutated module.
+        original: The replaced source text of the module. It must occur exactly once.
+        replacement: The text that replaces `original`.
+    """
+
+    name: str
+    of: ModuleType
+    original: str
+    replacement: str
+
+
+@cache
+def load(mutant: Mutant) -> Protocols:
+    """Return the protocols with a mistake.
+
+    Every module is executed anew, so that it imports the mutated one.
+
+    Raises:
+        LookupError: The original text does not occur exactly once in the module.
+    """
+    fresh: dict[str, ModuleType] = {}
+
+    def import_fresh(name: str, *args: Any) -> Any:
+        imported = builtins.__import__(name, *args)
+        items = args[2] or () if len(args) > 2 else ()
+        return fresh.get(name) or SimpleNamespace(
+            **{item: fresh.get(f"{name}.{item}") or getattr(imported, item) for item in items}
+        )
+
+    for shipped in MODULES:
+        source = Path(str(shipped.__file__)).read_text()
+        if shipped is mutant.of:
+            if source.count(mutant.original) != 1:
+                raise LookupError(f"mutant {mutant.name!r} no longer matches {shipped.__name__}")
+            source = source.replace(mutant.original, mutant.replacement)
+        module = ModuleType(shipped.__name__)
+        module.__dict__["__builtins__"] = {**vars(builtins), "__import__": import_fresh}
+        code = compile(source, f"<{mutant.name}: {shipped.__name__}>", "exec")
+        exec(code, module.__dict__)  # noqa: S102 - our own source
+        fresh[shipped.__name__] = module
+    return Protocols(**{name.rpartition(".")[2]: module for name, module in fresh.items()})
+
+
+_REVOKE = "from zoomgate_server.connections.lifecycle.effects import Revoke"
+
+MUTANTS = (
+    # -- identification and the journal
+    Mutant(
+        "pair_discarded_if_zoom_fails",
+        linking,
+        "return (yield from _defer(entry, context, identity.error))",
+        'return (yield from _discard(entry, context, "UNIDENTIFIED"))',
+    ),
+    Mutant(
+        "pair_discarded_if_access_token_rejected",
+        linking,
+        "        return (yield from _renew(entry, context, snapshot))",
+        '        return (yield from _discard(entry, context, "REJECTED"))',
+    ),
+    Mutant(
+        "pair_revoked_if_access_token_rejected",
+        linking,
+        "        return (yield from _renew(entry, context, snapshot))",
+        f"        {_REVOKE}\n        yield Revoke(entry.tokens)\n"
+        '        return (yield from _discard(entry, context, "REJECTED"))',
+    ),
+    Mutant(
+        "exchanged_pair_not_appended_to_journal",
+        exchange,
+        "        yield AppendJournal(entry)\n",
+        "",
+    ),
+    Mutant(
+        "renewed_pair_not_appended_to_journal",
+        linking,
+        "        yield AppendJournal(renewed)\n",
+        "",
+    ),
+    Mutant(
+        "zoom_user_not_appended_to_journal",
+        linking,
+        "        if context.is_exchanged:\n            yield AppendJournal(entry)\n",
+        "",
+    ),
+    Mutant(
+        "journal_deleted_before_write",
+        linking,
+        "        try:\n            rev = yield Put(decision.record)",
+        "        yield DeleteJournal(entry)\n        try:\n            rev = yield Put(decision.record)",
+    ),
+    Mutant(
+        "journal_not_deleted",
+        linking,
+        "    yield DeleteJournal(entry)\n",
+        "    yield ReleaseJournal(entry)\n",
+    ),
+    Mutant(
+        "commit_not_recognized",
+        linking,
+        "snapshot.record.was_committed(entry.entry_id):",
+        "False:",
+    ),
+    Mutant(
+        "store_failure_discards_pair",
+        linking,
+        "            yield Sleep(backoff.next_pause())\n            continue\n",
+        '            return (yield from _discard(entry, context, "STORE_UNAVAILABLE"))\n',
+    ),
+    Mutant(
+        "late_key_discards_pair",
+        linking,
+        "            return (yield from _defer(entry, context, error))",
+        '            return (yield from _discard(entry, context, "KEY"))',
+    ),
+    # -- order of consents
+    Mutant(
+        "later_mark_wins",
+        linking,
+        "    while True:\n        decision = decisions.link(",
+        "    if record is not None and decisions.is_connected(record) and record.consent_time > entry.marked_at:\n"
+        '        return (yield from _discard(entry, context, "SUPERSEDED"))\n'
+        "    while True:\n        decision = decisions.link(",
+    ),
+    Mutant(
+        "user_identified_before_record_is_read",
+        linking,
+        "                return entry  # the user is identified again after the record was read\n",
+        "                pass\n",
+    ),
+    Mutant(
+        "conflict_not_decided_again",
+        linking,
+        "        if rev is None:\n            return entry\n        linked",
+        "        if rev is None:\n            snapshot = yield Read(identified.zoom_user.user_id, replaceable=True)\n"
+        "            continue\n        linked",
+    ),
+    # -- revocation
+    Mutant(
+        "revocation_without_lease",
+        revocation,
+        "        rev = yield Put(leased)\n",
+        "        rev = record.rev\n",
+    ),
+    Mutant(
+        "revocation_after_lease",
+        revocation,
+        "        if not timing.allows_call(snapshot.monotonic, now):\n            break\n",
+        "",
+    ),
+    Mutant(
+        "unconfirmed_revocation_erases_pair",
+        revocation,
+        "        if not is_confirmed:\n            break\n",
+        "",
+    ),
+    Mutant(
+        "revocation_ignores_exchanges",
+        decisions,
+        "all(now - attempt.started_at >= UNRESOLVED_SECONDS for attempt in record.pending_attempts)",
+        "True",
+    ),
+    Mutant(
+        "unknown_outcome_delays_revocation_forever",
+        decisions,
+        "all(now - attempt.started_at >= UNRESOLVED_SECONDS for attempt in record.pending_attempts)",
+        "not record.pending_attempts",
+    ),
+    Mutant(
+        "lease_of_running_revocation_ignored",
+        decisions,
+        "        and active_lease(record, now, timing) is None\n",
+        "",
+    ),
+    Mutant(
+        "exchange_does_not_wait_for_revocation",
+        exchange,
+        "        if decisions.is_revoking(record, snapshot.store_now, request.timing):\n",
+        "        if False:\n",
+    ),
+    Mutant(
+        "write_does_not_wait_for_revocation",
+        linking,
+        "    if record is not None and decisions.is_revoking(record, snapshot.store_now, context.timing):\n",
+        "    if False:\n",
+    ),
+    Mutant(
+        "exchange_not_registered",
+        exchange,
+        "        registered = yield from _register(request)\n",
+        "        registered = None\n",
+    ),
+    Mutant(
+        "registration_never_removed",
+        linking,
+        "        if (yield Put(decisions.unregister(record, epoch))) is not None:\n            return\n",
+        "        return\n",
+    ),
+    Mutant(
+        "registration_does_not_extend_revocation",
+        decisions,
+        "    return _with_pairs_to_revoke(registered, record.pairs_to_revoke, now)\n",
+        "    return registered\n",
+    ),
+    # -- marks
+    Mutant(
+        "no_mark",
+        exchange,
+        "            if (yield PutMark(new)) is not None:\n                return found\n",
+        "            return found\n",
+    ),
+    Mutant(
+        "mark_ignored",
+        exchange,
+        "        if mark is not None and mark.holder != request.holder:\n",
+        "        if False:\n",
+    ),
+    Mutant(
+        "mark_of_running_exchange_ignored",
+        exchange,
+        "            if remaining > 0:\n",
+        "            if False:\n",
+    ),
+    Mutant(
+        "mark_of_deferred_pair_ignored",
+        exchange,
+        "            if mark.delivered:\n",
+        "            if False:\n",
+    ),
+    Mutant(
+        "deferred_pair_not_noted_in_mark",
+        linking,
+        "            yield PutMark(replace(found.mark, delivered=True))\n",
+        "            pass\n",
+    ),
+    Mutant(
+        "retried_pair_not_noted_in_mark",
+        linking,
+        "            yield from mark_delivered(entry)  # further",
+        "            pass  # further",
+    ),
+    Mutant(
+        "stored_pair_not_noted_in_mark",
+        linking,
+        "        yield PutMark(replace(found.mark, zoom_user_id=zoom_user_id))\n",
+        "        pass\n",
+    ),
+    Mutant("code_sent_again", exchange, "            if request.code:\n", "            if False:\n"),
+    Mutant(
+        "exchange_after_mark",
+        exchange,
+        "        if not timing.allows_call(marked.monotonic, now):\n            break\n",
+        "",
+    ),
+    Mutant(
+        "held_token_sent",
+        exchange,
+        "request.pair is not None and record.has_held(request.pair.refresh_token)",
+        "False",
+    ),
+    Mutant(
+        "supplied_token_of_stored_pair_sent",
+        exchange,
+        " or request.fingerprint in record.used_token_digests",
+        "",
+    ),
+    # -- events and disconnections
+    Mutant(
+        "event_near_consent_ends_connection",
+        ending,
+        "        if abs(happened_at - record.consent_time) <= decisions.NEAR_CONSENT_SECONDS:\n",
+        "        if False:\n",
+    ),
+    Mutant(
+        "rejected_access_token_near_consent_ends_connection",
+        ending,
+        "                if isinstance(identity, AccessTokenRejected):\n                    return NearConsent(record)\n"
+        "            return NearConsent()\n",
+        "                if not isinstance(identity, AccessTokenRejected):\n                    return NearConsent()\n"
+        "                happened_at = record.consent_time\n",
+    ),
+    Mutant(
+        "event_before_consent_ends_connection",
+        ending,
+        "        if happened_at < record.consent_time:\n            return OlderThanConsent()\n",
+        "",
+    ),
+    Mutant(
+        "event_discards_exchange_in_flight",
+        decisions,
+        "        and record.cause not in EVENT_CAUSES\n        and entry",
+        "        and entry",
+    ),
+    Mutant(
+        "disconnection_does_not_apply_to_exchange_in_flight",
+        decisions,
+        "        and entry.marked_at <= record.update_time\n",
+        "        and False\n",
+    ),
+    Mutant(
+        "disconnection_not_decided_again",
+        ending,
+        "        ended = yield from write_tombstone(tombstone, event)\n        if ended is not None:\n"
+        "            return ended\n\n\ndef end_by",
+        "        return (yield from write_tombstone(tombstone, event)) or NotEnded()\n\n\ndef end_by",
+    ),
+    Mutant(
+        "disconnection_drops_pairs",
+        decisions,
+        "    pairs = (*record.pairs, *record.superseded_pairs, *record.pairs_to_revoke) if is_revocable else ()\n",
+        "    pairs: tuple[TokenPair, ...] = ()\n",
+    ),
+    Mutant(
+        "disconnection_drops_superseded_pairs",
+        decisions,
+        "    pairs = (*record.pairs, *record.superseded_pairs, *record.pairs_to_revoke) if is_revocable else ()\n",
+        "    pairs = record.pairs if is_revocable else ()\n",
+    ),
+    Mutant(
+        "retention_drops_pairs_of_deactivated_user",
+        decisions,
+        "cause not in EVENT_CAUSES or cause in GRANT_MAY_SURVIVE",
+        "cause not in EVENT_CAUSES",
+    ),
+    Mutant(
+        "event_does_not_wait_for_exchange_in_flight",
+        decisions,
+        "record.pending_attempts if cause in EVENT_CAUSES else ()",
+        "()",
+    ),
+    # -- pairs
+    Mutant(
+        "superseded_pairs_dropped",
+        decisions,
+        "superseded_pairs=_distinct(*previous.pairs, *previous.superseded_pairs, *previous.pairs_to_revoke),",
+        "superseded_pairs=(),",
+    ),
+    Mutant(
+        "pairs_to_revoke_dropped_by_consent",
+        decisions,
+        "*previous.superseded_pairs, *previous.pairs_to_revoke),",
+        "*previous.superseded_pairs),",
+    ),
+    Mutant(
+        "superseded_pairs_revoked",
+        linking,
+        "        linked = replace(decision.record, rev=rev)\n",
+        f"        {_REVOKE}\n        for pair in decision.record.superseded_pairs:\n            yield Revoke(pair)\n"
+        "        linked = replace(decision.record, rev=rev)\n",
+    ),
+    Mutant(
+        "late_pair_dropped",
+        protocol,
+        "        rev = yield Put(decisions.late_pair(record, entry, now))\n"
+        "        return None if rev is None else Superseded(record)\n",
+        "        return Superseded(record)\n",
+    ),
+    Mutant(
+        "late_pair_revoked",
+        protocol,
+        "        rev = yield Put(decisions.late_pair(record, entry, now))\n"
+        "        return None if rev is None else Superseded(record)\n",
+        f"        {_REVOKE}\n        yield Revoke(entry.tokens)\n        return Superseded(record)\n",
+    ),
+    Mutant(
+        "missing_record_ends_grant",
+        protocol,
+        "        if now - entry.tokens.obtained_at > RETENTION_SECONDS:\n",
+        "        if True:\n",
+    ),
+    Mutant(
+        "mismatched_pair_discarded",
+        linking,
+        "        if not context.is_exchanged and decision.result is not LinkResult.LINKED:\n",
+        "        if context.is_exchanged and decision.result is LinkResult.IDENTITY_MISMATCH:\n"
+        '            return (yield from _discard(entry, context, "IDENTITY_MISMATCH"))\n'
+        "        if not context.is_exchanged and decision.result is not LinkResult.LINKED:\n",
+    ),
+    Mutant(
+        "mismatched_pair_revoked",
+        linking,
+        "        if not context.is_exchanged and decision.result is not LinkResult.LINKED:\n",
+        "        if context.is_exchanged and decision.result is LinkResult.IDENTITY_MISMATCH:\n"
+        f"            {_REVOKE}\n            yield Revoke(entry.tokens)\n"
+        '            return (yield from _discard(entry, context, "IDENTITY_MISMATCH"))\n'
+        "        if not context.is_exchanged and decision.result is not LinkResult.LINKED:\n",
+    ),
+    Mutant(
+        "mismatch_linked",
+        decisions,
+        "not address_lost and zoom_user.email == (zoom_email or entry.user_email)",
+        "not address_lost",
+    ),
+    Mutant(
+        "import_exchanges_token_of_different_user",
+        exchange,
+        "    return None if isinstance(verdict, Worthless) else verdict\n",
+        "    is_linked = isinstance(verdict, Linked) and verdict.result is LinkResult.LINKED\n"
+        "    return verdict if is_linked or isinstance(verdict, Skipped) else None\n",
+    ),
+    # -- addresses
+    Mutant(
+        "address_taken_without_looking",
+        linking,
+        "    if snapshot.rev == 0 or (snapshot.record is not None and holder.user_email != entry.user_email):\n",
+        "    if snapshot.rev == 0:\n",
+    ),
+    Mutant(
+        "address_taken_from_later_consent",
+        linking,
+        "    if (entry.zoom_email or holder.zoom_email) and holder.address_time > entry.marked_at:\n",
+        "    if False:\n",
+    ),
+    Mutant(
+        "address_kept_although_zoom_reports_new_user",
+        linking,
+        "    if (entry.zoom_email or holder.zoom_email) and holder.address_time > entry.marked_at:\n",
+        "    if holder.address_time > entry.marked_at:\n",
+    ),
+    Mutant(
+        "displaced_pairs_dropped",
+        decisions,
+        '    return replace(ended, user_email="")\n',
+        '    return replace(ended, user_email="", pairs_to_revoke=(), due_at=None)\n',
+    ),
+    Mutant(
+        "displacement_applies_to_consents_elsewhere",
+        decisions,
+        "replace(end(record, Cause.REVOKED, now), cause=None) if is_connected(record)",
+        "end(record, Cause.REVOKED, now) if is_connected(record)",
+    ),
+    Mutant(
+        "always_renamed",
+        decisions,
+        "        elif record.user_email != address and not record.zoom_email and record.user_email != zoom_user.email:\n",
+        "        elif record.user_email != address:\n",
+    ),
+    Mutant(
+        "explicit_address_renamed",
+        decisions,
+        "record.user_email != address and not record.zoom_email and",
+        "record.user_email != address and",
+    ),
+    Mutant(
+        "never_renamed",
+        decisions,
+        "        elif record.user_email != address and not record.zoom_email and record.user_email != zoom_user.email:\n",
+        "        elif False:\n",
+    ),
+    Mutant(
+        "no_tombstone_for_previous_address",
+        linking,
+        "    if record.renamed_from:\n        yield",
+        "    if False:\n        yield",
+    ),
+    Mutant(
+        "owner_changed_by_consent_for_different_address",
+        decisions,
+        "owner=previous.owner if keeps_name or keeps_owner else entry.owner",
+        "owner=entry.owner",
+    ),
+    Mutant(
+        "generation_restarts",
+        decisions,
+        "generation=max(snapshot.generation, seen_generation) + 1,",
+        "generation=1,",
+    ),
+)
+"""Mutants of the lifecycle protocols, for the histories of `model.lifecycle_world`."""
