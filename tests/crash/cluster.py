@@ -23,6 +23,7 @@ from support.harness import RpcError, caller_key, metadata
 from support.zoom_events import ENVIRON
 from zoom_simulator import Simulator, SimulatorOptions
 from zoom_simulator.options import SimulatedUser
+from zoom_simulator.rules import Rules
 from zoomgate.v1 import auth_service_pb2 as auth
 from zoomgate.v1.auth_service_pb2_grpc import AuthServiceStub
 from zoomgate.v1.meetings_service_pb2 import CreateMeetingRequest
@@ -73,6 +74,20 @@ class StoreKind(StrEnum):
 
     SQLITE = "SQLite"
     MONGODB = "MongoDB"
+
+
+class Interruption(StrEnum):
+    """What happens to the process whose operations are paused.
+
+    Attributes:
+        PAUSE: The operations continue after the test has acted through a different process.
+        STOP: As `PAUSE`, but the whole process is stopped in the meantime, for longer than a lease.
+        KILL: The process is killed after the test has acted through a different process, and another one is started.
+    """
+
+    PAUSE = "pause"
+    STOP = "SIGSTOP"
+    KILL = "SIGKILL"
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -252,25 +267,11 @@ class Cluster:
         directory.mkdir()
         write_plan(directory, plan or {})
         (directory / "trace").touch()
-        data = self._directory / (name if self.store_kind is StoreKind.MONGODB else "data")
-        inherited = {key: value for key, value in os.environ.items() if not key.startswith("ZOOMGATE_")}
-        settings = inherited | {
-            "PYTHONPATH": str(TESTS),
+        settings = self._environ(name, store_uri) | {
             "ZOOMGATE_LISTEN": listen,
-            "ZOOMGATE_HTTP_LISTEN": "127.0.0.1:0",
-            "ZOOMGATE_DATA_DIR": str(data),
-            "ZOOMGATE_KEYS": str(self._directory / "keys.json"),
-            "ZOOMGATE_CALLERS": str(self._directory / "callers.toml"),
-            "ZOOMGATE_CLIENT_ID": self.zoom.options.client_id,
-            "ZOOMGATE_CLIENT_SECRET": self.zoom.options.client_secret,
-            "ZOOMGATE_ZOOM_API_URL": self.zoom.api_url,
-            "ZOOMGATE_ZOOM_OAUTH_URL": self.zoom.oauth_url,
             "ZOOMGATE_WORKERS": str(workers),
-            **ENVIRON,
             **(environ or {}),
         }
-        if self.store_kind is StoreKind.MONGODB:
-            settings["ZOOMGATE_STORE"] = store_uri or self._uri
         with (directory / "log").open("w") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "crash.launcher", str(directory), "serve"],
@@ -288,6 +289,39 @@ class Cluster:
         assert ready is not None, line + (directory / "log").read_text()
         server.grpc, server.http = ready[1], ready[2]
         return server
+
+    def command(self, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a command with the settings of a service."""
+        return subprocess.run(
+            [sys.executable, "-m", "zoomgate_server", *arguments],
+            cwd=self._directory,
+            env=self._environ(name),
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_SECONDS,
+            check=False,
+        )
+
+    def _environ(self, name: str, store_uri: str = "") -> dict[str, str]:
+        """Return the environment variables of a service; see `start`."""
+        data = self._directory / (name if self.store_kind is StoreKind.MONGODB else "data")
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith("ZOOMGATE_")}
+        settings = inherited | {
+            "PYTHONPATH": str(TESTS),
+            "ZOOMGATE_LISTEN": "127.0.0.1:0",
+            "ZOOMGATE_HTTP_LISTEN": "127.0.0.1:0",
+            "ZOOMGATE_DATA_DIR": str(data),
+            "ZOOMGATE_KEYS": str(self._directory / "keys.json"),
+            "ZOOMGATE_CALLERS": str(self._directory / "callers.toml"),
+            "ZOOMGATE_CLIENT_ID": self.zoom.options.client_id,
+            "ZOOMGATE_CLIENT_SECRET": self.zoom.options.client_secret,
+            "ZOOMGATE_ZOOM_API_URL": self.zoom.api_url,
+            "ZOOMGATE_ZOOM_OAUTH_URL": self.zoom.oauth_url,
+            **ENVIRON,
+        }
+        if self.store_kind is StoreKind.MONGODB:
+            settings["ZOOMGATE_STORE"] = store_uri or self._uri
+        return settings
 
     async def close(self) -> None:
         """Stop all processes, and check that no log contains a token."""
@@ -312,9 +346,7 @@ class Cluster:
         if expired:
             self.zoom.zoom.expire(user)
         past = time.time() - 3600
-        return TokenPair(
-            issued["access_token"], issued["refresh_token"], "bearer", issued["scope"], "", past, past
-        )
+        return TokenPair(issued["access_token"], issued["refresh_token"], issued["scope"], past, past)
 
     async def connect(self, users: Iterable[str], *, expired: bool = True) -> None:
         """Store active connections with an expiry time in the past; with `expired=False`, Zoom still accepts their access tokens."""
@@ -322,6 +354,7 @@ class Cluster:
             tokens = self.grant(user, expired=expired)
             past = tokens.obtained_at
             record = ConnectionRecord(
+                zoom_user_id=self.zoom.zoom.users[user].user_id,
                 user_email=user,
                 state=State.ACTIVE,
                 grant=uuid4().hex,
@@ -332,14 +365,13 @@ class Cluster:
                 refresh_time=past,
                 access_expire_at=past,
                 tokens=tokens,
-                zoom_user_id=self.zoom.zoom.users[user].user_id,
                 initiated_by="test",
             )
             assert await self.connections.write(record)
 
     async def record(self, user: str) -> ConnectionRecord | None:
         """Return the stored record of a user."""
-        record, _ = await self.connections.read(user)
+        record, _ = await self.connections.find(user)
         return record
 
     async def state(self, user: str) -> str:
@@ -368,6 +400,15 @@ class Cluster:
                 lost.add(user)
         return lost
 
+    async def is_erased(self, users: Iterable[str]) -> bool:
+        """Return whether the store contains no token of the users."""
+        records = [await self.record(user) for user in users]
+        return not any(
+            (*record.pairs, *record.superseded_pairs, *record.pairs_to_revoke)
+            for record in records
+            if record is not None
+        )
+
     def refreshes(self, user: str) -> int:
         """Return how many times Zoom has refreshed a user's token pair."""
         return self.zoom.zoom.grants[user].generation - 1
@@ -380,12 +421,16 @@ class Cluster:
 
 @asynccontextmanager
 async def cluster(
-    store_kind: StoreKind, directory: Path, names: Iterable[str], store_uri: str = ""
+    store_kind: StoreKind,
+    directory: Path,
+    names: Iterable[str],
+    store_uri: str = "",
+    rules: Rules = Rules(),
 ) -> AsyncIterator[Cluster]:
     """Run the Zoom simulator with the named users, create an empty store, and yield a cluster without servers."""
     async with AsyncExitStack() as stack:
         zoom = await stack.enter_async_context(
-            Simulator(SimulatorOptions(port=0, users=simulated_users(names)))
+            Simulator(SimulatorOptions(port=0, users=simulated_users(names), rules=rules))
         )
         (directory / "data").mkdir(mode=0o700)
         key_file.create(directory / "keys.json")

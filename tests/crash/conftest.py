@@ -2,9 +2,10 @@
 
 import pytest
 
-from crash.cluster import StoreKind
+from crash.cluster import Interruption, StoreKind
 from crash.table import TABLE, Table
 from support.mongodb import MongoServer
+from zoom_simulator.rules import Revocation, Rules
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -32,6 +33,19 @@ def store_uri(store_kind: StoreKind, request: pytest.FixtureRequest) -> str:
         return ""
     server: MongoServer = request.getfixturevalue("mongodb")
     return server.new_database("directConnection=true")
+
+
+@pytest.fixture(params=Interruption)
+def interruption(request: pytest.FixtureRequest) -> Interruption:
+    """Return the interruption; the test runs once with each."""
+    result: Interruption = request.param
+    return result
+
+
+@pytest.fixture(params=(False, True), ids=("one-grant", "concurrent-grants"))
+def rules(request: pytest.FixtureRequest) -> Rules:
+    """Return the rules of Zoom: whether it keeps a user's earlier grants. A revocation ends all grants of the user."""
+    return Rules(concurrent_grants=request.param, revocation=Revocation.USER)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

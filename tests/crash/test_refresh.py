@@ -224,7 +224,7 @@ async def test_kill_during_journal_recovery_loses_no_token(
         statuses = [await call]
         recovering = await running.start("first", {user: "before_read"})
         await recovering.reached({user: "before_read"})
-        assert recovering.log("refresh.resumed")
+        await until(lambda: recovering.log("refresh.resumed") != [])
         recovering.send(signal.SIGKILL)
         assert await recovering.wait() == -signal.SIGKILL
         statuses += await settle(running, [await running.start("first")], {user: "ACTIVE"}, allow_reauth=True)

@@ -16,8 +16,8 @@ from crash.table import Table
 from support.harness import caller_key
 from zoomgate import AsyncClient
 from zoomgate.v1.auth_service_pb2 import WatchConnectionsResponse as Event
-from zoomgate_server.connections.disconnection import make_tombstone
-from zoomgate_server.connections.record import State
+from zoomgate_server.connections.lifecycle import decisions
+from zoomgate_server.connections.record import Cause, State
 from zoomgate_server.rpc.services import connection_mapping
 
 pytestmark = pytest.mark.timeout(300)
@@ -68,11 +68,11 @@ class ReceivedEvents:
 async def change(running: Cluster, user: str, rng: random.Random) -> None:
     """Update, delete or recreate a connection directly in the store, in the same way as a service process."""
     while True:
-        record, now = await running.connections.read(user)
+        record, now = await running.connections.find(user)
         assert record is not None
         deleted = record.state is State.DISCONNECTED
         if not deleted and rng.random() < 0.1:
-            written = make_tombstone(record, now, revoke=False)
+            written = decisions.end(record, Cause.APP_DEAUTHORIZED, now)
         else:
             written = replace(
                 record,
@@ -89,7 +89,7 @@ async def change(running: Cluster, user: str, rng: random.Random) -> None:
 
 async def stored(running: Cluster, user: str) -> ConnectionVersion:
     """Return the version of a connection in the store."""
-    record, _ = await running.connections.read(user)
+    record, _ = await running.connections.find(user)
     assert record is not None
     updated = connection_mapping.timestamp(record.update_time)
     assert updated is not None
