@@ -128,16 +128,24 @@ async def test_zoom_outage_shows_a_retry_page(zoomgate: Harness) -> None:
         assert (page.status, page.url.query["outcome"]) == (503, "try_later")
 
 
-@pytest.mark.parametrize("status", [400, 403, 429, 500])
+@pytest.mark.parametrize(
+    ("status", "outcome"),
+    [
+        (400, (500, "misconfigured")),
+        (403, (500, "misconfigured")),
+        (429, (503, "try_later")),
+        (500, (503, "try_later")),
+    ],
+)
 async def test_user_is_connected_later_if_zoom_does_not_identify_the_user(
-    zoomgate: Harness, status: int
+    zoomgate: Harness, status: int, outcome: tuple[int, str]
 ) -> None:
-    """The page reports an outage. The user does not have to consent again."""
+    """The page reports an outage or a missing scope. The user does not have to consent again."""
     started = await zoomgate.begin_authorization()
     zoomgate.simulator.faults.add(Fault("users_me", "status", times=-1, status=status))
     async with browser() as session:
         page = await consent(session, started.authorization_url, MONICA)
-        assert (page.status, page.url.query["outcome"]) == (503, "try_later")
+        assert (page.status, page.url.query["outcome"]) == outcome
     assert not await is_connected(zoomgate)
     zoomgate.simulator.faults.clear()
     async with asyncio.timeout(SECONDS):

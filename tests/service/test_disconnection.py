@@ -55,10 +55,10 @@ async def read(zoomgate: Harness, user: str = MONICA) -> ConnectionRecord:
         return decode(envelope, record)
 
 
-async def write(zoomgate: Harness, record: ConnectionRecord) -> None:
-    """Write a connection directly to the store."""
+async def write(zoomgate: Harness, record: ConnectionRecord) -> bool:
+    """Write a connection directly to the store. Return False if the service has changed it in the meantime."""
     async with open_store(zoomgate) as (store, envelope):
-        assert await store.put(encode(envelope, record), record.rev)
+        return await store.put(encode(envelope, record), record.rev) is not None
 
 
 async def until(condition: Any) -> None:
@@ -174,7 +174,7 @@ async def test_alternate_pairs_are_revoked_and_erased(zoomgate: Harness) -> None
     record = await read(zoomgate)
     assert record.tokens is not None
     unused_pair = TokenPair("gone-a", "gone-r", "", 0.0, 0.0)
-    await write(zoomgate, replace(record, tokens=unused_pair, alternate_pairs=(record.tokens,)))
+    assert await write(zoomgate, replace(record, tokens=unused_pair, alternate_pairs=(record.tokens,)))
     await zoomgate.call(zoomgate.auth.DeleteConnection, DELETE_MONICA, "admin")
     assert zoomgate.simulator.zoom.grants[MONICA].revoked
 
@@ -195,12 +195,15 @@ async def test_tokens_are_erased_after_a_day_even_if_zoom_confirms_no_revocation
             await zoomgate.call(
                 zoomgate.auth.DeleteConnection, pb.DeleteConnectionRequest(user_email=user), "admin"
             )
-        old = await read(zoomgate, OMAR)
-        await write(zoomgate, replace(old, revoke_until=time.time() - 1.0))
+
+        async def is_expired() -> bool:
+            tombstone = await read(zoomgate, OMAR)
+            return await write(zoomgate, replace(tombstone, revoke_until=time.time() - 1.0))
 
         async def is_erased() -> bool:
             return (await read(zoomgate, OMAR)).pairs_to_revoke == ()
 
+        await until(is_expired)
         await until(is_erased)
         zoomgate.simulator.faults.clear()
         for user in (BASIL, MONICA):
