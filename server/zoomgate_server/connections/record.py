@@ -1,12 +1,11 @@
 """Connection records and their stored form."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from zoomgate_server.connections import token_pair
 from zoomgate_server.connections.token_pair import TokenPair
 from zoomgate_server.encryption.envelope import Envelope, key_id_of, unreadable
 from zoomgate_server.storage.record_store import Kind, Record, RecordKey
@@ -166,44 +165,76 @@ def digest_of(refresh_token: str) -> str:
     return hashlib.sha256(refresh_token.encode()).hexdigest()[:32]
 
 
+_HEADER = (
+    "epoch",
+    "lease",
+    "pending_attempts",
+    "commit_id",
+    "previous_commit_ids",
+    "recent_refresh_times",
+    "create_time",
+    "consent_time",
+    "update_time",
+    "refresh_time",
+    "address_time",
+    "access_expire_at",
+    "cause",
+    "last_error",
+    "revoke_until",
+)
+"""The fields that are stored in clear text."""
+
+_SECRET = (
+    "state",
+    "tokens",
+    "alternate_pairs",
+    "superseded_pairs",
+    "used_token_digests",
+    "owner",
+    "user_email",
+    "zoom_email",
+    "renamed_from",
+    "zoom_account_id",
+    "initiated_by",
+    "pairs_to_revoke",
+)
+"""The encrypted fields: the tokens, and all fields that determine who may use the connection, including the state."""
+
+
+def _optional(read: Callable[..., Any]) -> Callable[[Any], Any]:
+    return lambda fields: None if fields is None else read(**fields)
+
+
+def _pairs(stored: list[dict[str, Any]]) -> tuple[TokenPair, ...]:
+    return tuple(TokenPair(**fields) for fields in stored)
+
+
+_READERS: dict[str, Callable[[Any], Any]] = {
+    "state": State,
+    "cause": lambda cause: None if cause is None else Cause(cause),
+    "lease": _optional(Lease),
+    "last_error": _optional(LastError),
+    "tokens": _optional(TokenPair),
+    "pending_attempts": lambda stored: tuple(PendingAttempt(**fields) for fields in stored),
+    "previous_commit_ids": tuple,
+    "recent_refresh_times": tuple,
+    "used_token_digests": tuple,
+    "alternate_pairs": _pairs,
+    "superseded_pairs": _pairs,
+    "pairs_to_revoke": _pairs,
+}
+"""Functions that read a field from its stored form. Other fields are stored as they are."""
+
+
 def encode(envelope: Envelope, connection: ConnectionRecord) -> Record:
-    """Encrypt a connection. The ciphertext contains all fields that determine who may use the connection, including the state."""
+    """Encrypt a connection."""
     key = RecordKey(envelope.app, Kind.USER, connection.zoom_user_id)
     value = envelope.seal(
         key,
         grant=connection.grant,
         generation=connection.generation,
-        header={
-            "lease_epoch": connection.epoch,
-            "lease": None if connection.lease is None else _lease_to_fields(connection.lease),
-            "pending_attempts": [_attempt_to_fields(attempt) for attempt in connection.pending_attempts],
-            "commit_id": connection.commit_id,
-            "previous_commit_ids": connection.previous_commit_ids,
-            "recent_refresh_times": connection.recent_refresh_times,
-            "create_time": connection.create_time,
-            "consent_time": connection.consent_time,
-            "update_time": connection.update_time,
-            "refresh_time": connection.refresh_time,
-            "address_time": connection.address_time,
-            "access_expire_at": connection.access_expire_at,
-            "cause": connection.cause,
-            "last_error": None if connection.last_error is None else _error_to_fields(connection.last_error),
-            "revoke_until": connection.revoke_until,
-        },
-        secret={
-            "state": connection.state,
-            "tokens": _pair_to_fields(connection.tokens),
-            "alternate_pairs": _pairs_to_fields(connection.alternate_pairs),
-            "superseded_pairs": _pairs_to_fields(connection.superseded_pairs),
-            "used_token_digests": connection.used_token_digests,
-            "owner": connection.owner,
-            "user_email": connection.user_email,
-            "zoom_email": connection.zoom_email,
-            "renamed_from": connection.renamed_from,
-            "zoom_account_id": connection.zoom_account_id,
-            "initiated_by": connection.initiated_by,
-            "pairs_to_revoke": _pairs_to_fields(connection.pairs_to_revoke),
-        },
+        header={name: getattr(connection, name) for name in _HEADER},
+        secret={name: getattr(connection, name) for name in _SECRET},
     )
     return Record(
         key=key,
@@ -226,82 +257,25 @@ def decode(envelope: Envelope, record: Record) -> ConnectionRecord:
         RecordVersionUnsupported, KeyUnavailable: See `Envelope.open`.
     """
     opened = envelope.open(record)
-    header, secret = opened.header, opened.secret
     try:
+        stored = {name: opened.header[name] for name in _HEADER} | {
+            name: opened.secret[name] for name in _SECRET
+        }
+        fields = {
+            name: _READERS[name](value) if name in _READERS else value for name, value in stored.items()
+        }
         connection = ConnectionRecord(
             zoom_user_id=record.key.subject,
-            user_email=secret["user_email"],
             rev=record.rev,
-            read_update_time=header["update_time"],
-            state=State(secret["state"]),
+            read_update_time=stored["update_time"],
             grant=opened.grant,
             generation=opened.generation,
-            cause=None if header["cause"] is None else Cause(header["cause"]),
-            epoch=header["lease_epoch"],
-            lease=None if header["lease"] is None else _lease_from_fields(header["lease"]),
-            pending_attempts=tuple(map(_attempt_from_fields, header["pending_attempts"])),
-            commit_id=header["commit_id"],
-            previous_commit_ids=tuple(header["previous_commit_ids"]),
-            recent_refresh_times=tuple(header["recent_refresh_times"]),
-            create_time=header["create_time"],
-            consent_time=header["consent_time"],
-            update_time=header["update_time"],
-            refresh_time=header["refresh_time"],
-            address_time=header["address_time"],
-            access_expire_at=header["access_expire_at"],
-            last_error=None if header["last_error"] is None else _error_from_fields(header["last_error"]),
-            tokens=_pair_from_fields(secret["tokens"]),
-            alternate_pairs=tuple(map(token_pair.from_fields, secret["alternate_pairs"])),
-            superseded_pairs=tuple(map(token_pair.from_fields, secret["superseded_pairs"])),
-            used_token_digests=tuple(secret["used_token_digests"]),
-            owner=secret["owner"],
-            zoom_email=secret["zoom_email"],
-            renamed_from=secret["renamed_from"],
-            zoom_account_id=secret["zoom_account_id"],
-            initiated_by=secret["initiated_by"],
-            pairs_to_revoke=tuple(map(token_pair.from_fields, secret["pairs_to_revoke"])),
-            revoke_until=header["revoke_until"],
             due_at=record.due_at,
             expire_at=record.expire_at,
+            **fields,
         )
     except (KeyError, TypeError, ValueError):
         raise unreadable(record.key) from None
     if (connection.state.value, connection.user_email or None) != (record.state, record.user_email):
         raise unreadable(record.key)
     return connection
-
-
-def _lease_to_fields(lease: Lease) -> dict[str, Any]:
-    return {"holder": lease.holder, "epoch": lease.epoch, "expire_at": lease.expire_at}
-
-
-def _lease_from_fields(fields: Mapping[str, Any]) -> Lease:
-    return Lease(holder=fields["holder"], epoch=fields["epoch"], expire_at=fields["expire_at"])
-
-
-def _attempt_to_fields(attempt: PendingAttempt) -> dict[str, Any]:
-    return {"epoch": attempt.epoch, "started_at": attempt.started_at}
-
-
-def _attempt_from_fields(fields: Mapping[str, Any]) -> PendingAttempt:
-    return PendingAttempt(epoch=fields["epoch"], started_at=fields["started_at"])
-
-
-def _error_to_fields(error: LastError) -> dict[str, Any]:
-    return {"reason": error.reason, "message": error.message, "time": error.time}
-
-
-def _error_from_fields(fields: Mapping[str, Any]) -> LastError:
-    return LastError(reason=fields["reason"], message=fields["message"], time=fields["time"])
-
-
-def _pair_to_fields(pair: TokenPair | None) -> dict[str, Any] | None:
-    return None if pair is None else token_pair.to_fields(pair)
-
-
-def _pairs_to_fields(pairs: tuple[TokenPair, ...]) -> list[dict[str, Any]]:
-    return [token_pair.to_fields(pair) for pair in pairs]
-
-
-def _pair_from_fields(fields: Mapping[str, Any] | None) -> TokenPair | None:
-    return None if fields is None else token_pair.from_fields(fields)

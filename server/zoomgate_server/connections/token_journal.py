@@ -22,7 +22,7 @@ import os
 import re
 import secrets
 from collections import deque
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
@@ -33,7 +33,6 @@ import orjson
 
 from zoomgate_server import file_system, private_file
 from zoomgate_server.backoff import Backoff
-from zoomgate_server.connections import token_pair
 from zoomgate_server.connections.token_pair import TokenPair
 from zoomgate_server.encryption.cipher import Ring, associated_data
 from zoomgate_server.encryption.envelope import FORMAT, unsupported
@@ -128,46 +127,6 @@ class _Write:
     descriptor: int = -1
     durable: bool = False
     error: str | None = None
-
-
-def to_fields(entry: Entry) -> dict[str, Any]:
-    """Return the stored form of an entry."""
-    return {
-        "entry_id": entry.entry_id,
-        "origin": entry.origin.value,
-        "user_email": entry.user_email,
-        "grant": entry.grant,
-        "generation": entry.generation,
-        "tokens": token_pair.to_fields(entry.tokens),
-        "zoom_user_id": entry.zoom_user_id,
-        "zoom_email": entry.zoom_email,
-        "registered_with": entry.registered_with,
-        "lease_epoch": entry.epoch,
-        "fingerprint": entry.fingerprint,
-        "marked_at": entry.marked_at,
-        "owner": entry.owner,
-        "initiated_by": entry.initiated_by,
-    }
-
-
-def from_fields(fields: Mapping[str, Any]) -> Entry:
-    """Read an entry from its stored form."""
-    return Entry(
-        entry_id=fields["entry_id"],
-        origin=Origin(fields["origin"]),
-        user_email=fields["user_email"],
-        grant=fields["grant"],
-        generation=fields["generation"],
-        tokens=token_pair.from_fields(fields["tokens"]),
-        zoom_user_id=fields["zoom_user_id"],
-        zoom_email=fields["zoom_email"],
-        registered_with=fields["registered_with"],
-        epoch=fields["lease_epoch"],
-        fingerprint=fields["fingerprint"],
-        marked_at=fields["marked_at"],
-        owner=fields["owner"],
-        initiated_by=fields["initiated_by"],
-    )
 
 
 class TokenJournal:
@@ -355,7 +314,7 @@ class TokenJournal:
 
     def _draft(self, write: _Write) -> None:
         entry = write.entry
-        sealed = self._ring.seal(orjson.dumps(to_fields(entry)), self._associated(entry.entry_id))
+        sealed = self._ring.seal(orjson.dumps(entry), self._associated(entry.entry_id))
         content = bytes((FORMAT,)) + sealed
         write.path = self._folder / f".{entry.entry_id}-{hashlib.sha256(content).hexdigest()}"
         while True:
@@ -462,7 +421,9 @@ class TokenJournal:
             raise RecordUnreadable("A journal entry is empty or corrupt")
         if content[0] != FORMAT:
             raise unsupported(content[0], f"journal/{name[:_NAME_DIGITS]}")
-        return from_fields(orjson.loads(self._ring.open(content[1:], self._associated(name))))
+        fields = orjson.loads(self._ring.open(content[1:], self._associated(name)))
+        tokens = TokenPair(**fields["tokens"])
+        return Entry(**fields | {"origin": Origin(fields["origin"]), "tokens": tokens})
 
     def _report_unreadable(self, name: str, reason: str) -> None:
         if name not in self._unreadable:

@@ -1,8 +1,6 @@
-"""Token pairs as Zoom issued them, and their stored form."""
+"""Token pairs as Zoom issued them."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from zoomgate_server.zoom.token_outcome import Issued
 
@@ -45,25 +43,3 @@ class TokenPair:
     def scopes(self) -> tuple[str, ...]:
         """The granted scopes."""
         return tuple(self.scope.split())
-
-
-def to_fields(pair: TokenPair) -> dict[str, Any]:
-    """Return the stored form of a token pair."""
-    return {
-        "access_token": pair.access_token,
-        "refresh_token": pair.refresh_token,
-        "scope": pair.scope,
-        "access_expire_at": pair.access_expire_at,
-        "obtained_at": pair.obtained_at,
-    }
-
-
-def from_fields(fields: Mapping[str, Any]) -> TokenPair:
-    """Read a token pair from its stored form."""
-    return TokenPair(
-        access_token=fields["access_token"],
-        refresh_token=fields["refresh_token"],
-        scope=fields["scope"],
-        access_expire_at=fields["access_expire_at"],
-        obtained_at=fields["obtained_at"],
-    )
