@@ -13,6 +13,7 @@ BY_HISTORY: dict[str, str] = {
     "pair_discarded_if_zoom_fails": "h19_supplied_token_is_not_sent_again_while_its_pair_waits",
     "pair_discarded_if_access_token_rejected": "h14_rejected_access_token_does_not_make_a_pair_worthless",
     "pair_revoked_if_access_token_rejected": "consent_that_a_later_consent_overtakes_is_verified_again",
+    "first_refresh_of_imported_pair_not_verified": "refresh_token_of_a_different_user_is_not_stored",
     "journal_deleted_before_write": "displaced_user_connects_elsewhere",
     "journal_not_deleted": "displaced_user_connects_elsewhere",
     "user_identified_before_record_is_read": "user_is_identified_after_the_record_is_read",

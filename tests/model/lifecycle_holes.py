@@ -473,6 +473,26 @@ def imported_token_of_a_different_user_is_not_sent(world: World) -> None:
     assert world.sent[supplied.refresh_token] == ("", False)
 
 
+def refresh_token_of_a_different_user_is_not_stored(world: World) -> None:
+    supplied = prepare(world, 4)
+    assert supplied is not None
+    world.run(world.supply(A, supplied, is_import=True))
+    assert world.records["z1"].state is State.ACTIVE
+    world.run(world.refresh("z1"))
+    assert world.records["z1"].state is State.REAUTH_REQUIRED
+    world.run(world.disconnect(A))
+
+
+def first_refresh_of_an_imported_pair_keeps_the_user_connected(world: World) -> None:
+    supplied = prepare(world, 3)
+    assert supplied is not None
+    world.run(world.supply(A, supplied, is_import=True))
+    for _ in range(2):
+        world.run(world.refresh("z1"))
+    assert world.records["z1"].state is State.ACTIVE
+    assert world.records["z1"].owner == "o1"
+
+
 def displaced_user_connects_elsewhere(world: World) -> None:
     prepare(world, 1)
     world.rename("z1", C)

@@ -87,7 +87,7 @@ MUTANTS = (
     Mutant(
         "pair_discarded_if_zoom_fails",
         linking,
-        "return (yield from _defer(entry, context, identity.error))",
+        "return (yield from _defer(entry, identity.error))",
         'return (yield from _discard(entry, context, "UNIDENTIFIED"))',
     ),
     Mutant(
@@ -118,8 +118,14 @@ MUTANTS = (
     Mutant(
         "zoom_user_not_appended_to_journal",
         linking,
-        "        if context.is_exchanged:\n            yield AppendJournal(entry)\n",
+        "        if entry.tokens.is_exchanged:\n            yield AppendJournal(entry)\n",
         "",
+    ),
+    Mutant(
+        "first_refresh_of_imported_pair_not_verified",
+        protocol,
+        "if not all(pair.is_exchanged for pair in lease.record.pairs):",
+        "if False:",
     ),
     Mutant(
         "journal_deleted_before_write",
@@ -148,7 +154,7 @@ MUTANTS = (
     Mutant(
         "late_key_discards_pair",
         linking,
-        "            return (yield from _defer(entry, context, error))",
+        "            return (yield from _defer(entry, error))",
         '            return (yield from _discard(entry, context, "KEY"))',
     ),
     # -- order of consents
@@ -231,7 +237,7 @@ MUTANTS = (
     Mutant(
         "registration_never_removed",
         linking,
-        "        if (yield Put(decisions.unregister(record, epoch))) is not None:\n            return\n",
+        "        if (yield Put(decisions.settled(unregistered, fingerprint, snapshot.store_now))) is not None:\n            return\n",
         "        return\n",
     ),
     Mutant(
@@ -409,19 +415,19 @@ MUTANTS = (
     Mutant(
         "mismatched_pair_discarded",
         linking,
-        "        if not context.is_exchanged and decision.result is not LinkResult.LINKED:\n",
-        "        if context.is_exchanged and decision.result is LinkResult.IDENTITY_MISMATCH:\n"
+        "        if not entry.tokens.is_exchanged and decision.result is not LinkResult.LINKED:\n",
+        "        if entry.tokens.is_exchanged and decision.result is LinkResult.IDENTITY_MISMATCH:\n"
         '            return (yield from _discard(entry, context, "IDENTITY_MISMATCH"))\n'
-        "        if not context.is_exchanged and decision.result is not LinkResult.LINKED:\n",
+        "        if not entry.tokens.is_exchanged and decision.result is not LinkResult.LINKED:\n",
     ),
     Mutant(
         "mismatched_pair_revoked",
         linking,
-        "        if not context.is_exchanged and decision.result is not LinkResult.LINKED:\n",
-        "        if context.is_exchanged and decision.result is LinkResult.IDENTITY_MISMATCH:\n"
+        "        if not entry.tokens.is_exchanged and decision.result is not LinkResult.LINKED:\n",
+        "        if entry.tokens.is_exchanged and decision.result is LinkResult.IDENTITY_MISMATCH:\n"
         f"            {_REVOKE}\n            yield Revoke(entry.tokens)\n"
         '            return (yield from _discard(entry, context, "IDENTITY_MISMATCH"))\n'
-        "        if not context.is_exchanged and decision.result is not LinkResult.LINKED:\n",
+        "        if not entry.tokens.is_exchanged and decision.result is not LinkResult.LINKED:\n",
     ),
     Mutant(
         "mismatch_linked",

@@ -240,6 +240,10 @@ class World:
         self.grants.append(grant)
         return grant, self.issue(grant)
 
+    def owner_of(self, pair: TokenPair) -> Grant:
+        """Return the grant that a pair is known to belong to. The refresh token of an imported pair may belong to a different one."""
+        return self.grant_of[pair.refresh_token if pair.is_exchanged else pair.access_token]
+
     def accepts(self, refresh_token: str) -> bool:
         """Return whether Zoom accepts a refresh token."""
         grant = self.grant_of.get(refresh_token)
@@ -350,7 +354,7 @@ class World:
             self.sent[secret] = (self.sent[secret][0], True)
 
     def _revoke(self, task: Task, pair: TokenPair) -> bool:
-        origin = self.grant_of[pair.refresh_token]
+        origin = self.owner_of(pair)
         if self.rules.revoke == "user":
             ended = [
                 grant for grant in self.grants if grant.zoom_user_id == origin.zoom_user_id and grant.alive
@@ -465,7 +469,7 @@ class World:
 
     def _check_write(self, task: Task, stored: ConnectionRecord | None, record: ConnectionRecord) -> None:
         for pair in (*record.pairs, *record.superseded_pairs, *record.pairs_to_revoke):
-            grant = self.grant_of[pair.refresh_token]
+            grant = self.owner_of(pair)
             grant.stored = True
             grant.excused = grant.excused or self.away is not None  # documented: written to an empty store
             if grant.zoom_user_id != record.zoom_user_id:
@@ -491,7 +495,7 @@ class World:
                 self.disconnections.append((record.user_email, record.zoom_user_id, record.update_time))
             elif record.cause is Cause.USER_DEACTIVATED:
                 for pair in (*stored.pairs, *stored.superseded_pairs):
-                    self.grant_of[pair.refresh_token].ended = True
+                    self.owner_of(pair).ended = True
 
     def _check_link(self, task: Task, stored: ConnectionRecord, record: ConnectionRecord) -> None:
         """Check that a pair was requested under the record's address, and is not older than a disconnection."""
@@ -649,9 +653,10 @@ class World:
             if self.claims.get(entry_id) is task
             and entry.origin is Origin.REFRESH
             and entry.zoom_user_id not in self.records
-            and self.grant_of[entry.tokens.refresh_token].excused
+            and (self.rolled_back or self.grant_of[entry.tokens.refresh_token].excused)
         ]
         for entry_id in lost:
+            self.grant_of[journal[entry_id].tokens.refresh_token].excused = True
             del journal[entry_id]
         return bool(lost)
 
@@ -857,7 +862,9 @@ class World:
             holder=f"holder-{next(self._names)}",
             fingerprint=_fingerprint(pair.refresh_token),
             context=self.context(skips),
-            pair=pair if is_import else replace(pair, access_token="", access_expire_at=0.0),
+            pair=replace(pair, is_exchanged=False)
+            if is_import
+            else replace(pair, access_token="", access_expire_at=0.0),
             owner="o1",
         )
         name = "import" if is_import else "request"
@@ -873,7 +880,14 @@ class World:
             forced=False,
             config=CONFIG,
         )
-        return self.start("refresh", self.protocols.protocol.refresh(request), zoom_user_id, replica)
+        is_imported = record is not None and not all(pair.is_exchanged for pair in record.pairs)
+        return self.start(
+            "refresh",
+            self.protocols.protocol.refresh(request),
+            zoom_user_id,
+            replica,
+            expected_email=record.user_email if record is not None and is_imported else "",
+        )
 
     def disconnect(self, address: str) -> Task:
         """Disconnect a user on behalf of a caller."""
@@ -999,9 +1013,7 @@ class World:
                 usable = record.state is State.ACTIVE and any(
                     self.accepts(pair.refresh_token) for pair in record.pairs
                 )
-                superseded = any(
-                    self.grant_of[pair.refresh_token] is grant for pair in record.superseded_pairs
-                )
+                superseded = any(self.owner_of(pair) is grant for pair in record.superseded_pairs)
                 if not usable and not superseded:  # documented: superseded pairs are never used
                     self.fail(
                         "I1", f"{grant.zoom_user_id} has a valid grant, and its record is {record.state}"
@@ -1081,10 +1093,10 @@ def run_history(tape: list[int] | None, seed: int = 0, protocols: Protocols = SH
 
 def _run(world: World) -> None:
     world.spurious = world.draw(3)
-    start = world.draw(4)
+    start = world.draw(5)
     supplied = prepare(world, start)
     world.back_up()
-    world.log(f"{world.rules}; {A} is {'not ' if start == 3 else ''}connected")
+    world.log(f"{world.rules}; {A} is {'not ' if start >= 3 else ''}connected")
     theme = THEMES[world.draw(len(THEMES))]
     plan = [theme[world.draw(len(theme))] for _ in range(2 + world.draw(5))]
     held: tuple[Task | None, int] = (None, 0)
@@ -1110,13 +1122,19 @@ def _run(world: World) -> None:
 
 
 def prepare(world: World, start: int) -> TokenPair | None:
-    """Connect a user, unless `start` is 3. Return a pair of a different system, if there is one."""
+    """Connect a user, unless `start` is 3 or more. Return a pair of a different system, if there is one.
+
+    If `start` is 4, its refresh token belongs to a different user than its access token.
+    """
     supplied = None
-    if start == 3 or not world.rules.consent_ends_grants:
+    if start >= 3 or not world.rules.consent_ends_grants:
         _, issued = world.consent_at_zoom("z1")
         supplied = TokenPair.from_response(issued, world.now)
+        if start == 4:
+            _, other = world.consent_at_zoom("z2")
+            supplied = replace(supplied, refresh_token=other.refresh_token)
         world.sent[supplied.refresh_token] = ("", False)
-    if start != 3:
+    if start < 3:
         grant, issued = world.consent_at_zoom("z1")
         grant.ours = grant.delivered = grant.stored = True
         grant.address, grant.marked_at = A, world.now - 100

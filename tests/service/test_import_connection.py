@@ -254,7 +254,11 @@ async def test_unused_pair_of_a_different_user_is_rejected_and_not_revoked(zoomg
     assert (await imported(zoomgate, request)).outcome == STORED
     await zoomgate.call(zoomgate.auth.RefreshToken, pb.RefreshTokenRequest(user_email=OMAR))
     events = [(event["outcome"], event["user"]) for event in lines(zoomgate.data_dir, "connection.stored")]
-    assert events == [("IDENTITY_MISMATCH", MONICA), ("ok", OMAR)]
+    assert events == [
+        ("IDENTITY_MISMATCH", MONICA),
+        ("ok", OMAR),
+        ("ok", OMAR),
+    ]  # stored, and linked at the first refresh
 
 
 async def test_exchanged_pair_of_a_different_user_is_revoked(tmp_path: Path) -> None:
@@ -279,6 +283,60 @@ async def test_exchanged_pair_of_a_different_connected_user_becomes_that_users_n
     assert error.message.endswith("; they were exchanged and stored as that user's connection")
     assert await access_token(zoomgate, OMAR) in zoomgate.simulator.zoom.access_tokens
     assert zoomgate.stat("revoke.known") == 0
+
+
+@pytest.mark.parametrize("is_connected", [False, True], ids=["unknown", "connected"])
+async def test_refresh_token_of_a_different_user_is_detected_at_its_first_use(
+    tmp_path: Path, is_connected: bool
+) -> None:
+    """The access token belongs to Monica, and the refresh token to Omar. No caller receives a token of Omar for Monica."""
+    timing = Timing(disconnections=disconnection.Timing(retry_interval=0.05))
+    async with running(tmp_path, timing=timing) as zoomgate:
+        if is_connected:
+            await zoomgate.connect(OMAR)
+        request = exported(zoomgate.simulator)
+        request.refresh_token = exported(zoomgate.simulator, OMAR).refresh_token
+        assert (await imported(zoomgate, request)).outcome == STORED
+        refresh = pb.RefreshTokenRequest(user_email=MONICA)
+        assert (await zoomgate.error_of(zoomgate.auth.RefreshToken, refresh)).reason == "ZOOM_REAUTH_REQUIRED"
+        assert zoomgate.stat("token.refresh_token.issued") == 1
+        if is_connected:
+            assert await access_token(zoomgate, OMAR) in zoomgate.simulator.zoom.access_tokens
+            assert zoomgate.stat("revoke.known") == 0
+        else:
+            await reached(zoomgate, "revoke.known")
+        events = [(event["outcome"], event["user"]) for event in lines(tmp_path, "connection.stored")]
+        assert events[-2:] == [("ok", MONICA), ("IDENTITY_MISMATCH", MONICA)]
+
+
+async def test_first_refresh_of_an_imported_pair_waits_until_zoom_identifies_the_user(tmp_path: Path) -> None:
+    """Until then, no caller receives the new access token, and the refresh token is not sent again."""
+    timing = Timing(recovery=journal_recovery.Timing(0.05, first_pause=0.05, max_pause=0.1))
+    async with running(tmp_path, timing=timing) as zoomgate:
+        request = exported(zoomgate.simulator)
+        assert (await imported(zoomgate, request)).outcome == STORED
+        zoomgate.simulator.faults.add(Fault("users_me", "status", times=-1, status=503))
+        refresh = pb.RefreshTokenRequest(user_email=MONICA)
+        error = await zoomgate.error_of(zoomgate.auth.RefreshToken, refresh, seconds=8.0)
+        assert error.reason == "REFRESH_IN_PROGRESS"
+        zoomgate.simulator.faults.clear()
+        async with asyncio.timeout(20):
+            while await access_token(zoomgate) == request.access_token:
+                await asyncio.sleep(0.02)
+        assert zoomgate.stat("token.refresh_token.issued") == 1
+        assert await access_token(zoomgate) in zoomgate.simulator.zoom.access_tokens
+
+
+async def test_import_under_a_new_address_does_not_replace_the_connection_of_the_zoom_user(
+    zoomgate: Harness,
+) -> None:
+    """The Zoom user was renamed, and the export is older than the connection."""
+    await zoomgate.connect(MONICA)
+    request = exported(zoomgate.simulator, update_time=at(time.time() - 60), user_email="monika@example.com")
+    zoomgate.simulator.zoom.rename(MONICA, "monika@example.com")
+    error = await zoomgate.error_of(zoomgate.auth.ImportConnection, request)
+    assert error.short == ("FAILED_PRECONDITION", "ZOOM_USER_ALREADY_CONNECTED")
+    assert await access_token(zoomgate) != request.access_token
 
 
 async def test_unused_pair_is_not_revoked_if_the_user_is_disconnected_during_the_import(

@@ -218,9 +218,7 @@ def connected(request: LinkRequest, verdict: exchange.Verdict) -> ConnectionReco
         case linking.Linked(_, LinkResult.IDENTITY_MISMATCH):
             raise _identity_mismatch()
         case linking.Linked(_, LinkResult.ZOOM_USER_ALREADY_CONNECTED):
-            raise ZoomUserAlreadyConnected(
-                "This Zoom user is connected under a different email address; use that address, or disconnect it first"
-            )
+            raise already_connected()
         case linking.Linked(record) | exchange.Known(record) | linking.Skipped(record):
             if not decisions.is_connected(record):
                 raise NotConnected(
@@ -254,6 +252,13 @@ def connected(request: LinkRequest, verdict: exchange.Verdict) -> ConnectionReco
     raise ReauthRequired(
         "Zoom rejected this authorization; ask the user to consent again",
         metadata={"cause": Cause.REJECTED.value},
+    )
+
+
+def already_connected() -> ZoomUserAlreadyConnected:
+    """Return the error for a pair of a Zoom user who is connected under a different address."""
+    return ZoomUserAlreadyConnected(
+        "This Zoom user is connected under a different email address; use that address, or disconnect it first"
     )
 
 

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from zoomgate_server.audit.event import Actor, AuditEvent, AuditSink
 from zoomgate_server.call_context import Call
-from zoomgate_server.connections.account_linking import AccountLinker, connected
+from zoomgate_server.connections.account_linking import AccountLinker, already_connected, connected
 from zoomgate_server.connections.lifecycle import exchange, linking
 from zoomgate_server.connections.lifecycle.decisions import LinkResult, is_connected
 from zoomgate_server.connections.record import ConnectionRecord, State
@@ -104,6 +104,8 @@ class ConnectionImporter:
                 return ImportResult(ImportOutcome.SKIPPED_DISCONNECTED, record)
             case exchange.Known(ConnectionRecord(state=State.DISCONNECTED)):
                 return ImportResult(ImportOutcome.CONSENT_REQUIRED, None)  # exchanged for a different address
+            case linking.Skipped(record) if is_connected(record) and record.user_email != link.user_email:
+                raise already_connected()
             case linking.Skipped(record):
                 return ImportResult(_SKIPPED[record.state], record)
             case linking.Linked(record, LinkResult.SUPERSEDED):
@@ -144,11 +146,13 @@ def _pair(request: ImportRequest) -> TokenPair:
         scope=request.scope,
         access_expire_at=request.expire_at if request.access_token else 0.0,
         obtained_at=max(issued_at, 0.0),
+        is_exchanged=False,
     )
 
 
 def _is_skipped(record: ConnectionRecord, request: ImportRequest) -> bool:
-    """Return whether the user's connection or tombstone is retained. The Zoom user's record may have a different address."""
+    """Return whether the Zoom user's connection or tombstone is retained. The user may be connected under a different address."""
     changed_at = record.update_time if record.state is State.DISCONNECTED else record.refresh_time
     is_replaced = request.replace and request.updated_at > changed_at
-    return record.user_email == request.user_email and record.state in _SKIPPED and not is_replaced
+    is_displaced = record.state is State.DISCONNECTED and record.cause is None
+    return record.state in _SKIPPED and not is_displaced and not is_replaced

@@ -200,7 +200,8 @@ class EffectDriver:
         return effects.Unidentified(ZoomBadResponse("Zoom did not identify the user", metadata=metadata))
 
     async def _revoke(self, pair: TokenPair) -> bool:
-        tokens = (pair.access_token, pair.refresh_token)
+        # the refresh token of a pair that was not exchanged might belong to a different user
+        tokens = (pair.access_token, pair.refresh_token if pair.is_exchanged else "")
         # both at the same time, since the lease of a revocation covers the duration of one call
         outcomes = await asyncio.gather(*(self._oauth.revoke(token) for token in tokens if token))
         return all(isinstance(outcome, Revoked) for outcome in outcomes)

@@ -15,6 +15,8 @@ class TokenPair:
         scope: The granted scopes, separated by spaces, as Zoom sent them.
         access_expire_at: When the access token expires, in seconds since 1970 on the store's clock.
         obtained_at: When the request for the pair was sent, in seconds since 1970 on the store's clock.
+        is_exchanged: Whether Zoom issued the pair to this service, so that no other copy exists. Otherwise, the refresh token might belong
+            to a different user than the access token.
     """
 
     access_token: str = field(repr=False)
@@ -22,6 +24,7 @@ class TokenPair:
     scope: str
     access_expire_at: float
     obtained_at: float
+    is_exchanged: bool = True
 
     @classmethod
     def from_response(cls, issued: Issued, obtained_at: float, *, previous: str = "") -> "TokenPair":

@@ -5,7 +5,15 @@ from enum import StrEnum
 
 from zoomgate_server.connections import refresh_schedule
 from zoomgate_server.connections.lifecycle.effects import LeaseTiming, Snapshot, ZoomUser
-from zoomgate_server.connections.record import Cause, ConnectionRecord, Lease, PendingAttempt, State
+from zoomgate_server.connections.record import (
+    Cause,
+    ConnectionRecord,
+    LastError,
+    Lease,
+    PendingAttempt,
+    State,
+    digest_of,
+)
 from zoomgate_server.connections.token_journal import Entry, Origin
 from zoomgate_server.connections.token_pair import TokenPair
 
@@ -203,6 +211,26 @@ def unregister(record: ConnectionRecord, epoch: int) -> ConnectionRecord:
     """Return the record without the pending attempt of an exchange."""
     pending = tuple(attempt for attempt in record.pending_attempts if attempt.epoch != epoch)
     return replace(record, pending_attempts=pending)
+
+
+def settled(record: ConnectionRecord, fingerprint: str, now: float) -> ConnectionRecord:
+    """Return the record after the pair that was issued for a token is stored or discarded.
+
+    If the record contains the token, only the access token of the imported pair was verified, and the refresh token belongs to a different
+    user. A consent is required then.
+    """
+    tokens = record.tokens
+    if tokens is None or tokens.is_exchanged or digest_of(tokens.refresh_token) != fingerprint:
+        return record
+    error = LastError("ZOOM_REAUTH_REQUIRED", "The refresh token belongs to a different Zoom user", now)
+    return replace(
+        record,
+        state=State.REAUTH_REQUIRED,
+        cause=Cause.REJECTED,
+        last_error=error,
+        lease=None,
+        update_time=now,
+    )
 
 
 def end(record: ConnectionRecord, cause: Cause, now: float) -> ConnectionRecord:

@@ -139,8 +139,7 @@ def _exchange_once(request: LinkRequest) -> Protocol[Verdict | _Revoking]:
         if registered is not None:
             entry = replace(entry, registered_with=registered.zoom_user_id, epoch=registered.epoch)
         yield AppendJournal(entry)
-        context = replace(request.context, skips=None)
-        return (yield from linking.link(entry, context))
+        return (yield from linking.link(entry, request.context))
     if not isinstance(outcome, Unknown):
         yield from _release(request, registered)
     elif request.pair is not None:

@@ -108,18 +108,13 @@ class LinkContext:
     Attributes:
         actor: The actor of audit events.
         seen_generation: Returns the latest generation of a Zoom user's connection that this process has seen, or 0.
-        skips: Whether an imported pair that was not exchanged must not replace a record.
+        skips: For an import, whether a pair that was not exchanged must not replace a record.
     """
 
     actor: Actor
     seen_generation: Callable[[str], int]
     skips: Callable[[ConnectionRecord], bool] | None = None
     timing: LeaseTiming = LeaseTiming()
-
-    @property
-    def is_exchanged(self) -> bool:
-        """Whether Zoom issued the pair to this service, so that no other copy exists."""
-        return self.skips is None
 
 
 def resume(entry: Entry, seen_generation: Callable[[str], int]) -> Protocol[Verdict]:
@@ -132,7 +127,7 @@ def link(entry: Entry, context: LinkContext) -> Protocol[Verdict]:
     backoff = Backoff(MIN_RETRY_PAUSE_SECONDS, MAX_RETRY_PAUSE_SECONDS)
     is_retry = False
     while True:
-        if is_retry and context.is_exchanged:
+        if is_retry and entry.tokens.is_exchanged:
             yield from mark_delivered(entry)  # further attempts may take longer than the mark is valid
         is_retry = True
         try:
@@ -143,12 +138,12 @@ def link(entry: Entry, context: LinkContext) -> Protocol[Verdict]:
                 entry = identified.entry
                 verdict = yield from _store(identified, context)
         except StoreError:
-            if not context.is_exchanged:
+            if not entry.tokens.is_exchanged:
                 raise
             yield Sleep(backoff.next_pause())
             continue
         except (KeyUnavailable, RecordVersionUnsupported) as error:
-            return (yield from _defer(entry, context, error))
+            return (yield from _defer(entry, error))
         if not isinstance(verdict, Entry):
             return verdict
         entry = verdict
@@ -181,14 +176,14 @@ def _identify_entry(entry: Entry, context: LinkContext) -> Protocol[_Identified 
         )
     if snapshot.store_now - entry.marked_at > RETENTION_SECONDS:
         return (yield from _discard(entry, context, "EXPIRED"))
-    identity = yield from _identify(entry.tokens, context)
+    identity = yield from _identify(entry.tokens)
     if isinstance(identity, AccessTokenRejected):
         return (yield from _renew(entry, context, snapshot))
     if isinstance(identity, Unidentified):
-        return (yield from _defer(entry, context, identity.error))
+        return (yield from _defer(entry, identity.error))
     if entry.zoom_user_id != identity.user_id:
         entry = replace(entry, zoom_user_id=identity.user_id)
-        if context.is_exchanged:
+        if entry.tokens.is_exchanged:
             yield AppendJournal(entry)
         if snapshot.record is None or snapshot.record.zoom_user_id != identity.user_id:
             snapshot = yield Read(identity.user_id, replaceable=True)
@@ -204,7 +199,8 @@ def _store(identified: _Identified, context: LinkContext) -> Protocol[Verdict | 
     if record is not None and decisions.is_revoking(record, snapshot.store_now, context.timing):
         yield Sleep(POLL_SECONDS)
         return entry
-    if record is not None and context.skips is not None and context.skips(record):
+    skips = None if entry.tokens.is_exchanged else context.skips
+    if record is not None and skips is not None and skips(record):
         return Skipped(record)
     if record is not None and record.renamed_from:
         yield from _leave_tombstone(record)
@@ -218,7 +214,7 @@ def _store(identified: _Identified, context: LinkContext) -> Protocol[Verdict | 
             seen_generation=context.seen_generation(identified.zoom_user.user_id),
             address_lost=address_lost,
         )
-        if not context.is_exchanged and decision.result is not LinkResult.LINKED:
+        if not entry.tokens.is_exchanged and decision.result is not LinkResult.LINKED:
             yield from _audit(entry, context.actor, decision.result.value)
             unchanged = record or decisions.blank(identified.zoom_user.user_id, snapshot)
             return Linked(unchanged, decision.result)
@@ -291,13 +287,13 @@ def _leave_tombstone(record: ConnectionRecord) -> Protocol[None]:
 
 
 def settle(entry: Entry, zoom_user_id: str) -> Protocol[None]:
-    """Note in the mark which record contains the pair, remove the registration of the exchange, and then delete the journal entry.
+    """Note in the mark which record contains the pair, settle the exchange in its own record, and then delete the journal entry.
 
     If the store fails, a repetition with the same code or token gets a less precise response, or a revocation is delayed.
     """
     try:
         yield from settle_mark(entry.fingerprint, zoom_user_id)
-        yield from unregister(entry.registered_with, entry.epoch)
+        yield from unregister(entry.registered_with, entry.epoch, entry.fingerprint)
     except (StoreError, RecordFault):
         pass
     yield DeleteJournal(entry)
@@ -312,14 +308,19 @@ def settle_mark(fingerprint: str, zoom_user_id: str) -> Protocol[None]:
         yield DeleteMark(found.mark)
 
 
-def unregister(zoom_user_id: str, epoch: int) -> Protocol[None]:
-    """Remove the registration of an exchange from a record."""
+def unregister(zoom_user_id: str, epoch: int, fingerprint: str = "") -> Protocol[None]:
+    """Remove the registration of an exchange from a record.
+
+    Args:
+        fingerprint: The exchanged token, if a pair was issued.
+    """
     while zoom_user_id:
         snapshot: Snapshot = yield Read(zoom_user_id)
         record = snapshot.record
         if record is None or not any(attempt.epoch == epoch for attempt in record.pending_attempts):
             return
-        if (yield Put(decisions.unregister(record, epoch))) is not None:
+        unregistered = decisions.unregister(record, epoch)
+        if (yield Put(decisions.settled(unregistered, fingerprint, snapshot.store_now))) is not None:
             return
 
 
@@ -339,18 +340,18 @@ def _details(entry: Entry) -> dict[str, str | int]:
     return details | ({"zoom_email": entry.zoom_email} if entry.zoom_email else {})
 
 
-def _identify(tokens: TokenPair, context: LinkContext) -> Protocol[Identity]:
+def _identify(tokens: TokenPair) -> Protocol[Identity]:
     """Ask Zoom for the user of a pair. A failed request does not prove that the pair is worthless."""
     identity: Identity = yield ReadZoomUser(tokens.access_token)
     for _ in range(1, IDENTITY_ATTEMPTS):
-        if not _is_transient(identity, context):
+        if not _is_transient(identity, tokens):
             break
         yield Sleep(IDENTITY_PAUSE_SECONDS)
         identity = yield ReadZoomUser(tokens.access_token)
     return identity
 
 
-def _is_transient(identity: Identity, context: LinkContext) -> bool:
+def _is_transient(identity: Identity, tokens: TokenPair) -> bool:
     """Return whether it is worth asking again in a moment."""
     match identity:
         case Unidentified(error):
@@ -359,13 +360,13 @@ def _is_transient(identity: Identity, context: LinkContext) -> bool:
                 and (error.retry_after or 0.0) <= MAX_IDENTITY_PAUSE_SECONDS
             )
         case AccessTokenRejected():
-            return context.is_exchanged  # otherwise, the refresh token is exchanged
+            return tokens.is_exchanged  # otherwise, the refresh token is exchanged
     return False
 
 
 def _renew(entry: Entry, context: LinkContext, snapshot: Snapshot) -> Protocol[Verdict | Entry]:
     """Refresh a pair whose access token is rejected. Only the pair's own refresh token can prove that the pair is worthless."""
-    if not context.is_exchanged:
+    if not entry.tokens.is_exchanged:
         return Worthless()
     yield from mark_delivered(entry)
     outcome: TokenOutcome = yield ExchangeRefreshToken(entry.tokens.refresh_token)
@@ -380,15 +381,15 @@ def _renew(entry: Entry, context: LinkContext, snapshot: Snapshot) -> Protocol[V
         if record is not None and decisions.is_superseded(entry, record):
             return (yield from _finish(entry, context, record, LinkResult.SUPERSEDED))
         return (yield from _discard(entry, context, "REJECTED"))
-    return (yield from _defer(entry, context, error_for(outcome)))
+    return (yield from _defer(entry, error_for(outcome)))
 
 
-def _defer(entry: Entry, context: LinkContext, error: ZoomgateError) -> Protocol[Waiting]:
+def _defer(entry: Entry, error: ZoomgateError) -> Protocol[Waiting]:
     """Leave a pair in the journal for a later attempt. Until then, nobody sends the code or token again."""
-    if context.is_exchanged:
+    if entry.tokens.is_exchanged:
         yield from mark_delivered(entry)
         yield ReleaseJournal(entry)
-    return Waiting(error, in_journal=context.is_exchanged)
+    return Waiting(error, in_journal=entry.tokens.is_exchanged)
 
 
 def mark_delivered(entry: Entry) -> Protocol[None]:

@@ -13,6 +13,8 @@ therefore guarantees:
 * Issued tokens are checked against the generation and grant, never against the lease, because a late attempt may hold the only valid
   token. The tokens are stored as the next generation or as an alternate pair. If a newer consent or a disconnection has replaced the
   grant, the tokens are stored without being used, and are revoked after a disconnection.
+* The first refresh of an imported pair shows whether its refresh token belongs to the connection's Zoom user. The issued tokens are
+  therefore linked like those of a consent.
 * A rejection is not conclusive, because another attempt may have used the token first. A rejection is accepted only if the generation,
   grant and lease epoch are unchanged, every refresh token in the record was rejected, and no other attempt has an unknown outcome.
 * Outages, rate limiting and rejected app credentials never change a user's state.
@@ -20,10 +22,11 @@ therefore guarantees:
 
 from dataclasses import dataclass, replace
 
+from zoomgate_server.audit.event import ZOOMGATE
 from zoomgate_server.backoff import Backoff
 from zoomgate_server.connections import refresh_schedule
 from zoomgate_server.connections.exchange_mark import RETENTION_SECONDS
-from zoomgate_server.connections.lifecycle import decisions
+from zoomgate_server.connections.lifecycle import decisions, linking
 from zoomgate_server.connections.lifecycle.effects import (
     AppendJournal,
     DeleteJournal,
@@ -36,6 +39,7 @@ from zoomgate_server.connections.lifecycle.effects import (
     Sleep,
     Snapshot,
 )
+from zoomgate_server.connections.lifecycle.linking import LinkContext
 from zoomgate_server.connections.record import (
     Cause,
     ConnectionRecord,
@@ -227,6 +231,9 @@ def refresh(request: RefreshRequest) -> Protocol[Verdict]:
                 break
             response_lost = True
         if isinstance(outcome, Issued):
+            tokens = TokenPair.from_response(outcome, lease.snapshot.time_at(now), previous=candidate)
+            if not all(pair.is_exchanged for pair in lease.record.pairs):
+                return (yield from _link(request, lease, tokens, digest_of(candidate)))
             entry = Entry(
                 entry_id=request.attempt_id,
                 origin=Origin.REFRESH,
@@ -234,7 +241,7 @@ def refresh(request: RefreshRequest) -> Protocol[Verdict]:
                 zoom_user_id=request.zoom_user_id,
                 grant=lease.record.grant,
                 generation=lease.record.generation,
-                tokens=TokenPair.from_response(outcome, lease.snapshot.time_at(now), previous=candidate),
+                tokens=tokens,
                 epoch=lease.record.epoch,
             )
             yield AppendJournal(entry)
@@ -423,6 +430,35 @@ def _release(
         except (StoreError, RecordFault):
             return
         record = snapshot.record
+
+
+def _link(
+    request: RefreshRequest, lease: _AcquiredLease, tokens: TokenPair, fingerprint: str
+) -> Protocol[Verdict]:
+    """Link the tokens of the first refresh of an imported pair. If they belong to a different user, a repetition finds the new state."""
+    record = lease.record
+    entry = Entry(
+        entry_id=request.attempt_id,
+        origin=Origin.IMPORT,
+        user_email=record.user_email,
+        grant=request.attempt_id,
+        generation=0,
+        tokens=tokens,
+        zoom_email=record.zoom_email,
+        registered_with=record.zoom_user_id,
+        epoch=record.epoch,
+        fingerprint=fingerprint,
+        marked_at=lease.snapshot.store_now,
+        owner=record.owner,
+        initiated_by=record.initiated_by,
+    )
+    yield AppendJournal(entry)
+    context = LinkContext(ZOOMGATE, lambda _: request.seen_generation, timing=request.config.timing)
+    verdict = yield from linking.link(entry, context)
+    if not isinstance(verdict, linking.Linked) or verdict.record.zoom_user_id != request.zoom_user_id:
+        return LeaseHeld(retry_after=1.0)
+    is_connected = decisions.is_connected(verdict.record)
+    return TokenAvailable(verdict.record, refreshed=True) if is_connected else Superseded(verdict.record)
 
 
 def _commit(
