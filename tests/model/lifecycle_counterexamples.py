@@ -26,7 +26,7 @@ BY_HISTORY: dict[str, str] = {
     "exchange_does_not_wait_for_revocation": "only_one_process_revokes",
     "write_does_not_wait_for_revocation": "h04_pair_of_a_different_user_is_revoked_before_the_user_connects",
     "exchange_not_registered": "connection_of_a_deactivated_user_is_revoked_after_the_exchanges_in_flight",
-    "registration_does_not_extend_revocation": "h01_killed_exchange_does_not_delay_the_revocation_forever",
+    "overdue_pairs_erased_without_attempt": "h01_killed_exchange_does_not_delay_the_revocation_forever",
     "no_mark": "code_is_not_sent_again_after_a_kill",
     "mark_ignored": "code_is_not_sent_again_after_a_kill",
     "mark_of_running_exchange_ignored": "h18_supplied_token_is_sent_once_for_two_addresses",

@@ -195,7 +195,7 @@ MUTANTS = (
     Mutant(
         "unconfirmed_revocation_erases_pair",
         revocation,
-        "        if not is_confirmed:\n            break\n",
+        "        if not (is_confirmed or is_expired):\n            break\n",
         "",
     ),
     Mutant(
@@ -241,10 +241,10 @@ MUTANTS = (
         "        return\n",
     ),
     Mutant(
-        "registration_does_not_extend_revocation",
-        decisions,
-        "    return _with_pairs_to_revoke(registered, record.pairs_to_revoke, now)\n",
-        "    return registered\n",
+        "overdue_pairs_erased_without_attempt",
+        revocation,
+        "        is_confirmed = yield Revoke(pair)\n",
+        "        is_confirmed = is_expired or (yield Revoke(pair))\n",
     ),
     # -- marks
     Mutant(
@@ -318,15 +318,16 @@ MUTANTS = (
     Mutant(
         "rejected_access_token_near_consent_ends_connection",
         ending,
-        "                if isinstance(identity, AccessTokenRejected):\n                    return NearConsent(record)\n"
-        "            return NearConsent()\n",
-        "                if not isinstance(identity, AccessTokenRejected):\n                    return NearConsent()\n"
+        "                if isinstance(identity, AccessTokenRejected):\n                    return EventOutcome.NEAR_CONSENT, record\n"
+        "            return EventOutcome.NEAR_CONSENT, None\n",
+        "                if not isinstance(identity, AccessTokenRejected):\n"
+        "                    return EventOutcome.NEAR_CONSENT, None\n"
         "                happened_at = record.consent_time\n",
     ),
     Mutant(
         "event_before_consent_ends_connection",
         ending,
-        "        if happened_at < record.consent_time:\n            return OlderThanConsent()\n",
+        "        if happened_at < record.consent_time:\n            return EventOutcome.OLDER_THAN_CONSENT, None\n",
         "",
     ),
     Mutant(
@@ -346,7 +347,7 @@ MUTANTS = (
         ending,
         "        ended = yield from write_tombstone(tombstone, event)\n        if ended is not None:\n"
         "            return ended\n\n\ndef end_by",
-        "        return (yield from write_tombstone(tombstone, event)) or NotEnded()\n\n\ndef end_by",
+        "        return (yield from write_tombstone(tombstone, event))\n\n\ndef end_by",
     ),
     Mutant(
         "disconnection_drops_pairs",
@@ -376,7 +377,7 @@ MUTANTS = (
     Mutant(
         "superseded_pairs_dropped",
         decisions,
-        "superseded_pairs=_distinct(*previous.pairs, *previous.superseded_pairs, *previous.pairs_to_revoke),",
+        "superseded_pairs=_superseded(*previous.pairs, *previous.superseded_pairs, *previous.pairs_to_revoke),",
         "superseded_pairs=(),",
     ),
     Mutant(

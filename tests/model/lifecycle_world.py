@@ -556,8 +556,9 @@ class World:
         for address, count_before in () if continues else task.unaudited:
             if address not in self.audited[count_before:]:
                 self.fail("I9", f"{task.name} does not audit the end of {address}")
-        if isinstance(verdict, self.protocols.ending.NearConsent) and verdict.rejected is not None:
-            self.refresh(verdict.rejected.zoom_user_id, replica=task.replica)
+        match verdict:
+            case (outcome, ConnectionRecord(zoom_user_id=zoom_user_id)) if outcome == "near_consent":
+                self.refresh(zoom_user_id, replica=task.replica)
         for entry_id, holder in list(self.claims.items()):
             if holder is task:
                 del self.claims[entry_id]

@@ -2,7 +2,6 @@
 
 import asyncio
 from dataclasses import dataclass
-from enum import StrEnum
 from uuid import uuid4
 
 from zoomgate_server.audit.event import Actor
@@ -12,6 +11,7 @@ from zoomgate_server.connections.concurrency_limit import ConcurrencyLimit
 from zoomgate_server.connections.driver import EffectDriver
 from zoomgate_server.connections.lifecycle import ending, revocation
 from zoomgate_server.connections.lifecycle.effects import LeaseTiming, Protocol
+from zoomgate_server.connections.lifecycle.ending import EventOutcome
 from zoomgate_server.connections.ownership import check_owner
 from zoomgate_server.connections.record import Cause, ConnectionRecord, State
 from zoomgate_server.connections.refresh.refresher import Refresher
@@ -42,15 +42,6 @@ class Timing:
 
     revocation_wait: float = 3.0
     retry_interval: float = 30.0
-
-
-class ZoomDisconnectOutcome(StrEnum):
-    """Outcome of a disconnection that was requested by a Zoom event."""
-
-    DISCONNECTED = "disconnected"
-    NOT_CONNECTED = "not_connected"
-    OLDER_THAN_CONSENT = "older_than_consent"
-    NEAR_CONSENT = "near_consent"
 
 
 class Disconnector:
@@ -104,9 +95,7 @@ class Disconnector:
         await asyncio.wait({revocation_task}, timeout=max(0.0, timeout))
         return tombstone
 
-    async def disconnect_by_zoom(
-        self, zoom_user_id: str, cause: Cause, happened_at: float
-    ) -> ZoomDisconnectOutcome:
+    async def disconnect_by_zoom(self, zoom_user_id: str, cause: Cause, happened_at: float) -> EventOutcome:
         """Disconnect a Zoom user who removed the app or no longer exists. For the cases, see `ending.end_by_event`.
 
         Args:
@@ -116,19 +105,14 @@ class Disconnector:
             StoreError: The store failed; the disconnection may or may not have been stored.
             RecordFault: The connection cannot be decrypted.
         """
-        verdict = await self._driver.run(ending.end_by_event(zoom_user_id, cause, happened_at))
-        match verdict:
-            case ending.Ended(tombstone):
-                _log.info("connection.disconnected_by_zoom", user=tombstone.user_email, cause=cause.value)
-                self.tasks.spawn(self._revoke(zoom_user_id))
-                return ZoomDisconnectOutcome.DISCONNECTED
-            case ending.OlderThanConsent():
-                return ZoomDisconnectOutcome.OLDER_THAN_CONSENT
-            case ending.NearConsent(rejected):
-                if rejected is not None:
-                    self.tasks.spawn(self._refresh(rejected))
-                return ZoomDisconnectOutcome.NEAR_CONSENT
-        return ZoomDisconnectOutcome.NOT_CONNECTED
+        protocol = ending.end_by_event(zoom_user_id, cause, happened_at)
+        outcome, record = await self._driver.run(protocol)
+        if record is not None and outcome is EventOutcome.DISCONNECTED:
+            _log.info("connection.disconnected_by_zoom", user=record.user_email, cause=cause.value)
+            self.tasks.spawn(self._revoke(zoom_user_id))
+        elif record is not None:
+            self.tasks.spawn(self._refresh(record))
+        return outcome
 
     async def retry_revocations(self) -> None:
         """Retry revocations that Zoom did not confirm, until canceled."""
@@ -140,12 +124,12 @@ class Disconnector:
                 _log.warning("revocations.retry_failed", error=type(error).__name__)
 
     async def _disconnect(
-        self, protocol: Protocol[ending.Ended | ending.NotEnded]
+        self, protocol: Protocol[ConnectionRecord | None]
     ) -> tuple[ConnectionRecord, asyncio.Task[bool]]:
-        verdict = await self._driver.run(protocol)
-        if not isinstance(verdict, ending.Ended):
+        tombstone = await self._driver.run(protocol)
+        if tombstone is None:
             raise ConnectionNotFound
-        return verdict.tombstone, self.tasks.spawn(self._revoke(verdict.tombstone.zoom_user_id))
+        return tombstone, self.tasks.spawn(self._revoke(tombstone.zoom_user_id))
 
     async def _refresh(self, record: ConnectionRecord) -> None:
         """Refresh a connection whose access token Zoom rejected near a consent."""
@@ -168,7 +152,8 @@ class Disconnector:
             for record in page:
                 if failures == self._max_consecutive_failures:
                     self._resume_after = last_attempted
-                elif record.key.subject > resume_after:
+                    return
+                if record.key.subject > resume_after:
                     last_attempted = record.key.subject
                     failures = 0 if await self._revoke(last_attempted) else failures + 1
 

@@ -20,7 +20,8 @@ import orjson
 
 from zoomgate_server.audit.event import Actor, AuditEvent, AuditSink
 from zoomgate_server.clock import Clock
-from zoomgate_server.connections.disconnection import Disconnector, ZoomDisconnectOutcome
+from zoomgate_server.connections.disconnection import Disconnector
+from zoomgate_server.connections.lifecycle.ending import EventOutcome
 from zoomgate_server.connections.record import Cause
 from zoomgate_server.errors import RecordFault
 from zoomgate_server.secret import Secret
@@ -76,7 +77,7 @@ class Rejection(StrEnum):
 
 
 _Outcome = Literal["ignored", "validated", "duplicate", "store_unavailable", "record_error"]
-OUTCOMES = (*ZoomDisconnectOutcome, *Rejection, *get_args(_Outcome))
+OUTCOMES = (*EventOutcome, *Rejection, *get_args(_Outcome))
 """All outcomes of events, as used in metrics."""
 
 _STATUSES = {
@@ -155,7 +156,7 @@ class WebhookReceiver:
         events: SeenEvents,
         now: Callable[[], float],
         clock: Clock,
-        count: Callable[[_Outcome | ZoomDisconnectOutcome | Rejection], None],
+        count: Callable[[_Outcome | EventOutcome | Rejection], None],
         audit: AuditSink,
         timing: Timing = Timing(),
     ) -> None:
@@ -275,7 +276,7 @@ class WebhookReceiver:
 
     async def _disconnect(
         self, body: bytes, zoom_user_id: str, cause: Cause, happened_at: float
-    ) -> _Outcome | ZoomDisconnectOutcome:
+    ) -> _Outcome | EventOutcome:
         """Disconnect the user once per event, and return the outcome for the metrics."""
         try:
             if await self._events.has(body):

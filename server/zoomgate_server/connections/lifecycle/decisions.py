@@ -21,8 +21,8 @@ TOMBSTONE_SECONDS = 30 * 24 * 3600.0
 """Time to retain a tombstone, so that late writers detect the disconnection."""
 
 REVOCATION_RETENTION_SECONDS = 24 * 3600.0
-"""Maximum time to retain the encrypted tokens of a disconnected user while Zoom has not confirmed their revocation. If the outcome of an
-exchange is unknown, `UNRESOLVED_SECONDS` are added."""
+"""Maximum time to retain the encrypted tokens of a disconnected user while Zoom does not confirm their revocation. If an exchange with an
+unknown outcome delays the revocation beyond this time, it is attempted once."""
 
 UNRESOLVED_SECONDS = 24 * 3600.0
 """Time for which an exchange with an unknown outcome delays the revocation of the user's earlier pairs. Zoom might apply the revocation
@@ -33,6 +33,7 @@ NEAR_CONSENT_SECONDS = 120.0
 the difference between the clocks."""
 
 MAX_SUPERSEDED_PAIRS = 8
+MAX_PAIRS_TO_REVOKE = 16
 MAX_PENDING_ATTEMPTS = 16
 MAX_COMMIT_IDS = 8
 MAX_TOKEN_DIGESTS = 32
@@ -138,7 +139,7 @@ def link(
         tokens=tokens,
         alternate_pairs=(),
         used_token_digests=(entry.fingerprint, *previous.used_token_digests)[:MAX_TOKEN_DIGESTS],
-        superseded_pairs=_distinct(*previous.pairs, *previous.superseded_pairs, *previous.pairs_to_revoke),
+        superseded_pairs=_superseded(*previous.pairs, *previous.superseded_pairs, *previous.pairs_to_revoke),
         pairs_to_revoke=(),
         revoke_until=None,
         owner=previous.owner if keeps_name or keeps_owner else entry.owner,
@@ -187,18 +188,14 @@ def late_pair(record: ConnectionRecord, entry: Entry, now: float) -> ConnectionR
         unregister(record, entry.epoch), previous_commit_ids=with_commit_id(entry.entry_id, record)
     )
     if is_connected(record):
-        return replace(committed, superseded_pairs=_distinct(entry.tokens, *record.superseded_pairs))
+        return replace(committed, superseded_pairs=_superseded(entry.tokens, *record.superseded_pairs))
     return _with_pairs_to_revoke(committed, (entry.tokens, *record.pairs_to_revoke), now)
 
 
 def register(record: ConnectionRecord, now: float) -> ConnectionRecord:
-    """Return the record with a pending attempt for an exchange on behalf of its user.
-
-    The attempt delays the revocation of pairs, so they are retained for longer.
-    """
+    """Return the record with a pending attempt for an exchange on behalf of its user. It delays the revocation of the user's pairs."""
     pending = (*record.pending_attempts, PendingAttempt(epoch=record.epoch + 1, started_at=now))
-    registered = replace(record, epoch=record.epoch + 1, pending_attempts=pending[-MAX_PENDING_ATTEMPTS:])
-    return _with_pairs_to_revoke(registered, record.pairs_to_revoke, now)
+    return replace(record, epoch=record.epoch + 1, pending_attempts=pending[-MAX_PENDING_ATTEMPTS:])
 
 
 def _other_attempts(record: ConnectionRecord, entry: Entry) -> tuple[PendingAttempt, ...]:
@@ -353,11 +350,10 @@ def _with_pairs_to_revoke(
 ) -> ConnectionRecord:
     if not pairs:
         return tombstone
-    delay = UNRESOLVED_SECONDS if tombstone.pending_attempts else 0.0
     return replace(
         tombstone,
-        pairs_to_revoke=_distinct(*pairs),
-        revoke_until=now + delay + REVOCATION_RETENTION_SECONDS,
+        pairs_to_revoke=_distinct(*pairs)[:MAX_PAIRS_TO_REVOKE],
+        revoke_until=now + REVOCATION_RETENTION_SECONDS,
         due_at=now,
         expire_at=now + TOMBSTONE_SECONDS,
     )
@@ -380,5 +376,9 @@ def blank(zoom_user_id: str, snapshot: Snapshot) -> ConnectionRecord:
     )
 
 
+def _superseded(*pairs: TokenPair) -> tuple[TokenPair, ...]:
+    return _distinct(*pairs)[:MAX_SUPERSEDED_PAIRS]
+
+
 def _distinct(*pairs: TokenPair) -> tuple[TokenPair, ...]:
-    return tuple(dict.fromkeys(pairs))[:MAX_SUPERSEDED_PAIRS]
+    return tuple(dict.fromkeys(pairs))

@@ -1,7 +1,8 @@
 """The protocols that end connections on behalf of a caller, or because of an event of Zoom."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from enum import StrEnum
 
 from zoomgate_server.audit.event import ZOOM, Actor, AuditEvent
 from zoomgate_server.connections.lifecycle import decisions
@@ -21,38 +22,19 @@ from zoomgate_server.errors import RecordFault
 from zoomgate_server.storage.record_store import StoreError
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """The verdict that the connection was replaced by a tombstone."""
+class EventOutcome(StrEnum):
+    """What an event of Zoom has done."""
 
-    tombstone: ConnectionRecord
-
-
-@dataclass(frozen=True, slots=True)
-class NotEnded:
-    """The verdict that there was no connection to end."""
-
-
-@dataclass(frozen=True, slots=True)
-class OlderThanConsent:
-    """The verdict that the user has consented after the event."""
-
-
-@dataclass(frozen=True, slots=True)
-class NearConsent:
-    """The verdict that an event near a consent ended nothing.
-
-    Attributes:
-        rejected: The connection, if Zoom rejected its access token. A refresh must decide then.
-    """
-
-    rejected: ConnectionRecord | None = None
+    DISCONNECTED = "disconnected"
+    NOT_CONNECTED = "not_connected"
+    OLDER_THAN_CONSENT = "older_than_consent"
+    NEAR_CONSENT = "near_consent"
 
 
 def disconnect(
     user_email: str, actor: Actor, authorize: Callable[[ConnectionRecord], None]
-) -> Protocol[Ended | NotEnded]:
-    """End the connection with an address on behalf of a caller.
+) -> Protocol[ConnectionRecord | None]:
+    """End the connection with an address on behalf of a caller. Return the tombstone, or None if there is no connection.
 
     Args:
         authorize: Called with the connection; raises an error if the caller may not end it.
@@ -61,7 +43,7 @@ def disconnect(
         snapshot: Snapshot = yield Find(user_email)
         record = snapshot.record
         if record is None or not decisions.is_connected(record):
-            return NotEnded()
+            return None
         authorize(record)
         tombstone = decisions.end(record, Cause.REVOKED, snapshot.store_now)
         event = AuditEvent("connection.disconnected", "ok", user_email, actor, record.generation)
@@ -72,25 +54,28 @@ def disconnect(
 
 def end_by_event(
     zoom_user_id: str, cause: Cause, happened_at: float
-) -> Protocol[Ended | NotEnded | OlderThanConsent | NearConsent]:
+) -> Protocol[tuple[EventOutcome, ConnectionRecord | None]]:
     """End the connection of a Zoom user who removed the app or no longer exists.
 
     Because of clock differences, an event near a consent may have happened before or after it. Such an event ends nothing: if Zoom rejects
     the access token, a refresh must decide.
+
+    Returns:
+        The outcome, and the tombstone, or the connection that must be refreshed, or None.
     """
     while True:
         snapshot: Snapshot = yield Read(zoom_user_id)
         record = snapshot.record
         if record is None or not decisions.is_connected(record):
-            return NotEnded()
+            return EventOutcome.NOT_CONNECTED, None
         if abs(happened_at - record.consent_time) <= decisions.NEAR_CONSENT_SECONDS:
             if record.tokens is not None and record.state is State.ACTIVE:
                 identity = yield ReadZoomUser(record.tokens.access_token)
                 if isinstance(identity, AccessTokenRejected):
-                    return NearConsent(record)
-            return NearConsent()
+                    return EventOutcome.NEAR_CONSENT, record
+            return EventOutcome.NEAR_CONSENT, None
         if happened_at < record.consent_time:
-            return OlderThanConsent()
+            return EventOutcome.OLDER_THAN_CONSENT, None
         tombstone = decisions.end(record, cause, snapshot.store_now)
         details = {"cause": cause.value}
         event = AuditEvent(
@@ -98,11 +83,11 @@ def end_by_event(
         )
         ended = yield from write_tombstone(tombstone, event)
         if ended is not None:
-            return ended
+            return EventOutcome.DISCONNECTED, ended
 
 
-def write_tombstone(tombstone: ConnectionRecord, event: AuditEvent) -> Protocol[Ended | None]:
-    """Write a tombstone of the user whom the event names. Return None if the record was changed in the meantime.
+def write_tombstone(tombstone: ConnectionRecord, event: AuditEvent) -> Protocol[ConnectionRecord | None]:
+    """Write a tombstone of the user whom the event names, and return it as written. Return None if the record was changed in the meantime.
 
     If it remains unknown whether the tombstone was written, the audit event is recorded before the error is raised, because a retry of the
     call may find no connection to audit.
@@ -118,7 +103,7 @@ def write_tombstone(tombstone: ConnectionRecord, event: AuditEvent) -> Protocol[
         return None
     yield DropToken(event.user_email)
     yield Audit(event)
-    return Ended(replace(tombstone, rev=rev))
+    return replace(tombstone, rev=rev)
 
 
 def _rev_of(tombstone: ConnectionRecord) -> Protocol[int | None]:

@@ -43,13 +43,7 @@ from zoomgate_server.connections.lifecycle.effects import (
 from zoomgate_server.connections.record import ConnectionRecord
 from zoomgate_server.connections.token_journal import Entry
 from zoomgate_server.connections.token_pair import TokenPair
-from zoomgate_server.errors import (
-    KeyUnavailable,
-    RecordFault,
-    RecordVersionUnsupported,
-    ScopeMissing,
-    ZoomgateError,
-)
+from zoomgate_server.errors import RecordFault, ScopeMissing, ZoomgateError
 from zoomgate_server.storage.record_store import StoreError, UserEmailTaken
 from zoomgate_server.zoom.token_outcome import Issued, Rejected, TokenOutcome, error_for
 
@@ -123,9 +117,12 @@ def resume(entry: Entry, seen_generation: Callable[[str], int]) -> Protocol[Verd
 
 
 def link(entry: Entry, context: LinkContext) -> Protocol[Verdict]:
-    """Identify the user of a pair, and store the pair. If the pair was exchanged, retry as long as the store fails."""
+    """Identify the user of a pair, and store the pair.
+
+    If the store fails, retry once; if the pair was exchanged, retry until the store responds.
+    """
     backoff = Backoff(MIN_RETRY_PAUSE_SECONDS, MAX_RETRY_PAUSE_SECONDS)
-    is_retry = False
+    is_retry = is_second_failure = False
     while True:
         if is_retry and entry.tokens.is_exchanged:
             yield from mark_delivered(entry)  # further attempts may take longer than the mark is valid
@@ -138,11 +135,13 @@ def link(entry: Entry, context: LinkContext) -> Protocol[Verdict]:
                 entry = identified.entry
                 verdict = yield from _store(identified, context)
         except StoreError:
-            if not entry.tokens.is_exchanged:
+            if not entry.tokens.is_exchanged and is_second_failure:
+                yield from _audit(entry, context.actor, "STORE_UNAVAILABLE")  # the pair may have been stored
                 raise
+            is_second_failure = True
             yield Sleep(backoff.next_pause())
             continue
-        except (KeyUnavailable, RecordVersionUnsupported) as error:
+        except RecordFault as error:
             return (yield from _defer(entry, error))
         if not isinstance(verdict, Entry):
             return verdict

@@ -22,30 +22,31 @@ from zoomgate_server.connections.token_pair import TokenPair
 
 
 def revoke(zoom_user_id: str, holder: str, timing: LeaseTiming) -> Protocol[bool]:
-    """Revoke the pairs of a tombstone, and erase the pairs whose revocation Zoom confirmed. Return False if Zoom did not confirm one.
+    """Revoke the pairs of a tombstone, and erase the pairs whose revocation Zoom confirmed. Return False if pairs remain.
 
-    Pairs are also erased once their retention is over.
+    Once their retention is over, pairs are erased after one attempt.
     """
     leased = yield from _acquire(zoom_user_id, holder, timing)
     if leased is None:
         return True
     record, snapshot = leased
-    revoked: tuple[TokenPair, ...] = ()
-    is_confirmed = True
+    is_expired = record.revoke_until is not None and snapshot.store_now >= record.revoke_until
+    erased: tuple[TokenPair, ...] = ()
     for pair in record.pairs_to_revoke:
         now: float = yield Now()
         if not timing.allows_call(snapshot.monotonic, now):
             break
         is_confirmed = yield Revoke(pair)
-        if not is_confirmed:
+        if not (is_confirmed or is_expired):
             break
-        revoked = (*revoked, pair)
+        erased = (*erased, pair)
+    is_complete = len(erased) == len(record.pairs_to_revoke)
     while True:
         current: Snapshot = yield Read(zoom_user_id)
         if current.record is None or current.record.lease is None or current.record.lease.holder != holder:
-            return is_confirmed
-        if (yield Put(decisions.without_pairs(current.record, revoked))) is not None:
-            return is_confirmed
+            return is_complete
+        if (yield Put(decisions.without_pairs(current.record, erased))) is not None:
+            return is_complete
 
 
 def _acquire(
@@ -57,10 +58,6 @@ def _acquire(
         record, now = snapshot.record, snapshot.store_now
         if record is None or not decisions.is_revocation_due(record, now, timing):
             return None
-        if record.revoke_until is not None and now >= record.revoke_until:
-            if (yield Put(decisions.without_pairs(record, record.pairs_to_revoke))) is not None:
-                return None
-            continue
         leased = replace(record, lease=Lease(holder=holder, epoch=record.epoch, expire_at=now + timing.lease))
         rev = yield Put(leased)
         if rev is not None:
