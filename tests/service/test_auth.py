@@ -319,6 +319,23 @@ async def test_repeated_code_returns_the_stored_connection(zoomgate: Harness) ->
         assert service.stat("token.authorization_code.refused") == 0
 
 
+async def test_repeated_code_is_refused_after_a_later_authorization(zoomgate: Harness) -> None:
+    """The code's connection was replaced, so that the code grants nothing any more. It is not sent to Zoom again."""
+    async with running(zoomgate.data_dir / "own", environ=CALLERS_PAGE) as service:
+        codes = []
+        for _ in range(2):
+            started = await service.begin_authorization()
+            code, state = await code_for(service, started.authorization_url)
+            request = pb.CompleteAuthorizationRequest(code=code, state=state)
+            await service.call(service.auth.CompleteAuthorization, request)
+            codes.append(code)
+        state = (await service.begin_authorization()).state
+        request = pb.CompleteAuthorizationRequest(code=codes[0], state=state)
+        refusal = await service.error_of(service.auth.CompleteAuthorization, request)
+        assert refusal.short == ("INVALID_ARGUMENT", "CODE_REFUSED")
+        assert service.stat("token.authorization_code.refused") == 0
+
+
 async def test_code_used_by_another_system_is_rejected_and_retains_the_connection(zoomgate: Harness) -> None:
     async with running(zoomgate.data_dir / "own", environ=CALLERS_PAGE) as service:
         started = await service.begin_authorization()

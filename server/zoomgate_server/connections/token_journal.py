@@ -195,10 +195,6 @@ class TokenJournal:
         else:
             await self._run(self._release, entry_id)
 
-    def has(self, entry_id: str) -> bool:
-        """Return whether an entry is on disk, regardless of which process holds it, or waits in this process to be written."""
-        return entry_id in self._unwritten or self._path(entry_id).exists()
-
     async def claim(self, excluded: Container[str] = ()) -> list[Entry]:
         """Claim and return the released entries and those of processes that have exited, without the excluded IDs.
 

@@ -33,12 +33,22 @@ from zoomgate_server.connections.token_journal import Entry, Origin
 from zoomgate_server.connections.token_pair import TokenPair
 from zoomgate_server.errors import RecordFault, ZoomUnavailable
 from zoomgate_server.storage.record_store import StoreError
-from zoomgate_server.zoom.token_outcome import DEFAULT_EXPIRES_IN, Issued, NotSent, TokenOutcome, Unknown
+from zoomgate_server.zoom.token_outcome import (
+    DEFAULT_EXPIRES_IN,
+    Issued,
+    NotSent,
+    Rejected,
+    TokenOutcome,
+    Unknown,
+)
 
 UNKNOWN_RETRIES = 2
 """Number of retries with the same refresh token after a lost response. Codes are never sent again."""
 
 UNKNOWN_PAUSE_SECONDS = 2.0
+
+USED_CODE = "invalid_grant"
+"""The error code of Zoom for a code that was used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +61,6 @@ class LinkRequest:
         fingerprint: Keyed fingerprint of the code or refresh token.
         code: The authorization code, or empty.
         pair: The pair of a different system, or None. Its access token may be empty or expired.
-        issued_at: When the different system received the pair, in seconds since 1970. 0 if unknown.
         owner: Identity of the member that will own the connection, or None.
         initiated_by: Identity of the caller that started the authorization or import.
     """
@@ -155,6 +164,8 @@ def _acquire_mark(request: LinkRequest) -> Protocol[Snapshot | Verdict]:
         if mark is not None and mark.holder != request.holder:
             if mark.zoom_user_id:
                 stored: Snapshot = yield Read(mark.zoom_user_id)
+                if stored.record is not None and request.code and stored.record.grant != mark.holder:
+                    return Failed(Rejected(USED_CODE))  # a later authorization has replaced its connection
                 if stored.record is not None:
                     return Known(stored.record)
             if mark.delivered:

@@ -200,7 +200,8 @@ class AuthServiceServicer(object):
         - The errors of CompleteAuthorization.
 
         Retries: not safe with `state`, which can be used only once. Without `state`, a retry with the same code never exchanges it a second
-        time: it returns the stored connection, or the error that describes the exchange.
+        time: it returns the stored connection, or the error that describes the exchange. After a later authorization of the same user, the
+        code is refused.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -417,7 +417,8 @@ class AuthServiceStub(typing.Generic[_AuthServiceBeginAuthorizationType, _AuthSe
     - The errors of CompleteAuthorization.
 
     Retries: not safe with `state`, which can be used only once. Without `state`, a retry with the same code never exchanges it a second
-    time: it returns the stored connection, or the error that describes the exchange.
+    time: it returns the stored connection, or the error that describes the exchange. After a later authorization of the same user, the
+    code is refused.
     """
 
     GetToken: _AuthServiceGetTokenType
@@ -707,7 +708,8 @@ class AuthServiceServicer(metaclass=abc.ABCMeta):
         - The errors of CompleteAuthorization.
 
         Retries: not safe with `state`, which can be used only once. Without `state`, a retry with the same code never exchanges it a second
-        time: it returns the stored connection, or the error that describes the exchange.
+        time: it returns the stored connection, or the error that describes the exchange. After a later authorization of the same user, the
+        code is refused.
         """
 
     @abc.abstractmethod
