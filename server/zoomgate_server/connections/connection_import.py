@@ -151,8 +151,12 @@ def _pair(request: ImportRequest) -> TokenPair:
 
 
 def _is_skipped(record: ConnectionRecord, request: ImportRequest) -> bool:
-    """Return whether the Zoom user's connection or tombstone is retained. The user may be connected under a different address."""
+    """Return whether the Zoom user's connection or tombstone is retained.
+
+    A newer pair for the present address of a renamed Zoom user replaces it in any case.
+    """
     changed_at = record.update_time if record.state is State.DISCONNECTED else record.refresh_time
-    is_replaced = request.replace and request.updated_at > changed_at
+    is_renamed = record.user_email != request.user_email
+    is_replaced = (request.replace or is_renamed) and request.updated_at > changed_at
     is_displaced = record.state is State.DISCONNECTED and record.cause is None
     return record.state in _SKIPPED and not is_displaced and not is_replaced

@@ -198,9 +198,6 @@ def _store(identified: _Identified, context: LinkContext) -> Protocol[Verdict | 
     if record is not None and decisions.is_revoking(record, snapshot.store_now, context.timing):
         yield Sleep(POLL_SECONDS)
         return entry
-    skips = None if entry.tokens.is_exchanged else context.skips
-    if record is not None and skips is not None and skips(record):
-        return Skipped(record)
     if record is not None and record.renamed_from:
         yield from _leave_tombstone(record)
         return entry
@@ -217,6 +214,9 @@ def _store(identified: _Identified, context: LinkContext) -> Protocol[Verdict | 
             yield from _audit(entry, context.actor, decision.result.value)
             unchanged = record or decisions.blank(identified.zoom_user.user_id, snapshot)
             return Linked(unchanged, decision.result)
+        skips = None if entry.tokens.is_exchanged else context.skips
+        if record is not None and skips is not None and skips(record):
+            return Skipped(record)
         try:
             rev = yield Put(decision.record)
         except UserEmailTaken as conflict:
