@@ -219,7 +219,7 @@ MUTANTS = (
     Mutant(
         "exchange_does_not_wait_for_revocation",
         exchange,
-        "        if decisions.is_revoking(record, snapshot.store_now, request.timing):\n",
+        "        if decisions.is_revoking(record, snapshot.store_now, request.context.timing):\n",
         "        if False:\n",
     ),
     Mutant(

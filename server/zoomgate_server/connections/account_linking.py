@@ -109,7 +109,6 @@ class AccountLinker:
             code_verifier=code_verifier,
             owner=owner,
             initiated_by=initiated_by,
-            timing=self._timing,
         )
         record = connected(request, await self._run(request.holder, exchange.exchange(request)))
         if call is not None:
@@ -156,7 +155,6 @@ class AccountLinker:
             pair=pair,
             owner=owner,
             initiated_by=call.principal.identity,
-            timing=self._timing,
         )
 
     async def run(self, request: LinkRequest, deadline: float) -> exchange.Verdict:

@@ -17,7 +17,6 @@ from zoomgate_server.connections.lifecycle.effects import (
     ExchangeCode,
     ExchangeRefreshToken,
     Find,
-    LeaseTiming,
     Now,
     Protocol,
     Put,
@@ -76,7 +75,6 @@ class LinkRequest:
     pair: TokenPair | None = None
     owner: str | None = None
     initiated_by: str = ""
-    timing: LeaseTiming = LeaseTiming()
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +170,7 @@ def _acquire_mark(request: LinkRequest) -> Protocol[Snapshot | Verdict]:
                 return Waiting(
                     ZoomUnavailable("Zoom has not identified the user of the earlier exchange yet")
                 )
-            remaining = mark.marked_at + request.timing.lease - now
+            remaining = mark.marked_at + request.context.timing.lease - now
             if remaining > 0:
                 return InProgress(min(remaining, POLL_SECONDS))
             if request.code:
@@ -234,7 +232,7 @@ def _register(request: LinkRequest) -> Protocol[ConnectionRecord | _Revoking | N
         record = snapshot.record
         if record is None:
             return None
-        if decisions.is_revoking(record, snapshot.store_now, request.timing):
+        if decisions.is_revoking(record, snapshot.store_now, request.context.timing):
             return _Revoking()
         registered = decisions.register(record, snapshot.store_now)
         if (yield Put(registered)) is not None:
@@ -255,7 +253,7 @@ def _release(request: LinkRequest, registered: ConnectionRecord | None = None) -
 
 def _send(request: LinkRequest, marked: Snapshot) -> Protocol[tuple[TokenOutcome, float]]:
     """Send the code or token to Zoom while the mark is valid. Return the outcome, and when the latest request was sent."""
-    timing = request.timing
+    timing = request.context.timing
     outcome: TokenOutcome = NotSent("the time for the exchange is over")
     for attempt in range(1 if request.pair is None else 1 + UNKNOWN_RETRIES):
         if attempt:
