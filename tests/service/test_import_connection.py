@@ -309,6 +309,21 @@ async def test_refresh_token_of_a_different_user_is_detected_at_its_first_use(
         assert events[-2:] == [("ok", MONICA), ("IDENTITY_MISMATCH", MONICA)]
 
 
+async def test_disconnection_does_not_revoke_a_refresh_token_that_was_not_exchanged(tmp_path: Path) -> None:
+    """The refresh token that was imported for Monica belongs to Omar."""
+    timing = Timing(disconnections=disconnection.Timing(retry_interval=0.05))
+    async with running(tmp_path, timing=timing) as zoomgate:
+        await zoomgate.connect(OMAR)
+        omars = await access_token(zoomgate, OMAR)
+        request = exported(zoomgate.simulator)
+        request.refresh_token = zoomgate.simulator.zoom.grants[OMAR].refresh_token
+        assert (await imported(zoomgate, request)).outcome == STORED
+        await zoomgate.call(zoomgate.auth.DeleteConnection, pb.DeleteConnectionRequest(user_email=MONICA))
+        await reached(zoomgate, "revoke.known")
+        assert request.access_token not in zoomgate.simulator.zoom.access_tokens
+        assert omars in zoomgate.simulator.zoom.access_tokens
+
+
 async def test_first_refresh_of_an_imported_pair_waits_until_zoom_identifies_the_user(tmp_path: Path) -> None:
     """Until then, no caller receives the new access token, and the refresh token is not sent again."""
     timing = Timing(recovery=journal_recovery.Timing(0.05, first_pause=0.05, max_pause=0.1))
