@@ -389,8 +389,8 @@ _MEETINGS: dict[str, tuple[Message, str]] = {
     "an overlong topic": (create_request(topic="x" * 201), "topic"),
     "a topic of 2 MB": (create_request(topic="x" * 2_000_000), "topic"),
     "a topic with a line break": (create_request(topic="a\nb"), "topic"),
+    "a topic with a line separator": (create_request(topic="a\u2028b"), "topic"),
     "a topic with a NUL": (create_request(topic="a\x00b"), "topic"),
-    "a topic with a bidi override": (create_request(topic="a\u202eb"), "topic"),
     "an overlong agenda": (create_request(agenda="x" * 2001), "agenda"),
     "an agenda with an escape sequence": (create_request(agenda="\x1b[2J"), "agenda"),
     "zero minutes": (create_request(duration_minutes=0), "duration_minutes"),
@@ -398,9 +398,9 @@ _MEETINGS: dict[str, tuple[Message, str]] = {
     "more minutes than a day": (create_request(duration_minutes=1441), "duration_minutes"),
     "the maximum 32-bit number of minutes": (create_request(duration_minutes=2**31 - 1), "duration_minutes"),
     "an overlong passcode": (create_request(password="x" * 11), "password"),
-    "a passcode with a space": (create_request(password="a b"), "password"),
-    "a passcode in full-width digits": (create_request(password="１２３"), "password"),
+    "a passcode with a line break": (create_request(password="a\nb"), "password"),
     "a path as time zone": (create_request(timezone="../../etc/passwd"), "timezone"),
+    "a file of the tz database as time zone": (create_request(timezone="Factory"), "timezone"),
     "an offset as time zone": (create_request(timezone="+01:00"), "timezone"),
     "a time zone in lower case": (create_request(timezone="europe/berlin"), "timezone"),
     "an empty time zone": (create_request(timezone=""), "timezone"),
@@ -408,7 +408,6 @@ _MEETINGS: dict[str, tuple[Message, str]] = {
     "a start in the year 0": (create_with_start(-62_167_219_200), "start_time"),
     "a start in the year 10000": (create_with_start(253_402_300_800), "start_time"),
     "the maximum 64-bit start": (create_with_start(2**63 - 1), "start_time"),
-    "a start with a fraction of a second": (create_with_start(1_900_000_000, 1), "start_time"),
     "a start with too many nanoseconds": (create_with_start(1_900_000_000, 2**31 - 1), "start_time"),
     "a start with negative nanoseconds": (create_with_start(1_900_000_000, -1), "start_time"),
     "a local start with a zone": (
@@ -448,6 +447,39 @@ _MEETINGS: dict[str, tuple[Message, str]] = {
         "local_start_time",
     ),
     "an empty local start": (create_request(local_start_time=""), "local_start_time"),
+    "a local start that the time zone skips": (
+        create_request(timezone="Europe/Berlin", local_start_time="2030-03-31T02:30:00"),
+        "local_start_time",
+    ),
+    "an instant meeting with a start": (
+        create_request(type="MEETING_TYPE_INSTANT", start_time="2031-05-01T09:00:00Z"),
+        "start_time",
+    ),
+    "a single meeting with a recurrence": (
+        create_request(type="MEETING_TYPE_SCHEDULED", recurrence={"type": "TYPE_DAILY"}),
+        "recurrence",
+    ),
+    "an end before the start": (
+        create_request(
+            start_time="2031-05-01T09:00:00Z",
+            recurrence={"type": "TYPE_DAILY", "end_time": "2031-04-01T09:00:00Z"},
+        ),
+        "recurrence.end_time",
+    ),
+    "days of the week in a monthly series": (
+        create_request(recurrence={"type": "TYPE_MONTHLY", "weekly_days": [1]}),
+        "recurrence.weekly_days",
+    ),
+    "two days of the month": (
+        create_request(
+            recurrence={"type": "TYPE_MONTHLY", "monthly_day": 1, "monthly_week": 1, "monthly_week_day": 1}
+        ),
+        "recurrence.monthly_day",
+    ),
+    "a week of the month without a day": (
+        create_request(recurrence={"type": "TYPE_MONTHLY", "monthly_week": 1}),
+        "recurrence.monthly_week_day",
+    ),
     "an output-only type": (create_request(type="MEETING_TYPE_PERSONAL_ROOM"), "type"),
     "an unknown type": (create_request(type=99), "type"),
     "a negative type": (create_request(type=-1), "type"),
@@ -470,10 +502,6 @@ _MEETINGS: dict[str, tuple[Message, str]] = {
         create_request(recurrence={"type": "TYPE_DAILY", "end_times": 1, "end_time": "2031-05-01T09:00:00Z"}),
         "recurrence.end_time",
     ),
-    "an end with a fraction of a second": (
-        create_request(recurrence={"type": "TYPE_DAILY", "end_time": "2031-05-01T09:00:00.5Z"}),
-        "recurrence.end_time",
-    ),
     "every hundredth day": (
         create_request(recurrence={"type": "TYPE_DAILY", "repeat_interval": 100}),
         "recurrence.repeat_interval",
@@ -491,11 +519,11 @@ _MEETINGS: dict[str, tuple[Message, str]] = {
         "recurrence.monthly_day",
     ),
     "the fifth week of a month": (
-        create_request(recurrence={"type": "TYPE_MONTHLY", "monthly_week": 5}),
+        create_request(recurrence={"type": "TYPE_MONTHLY", "monthly_week": 5, "monthly_week_day": 1}),
         "recurrence.monthly_week",
     ),
     "the eighth day of a week of a month": (
-        create_request(recurrence={"type": "TYPE_MONTHLY", "monthly_week_day": 8}),
+        create_request(recurrence={"type": "TYPE_MONTHLY", "monthly_week": 1, "monthly_week_day": 8}),
         "recurrence.monthly_week_day",
     ),
     "the eighth day of a week": (
@@ -512,7 +540,7 @@ _MEETINGS: dict[str, tuple[Message, str]] = {
         "settings.alternative_hosts[0]",
     ),
     "too many alternative hosts": (
-        create_request(settings={"alternative_hosts": ["a@example.com"] * 101}),
+        create_request(settings={"alternative_hosts": ["a@example.com"] * 1001}),
         "settings.alternative_hosts",
     ),
     "too many sign language interpreters": (
@@ -533,7 +561,7 @@ _MEETINGS: dict[str, tuple[Message, str]] = {
         create_request(tracking_fields=[{"value": "x"}]),
         "tracking_fields[0].field",
     ),
-    "too many tracking fields": (create_request(tracking_fields=[{"field": "x"}] * 51), "tracking_fields"),
+    "too many tracking fields": (create_request(tracking_fields=[{"field": "x"}] * 1001), "tracking_fields"),
     "an additional field that duplicates a field of the message": (
         create_request(additional_fields={"topic": "x"}),
         "additional_fields.topic",

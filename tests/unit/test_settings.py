@@ -363,7 +363,7 @@ def test_redirect_targets_are_validated(tmp_path: Path) -> None:
         ("ZOOMGATE_MAX_PENDING_PER_CALLER", ["0", "100001"]),
         ("ZOOMGATE_FORCED_REFRESH_SECONDS", ["3601"]),
         ("ZOOMGATE_DEFAULT_DURATION_MINUTES", ["0", "1441"]),
-        ("ZOOMGATE_DEFAULT_TIMEZONE", ["Mars/Olympus", "../../etc/passwd"]),
+        ("ZOOMGATE_DEFAULT_TIMEZONE", ["Mars/Olympus", "../../etc/passwd", "Factory", "localtime"]),
         ("ZOOMGATE_DEFAULT_TOPIC", ["x" * 201, "a\nb", "a\u202eb"]),
         ("ZOOMGATE_LOG_LEVEL", ["INFO", "loud"]),
         ("ZOOMGATE_LOG_FORMAT", ["xml"]),

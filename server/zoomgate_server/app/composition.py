@@ -255,6 +255,7 @@ class Components:
                     "duration": settings.default_duration_minutes,
                     "timezone": settings.default_timezone,
                 },
+                clock=clock,
             ),
             proxy=ProxyService(zoom_calls=zoom_calls, api_url=settings.zoom_api_url),
             oauth=oauth,

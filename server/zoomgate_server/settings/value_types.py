@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import SplitResult, urlsplit
-from zoneinfo import available_timezones
 
 from zoomgate_server.secret import Secret
 from zoomgate_server.settings.address import Address
 from zoomgate_server.settings.definition import Rejected, ValueType
+from zoomgate_server.time_zone import is_time_zone
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -197,11 +197,7 @@ CLIENT_ID = _type(
     secret=True,  # the client secret may have been appended
 )
 COLOR = _type("a color such as #0b5cff", re.compile("#[0-9A-Fa-f]{6}").fullmatch, str.lower)
-TIMEZONE = _type(
-    "an IANA time zone such as Europe/Berlin",
-    lambda text: text == "UTC" or text in available_timezones(),  # the default needs no list
-    str,
-)
+TIMEZONE = _type("an IANA time zone such as Europe/Berlin", is_time_zone, str)
 RETURN_TO: ValueType[Mapping[str, str]] = ValueType(
     "name=https://…, separated by commas", lambda text: dict(_parse_items(text, _parse_target))
 )

@@ -8,8 +8,9 @@ import orjson
 from zoomgate.v1 import meetings_service_pb2 as pb
 from zoomgate.v1.meetings_service_pb2_grpc import MeetingsServiceServicer
 from zoomgate_server.call_context import current_call
+from zoomgate_server.clock import Clock
 from zoomgate_server.connections.zoom_calls import ZoomCalls
-from zoomgate_server.rpc.services import meeting_mapping, meeting_validation
+from zoomgate_server.rpc.services import meeting_mapping, meeting_schedule, meeting_validation
 from zoomgate_server.rpc.services.validation import Violations
 from zoomgate_server.zoom import endpoints
 
@@ -17,15 +18,23 @@ from zoomgate_server.zoom import endpoints
 class MeetingsService(MeetingsServiceServicer):
     """The MeetingsService: meetings of Zoom users. `defaults` are properties of new meetings, in Zoom's format."""
 
-    def __init__(self, *, zoom_calls: ZoomCalls, defaults: Mapping[str, Any]) -> None:
+    def __init__(self, *, zoom_calls: ZoomCalls, defaults: Mapping[str, Any], clock: Clock) -> None:
         self._zoom_calls = zoom_calls
         self._defaults = defaults
+        self._clock = clock
 
     async def CreateMeeting(self, request: pb.CreateMeetingRequest, context: Any) -> pb.CreateMeetingResponse:
         violations = Violations()
         user_email = violations.user_email(request.user_email)
         violations.unsupported("request_id", request.request_id)
         meeting_validation.check_details(request.meeting_details, "meeting_details", violations)
+        meeting_schedule.complete(
+            request.meeting_details,
+            "meeting_details",
+            violations,
+            default_zone=self._defaults["timezone"],
+            now=self._clock.wall(),
+        )
         violations.raise_if_any()
         details = meeting_mapping.details(request.meeting_details, "meeting_details", violations)
         violations.raise_if_any()

@@ -138,7 +138,7 @@ class DeleteMeetingRequest(google.protobuf.message.Message):
     occurrence_id: builtins.str
     """The ID of the occurrence to delete: at most 20 digits. If empty, deletes the whole meeting."""
     schedule_for_reminder: builtins.bool
-    """Whether the host and alternative hosts are notified by email. Defaults to Zoom's default, true."""
+    """Whether the host and alternative hosts are notified by email. Zoom documents no default."""
     cancel_meeting_reminder: builtins.bool
     """Whether registrants are notified by email. Defaults to Zoom's default, false."""
     def __init__(
