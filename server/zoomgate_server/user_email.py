@@ -11,6 +11,10 @@ from functools import lru_cache
 MAX_LENGTH = 254
 """Maximum number of characters in an address (RFC 5321, section 4.5.3.1.3, less the angle brackets). Zoom's API reference allows 128."""
 
+_MAX_QUOTED = 64
+_SHORTER_THAN_SECRETS = 20
+"""Longer strings without an @ could be a token, an authorization code or a key."""
+
 _NON_ASCII = re.compile(r"[^\x00-\x7f]")
 _SPACE_OR_CONTROL = re.compile(r"[\x00-\x20\x7f]")
 _LOCAL = re.compile(r"[a-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[a-z0-9!#$%&'*+/=?^_`{|}~-]+)*", re.ASCII)
@@ -19,6 +23,12 @@ _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 
 class InvalidUserEmail(ValueError):
     """An error for a string that is not the email address of a user. The message says what to send instead."""
+
+    def quoting(self, text: str) -> str:
+        """Return the message with the invalid string, unless that could be a token, code or key in the wrong place."""
+        if not text or (len(text) > _SHORTER_THAN_SECRETS and "@" not in text):
+            return str(self)
+        return f"{self}; got {text if len(text) <= _MAX_QUOTED else f'{text[:_MAX_QUOTED]}…'!r}"
 
 
 def canonical_email(text: str) -> str:

@@ -62,6 +62,38 @@ async def test_invalid_address_is_rejected_with_a_remedy(zoomgate: Harness, addr
     assert rejection.short == ("INVALID_ARGUMENT", "INVALID_FIELD")
     assert INVALID[address] in rejection.violations["user_email"]
     assert "; send" in rejection.violations["user_email"]
+    shown = address if len(address) <= 64 else f"{address[:64]}…"
+    assert not address or rejection.message.endswith(f"; got {shown!r}")
+
+
+@pytest.mark.parametrize(
+    "secret",
+    ["eyJhbGciOiJIUzUxMiJ9." + "x" * 700, "obBEe8ewaL_KdYKjnimT4KPd8KKdQt9FQ", "x" * 1_000_000],
+    ids=["token", "code", "1 MB"],
+)
+async def test_rejected_text_that_could_be_a_secret_is_not_shown(zoomgate: Harness, secret: str) -> None:
+    rejection = await zoomgate.error_of(zoomgate.auth.GetToken, pb.GetTokenRequest(user_email=secret))
+    assert rejection.reason == "INVALID_FIELD"
+    assert secret[:20] not in rejection.message + str(rejection.violations)
+
+
+@pytest.mark.parametrize("name", METHODS)
+async def test_every_rpc_shows_the_invalid_address(zoomgate: Harness, name: str) -> None:
+    """If a request contains several addresses, the error names the field as well."""
+    service, _, method = name.partition(".")
+    fields = METHODS[name].input_type.fields_by_name
+    invalid = "mon ica@example.com"
+    values: dict[str, Any] = (
+        {"user_email": invalid} if "user_email" in fields else {"user_emails": [OMAR, invalid]}
+    )
+    if "zoom_email" in fields:
+        values["zoom_email"] = "zo om@example.com"
+    stub = zoomgate.channel.unary_unary(f"/zoomgate.v1.{service}/{method}")
+    request = METHODS[name].input_type._concrete_class(**values)
+    error = await zoomgate.error_of(stub, request.SerializeToString())
+    text = " ".join(f"{field} {violation}" for field, violation in error.violations.items())
+    assert re.search(rf"user_emails?(\[1\])? .*{invalid!r}", text)
+    assert ("'zo om@example.com'" in text) is ("zoom_email" in fields)
 
 
 @pytest.mark.parametrize(
@@ -163,5 +195,6 @@ async def test_commands_ignore_the_case_of_addresses(zoomgate: Harness, words: s
 @pytest.mark.parametrize("address", [address for address in INVALID if address])
 @pytest.mark.parametrize("words", [["connections", "show"], ["audit", "show", "--user"]])
 async def test_commands_reject_invalid_addresses(words: list[str], address: str) -> None:
-    error = stderr_of(await command(*words, address), 2)
-    assert INVALID[address] in re.sub(r"\s+", " ", error)
+    error = re.sub(r"\s+", " ", stderr_of(await command(*words, address), 2))
+    assert INVALID[address] in error
+    assert "; got" in error

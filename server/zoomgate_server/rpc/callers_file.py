@@ -163,10 +163,11 @@ class _EntryParser:
     def _email(self, role: Role | None) -> str | None:
         value = self._entry.get("email")
         if role is Role.MEMBER:
+            text = value if isinstance(value, str) else ""
             try:
-                return canonical_email(value if isinstance(value, str) else "")
+                return canonical_email(text)
             except InvalidUserEmail as invalid:
-                self.add_problem("email", str(invalid))
+                self.add_problem("email", invalid.quoting(text))
         elif value is not None:
             self.add_problem("email", "is for members only; remove the key")
         return None
