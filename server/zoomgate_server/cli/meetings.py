@@ -31,7 +31,7 @@ def meetings() -> None:
 @click.option(
     "--start",
     metavar="TIME",
-    help="The start, such as 2030-01-07T09:00:00Z; a time without a zone uses --timezone. Default: now.",
+    help="The date and time of the start, such as 2030-01-07T09:00:00Z; without a zone, in --timezone. Default: now.",
 )
 @click.option("--timezone", help="The time zone, as a name in the tz database, such as Europe/Berlin.")
 @click.option("--duration", type=int, metavar="MINUTES", help="The duration of the meeting.")
@@ -114,14 +114,16 @@ def _id(number: int) -> int:
 
 def _set_start(details: MeetingDetails, text: str) -> None:
     try:
+        if len(text) <= len("2030-01-07"):  # a date, which would become midnight
+            raise ValueError
         start = datetime.fromisoformat(text)
         if start.tzinfo is None:
             details.local_start_time = start.isoformat(timespec="seconds")
         else:
             details.start_time.FromDatetime(start)
-    except (ValueError, OverflowError):  # not a time, or outside the years 1 to 9999 in UTC
+    except (ValueError, OverflowError):  # not a date and time, or outside the years 1 to 9999 in UTC
         fail(
-            f"invalid --start {text!r}; use 2030-01-07T09:00:00Z, or omit the Z for a time in --timezone",
+            f"invalid --start {text!r}; use a date and time such as 2030-01-07T09:00:00Z, or omit the Z for a time in --timezone",
             USAGE,
         )
 

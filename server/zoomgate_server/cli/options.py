@@ -34,7 +34,7 @@ def user_email(text: str) -> str:
 
 
 def time_with_zone(text: str) -> datetime:
-    """Return a time, which must have a time zone."""
+    """Return a date and time, which must have a time zone."""
     try:
         parsed = datetime.fromisoformat(text)
         if parsed.tzinfo is not None:
@@ -42,7 +42,7 @@ def time_with_zone(text: str) -> datetime:
     except (ValueError, OverflowError):
         pass
     raise click.BadParameter(
-        f"{plain(text)!r} is not a time; use a time with a time zone, such as 2030-01-07T09:00:00Z"
+        f"{plain(text)!r} is not a time; use a date and time with a time zone, such as 2030-01-07T09:00:00Z"
     )
 
 

@@ -206,6 +206,7 @@ class TestShow:
         [
             ["--since", "yesterday"],
             ["--since", "2020-01-07T09:00:00"],
+            ["--since", "2020-01-07"],
             ["--action", "tokens"],
             ["--user", "\u212aate@example.com"],
             ["--user", "monica"],

@@ -207,13 +207,33 @@ async def test_meetings_are_created_shown_and_deleted(harness: Harness) -> None:
     assert "NOT_FOUND" in errors
 
 
+async def test_direction_of_a_topic_does_not_affect_the_terminal(harness: Harness) -> None:
+    """Characters that set the direction of text are sent to Zoom unchanged, and escaped in the output."""
+    topic = "\u2068Monica\u2069 \u202egnp.exe"
+    created, _ = await zoomgate(harness, "meetings", "create", MONICA, "--topic", topic, "--json")
+    number = json.loads(created)["id"]
+    assert harness.simulator.zoom.meetings[int(number)].body["topic"] == topic
+    shown, _ = await zoomgate(harness, "meetings", "get", MONICA, number)
+    assert rb"\u2068Monica\u2069 \u202egnp.exe" in shown
+    assert not set("\u2068\u2069\u202e") & set((created + shown).decode())
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
         (("--details", "-"), "--details: "),
-        (("--start", "tomorrow"), "use 2030-01-07T09:00:00Z"),
-        (("--start", "2030-02-30T09:00:00Z"), "use 2030-01-07T09:00:00Z"),
-        (("--start", "0001-01-01T00:00:00+14:00"), "use 2030-01-07T09:00:00Z"),
+        *(
+            (("--start", start), "use a date and time such as 2030-01-07T09:00:00Z")
+            for start in (
+                "tomorrow",
+                "2030-02-30T09:00:00Z",
+                "0001-01-01T00:00:00+14:00",
+                "2030-01-07",
+                "20300107",
+                "2030-W02-1",
+                "",
+            )
+        ),
         (("--topic", "\udcff"), "is not valid UTF-8"),
         (("--duration", "99999999999"), "--duration is out of range"),
         (("--duration", "-1"), "meeting_details.duration_minutes"),

@@ -90,7 +90,7 @@ def validated(number: int, line: int, fields: Fields) -> Row:
     try:
         user = canonical_email(user)
     except InvalidUserEmail as invalid:
-        raise InvalidEntry(f"the email address {invalid.quoting(user)}") from None
+        raise InvalidEntry(f"the email address {invalid}") from None
     if not refresh_token:
         raise InvalidEntry("the refresh token is missing", user)
     for name, token in (("refresh", refresh_token), ("access", access_token)):
