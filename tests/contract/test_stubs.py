@@ -5,14 +5,26 @@ import re
 import subprocess
 import tomllib
 import zipfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from support.toolchain import unavailable
 from support.wheels import CLIENT, build_wheel, virtual_environment
+from zoomgate.v1 import (
+    auth_service_pb2,
+    connection_pb2,
+    meeting_pb2,
+    meetings_service_pb2,
+    proxy_service_pb2,
+)
 
 ROOT = Path(__file__).parents[2]
+CREDENTIAL = re.compile(
+    r"(start|join|authorization)_url|(\w+_)?password|(access|refresh)_token|code(_verifier)?|state|ticket|dynamic_host_key"
+)
 STUBS = ROOT / "clients/python/src/zoomgate/v1"
 IMPORTS = "import zoomgate; " + "; ".join(
     f"import zoomgate.v1.{name}"
@@ -45,6 +57,25 @@ def minimum_versions() -> dict[str, tuple[int, ...]]:
         name, version = re.match(r"([a-z-]+)>=([\d.]+)", line).groups()  # type: ignore[union-attr]
         versions[name] = tuple(map(int, version.split(".")))
     return versions
+
+
+def fields_of(messages: Iterable[Descriptor]) -> Iterator[FieldDescriptor]:
+    """Return the fields of messages and of the messages nested in them."""
+    for message in messages:
+        yield from message.fields
+        yield from fields_of(message.nested_types)
+
+
+def test_fields_with_credentials_are_redacted_in_debug_output() -> None:
+    """A URL that starts or joins a meeting is a credential; tokens of the API itself are not."""
+    fields = {
+        field.full_name: field.GetOptions().debug_redact
+        for module in (auth_service_pb2, connection_pb2, meeting_pb2, meetings_service_pb2, proxy_service_pb2)
+        for field in fields_of(module.DESCRIPTOR.message_types_by_name.values())
+        if CREDENTIAL.fullmatch(field.name) and field.cpp_type == FieldDescriptor.CPPTYPE_STRING
+    }
+    assert len(fields) > 20
+    assert [name for name, redacted in fields.items() if not redacted] == []
 
 
 def test_stubs_require_no_newer_versions_than_declared() -> None:
