@@ -174,8 +174,16 @@ class AppCredentialsRejected(ZoomgateError):
     """Zoom rejected the client ID or secret of this service."""
 
 
+class RedirectUriRefused(ZoomgateError):
+    """Zoom rejected the redirect URI of this service. The authorization code was not exchanged."""
+
+
+class TokenRequestRefused(ZoomgateError):
+    """Zoom refused to exchange a code or refresh token for a reason that Zoom does not document. Connections are unchanged."""
+
+
 class ZoomRateLimited(ZoomgateError):
-    """Zoom responded with 429."""
+    """A rate limit of Zoom is reached."""
 
 
 class ServerOverloaded(ZoomgateError):

@@ -1,6 +1,7 @@
 """Tests for AuthService."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,16 @@ from support.harness import (
     consent_form,
     metadata,
     running,
+    serving,
 )
-from zoom_simulator import RefreshTokenReuse, Rules, SimulatorOptions
+from zoom_simulator import RefreshTokenReuse, Rules, Simulator, SimulatorOptions
 from zoom_simulator.faults import Fault
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1.connection_pb2 import Connection
 from zoomgate_server.app.timing import Timing
 from zoomgate_server.connections import disconnection
 from zoomgate_server.connections.refresh import protocol
+from zoomgate_server.rpc.middleware import authentication
 from zoomgate_server.storage.record_store import Kind, RecordKey, StoreError
 
 CALLERS_PAGE = {"ZOOMGATE_REDIRECT_URI": "http://127.0.0.1:9/zoom-done"}
@@ -136,6 +139,30 @@ async def test_refresh_token_other_than_the_stored_one_is_rejected(zoomgate: Har
     assert refusal.short == ("INVALID_ARGUMENT", "INVALID_FIELD")
     assert list(refusal.violations) == ["refresh_token"]
     assert zoomgate.stat("token.refresh_token.issued") == 0
+
+
+async def test_refresh_of_a_token_that_was_replaced_returns_the_current_token(zoomgate: Harness) -> None:
+    """A call whose response was lost can be repeated with the same refresh token, which is not used again."""
+    await zoomgate.connect()
+    stored = (await zoomgate.call(zoomgate.auth.GetToken, token_request())).token
+    request = pb.RefreshTokenRequest(user_email=MONICA, refresh_token=stored.refresh_token)
+    first = await zoomgate.call(zoomgate.auth.RefreshToken, request)
+    second = await zoomgate.call(zoomgate.auth.RefreshToken, request)
+    assert first.token.generation == second.token.generation == 2
+    assert first.token.access_token == second.token.access_token
+    assert zoomgate.stat("token.refresh_token.issued") == 1
+
+
+async def test_deadline_that_is_too_short_to_read_the_token_is_not_an_outage_of_the_store(
+    tmp_path: Path,
+) -> None:
+    async with Simulator(SimulatorOptions(port=0)) as zoom:
+        async with serving(zoom, tmp_path) as first:
+            await first.connect()
+        timing = replace(Timing(), calls=authentication.Timing(response_margin=2 * SECONDS))
+        async with serving(zoom, tmp_path, timing=timing) as restarted:
+            refusal = await restarted.error_of(restarted.auth.GetToken, token_request())
+    assert refusal.short == ("DEADLINE_EXCEEDED", "DEADLINE_TOO_SHORT")
 
 
 async def test_revoked_grant_requires_consent_and_consent_restores_it(zoomgate: Harness) -> None:

@@ -148,7 +148,9 @@ class Components:
             timing=timing.disconnections,
             lease=timing.refreshes,
         )
-        zoom_calls = ZoomCalls(access_tokens=access_tokens, zoom=zoom, limit=call_limit, clock=clock)
+        zoom_calls = ZoomCalls(
+            access_tokens=access_tokens, zoom=zoom, limit=call_limit, clock=clock, timing=timing.zoom_requests
+        )
         change_feed = ChangeFeed(
             connections=connections, clock=clock, on_change=access_tokens.drop_changed, timing=timing.feed
         )

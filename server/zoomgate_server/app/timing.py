@@ -11,6 +11,7 @@ from zoomgate_server.connections import (
     journal_recovery,
     proactive_refresh,
     token_journal,
+    zoom_calls,
 )
 from zoomgate_server.connections.refresh import protocol
 from zoomgate_server.encryption import reloading_key_ring
@@ -48,3 +49,4 @@ class Timing:
     watches: watchers.Timing = watchers.Timing()
     web: web_server.Timing = web_server.Timing()
     webhooks: receiver.Timing = receiver.Timing()
+    zoom_requests: zoom_calls.Timing = zoom_calls.Timing()

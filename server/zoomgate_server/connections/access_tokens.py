@@ -15,11 +15,12 @@ from zoomgate_server.connections.repository import ConnectionRepository
 from zoomgate_server.connections.token_pair import TokenPair
 from zoomgate_server.errors import (
     AppCredentialsRejected,
-    FieldViolation,
+    DeadlineTooShort,
     InvalidRequest,
     NotConnected,
     RefreshInProgress,
     ServerOverloaded,
+    TokenRequestRefused,
     ZoomBadResponse,
     ZoomRateLimited,
     ZoomUnavailable,
@@ -28,6 +29,7 @@ from zoomgate_server.storage.record_store import Change, StoreError
 from zoomgate_server.telemetry import logs
 from zoomgate_server.telemetry.background_tasks import retrieve_exception
 from zoomgate_server.telemetry.metrics import Metrics
+from zoomgate_server.zoom.client import MIN_SECONDS
 
 REFRESH_BEFORE_SECONDS = 120.0
 """Minimum remaining lifetime of a token for a call to Zoom's API. With a smaller value, a token could expire during a call; with a larger
@@ -41,6 +43,7 @@ _KEEP_CURRENT_TOKEN_ON = (
     RefreshInProgress,
     ServerOverloaded,
     StoreError,
+    TokenRequestRefused,
     ZoomBadResponse,
     ZoomRateLimited,
     ZoomUnavailable,
@@ -160,23 +163,28 @@ class AccessTokens:
         """Refresh the stored token even if it is still valid.
 
         Args:
-            expected: If not empty, must equal the stored refresh token.
+            expected: If not empty, the refresh token to replace. If an earlier call has replaced it, the current token is returned.
 
         Raises:
-            InvalidRequest: `expected` is not the stored refresh token.
+            InvalidRequest: The connection has never held `expected`.
         """
         current = await self._read(user_email)
         check_owner(call, current.owner)
         if expected and expected != current.tokens.refresh_token:
-            problem = "is not the stored refresh token; leave it empty to refresh the stored one"
-            raise InvalidRequest([FieldViolation("refresh_token", problem)])
+            record, _ = await self._connections.find(user_email)
+            if record is None or not record.has_held(expected):
+                raise InvalidRequest.of(
+                    "refresh_token",
+                    "is not the stored refresh token; leave it empty to refresh the stored one",
+                )
+            return await self.get_token(call, user_email, 0.0)
         return self._issue(user_email, await self._force_refresh(call, user_email, current))
 
     async def peek(self, call: Call, user_email: str) -> AccessToken:
         """Return the stored token, expired or not, without calling Zoom."""
         current = await self._read(user_email)
         check_owner(call, current.owner)
-        return self._issue(user_email, current)
+        return current
 
     async def issue(self, call: Call, record: ConnectionRecord, min_validity: float) -> AccessToken:
         """Return a valid token of a connection that was just stored, or that was found for a code or refresh token of the caller."""
@@ -332,10 +340,15 @@ class AccessTokens:
             self._reads[user_email] = pending_read
             pending_read.add_done_callback(lambda _: self._reads.pop(user_email))
             pending_read.add_done_callback(retrieve_exception)
+        remaining = call.deadline - self._clock.monotonic()
         try:
-            async with asyncio.timeout(max(0.0, call.deadline - self._clock.monotonic())):
+            async with asyncio.timeout(max(0.0, remaining)):
                 return await asyncio.shield(pending_read)
         except TimeoutError:
+            if remaining < MIN_SECONDS:
+                raise DeadlineTooShort(
+                    "not enough time left before the deadline to read the token; nothing was sent"
+                ) from None
             raise StoreError("the store did not respond before the deadline of the call") from None
 
     async def _read(self, user_email: str) -> AccessToken:

@@ -22,7 +22,6 @@ from zoomgate_server.connections.record import Cause, ConnectionRecord
 from zoomgate_server.connections.token_journal import Entry, Origin
 from zoomgate_server.connections.token_pair import TokenPair
 from zoomgate_server.errors import (
-    CodeRefused,
     IdentityMismatch,
     NotConnected,
     ReauthRequired,
@@ -33,7 +32,7 @@ from zoomgate_server.errors import (
     ZoomUserAlreadyConnected,
 )
 from zoomgate_server.telemetry.background_tasks import TaskSet
-from zoomgate_server.zoom.token_outcome import Rejected, error_for
+from zoomgate_server.zoom.token_outcome import Rejected, code_refused, error_for
 
 _Result = TypeVar("_Result")
 
@@ -240,11 +239,8 @@ def connected(request: LinkRequest, verdict: exchange.Verdict) -> ConnectionReco
             raise RefreshInProgress(
                 "This code or refresh token is being exchanged; retry in a moment", retry_after=1.0
             )
-        case exchange.Failed(Rejected(code)) if request.code:
-            raise CodeRefused(
-                "Zoom rejected the authorization code (used, older than 5 minutes, or for a different app); start a new authorization",
-                metadata={"zoom_code": code},
-            )
+        case exchange.Failed(Rejected() as rejection) if request.code:
+            raise code_refused(rejection)
         case exchange.Failed(outcome) if not isinstance(outcome, Rejected):
             raise error_for(outcome)
     raise ReauthRequired(

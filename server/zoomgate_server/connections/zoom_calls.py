@@ -1,38 +1,67 @@
 """Calls to Zoom's API with a user's access token."""
 
+import re
+from collections import OrderedDict
+from dataclasses import dataclass
+
 from zoomgate_server.call_context import Call
 from zoomgate_server.clock import Clock
 from zoomgate_server.connections.access_tokens import AccessToken, AccessTokens
 from zoomgate_server.connections.concurrency_limit import ConcurrencyLimit
-from zoomgate_server.connections.record import Cause
-from zoomgate_server.errors import ReauthRequired, RefreshInProgress, ScopeMissing
+from zoomgate_server.errors import RefreshInProgress
 from zoomgate_server.zoom import errors as zoom_errors
 from zoomgate_server.zoom.client import ZoomClient
 from zoomgate_server.zoom.request import ZoomRequest, ZoomResponse
+
+CAPACITY = 10_000
+"""Maximum number of endpoints that are known to reject a user's token. The oldest is evicted first."""
+
+_ID = re.compile(r"[^/]*[^a-z_/-][^/]*")
+"""A segment of a path that is an ID, not a name of Zoom's API."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """The timing of calls, in seconds.
+
+    Attributes:
+        refresh_pause: How long an endpoint that rejects a user's token even after a refresh causes no further refresh for that user.
+    """
+
+    refresh_pause: float = 600.0
 
 
 class ZoomCalls:
     """Client that calls Zoom's API on behalf of users, and retries a call once if Zoom rejects the token."""
 
     def __init__(
-        self, *, access_tokens: AccessTokens, zoom: ZoomClient, limit: ConcurrencyLimit, clock: Clock
+        self,
+        *,
+        access_tokens: AccessTokens,
+        zoom: ZoomClient,
+        limit: ConcurrencyLimit,
+        clock: Clock,
+        timing: Timing = Timing(),
     ) -> None:
         self._access_tokens = access_tokens
         self._zoom = zoom
         self._limit = limit
         self._clock = clock
+        self._timing = timing
+        self._paused: OrderedDict[tuple[str, str, str], float] = OrderedDict()
+        """Until when rejections by a user's endpoints cause no refresh, by Zoom user, HTTP method and path without IDs."""
 
     async def send(self, call: Call, user_email: str, request: ZoomRequest) -> ZoomResponse:
         """Call Zoom's API with the user's token and return any complete response.
 
-        If Zoom responds with 401 and a token error code, Zoom has not processed the call. In this case, the record is read again, the token
-        is refreshed at most once, and the request is retried once with a token of the same Zoom user.
+        If Zoom rejects the token, Zoom has not processed the call. In this case, the record is read again, the token is refreshed at most
+        once, and the request is retried once with a token of the same Zoom user. Some endpoints reject every token of a user, for example
+        if the Zoom plan does not cover them. Their response is returned, and they cause no further refresh for a while.
 
         Raises:
             ServerOverloaded: Too many calls to Zoom are running; nothing was sent.
-            ZoomRateLimited: Zoom responded with 429.
+            ZoomRateLimited: A rate limit of Zoom is reached.
             ScopeMissing: The consent does not cover the call.
-            ReauthRequired: Zoom rejected the token even after a refresh.
             RefreshInProgress: Zoom rejected the token even after a refresh, and another refresh of the token is running or has finished.
             ZoomUnavailable, ZoomOutcomeUnknown, ZoomResponseTooLarge, DeadlineTooShort: See `ZoomClient.send`.
             CallerNotAllowed: The connection belongs to a different member.
@@ -40,29 +69,14 @@ class ZoomCalls:
         """
         token = await self._access_tokens.for_call(call, user_email)
         response = await self._send(call, request, token)
-        if response.status < 400:
-            return response
-        if zoom_errors.is_token_rejected(response):
-            token = await self._access_tokens.after_rejection(call, user_email, token)
-            response = await self._send(call, request, token)
-            if zoom_errors.is_token_rejected(response):
-                if await self._access_tokens.is_being_replaced(token):
-                    raise RefreshInProgress(
-                        "The user's token was refreshed again during this call; retry in a moment",
-                        retry_after=1.0,
-                    )
-                raise ReauthRequired(
-                    "Zoom rejected this user's token although it was just refreshed; have the user consent again",
-                    metadata={"cause": Cause.REJECTED.value, "http_status": "401"},
-                )
-        if response.status == 429:
-            raise zoom_errors.rate_limited(response)
-        scopes = zoom_errors.missing_scopes(response)
-        if scopes is not None:
-            raise ScopeMissing(
-                "The user's consent does not cover this call; add the scopes to the Zoom app and have the user consent again",
-                metadata={"scopes": " ".join(scopes), "http_status": str(response.status)},
-            )
+        endpoint = (token.zoom_user_id, request.method, _ID.sub("*", request.target.path))
+        if not zoom_errors.is_token_rejected(response):
+            self._paused.pop(endpoint, None)
+        elif self._paused.get(endpoint, 0.0) <= self._clock.monotonic():
+            response = await self._retry(call, user_email, request, token, response, endpoint)
+        failure = zoom_errors.rate_limit(response, self._clock.wall) or zoom_errors.scope_missing(response)
+        if failure is not None:
+            raise failure
         return response
 
     async def send_typed(self, call: Call, user_email: str, request: ZoomRequest) -> ZoomResponse:
@@ -75,6 +89,33 @@ class ZoomCalls:
         if 200 <= response.status < 300:
             return response
         raise zoom_errors.error_for(request, response)
+
+    async def _retry(
+        self,
+        call: Call,
+        user_email: str,
+        request: ZoomRequest,
+        rejected: AccessToken,
+        response: ZoomResponse,
+        endpoint: tuple[str, str, str],
+    ) -> ZoomResponse:
+        """Retry a call with a newer token, and return the response, or the first one if the token was refreshed just before the call."""
+        token = await self._access_tokens.after_rejection(call, user_email, rejected)
+        is_newer = token.tokens.access_token != rejected.tokens.access_token
+        if is_newer:
+            response = await self._send(call, request, token)
+            if not zoom_errors.is_token_rejected(response):
+                return response
+        if await self._access_tokens.is_being_replaced(token):
+            raise RefreshInProgress(
+                "The user's token was refreshed again during this call; retry in a moment", retry_after=1.0
+            )
+        if is_newer:
+            self._paused[endpoint] = self._clock.monotonic() + self._timing.refresh_pause
+            self._paused.move_to_end(endpoint)
+            if len(self._paused) > CAPACITY:
+                self._paused.popitem(last=False)
+        return response
 
     async def _send(self, call: Call, request: ZoomRequest, token: AccessToken) -> ZoomResponse:
         async with self._limit.slot(call.deadline):

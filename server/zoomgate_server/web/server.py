@@ -21,6 +21,7 @@ from zoomgate_server.errors import (
     IdentityMismatch,
     InvalidRequest,
     InvalidState,
+    RedirectUriRefused,
     ScopeMissing,
     StoreUnavailable,
     ZoomBadResponse,
@@ -51,6 +52,7 @@ _ERRORS: Mapping[type[Exception], str] = {
     ZoomUserAlreadyConnected: "already_connected",
     CodeRefused: "code_refused",
     AppCredentialsRejected: "misconfigured",
+    RedirectUriRefused: "misconfigured",
     ScopeMissing: "misconfigured",
     ZoomBadResponse: "misconfigured",  # a retry would fail again
 }

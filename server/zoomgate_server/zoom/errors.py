@@ -13,7 +13,6 @@ import orjson
 
 from zoomgate_server.errors import (
     MeetingNotFound,
-    ReauthRequired,
     ScopeMissing,
     ZoomBadResponse,
     ZoomgateError,
@@ -33,12 +32,18 @@ MAX_MESSAGE = 300
 _MAX_ERROR_BODY = 64 * 1024
 _TOKEN_CODE = 124
 _MEETING_NOT_FOUND = 3001
-_SCOPE_CODES = frozenset({4700, 4711})
-_SCOPES = re.compile(r"does not contain scopes?:?\s*\[([^\]]{0,2000})\]", re.IGNORECASE)
+_VALIDATION_CODE = 300
+_SCOPE_CODES = frozenset({104, _TOKEN_CODE, 200, 4700, 4711})
+_SCOPES = re.compile(r"does not contain (?:[a-z]+ ){0,3}scopes?\b(?:[:\s]*\[([^\]]{0,2000}))?", re.IGNORECASE)
 _SCOPE = re.compile(r"[A-Za-z0-9_:]{1,100}", re.ASCII)
+_DAILY_LIMIT = re.compile(
+    r"\bdaily (?:rate )?limit|\b(?:per|in one) day\b|\bGMT 00:00|\b00:00:00 GMT", re.IGNORECASE
+)
+"""The texts of daily limits. Zoom's documentation names only the limits; the texts are from public error reports."""
+
 _ERROR_CLASSES: dict[int, Callable[..., ZoomgateError]] = {
     400: ZoomRefusedArguments,
-    401: ZoomRefusedPermission,  # 401 with Zoom error code 124 is handled before the lookup; for other codes, a new token would not help
+    401: ZoomRefusedPermission,
     403: ZoomRefusedPermission,
     404: ZoomRefusedNotFound,
     409: ZoomRefusedConflict,
@@ -46,69 +51,84 @@ _ERROR_CLASSES: dict[int, Callable[..., ZoomgateError]] = {
 
 
 def is_token_rejected(response: ZoomResponse) -> bool:
-    """Return whether Zoom rejected the access token itself: 401 with code 124. Zoom then did not process the call."""
-    return response.status == 401 and _parse(response).get("code") == _TOKEN_CODE
+    """Return whether Zoom rejected the access token itself. Zoom then did not process the call.
 
-
-def missing_scopes(response: ZoomResponse) -> tuple[str, ...] | None:
-    """Return the scopes that are missing from the user's consent, or None if the error has a different cause.
-
-    The code is 4711 or 4700 and the status 400 or 401, depending on the endpoint, so the error is recognized by its message.
+    The status is 401, and for some endpoints 400 (https://developers.zoom.us/docs/api/users/).
     """
-    if response.status not in (400, 401, 403):
+    return (
+        response.status in (400, 401)
+        and _code(_parse(response)) == _TOKEN_CODE
+        and scope_missing(response) is None
+    )
+
+
+def scope_missing(response: ZoomResponse) -> ScopeMissing | None:
+    """Return the error for a response that reports missing scopes, or None.
+
+    Code, status and notation of the scopes depend on the endpoint, so the error is recognized by its message.
+    """
+    if not 400 <= response.status < 500:
         return None
     error = _parse(response)
-    code, message = error.get("code"), error.get("message")
-    if not isinstance(code, int) or code not in _SCOPE_CODES or not isinstance(message, str):
+    match = _SCOPES.search(_message(error))
+    if match is None or _code(error) not in _SCOPE_CODES:
         return None
-    match = _SCOPES.search(message)
-    return tuple(_SCOPE.findall(match.group(1)))[:20] if match else None
+    scopes = dict.fromkeys(_SCOPE.findall(match.group(1) or ""))
+    return ScopeMissing(
+        "The user's consent does not cover this call; add the scopes to the Zoom app and have the user consent again",
+        metadata=_metadata(response, scopes=" ".join(list(scopes)[:20])),
+    )
 
 
-def rate_limited(response: ZoomResponse, wall: Callable[[], float] = time.time) -> ZoomRateLimited:
-    """Return the error for a 429 response."""
-    delay = response.header("retry-after")
-    metadata = {"http_status": "429"}
-    if delay:
-        metadata["retry_after"] = sanitize(delay, 64)
-    if limit_type := response.header("x-ratelimit-type"):
-        metadata["limit_type"] = sanitize(limit_type, 32)
+def rate_limit(response: ZoomResponse, wall: Callable[[], float] = time.time) -> ZoomRateLimited | None:
+    """Return the error for a response that reports a rate limit, or None.
+
+    The daily limits per user have neither `Retry-After` nor `X-RateLimit-Type`, and have been sent with status 400, so they are recognized
+    by their message.
+    """
+    if not 400 <= response.status < 500:
+        return None
+    error = _parse(response)
+    code, is_daily = _code(error), _DAILY_LIMIT.search(_message(error)) is not None
+    if 429 not in (response.status, code) and not (code == _VALIDATION_CODE and is_daily):
+        return None
+    delay, limit_type = response.header("retry-after"), response.header("x-ratelimit-type")
+    is_daily = is_daily or "daily" in limit_type.lower()
+    metadata = _metadata(
+        response,
+        retry_after=sanitize(delay, 64),
+        limit_type="daily" if is_daily else sanitize(limit_type, 32),
+    )
+    text = metadata.get("zoom_message", "")
     return ZoomRateLimited(
-        "Zoom's rate limit was reached; retry later",
+        f"Zoom's {'daily' if is_daily else 'rate'} limit was reached; retry later{f': {text}' if text else ''}",
         metadata=metadata,
-        retry_after=retry_after.parse(delay, wall),
+        retry_after=retry_after.parse(delay, wall, daily=is_daily),
     )
 
 
 def error_for(request: ZoomRequest, response: ZoomResponse) -> ZoomgateError:
     """Return the error for an unsuccessful response to a request that the service itself built, such as one of `endpoints`."""
-    if response.status >= 500 or (response.status >= 400 and _is_html(response)):
-        return response_lost(request, http_status=str(response.status))
-    error = _parse(response)
-    code, message = error.get("code"), error.get("message")
-    metadata = {"http_status": str(response.status)}
-    if isinstance(code, int):
-        metadata["zoom_code"] = str(code)
-    if response.status < 400 or not isinstance(code, int):
-        return ZoomBadResponse(
-            "Zoom's response could not be parsed", metadata={**metadata, "length": str(len(response.body))}
-        )
-    text = sanitize(message, MAX_MESSAGE) if isinstance(message, str) else ""
-    if response.status == 404 and code == _MEETING_NOT_FOUND:
+    error, metadata = _parse(response), _metadata(response)
+    code = _code(error)
+    if failure := rate_limit(response) or scope_missing(response):
+        return failure
+    if code == _MEETING_NOT_FOUND and not _is_html(response):
         return MeetingNotFound(
             "the user has no such meeting in Zoom; check the meeting ID", metadata=metadata
         )
-    scopes = missing_scopes(response)
-    if scopes is not None:
-        return ScopeMissing(
-            "the user's consent does not cover this call", metadata={**metadata, "scopes": " ".join(scopes)}
+    if response.status >= 500 or (response.status >= 400 and _is_html(response)):
+        return response_lost(request, http_status=str(response.status))
+    if response.status < 400 or code is None:
+        return ZoomBadResponse(
+            "Zoom's response could not be parsed", metadata={**metadata, "length": str(len(response.body))}
         )
-    if response.status == 401 and code == _TOKEN_CODE:
-        return ReauthRequired(
-            "Zoom rejected the user's token; ask the user to consent again",
-            metadata={**metadata, "cause": "REJECTED"},
-        )
-    error_class = _ERROR_CLASSES.get(response.status, ZoomRefusedArguments)
+    error_class = (
+        ZoomRefusedPermission  # a token that only this endpoint rejects
+        if code == _TOKEN_CODE
+        else _ERROR_CLASSES.get(response.status, ZoomRefusedArguments)
+    )
+    text = metadata.get("zoom_message")
     return error_class(
         f"Zoom rejected the request: {text}{_details(error)}" if text else "Zoom rejected the request",
         metadata=metadata,
@@ -140,6 +160,32 @@ def _details(error: dict[str, Any]) -> str:
         if isinstance(row, dict) and isinstance(row.get("field"), str) and isinstance(row.get("message"), str)
     ]
     return f" ({'; '.join(problems)})" if problems else ""
+
+
+def _metadata(response: ZoomResponse, **more: str) -> dict[str, str]:
+    """Return the metadata of the error for a response: the status, Zoom's code and message, and further values that are not empty."""
+    error = _parse(response)
+    code = _code(error)
+    values = {
+        "http_status": str(response.status),
+        "zoom_code": "" if code is None else str(code),
+        "zoom_message": sanitize(_message(error), MAX_MESSAGE),
+        **more,
+    }
+    return {name: value for name, value in values.items() if value}
+
+
+def _code(error: dict[str, Any]) -> int | None:
+    """Return Zoom's error code, which may be a number or text."""
+    code = error.get("code", error.get("errorCode"))
+    if isinstance(code, str) and re.fullmatch(r"\d{1,9}", code, re.ASCII):
+        code = int(code)
+    return code if isinstance(code, int) and not isinstance(code, bool) else None
+
+
+def _message(error: dict[str, Any]) -> str:
+    message = error.get("message", error.get("errorMessage"))
+    return message if isinstance(message, str) else ""
 
 
 def _parse(response: ZoomResponse) -> dict[str, Any]:

@@ -8,6 +8,7 @@ for malformed responses.
 import asyncio
 import contextlib
 import math
+import re
 from base64 import b64encode
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ import orjson
 from yarl import URL
 
 from zoomgate_server.zoom import bounded_body, retry_after
+from zoomgate_server.zoom.errors import MAX_MESSAGE, sanitize
 from zoomgate_server.zoom.session import open_session
 from zoomgate_server.zoom.token_outcome import (
     DEFAULT_EXPIRES_IN,
@@ -26,6 +28,7 @@ from zoomgate_server.zoom.token_outcome import (
     BadResponse,
     Issued,
     NotSent,
+    Refused,
     Rejected,
     Revoked,
     RevokeOutcome,
@@ -40,10 +43,15 @@ MIN_EXPIRES_IN = 60.0
 MAX_EXPIRES_IN = 86_400.0
 
 _APP_ERRORS = frozenset({"invalid_client", "unauthorized_client", "unsupported_grant_type"})
-_APP_CODES = frozenset({"4702", "4704", "4705", "4706", "4709", "4717"})
+_APP_CODES = frozenset({"4702", "4704", "4705", "4706", "4717"})
+_REDIRECT_URI_CODE = "4709"
+_UNAVAILABLE_ERRORS = frozenset({"server_error", "temporarily_unavailable"})
 _REJECTED_ERRORS = frozenset({"invalid_grant"})
 _REJECTED_CODES = frozenset({"4711", "4733", "4734", "4735", "4737", "4738", "4740", "4741"})
 _REJECTED_REASON = "invalid token"
+_CODE_REASON = re.compile(r"\bcode\b", re.IGNORECASE)
+_TOKEN_LIKE = r"(?=[A-Za-z_~+=-]*\d)[\w~+=-]{20,}"
+"""A word that may be a token or code: long, and with a digit."""
 
 _Response = tuple[int, Mapping[str, str], bytes]
 """The status, headers and body of a complete response."""
@@ -140,7 +148,7 @@ class OAuthClient:
         response = await self._send("token", form, _is_invalid_client)
         if isinstance(response, NotSent | Unknown):
             return response
-        return classify(*response, wall=self._wall)
+        return classify(*response, wall=self._wall, form=form)
 
     async def _send(
         self, endpoint: str, form: Mapping[str, str], needs_older_secret: Callable[..., bool]
@@ -199,45 +207,62 @@ class OAuthClient:
 
 
 def classify(
-    status: int, headers: Mapping[str, str], body: bytes, *, wall: Callable[[], float]
+    status: int,
+    headers: Mapping[str, str],
+    body: bytes,
+    *,
+    wall: Callable[[], float],
+    form: Mapping[str, str] | None = None,
 ) -> TokenOutcome:
     """Classify a complete response of the token endpoint. Never raises.
 
-    Only the exact patterns that Zoom documents yield `Rejected` (https://developers.zoom.us/docs/integrations/oauth-error-messages/).
+    Only the exact patterns that Zoom documents yield `Rejected` (https://developers.zoom.us/docs/integrations/oauth-error-messages/),
+    except for authorization codes, whose rejection costs no connection.
+
+    Args:
+        form: The request.
     """
     if status == 429:
         return Throttled(retry_after.parse(headers.get("Retry-After", ""), wall))
     response = _json_object(body)
     if status == 200:
         return Unknown("no JSON object") if response is None else _parse_issued(response)
-    return _classify_error(status, response)
+    return _classify_error(status, response, form or {})
 
 
 def _classify_error(
-    status: int, response: Mapping[str, Any] | None
-) -> Rejected | AppRejected | Throttled | Unknown:
+    status: int, response: Mapping[str, Any] | None, form: Mapping[str, str]
+) -> Rejected | AppRejected | Refused | Unknown:
     """Classify an unsuccessful response. Only a JSON object with a 4xx status is treated as a rejection by Zoom."""
     if 300 <= status < 400:
         return AppRejected(f"redirect {status}")
-    if not 400 <= status < 500 or response is None:
+    if not 400 <= status < 500 or status in (408, 499) or response is None:
         return Unknown(f"HTTP {status}")
     error, reason, code = _error_fields(response)
+    text, name = _without_secrets(reason, form), code or error
+    if error in _UNAVAILABLE_ERRORS:
+        return Unknown(error)
+    if code == _REDIRECT_URI_CODE or "redirect" in f"{error} {reason}".lower():
+        return AppRejected(name, text, redirect_uri=True)
     if error in _APP_ERRORS or code in _APP_CODES:
-        return AppRejected("invalid_client" if code in ("4702", "4704") else error or code)
+        return AppRejected("invalid_client" if code in ("4702", "4704") else error or code, text)
     if status in (400, 401) and (
-        error in _REJECTED_ERRORS or code in _REJECTED_CODES or reason.lower().startswith(_REJECTED_REASON)
+        error in _REJECTED_ERRORS
+        or code in _REJECTED_CODES
+        or reason.lower().startswith(_REJECTED_REASON)
+        or ("code" in form and _CODE_REASON.search(reason))
     ):
-        return Rejected(code or error)
-    return Throttled(retry_after.DEFAULT_SECONDS)
+        return Rejected(name, text)
+    return Refused(name, text, status)
 
 
 def _is_invalid_client(status: int, _: Mapping[str, str], body: bytes) -> bool:
     """Return whether a token request can be repeated. After other errors, the code or token may have been used."""
-    return status != 429 and _classify_error(status, _json_object(body)) == AppRejected("invalid_client")
+    return status != 429 and _classify_error(status, _json_object(body), {}) == AppRejected("invalid_client")
 
 
 def _classify_revocation(status: int, _: Mapping[str, str], body: bytes) -> RevokeOutcome:
-    error = None if status == 200 else _classify_error(status, _json_object(body))
+    error = None if status == 200 else _classify_error(status, _json_object(body), {})
     if error is None or isinstance(error, Rejected):
         return Revoked()
     return error if isinstance(error, AppRejected) else Unknown(f"HTTP {status}")
@@ -258,6 +283,12 @@ def _error_fields(response: Mapping[str, Any]) -> tuple[str, str, str]:
         reason if isinstance(reason, str) else "",
         str(code) if isinstance(code, int | str) and not isinstance(code, bool) else "",
     )
+
+
+def _without_secrets(reason: str, form: Mapping[str, str]) -> str:
+    """Return Zoom's message without the values of the request, such as the code, and without anything that may be a token."""
+    secrets = [re.escape(form[name]) for name in ("code", "code_verifier", "refresh_token") if form.get(name)]
+    return sanitize(re.sub("|".join([*secrets, _TOKEN_LIKE]), "***", reason), MAX_MESSAGE)
 
 
 def _parse_issued(response: Mapping[str, Any]) -> TokenOutcome:

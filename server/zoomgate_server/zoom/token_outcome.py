@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 
 from zoomgate_server.errors import (
     AppCredentialsRejected,
+    CodeRefused,
+    RedirectUriRefused,
+    TokenRequestRefused,
     ZoomBadResponse,
     ZoomgateError,
     ZoomOutcomeUnknown,
@@ -41,16 +44,45 @@ class Issued:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A permanent rejection of the authorization code or refresh token, with Zoom's numeric code or OAuth's error name."""
+    """A permanent rejection of the authorization code or refresh token.
+
+    Attributes:
+        code: Zoom's numeric code or OAuth's error name.
+        text: Zoom's message, without secrets.
+    """
 
     code: str
+    text: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class AppRejected:
-    """A rejection of the app's credentials, redirect URI or OAuth URL; no user is affected."""
+    """A rejection of the app's credentials, redirect URI or OAuth URL; no user is affected.
+
+    Attributes:
+        code: See `Rejected`.
+        text: See `Rejected`.
+        redirect_uri: Whether Zoom rejected the redirect URI.
+    """
 
     code: str
+    text: str = field(default="", compare=False)
+    redirect_uri: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A refusal for a reason that Zoom does not document. The state of the authorization code or refresh token is unchanged.
+
+    Attributes:
+        code: See `Rejected`.
+        text: See `Rejected`.
+        status: The HTTP status.
+    """
+
+    code: str
+    text: str
+    status: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +113,7 @@ class BadResponse:
     detail: str
 
 
-TokenOutcome = Issued | Rejected | AppRejected | Throttled | NotSent | Unknown | BadResponse
+TokenOutcome = Issued | Rejected | AppRejected | Refused | Throttled | NotSent | Unknown | BadResponse
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +132,26 @@ def is_token(value: object) -> bool:
 def error_for(outcome: TokenOutcome, *, retry_after: float | None = None) -> ZoomgateError:
     """Return the error for an outcome that is neither `Issued` nor `Rejected`; `retry_after` overrides the outcome's value."""
     match outcome:
-        case AppRejected(code):
+        case AppRejected(code, text, redirect_uri=True):
+            return RedirectUriRefused(
+                _quoting(
+                    "Zoom rejected the redirect URI of this service; it must be registered with the Zoom app, and the authorization must"
+                    " have used the same one",
+                    text,
+                ),
+                metadata={"zoom_code": code, "zoom_message": text},
+            )
+        case AppRejected(code, text):
             return AppCredentialsRejected(
-                "Zoom rejected this service's client ID, secret or redirect URI; an operator must check them",
-                metadata={"zoom_code": code},
+                _quoting(
+                    "Zoom rejected this service's client ID or secret; an operator must check them", text
+                ),
+                metadata={"zoom_code": code, "zoom_message": text},
+            )
+        case Refused(code, text, status):
+            return TokenRequestRefused(
+                _quoting("Zoom refused the token request", text),
+                metadata={"http_status": str(status), "zoom_code": code, "zoom_message": text},
             )
         case Throttled(suggested):
             return ZoomRateLimited(
@@ -122,3 +170,18 @@ def error_for(outcome: TokenOutcome, *, retry_after: float | None = None) -> Zoo
             return ZoomOutcomeUnknown(
                 "Zoom's response was lost or could not be parsed; start the operation again"
             )
+
+
+def code_refused(rejection: Rejected) -> CodeRefused:
+    """Return the error for an authorization code that Zoom rejected."""
+    return CodeRefused(
+        _quoting(
+            "Zoom rejected the authorization code (used, older than 5 minutes, or for a different app); start a new authorization",
+            rejection.text,
+        ),
+        metadata={"zoom_code": rejection.code, "zoom_message": rejection.text},
+    )
+
+
+def _quoting(message: str, text: str) -> str:
+    return f"{message}: {text}" if text else message

@@ -139,7 +139,7 @@ async def test_rejected_app_credentials_stop_the_run(harness: Harness) -> None:
     harness.simulator.zoom.options = SimulatorOptions(port=0, client_secret="another-secret")
     result = await refresh(harness, "--all", "--rate", "100")
     assert result.exit_code == 1
-    assert "client ID, secret or redirect URI" in result.stderr
+    assert "client ID or secret" in result.stderr
     assert "stopped: 0 refreshed" in result.stderr
     assert "--since" in result.stderr
     assert await generations(harness) == [1, 1, 1]

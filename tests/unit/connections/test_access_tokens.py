@@ -242,6 +242,15 @@ async def test_use_is_recorded_per_pair() -> None:
     assert world.tokens.in_use() == []
 
 
+async def test_check_of_the_expiry_is_not_a_return_to_the_caller() -> None:
+    """A page that polls the expiry does not end the proactive refresh of a token that calls use."""
+    world = World()
+    await world.store(record(1))
+    await world.token()
+    await world.tokens.peek(CALL, USER)
+    assert [user for user, _ in world.tokens.in_use()] == [USER]
+
+
 async def test_eviction_also_removes_recorded_use() -> None:
     world = World(capacity=2)
     users = [f"user{number}@example.com" for number in range(10)]

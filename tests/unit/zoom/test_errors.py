@@ -5,7 +5,6 @@ import pytest
 
 from zoomgate_server.errors import (
     MeetingNotFound,
-    ReauthRequired,
     ScopeMissing,
     ZoomBadResponse,
     ZoomgateError,
@@ -20,6 +19,8 @@ from zoomgate_server.zoom import errors
 from zoomgate_server.zoom.request import Target, ZoomRequest, ZoomResponse
 
 GET, POST = (ZoomRequest(method, Target("/meetings/1")) for method in ("GET", "POST"))
+NOW = 1_900_000_000.0
+TO_MIDNIGHT = 86_400.0 - NOW % 86_400.0
 SCOPES = "Invalid access token, does not contain scopes:[meeting:read:meeting, meeting:read]."
 
 
@@ -32,10 +33,15 @@ TABLE: list[tuple[int, object, type[ZoomgateError], str]] = [
     (400, {"code": 300, "message": "Invalid field."}, ZoomRefusedArguments, "300"),
     (400, {"code": 3000, "message": "x"}, ZoomRefusedArguments, "3000"),
     (422, {"code": 300, "message": "x"}, ZoomRefusedArguments, "300"),
-    (401, {"code": 124, "message": "Access token is expired."}, ReauthRequired, "124"),
+    (401, {"code": 124, "message": "Access token is expired."}, ZoomRefusedPermission, "124"),
+    (400, {"code": 124, "message": "Invalid access token."}, ZoomRefusedPermission, "124"),
     (401, {"code": 1010, "message": "User not in account."}, ZoomRefusedPermission, "1010"),
     (403, {"code": 3000, "message": "x"}, ZoomRefusedPermission, "3000"),
     (404, {"code": 3001, "message": "x"}, MeetingNotFound, "3001"),
+    (404, {"code": "3001", "message": "x"}, MeetingNotFound, "3001"),
+    (400, {"code": 3001, "message": "x"}, MeetingNotFound, "3001"),
+    (403, {"code": 3001, "message": "x"}, MeetingNotFound, "3001"),
+    (500, {"code": 3001, "message": "x"}, MeetingNotFound, "3001"),
     (404, {"code": 1001, "message": "x"}, ZoomRefusedNotFound, "1001"),
     (409, {"code": 1, "message": "x"}, ZoomRefusedConflict, "1"),
     (400, {"code": 4711, "message": SCOPES}, ScopeMissing, "4711"),
@@ -46,7 +52,6 @@ TABLE: list[tuple[int, object, type[ZoomgateError], str]] = [
     (200, b"{", ZoomBadResponse, ""),
     (404, b"{", ZoomBadResponse, ""),
     (404, b"[]", ZoomBadResponse, ""),
-    (404, {"code": "3001"}, ZoomBadResponse, ""),
     (400, {"code": [], "message": SCOPES}, ZoomBadResponse, ""),
     (404, b"\xff\xfe", ZoomBadResponse, ""),
     (404, b'{"code": NaN}', ZoomBadResponse, ""),
@@ -72,7 +77,9 @@ def test_error_depends_on_status_and_code(
 )
 def test_responses_of_intermediaries_are_not_zoom_errors(status: int, content_type: str) -> None:
     """A response with status 5xx or an HTML body does not prove an outcome: a read may be retried, a write may have taken effect."""
-    error_response = response(status, {"code": 3001}, ("content-type", content_type))
+    error_response = response(
+        status, {"code": 300 if status == 500 else 3001}, ("content-type", content_type)
+    )
     assert type(errors.error_for(GET, error_response)) is ZoomUnavailable
     assert type(errors.error_for(POST, error_response)) is ZoomOutcomeUnknown
 
@@ -81,8 +88,33 @@ def test_missing_scopes_are_listed() -> None:
     """The metadata lists the missing scopes as plain names."""
     failure = errors.error_for(GET, response(400, {"code": 4711, "message": SCOPES}))
     assert failure.metadata["scopes"] == "meeting:read:meeting meeting:read"
-    assert errors.missing_scopes(response(400, {"code": 300, "message": SCOPES})) is None
-    assert errors.missing_scopes(response(500, {"code": 4711, "message": SCOPES})) is None
+    assert failure.metadata["zoom_message"] == SCOPES
+    assert errors.scope_missing(response(400, {"code": 300, "message": SCOPES})) is None
+    assert errors.scope_missing(response(500, {"code": 4711, "message": SCOPES})) is None
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404])
+@pytest.mark.parametrize("code", [104, 124, 200, 4700, 4711, "4711"])
+@pytest.mark.parametrize(
+    ("message", "scopes"),
+    [
+        ('Invalid access token, does not contain scopes:["meeting:read:admin","meeting:read"]', "meeting:read:admin meeting:read"),
+        ("Invalid access token, does not contain scopes: [user:read, user:write].", "user:read user:write"),
+        ("Invalid access token, does not contain scope:[user_profile]", "user_profile"),
+        ("Invalid access token, does not contain scopes [a:b, a:b", "a:b"),
+        ("Access token does not contain required scopes.", None),
+        ("INVALID ACCESS TOKEN, DOES NOT CONTAIN SCOPES:[]", None),
+    ],
+)  # fmt: skip
+def test_missing_scopes_are_recognized_in_every_notation(
+    status: int, code: object, message: str, scopes: str | None
+) -> None:
+    """A missing scope never looks like a rejected token, which a refresh would replace."""
+    reported = response(status, {"code": code, "message": message})
+    failure = errors.error_for(GET, reported)
+    assert type(failure) is ScopeMissing
+    assert failure.metadata.get("scopes") == scopes
+    assert not errors.is_token_rejected(reported)
 
 
 @pytest.mark.parametrize(
@@ -90,13 +122,15 @@ def test_missing_scopes_are_listed() -> None:
     [
         (401, {"code": 124}, True),
         (401, {"code": 4711}, False),
-        (400, {"code": 124}, False),
+        (400, {"code": 124}, True),
+        (401, {"code": "124"}, True),
+        (403, {"code": 124}, False),
         (401, b"<html>124</html>", False),
         (401, b"", False),
     ],
 )
 def test_rejected_token_is_distinguished_from_other_errors(status: int, body: object, rejected: bool) -> None:
-    """Only 401 with the token error code means that the call was not processed."""
+    """Only 400 or 401 with the token error code means that the call was not processed."""
     assert errors.is_token_rejected(response(status, body)) is rejected
 
 
@@ -123,16 +157,68 @@ def test_zoom_messages_are_sanitized() -> None:
         (
             (("retry-after", "2030-03-17T17:46:50Z"), ("x-ratelimit-type", "Daily-limit")),
             10.0,
-            {"retry_after": "2030-03-17T17:46:50Z", "limit_type": "Daily-limit"},
+            {"retry_after": "2030-03-17T17:46:50Z", "limit_type": "daily"},
         ),
         ((("retry-after", "86400\x00"),), 2.0, {"retry_after": "86400"}),
         ((("retry-after", "x" * 500),), 2.0, {"retry_after": "x" * 64}),
+        ((("retry-after", "86400"),), 3600.0, {"retry_after": "86400"}),
+        ((("x-ratelimit-type", "QPS"),), 2.0, {"limit_type": "QPS"}),
+        ((("x-ratelimit-type", "Daily-limit"),), TO_MIDNIGHT, {"limit_type": "daily"}),
+        (
+            (("retry-after", "90000"), ("x-ratelimit-type", "Daily-limit")),
+            86_400.0,
+            {"retry_after": "90000", "limit_type": "daily"},
+        ),
     ],
 )
 def test_rate_limit_error_has_delay_and_metadata(
     headers: tuple[tuple[str, str], ...], seconds: float, metadata: dict[str, str]
 ) -> None:
     """The delay is bounded; the metadata contains the original value and the kind of limit, sanitized and truncated."""
-    limited = errors.rate_limited(ZoomResponse(429, headers, b""), wall=lambda: 1_900_000_000.0)
+    limited = errors.rate_limit(ZoomResponse(429, headers, b""), wall=lambda: NOW)
+    assert limited is not None
     assert limited.retry_after == seconds
     assert limited.metadata == {"http_status": "429"} | metadata
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "message"),
+    [
+        (429, 429, "You have exceeded the daily rate limit (100) of Meeting Create/Update API requests permitted for this user."),
+        (429, 429, "You may resume these requests at GMT 00:00:00."),
+        (429, 429, "You have exceeded the daily rate limit of (3) for Add meeting registrant API requests for (x@y.example)."),
+        (429, 429, "You have reached the maximum daily rate limit for this API. Refer to the response header for details."),
+        (429, 300, "Too many requests; this limit resets at GMT 00:00:00."),
+        (429, "429", "You can create 100 meetings per day."),
+        (400, 429, "You have exceeded the daily rate limit (100)."),
+        (400, 300, "A maximum of 100 meetings can be created/updated for a single user in one day."),
+    ],
+)  # fmt: skip
+def test_daily_limit_is_recognized_by_its_message(status: int, code: object, message: str) -> None:
+    """The delay lasts until midnight UTC, and callers receive Zoom's message. The header shows only the limit that was not reached."""
+    limited = errors.rate_limit(response(status, {"code": code, "message": message}), wall=lambda: NOW)
+    assert limited is not None
+    assert limited.retry_after == TO_MIDNIGHT
+    assert (limited.metadata["limit_type"], limited.metadata["zoom_message"]) == ("daily", message)
+    assert message in limited.message
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "message"),
+    [
+        (400, 300, "For a daily meeting, the maximum interval is 99 days."),
+        (404, 3001, "The daily rate limit was exceeded."),
+        (500, 429, "You have exceeded the daily rate limit (100)."),
+        (200, 429, "You have exceeded the daily rate limit (100)."),
+    ],
+)
+def test_other_errors_are_not_rate_limits(status: int, code: int, message: str) -> None:
+    assert errors.rate_limit(response(status, {"code": code, "message": message})) is None
+
+
+def test_per_second_limit_is_not_a_daily_limit() -> None:
+    message = "You have reached the maximum per-second rate limit for this API. Try again later."
+    limited = errors.rate_limit(response(429, {"code": 429, "message": message}), wall=lambda: NOW)
+    assert limited is not None
+    assert (limited.retry_after, limited.metadata.get("limit_type")) == (2.0, None)
+    assert message in limited.message

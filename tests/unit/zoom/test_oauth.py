@@ -10,15 +10,18 @@ from zoomgate_server.zoom.token_outcome import (
     AppRejected,
     BadResponse,
     Issued,
+    Refused,
     Rejected,
     Throttled,
     Unknown,
 )
 
 
-def classify(status: int, body: object, headers: dict[str, str] | None = None) -> object:
+def classify(
+    status: int, body: object, headers: dict[str, str] | None = None, form: dict[str, str] | None = None
+) -> object:
     raw = body if isinstance(body, bytes) else orjson.dumps(body)
-    return oauth.classify(status, headers or {}, raw, wall=lambda: 1_900_000_000.0)
+    return oauth.classify(status, headers or {}, raw, wall=lambda: 1_900_000_000.0, form=form)
 
 
 ISSUED = {
@@ -56,8 +59,14 @@ CASES: list[tuple[int, object, type]] = [
     (400, {"errorCode": 4702}, AppRejected),
     (302, b"", AppRejected),
     (429, b"", Throttled),
-    (403, {"error": "invalid_grant"}, Throttled),
-    (400, {"error": "temporarily_unavailable"}, Throttled),
+    (403, {"error": "invalid_grant"}, Refused),
+    (400, {"error": "access_denied", "reason": "The account is locked"}, Refused),
+    (401, {"error": "invalid_request", "reason": "Invalid authorization code x"}, Refused),
+    (422, {}, Refused),
+    (400, {"error": "temporarily_unavailable"}, Unknown),
+    (400, {"error": "server_error"}, Unknown),
+    (408, {"error": "invalid_grant"}, Unknown),
+    (499, {"error": "invalid_grant"}, Unknown),
     (400, b"<html>invalid_grant</html>", Unknown),
     (500, {"error": "invalid_grant"}, Unknown),
     (503, b"", Unknown),
@@ -67,6 +76,41 @@ CASES: list[tuple[int, object, type]] = [
 @pytest.mark.parametrize(("status", "body", "expected"), CASES)
 def test_response_is_classified(status: int, body: object, expected: type) -> None:
     assert type(classify(status, body)) is expected
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ({"error": "invalid_grant", "reason": "Invalid authorization code"}, Rejected),
+        ({"error": "invalid_request", "reason": "Invalid authorization code abc"}, Rejected),
+        ({"error": "invalid_request", "reason": "Code is expired."}, Rejected),
+        ({"errorCode": 4733, "errorMessage": "x"}, Rejected),
+        ({"error": "invalid_request", "reason": "The account is locked"}, Refused),
+        ({"error": "invalid_grant", "reason": "Redirect URI mismatch."}, AppRejected),
+        (
+            {"error": "invalid_request", "reason": "Invalid redirect: https://x.example/cb (4,700)"},
+            AppRejected,
+        ),
+        ({"error": "invalid_redirect_uri"}, AppRejected),
+    ],
+)
+def test_refused_code_is_classified_by_its_message(body: object, expected: type) -> None:
+    """A code whose rejection Zoom reports under an unexpected name is rejected. A refresh token would not be."""
+    outcome = classify(400, body, form={"grant_type": "authorization_code", "code": "abc"})
+    assert type(outcome) is expected
+    if isinstance(outcome, AppRejected):
+        assert outcome.redirect_uri
+
+
+@pytest.mark.parametrize(
+    "secret", ["abc", "a+b/c", "obBEe8ewaL_KdYKjnimT4KPd8KKdQt9FQ", "x" * 8 + ".y", "eyJhbGciOiJIUzUxMiJ9.eyJ2ZXIiOiI3In0"]
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["code", "code_verifier", "refresh_token"])
+def test_message_of_zoom_is_returned_without_secrets(secret: str, name: str) -> None:
+    """The values of the request are removed, and other words that may be tokens."""
+    reason = f"The account is locked ({secret}; sim-at-0123456789abcdef0123)"
+    outcome = classify(400, {"error": "access_denied", "reason": reason}, form={name: secret})
+    assert outcome == Refused("access_denied", "The account is locked (***; ***)", 400)
 
 
 @given(st.integers(100, 599), st.binary(max_size=60))

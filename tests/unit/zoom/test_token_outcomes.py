@@ -4,7 +4,13 @@ import orjson
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zoomgate_server.errors import ScopeMissing, ZoomgateError, ZoomOutcomeUnknown, ZoomUnavailable
+from zoomgate_server.errors import (
+    MeetingNotFound,
+    ScopeMissing,
+    ZoomgateError,
+    ZoomOutcomeUnknown,
+    ZoomUnavailable,
+)
 from zoomgate_server.zoom import errors, oauth, token_outcome
 from zoomgate_server.zoom.request import Target, ZoomRequest, ZoomResponse
 from zoomgate_server.zoom.token_outcome import AppRejected, BadResponse, Issued, Rejected, Throttled
@@ -49,7 +55,7 @@ def test_any_token_response_is_classified(status: int, headers: dict[str, str], 
         case AppRejected():
             assert 300 <= status < 500
         case Throttled():
-            assert 400 <= status < 500
+            assert status == 429
             assert 1.0 <= outcome.retry_after <= 3600.0
 
 
@@ -68,16 +74,19 @@ def test_any_error_response_becomes_a_zoomgate_error(
     if isinstance(failure, ZoomUnavailable):
         assert method == "GET"
     if status >= 500:
-        assert isinstance(failure, ZoomUnavailable | ZoomOutcomeUnknown)
-    scopes = errors.missing_scopes(response)
-    assert scopes is None or all(":" in scope or scope.isalnum() for scope in scopes)
-    assert not isinstance(failure, ScopeMissing) or scopes is not None
+        assert isinstance(failure, ZoomUnavailable | ZoomOutcomeUnknown | MeetingNotFound)
+    if isinstance(failure, ScopeMissing):
+        scopes = failure.metadata.get("scopes", "").split()
+        assert all(":" in scope or scope.isalnum() for scope in scopes)
 
 
 @given(st.dictionaries(st.sampled_from(["retry-after", "x-ratelimit-type"]), st.text(max_size=90)))
 def test_rate_limit_errors_are_bounded(headers: dict[str, str]) -> None:
-    """For any headers, the delay is between a second and an hour, and the metadata is short and printable."""
-    limited = errors.rate_limited(ZoomResponse(429, tuple(headers.items()), b""), wall=lambda: 0.0)
+    """For any headers, the delay is between a second and a day, and the metadata is short and printable."""
+    limited = errors.rate_limit(ZoomResponse(429, tuple(headers.items()), b""), wall=lambda: 0.0)
+    assert limited is not None
     assert limited.retry_after is not None
-    assert 1.0 <= limited.retry_after <= 3600.0
+    assert (
+        1.0 <= limited.retry_after <= (86_400.0 if limited.metadata.get("limit_type") == "daily" else 3600.0)
+    )
     assert all(len(value) <= 64 and value.isprintable() for value in limited.metadata.values())

@@ -21,6 +21,7 @@ KINDS = (
     "cut_after",
     "rate_limit_qps",
     "rate_limit_daily",
+    "rate_limit_user",
     "redirect",
     "garbage",
 )
@@ -141,6 +142,8 @@ class Faults:
                 return web.Response(status=status, headers={"Location": fault.location})
             case "rate_limit_qps" | "rate_limit_daily":
                 return rate_limited(self._zoom.wall(), daily=fault.kind == "rate_limit_daily")
+            case "rate_limit_user":
+                return user_rate_limited()
             case _:
                 code = 124 if fault.status == 401 else fault.status  # 124: invalid access token
                 return web.json_response({"code": code, "message": "Injected"}, status=fault.status)
@@ -188,6 +191,16 @@ def rate_limited(now: float, *, daily: bool) -> web.Response:
         )
     else:
         message = "You have reached the maximum per-second rate limit for this API. Try again later."
+    return web.json_response({"code": 429, "message": message}, status=429, headers=headers)
+
+
+def user_rate_limited() -> web.Response:
+    """Return Zoom's response if a user has created and updated 100 meetings on one day. Only its message shows that it is a daily limit."""
+    message = (
+        "You have exceeded the daily rate limit (100) of Meeting Create/Update API requests permitted for this particular user."
+        " You may resume these requests at GMT 00:00:00."
+    )
+    headers = {"X-RateLimit-Category": "Light", "X-RateLimit-Limit": "6000", "X-RateLimit-Remaining": "5893"}
     return web.json_response({"code": 429, "message": message}, status=429, headers=headers)
 
 

@@ -12,6 +12,7 @@ from zoomgate_server.zoom.token_outcome import (
     BadResponse,
     Issued,
     NotSent,
+    Refused,
     Rejected,
     Throttled,
     TokenOutcome,
@@ -71,7 +72,7 @@ class CircuitBreaker:
     def record(self, zoom_user_id: str, outcome: TokenOutcome) -> None:
         """Record the outcome of a user's request."""
         match outcome:
-            case Issued() | Rejected() | BadResponse():
+            case Issued() | Rejected() | Refused() | BadResponse():
                 # Zoom processed a user's token, so the app's credentials are accepted
                 self._kind = None
                 if self._outcome is not None:

@@ -58,6 +58,7 @@ from zoomgate_server.zoom.token_outcome import (
     BadResponse,
     Issued,
     NotSent,
+    Refused,
     Rejected,
     Throttled,
     TokenOutcome,
@@ -121,7 +122,7 @@ class Config:
     timing: Timing = Timing()
 
 
-Failure = NotSent | Unknown | Throttled | AppRejected | BadResponse
+Failure = NotSent | Unknown | Throttled | AppRejected | Refused | BadResponse
 
 
 @dataclass(frozen=True, slots=True)
@@ -394,6 +395,8 @@ def _last_error(outcome: Failure | Rejected, now: float) -> LastError:
             reason, message = "APP_CREDENTIALS_REJECTED", "Zoom rejected the app's own credentials"
         case BadResponse():
             reason, message = "ZOOM_BAD_RESPONSE", "Zoom's response to the token refresh is invalid"
+        case Refused():
+            reason, message = "TOKEN_REQUEST_REFUSED", "Zoom refused the token refresh"
         case Rejected():
             reason, message = "ZOOM_REAUTH_REQUIRED", "Zoom rejected the refresh token"
         case _:

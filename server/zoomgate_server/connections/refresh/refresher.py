@@ -38,6 +38,7 @@ from zoomgate_server.zoom.token_outcome import (
     AppRejected,
     BadResponse,
     NotSent,
+    Refused,
     Throttled,
     TokenOutcome,
     Unknown,
@@ -56,6 +57,7 @@ _Outcome = Literal[
     "zoom_rate_limited",
     "app_credentials_rejected",
     "bad_response",
+    "refused",
     "zoom_unavailable",
     "record_error",
     "alternate_pair_kept",
@@ -154,6 +156,7 @@ class Refresher:
             ZoomUnavailable: Zoom could not be reached; the stored token is unchanged.
             ZoomRateLimited: Zoom is rate limiting token requests.
             ZoomBadResponse: Zoom's response is invalid.
+            TokenRequestRefused: Zoom refused the request for an unknown reason.
             AppCredentialsRejected: Zoom rejected the app's credentials.
         """
         while True:
@@ -285,6 +288,8 @@ class Refresher:
             raise
         if in_flight.called_zoom:
             self._metrics.refresh_seconds.observe(self._clock.monotonic() - started)
+        if isinstance(verdict, refresh_protocol.NotRefreshable):
+            await self._driver.perform(effects.DropToken(in_flight.user_email))
         return verdict
 
     async def _perform(self, in_flight: _InFlightRefresh, effect: effects.Effect) -> Any:
@@ -433,5 +438,6 @@ def _failure(outcome: TokenOutcome, *, retry_after: float | None = None) -> tupl
         Throttled: "zoom_rate_limited",
         AppRejected: "app_credentials_rejected",
         BadResponse: "bad_response",
+        Refused: "refused",
     }
     return labels.get(type(outcome), "zoom_unavailable"), error_for(outcome, retry_after=retry_after)

@@ -63,6 +63,8 @@ MAPPING: Mapping[type[errors.ZoomgateError], tuple[grpc.StatusCode, "ErrorReason
     errors.RecordVersionUnsupported: (_C.INTERNAL, _R.ERROR_REASON_RECORD_VERSION),
     errors.KeyUnavailable: (_C.INTERNAL, _R.ERROR_REASON_KEY_UNAVAILABLE),
     errors.AppCredentialsRejected: (_C.INTERNAL, _R.ERROR_REASON_APP_CREDENTIALS_REJECTED),
+    errors.RedirectUriRefused: (_C.INTERNAL, _R.ERROR_REASON_REDIRECT_URI_REFUSED),
+    errors.TokenRequestRefused: (_C.FAILED_PRECONDITION, _R.ERROR_REASON_TOKEN_REQUEST_REFUSED),
     errors.ZoomRateLimited: (_C.RESOURCE_EXHAUSTED, _R.ERROR_REASON_ZOOM_RATE_LIMITED),
     errors.ServerOverloaded: (_C.RESOURCE_EXHAUSTED, _R.ERROR_REASON_SERVER_OVERLOADED),
     errors.ZoomUnavailable: (_C.UNAVAILABLE, _R.ERROR_REASON_ZOOM_UNAVAILABLE),
@@ -111,7 +113,11 @@ def convert_errors(method: Method, respond: Handler) -> Handler:
         current_rejection.set(reason_of(failure))
         status = rpc_status.to_status(status_of(failure))
         # abort replaces the trailing metadata, so the existing entries (the request ID) are included
-        trailing = (*(context.trailing_metadata() or ()), *status.trailing_metadata)
+        trailing = (
+            *(context.trailing_metadata() or ()),
+            *status.trailing_metadata,
+            *_pushback(failure, context.time_remaining()),
+        )
         await context.abort(status.code, status.details, trailing)
         return None
 
@@ -130,8 +136,8 @@ def status_of(error: errors.ZoomgateError) -> status_pb2.Status:
     repeated = _clipped(error.message, _MAX_REPEATED)
     info = error_details_pb2.ErrorInfo(reason=name, domain=DOMAIN, metadata=_metadata(error.metadata))
     details: list[Any] = [info]
-    if error.retry_after is not None:
-        delay = duration.from_milliseconds(max(1, int(error.retry_after * 1000)))
+    if (milliseconds := _retry_milliseconds(error)) is not None:
+        delay = duration.from_milliseconds(milliseconds)
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
     if isinstance(error, errors.InvalidRequest):
         details.append(_bad_request(error))
@@ -144,6 +150,26 @@ def status_of(error: errors.ZoomgateError) -> status_pb2.Status:
         unmet = error_details_pb2.PreconditionFailure.Violation(type=name, description=repeated)
         details.append(error_details_pb2.PreconditionFailure(violations=[unmet]))
     return status_pb2.Status(code=code.value[0], message=message, details=map(any_message.pack, details))
+
+
+def _retry_milliseconds(error: errors.ZoomgateError) -> int | None:
+    return None if error.retry_after is None else max(1, int(error.retry_after * 1000))
+
+
+def _pushback(error: errors.ZoomgateError, remaining: float | None) -> tuple[tuple[str, str], ...]:
+    """Return the metadata that makes gRPC clients wait for the delay in RetryInfo before an automatic retry.
+
+    If the deadline of the call is earlier, it prevents the retry: the client would wait for its deadline and never receive this error
+    (https://github.com/grpc/proposal/blob/master/A6-client-retries.md#pushback).
+
+    Args:
+        remaining: Seconds until the deadline of the call, or None.
+    """
+    milliseconds = _retry_milliseconds(error)
+    if milliseconds is None:
+        return ()
+    is_in_time = remaining is None or milliseconds < remaining * 1000
+    return (("grpc-retry-pushback-ms", str(milliseconds if is_in_time else -1)),)
 
 
 def _metadata(metadata: Mapping[str, str]) -> dict[str, str]:

@@ -309,7 +309,9 @@ class RefreshTokenRequest(google.protobuf.message.Message):
     user_email: builtins.str
     """Required. The user's email address."""
     refresh_token: builtins.str
-    """The refresh token that the caller expects to be stored. If set, the call fails if a different refresh token is stored. At most 8 KiB."""
+    """The refresh token to replace. If set, the call fails if the connection has never held it; if it was replaced already, the current token
+    is returned. At most 8 KiB.
+    """
     def __init__(
         self,
         *,

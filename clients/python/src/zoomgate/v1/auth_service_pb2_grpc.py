@@ -176,6 +176,8 @@ class AuthServiceServicer(object):
         - FAILED_PRECONDITION / ZOOM_REAUTH_REQUIRED: Zoom no longer accepts the tokens that it issued for the code.
         - FAILED_PRECONDITION / ZOOM_SCOPE_MISSING: the app lacks the scope `user:read:user`.
         - INTERNAL / APP_CREDENTIALS_REJECTED: Zoom rejected the client ID or secret of this service.
+        - INTERNAL / REDIRECT_URI_REFUSED: Zoom rejected the redirect URI.
+        - FAILED_PRECONDITION / TOKEN_REQUEST_REFUSED: Zoom refused the exchange for a different reason.
         - RESOURCE_EXHAUSTED / ZOOM_RATE_LIMITED: Zoom is rate limiting.
         - UNAVAILABLE / REFRESH_IN_PROGRESS: a different call is exchanging the same code.
         - UNAVAILABLE / ZOOM_UNAVAILABLE: Zoom could not be reached or responded with 5xx. If Zoom has issued tokens but not reported their
@@ -220,6 +222,7 @@ class AuthServiceServicer(object):
         - RESOURCE_EXHAUSTED / ZOOM_RATE_LIMITED: Zoom is rate limiting.
         - RESOURCE_EXHAUSTED / SERVER_OVERLOADED: a limit of this service is reached.
         - INTERNAL / APP_CREDENTIALS_REJECTED: Zoom rejected the client ID or secret of this service.
+        - FAILED_PRECONDITION / TOKEN_REQUEST_REFUSED: Zoom refused the refresh for a different reason.
         - DEADLINE_EXCEEDED / DEADLINE_TOO_SHORT: too little of the deadline was left to call Zoom.
 
         Retries: safe.
@@ -237,9 +240,9 @@ class AuthServiceServicer(object):
 
         Errors:
         - The errors of GetToken.
-        - INVALID_ARGUMENT / INVALID_FIELD: `refresh_token` is set and differs from the stored refresh token.
+        - INVALID_ARGUMENT / INVALID_FIELD: `refresh_token` is set, and the connection has never held it.
 
-        Retries: safe.
+        Retries: safe. A retry with the same `refresh_token` returns the current token.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -353,7 +356,7 @@ class AuthServiceServicer(object):
         Errors:
         - NOT_FOUND / ZOOM_NOT_CONNECTED: the user is not connected.
 
-        Retries: safe. A retry after the user was disconnected returns NOT_FOUND.
+        Retries: not automatic. A retry after the user was disconnected returns NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

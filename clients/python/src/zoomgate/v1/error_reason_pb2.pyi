@@ -55,6 +55,8 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """INVALID_ARGUMENT. Zoom rejected the authorization code: it was used, has expired (after 5 minutes) or was issued to
     a different app. Start a new authorization; the user's stored connection is unchanged.
 
+    `zoom_message` is Zoom's text, without the code.
+
     Example: {"reason": "CODE_REFUSED", "domain": "zoomgate", "metadata": {"zoom_code": "invalid_grant"}}
     """
     ERROR_REASON_IDENTITY_MISMATCH: _ErrorReason.ValueType  # 7
@@ -95,7 +97,7 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     Example: {"reason": "ZOOM_REAUTH_REQUIRED", "domain": "zoomgate", "metadata": {"cause": "REJECTED"}}
     """
     ERROR_REASON_ZOOM_SCOPE_MISSING: _ErrorReason.ValueType  # 14
-    """FAILED_PRECONDITION. The user's consent does not cover this call. `scopes` names the scopes that Zoom requires.
+    """FAILED_PRECONDITION. The user's consent does not cover this call. `scopes` names the scopes that Zoom requires, if Zoom names them.
 
     Example: {"reason": "ZOOM_SCOPE_MISSING", "domain": "zoomgate", "metadata": {"scopes": "meeting:write:meeting"}}
     """
@@ -132,7 +134,8 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     Example: {"reason": "APP_CREDENTIALS_REJECTED", "domain": "zoomgate", "metadata": {"zoom_code": "invalid_client"}}
     """
     ERROR_REASON_ZOOM_RATE_LIMITED: _ErrorReason.ValueType  # 21
-    """RESOURCE_EXHAUSTED with RetryInfo and QuotaFailure. Zoom responded with 429. `retry_after` is Zoom's own value.
+    """RESOURCE_EXHAUSTED with RetryInfo and QuotaFailure. A rate limit of Zoom is reached. `retry_after` is Zoom's own value,
+    `zoom_message` Zoom's text, and `limit_type` "daily" for a limit per day, which Zoom resets at midnight UTC.
 
     Example: {"reason": "ZOOM_RATE_LIMITED", "domain": "zoomgate", "metadata": {"http_status": "429", "limit_type": "QPS"}}
     """
@@ -164,7 +167,8 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """
     ERROR_REASON_ZOOM_REFUSED: _ErrorReason.ValueType  # 27
     """Zoom rejected the request of a typed RPC. The code follows Zoom's HTTP status: INVALID_ARGUMENT for 400, PERMISSION_DENIED for 403,
-    FAILED_PRECONDITION for 409, and NOT_FOUND for a 404 that has no more specific reason.
+    FAILED_PRECONDITION for 409, and NOT_FOUND for a 404 that has no more specific reason. Zoom error code 124 means that this endpoint
+    rejects the user's token although the token is valid; the code is PERMISSION_DENIED. `zoom_message` is Zoom's text.
 
     Example: {"reason": "ZOOM_REFUSED", "domain": "zoomgate", "metadata": {"http_status": "400", "zoom_code": "300"}}
     """
@@ -204,6 +208,18 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     connection. Use its address, or disconnect it first.
 
     Example: {"reason": "ZOOM_USER_ALREADY_CONNECTED", "domain": "zoomgate", "metadata": {}}
+    """
+    ERROR_REASON_REDIRECT_URI_REFUSED: _ErrorReason.ValueType  # 35
+    """INTERNAL. Zoom rejected the redirect URI with which a code was exchanged. `zoom_message` is Zoom's text. Connections are unaffected; an
+    operator must register the redirect URI of this service with the Zoom app.
+
+    Example: {"reason": "REDIRECT_URI_REFUSED", "domain": "zoomgate", "metadata": {"zoom_code": "4709"}}
+    """
+    ERROR_REASON_TOKEN_REQUEST_REFUSED: _ErrorReason.ValueType  # 36
+    """FAILED_PRECONDITION. Zoom refused to exchange a code or refresh token for a reason that Zoom does not document. `zoom_message` is
+    Zoom's text. Connections are unaffected.
+
+    Example: {"reason": "TOKEN_REQUEST_REFUSED", "domain": "zoomgate", "metadata": {"http_status": "400", "zoom_code": "access_denied"}}
     """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
@@ -245,6 +261,8 @@ ERROR_REASON_CODE_REFUSED: ErrorReason.ValueType  # 6
 """INVALID_ARGUMENT. Zoom rejected the authorization code: it was used, has expired (after 5 minutes) or was issued to
 a different app. Start a new authorization; the user's stored connection is unchanged.
 
+`zoom_message` is Zoom's text, without the code.
+
 Example: {"reason": "CODE_REFUSED", "domain": "zoomgate", "metadata": {"zoom_code": "invalid_grant"}}
 """
 ERROR_REASON_IDENTITY_MISMATCH: ErrorReason.ValueType  # 7
@@ -285,7 +303,7 @@ REJECTED, OUTCOME_LOST, REVOKED or SCOPE.
 Example: {"reason": "ZOOM_REAUTH_REQUIRED", "domain": "zoomgate", "metadata": {"cause": "REJECTED"}}
 """
 ERROR_REASON_ZOOM_SCOPE_MISSING: ErrorReason.ValueType  # 14
-"""FAILED_PRECONDITION. The user's consent does not cover this call. `scopes` names the scopes that Zoom requires.
+"""FAILED_PRECONDITION. The user's consent does not cover this call. `scopes` names the scopes that Zoom requires, if Zoom names them.
 
 Example: {"reason": "ZOOM_SCOPE_MISSING", "domain": "zoomgate", "metadata": {"scopes": "meeting:write:meeting"}}
 """
@@ -322,7 +340,8 @@ the credentials.
 Example: {"reason": "APP_CREDENTIALS_REJECTED", "domain": "zoomgate", "metadata": {"zoom_code": "invalid_client"}}
 """
 ERROR_REASON_ZOOM_RATE_LIMITED: ErrorReason.ValueType  # 21
-"""RESOURCE_EXHAUSTED with RetryInfo and QuotaFailure. Zoom responded with 429. `retry_after` is Zoom's own value.
+"""RESOURCE_EXHAUSTED with RetryInfo and QuotaFailure. A rate limit of Zoom is reached. `retry_after` is Zoom's own value,
+`zoom_message` Zoom's text, and `limit_type` "daily" for a limit per day, which Zoom resets at midnight UTC.
 
 Example: {"reason": "ZOOM_RATE_LIMITED", "domain": "zoomgate", "metadata": {"http_status": "429", "limit_type": "QPS"}}
 """
@@ -354,7 +373,8 @@ Example: {"reason": "ZOOM_RESPONSE_TOO_LARGE", "domain": "zoomgate", "metadata":
 """
 ERROR_REASON_ZOOM_REFUSED: ErrorReason.ValueType  # 27
 """Zoom rejected the request of a typed RPC. The code follows Zoom's HTTP status: INVALID_ARGUMENT for 400, PERMISSION_DENIED for 403,
-FAILED_PRECONDITION for 409, and NOT_FOUND for a 404 that has no more specific reason.
+FAILED_PRECONDITION for 409, and NOT_FOUND for a 404 that has no more specific reason. Zoom error code 124 means that this endpoint
+rejects the user's token although the token is valid; the code is PERMISSION_DENIED. `zoom_message` is Zoom's text.
 
 Example: {"reason": "ZOOM_REFUSED", "domain": "zoomgate", "metadata": {"http_status": "400", "zoom_code": "300"}}
 """
@@ -394,5 +414,17 @@ ERROR_REASON_ZOOM_USER_ALREADY_CONNECTED: ErrorReason.ValueType  # 34
 connection. Use its address, or disconnect it first.
 
 Example: {"reason": "ZOOM_USER_ALREADY_CONNECTED", "domain": "zoomgate", "metadata": {}}
+"""
+ERROR_REASON_REDIRECT_URI_REFUSED: ErrorReason.ValueType  # 35
+"""INTERNAL. Zoom rejected the redirect URI with which a code was exchanged. `zoom_message` is Zoom's text. Connections are unaffected; an
+operator must register the redirect URI of this service with the Zoom app.
+
+Example: {"reason": "REDIRECT_URI_REFUSED", "domain": "zoomgate", "metadata": {"zoom_code": "4709"}}
+"""
+ERROR_REASON_TOKEN_REQUEST_REFUSED: ErrorReason.ValueType  # 36
+"""FAILED_PRECONDITION. Zoom refused to exchange a code or refresh token for a reason that Zoom does not document. `zoom_message` is
+Zoom's text. Connections are unaffected.
+
+Example: {"reason": "TOKEN_REQUEST_REFUSED", "domain": "zoomgate", "metadata": {"http_status": "400", "zoom_code": "access_denied"}}
 """
 Global___ErrorReason: typing_extensions.TypeAlias = ErrorReason

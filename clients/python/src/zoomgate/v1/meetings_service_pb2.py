@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from zoomgate.v1 import meeting_pb2 as zoomgate_dot_v1_dot_meeting__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"zoomgate/v1/meetings_service.proto\x12\x0bzoomgate.v1\x1a\x19zoomgate/v1/meeting.proto\"t\n\x14\x43reateMeetingRequest\x12\x12\n\nuser_email\x18\x01 \x01(\t\x12\x34\n\x0fmeeting_details\x18\x02 \x01(\x0b\x32\x1b.zoomgate.v1.MeetingDetails\x12\x12\n\nrequest_id\x18\x03 \x01(\t\">\n\x15\x43reateMeetingResponse\x12%\n\x07meeting\x18\x01 \x01(\x0b\x32\x14.zoomgate.v1.Meeting\"\x98\x01\n\x11GetMeetingRequest\x12\x12\n\nuser_email\x18\x01 \x01(\t\x12\x12\n\nmeeting_id\x18\x02 \x01(\x03\x12\x15\n\roccurrence_id\x18\x03 \x01(\t\x12&\n\x19show_previous_occurrences\x18\x04 \x01(\x08H\x00\x88\x01\x01\x42\x1c\n\x1a_show_previous_occurrences\";\n\x12GetMeetingResponse\x12%\n\x07meeting\x18\x01 \x01(\x0b\x32\x14.zoomgate.v1.Meeting\"\xd5\x01\n\x14\x44\x65leteMeetingRequest\x12\x12\n\nuser_email\x18\x01 \x01(\t\x12\x12\n\nmeeting_id\x18\x02 \x01(\x03\x12\x15\n\roccurrence_id\x18\x03 \x01(\t\x12\"\n\x15schedule_for_reminder\x18\x04 \x01(\x08H\x00\x88\x01\x01\x12$\n\x17\x63\x61ncel_meeting_reminder\x18\x05 \x01(\x08H\x01\x88\x01\x01\x42\x18\n\x16_schedule_for_reminderB\x1a\n\x18_cancel_meeting_reminder\"\'\n\x15\x44\x65leteMeetingResponse\x12\x0e\n\x06status\x18\x01 \x01(\x05\x32\x9a\x02\n\x0fMeetingsService\x12V\n\rCreateMeeting\x12!.zoomgate.v1.CreateMeetingRequest\x1a\".zoomgate.v1.CreateMeetingResponse\x12R\n\nGetMeeting\x12\x1e.zoomgate.v1.GetMeetingRequest\x1a\x1f.zoomgate.v1.GetMeetingResponse\"\x03\x90\x02\x01\x12[\n\rDeleteMeeting\x12!.zoomgate.v1.DeleteMeetingRequest\x1a\".zoomgate.v1.DeleteMeetingResponse\"\x03\x90\x02\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"zoomgate/v1/meetings_service.proto\x12\x0bzoomgate.v1\x1a\x19zoomgate/v1/meeting.proto\"t\n\x14\x43reateMeetingRequest\x12\x12\n\nuser_email\x18\x01 \x01(\t\x12\x34\n\x0fmeeting_details\x18\x02 \x01(\x0b\x32\x1b.zoomgate.v1.MeetingDetails\x12\x12\n\nrequest_id\x18\x03 \x01(\t\">\n\x15\x43reateMeetingResponse\x12%\n\x07meeting\x18\x01 \x01(\x0b\x32\x14.zoomgate.v1.Meeting\"\x98\x01\n\x11GetMeetingRequest\x12\x12\n\nuser_email\x18\x01 \x01(\t\x12\x12\n\nmeeting_id\x18\x02 \x01(\x03\x12\x15\n\roccurrence_id\x18\x03 \x01(\t\x12&\n\x19show_previous_occurrences\x18\x04 \x01(\x08H\x00\x88\x01\x01\x42\x1c\n\x1a_show_previous_occurrences\";\n\x12GetMeetingResponse\x12%\n\x07meeting\x18\x01 \x01(\x0b\x32\x14.zoomgate.v1.Meeting\"\xd5\x01\n\x14\x44\x65leteMeetingRequest\x12\x12\n\nuser_email\x18\x01 \x01(\t\x12\x12\n\nmeeting_id\x18\x02 \x01(\x03\x12\x15\n\roccurrence_id\x18\x03 \x01(\t\x12\"\n\x15schedule_for_reminder\x18\x04 \x01(\x08H\x00\x88\x01\x01\x12$\n\x17\x63\x61ncel_meeting_reminder\x18\x05 \x01(\x08H\x01\x88\x01\x01\x42\x18\n\x16_schedule_for_reminderB\x1a\n\x18_cancel_meeting_reminder\"\'\n\x15\x44\x65leteMeetingResponse\x12\x0e\n\x06status\x18\x01 \x01(\x05\x32\x95\x02\n\x0fMeetingsService\x12V\n\rCreateMeeting\x12!.zoomgate.v1.CreateMeetingRequest\x1a\".zoomgate.v1.CreateMeetingResponse\x12R\n\nGetMeeting\x12\x1e.zoomgate.v1.GetMeetingRequest\x1a\x1f.zoomgate.v1.GetMeetingResponse\"\x03\x90\x02\x01\x12V\n\rDeleteMeeting\x12!.zoomgate.v1.DeleteMeetingRequest\x1a\".zoomgate.v1.DeleteMeetingResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,8 +34,6 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_MEETINGSSERVICE'].methods_by_name['GetMeeting']._loaded_options = None
   _globals['_MEETINGSSERVICE'].methods_by_name['GetMeeting']._serialized_options = b'\220\002\001'
-  _globals['_MEETINGSSERVICE'].methods_by_name['DeleteMeeting']._loaded_options = None
-  _globals['_MEETINGSSERVICE'].methods_by_name['DeleteMeeting']._serialized_options = b'\220\002\002'
   _globals['_CREATEMEETINGREQUEST']._serialized_start=78
   _globals['_CREATEMEETINGREQUEST']._serialized_end=194
   _globals['_CREATEMEETINGRESPONSE']._serialized_start=196
@@ -49,5 +47,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DELETEMEETINGRESPONSE']._serialized_start=692
   _globals['_DELETEMEETINGRESPONSE']._serialized_end=731
   _globals['_MEETINGSSERVICE']._serialized_start=734
-  _globals['_MEETINGSSERVICE']._serialized_end=1016
+  _globals['_MEETINGSSERVICE']._serialized_end=1011
 # @@protoc_insertion_point(module_scope)

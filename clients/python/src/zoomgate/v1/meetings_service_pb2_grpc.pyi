@@ -80,7 +80,7 @@ class MeetingsServiceStub(typing.Generic[_MeetingsServiceCreateMeetingType, _Mee
     - UNAUTHENTICATED / CALLER_UNAUTHENTICATED
     - PERMISSION_DENIED / CALLER_NOT_ALLOWED
     - INVALID_ARGUMENT / INVALID_FIELD or MALFORMED_REQUEST
-    - FAILED_PRECONDITION / ZOOM_NOT_CONNECTED, ZOOM_REAUTH_REQUIRED or ZOOM_SCOPE_MISSING
+    - FAILED_PRECONDITION / ZOOM_NOT_CONNECTED, ZOOM_REAUTH_REQUIRED, ZOOM_SCOPE_MISSING or TOKEN_REQUEST_REFUSED
     - UNAVAILABLE / REFRESH_IN_PROGRESS, STORE_UNAVAILABLE, ZOOM_UNAVAILABLE or SHUTTING_DOWN
     - RESOURCE_EXHAUSTED / ZOOM_RATE_LIMITED, ZOOM_RESPONSE_TOO_LARGE or SERVER_OVERLOADED
     - INTERNAL / APP_CREDENTIALS_REJECTED, KEY_UNAVAILABLE, RECORD_VERSION, ZOOM_BAD_RESPONSE or INTERNAL
@@ -154,7 +154,7 @@ class MeetingsServiceStub(typing.Generic[_MeetingsServiceCreateMeetingType, _Mee
     - NOT_FOUND / MEETING_NOT_FOUND: the user has no meeting with this ID.
     - UNKNOWN / ZOOM_OUTCOME_UNKNOWN: Zoom's response was lost.
 
-    Retries: safe. A retry after the meeting was deleted returns NOT_FOUND.
+    Retries: not automatic. A retry after the meeting was deleted returns NOT_FOUND.
     """
 
 MeetingsServiceAsyncStub: typing_extensions.TypeAlias = MeetingsServiceStub[
@@ -179,7 +179,7 @@ class MeetingsServiceServicer(metaclass=abc.ABCMeta):
     - UNAUTHENTICATED / CALLER_UNAUTHENTICATED
     - PERMISSION_DENIED / CALLER_NOT_ALLOWED
     - INVALID_ARGUMENT / INVALID_FIELD or MALFORMED_REQUEST
-    - FAILED_PRECONDITION / ZOOM_NOT_CONNECTED, ZOOM_REAUTH_REQUIRED or ZOOM_SCOPE_MISSING
+    - FAILED_PRECONDITION / ZOOM_NOT_CONNECTED, ZOOM_REAUTH_REQUIRED, ZOOM_SCOPE_MISSING or TOKEN_REQUEST_REFUSED
     - UNAVAILABLE / REFRESH_IN_PROGRESS, STORE_UNAVAILABLE, ZOOM_UNAVAILABLE or SHUTTING_DOWN
     - RESOURCE_EXHAUSTED / ZOOM_RATE_LIMITED, ZOOM_RESPONSE_TOO_LARGE or SERVER_OVERLOADED
     - INTERNAL / APP_CREDENTIALS_REJECTED, KEY_UNAVAILABLE, RECORD_VERSION, ZOOM_BAD_RESPONSE or INTERNAL
@@ -236,7 +236,7 @@ class MeetingsServiceServicer(metaclass=abc.ABCMeta):
         - NOT_FOUND / MEETING_NOT_FOUND: the user has no meeting with this ID.
         - UNKNOWN / ZOOM_OUTCOME_UNKNOWN: Zoom's response was lost.
 
-        Retries: safe. A retry after the meeting was deleted returns NOT_FOUND.
+        Retries: not automatic. A retry after the meeting was deleted returns NOT_FOUND.
         """
 
 def add_MeetingsServiceServicer_to_server(servicer: MeetingsServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -109,14 +109,17 @@ class ProxyServiceStub(typing.Generic[_ProxyServiceGetType, _ProxyServiceDeleteT
     """ProxyService forwards requests to Zoom's REST API with a user's access token.
 
     Any complete Zoom response is returned as data, including 4xx and 5xx: the RPC succeeds, and `response.status` carries Zoom's HTTP
-    status. There are two exceptions. After a 401 with one of Zoom's token error codes, the token is refreshed and the request is retried
-    once. A 429 is returned as RESOURCE_EXHAUSTED / ZOOM_RATE_LIMITED.
+    status. There are three exceptions:
+    - If Zoom rejects the access token (error code 124), the token is refreshed and the request is retried once. If Zoom rejects the new
+      token as well, its response is returned, and this endpoint causes no further refresh of this user for 10 minutes.
+    - A rate limit is returned as RESOURCE_EXHAUSTED / ZOOM_RATE_LIMITED.
+    - Missing scopes are returned as FAILED_PRECONDITION / ZOOM_SCOPE_MISSING.
 
     Every RPC can fail with:
     - UNAUTHENTICATED / CALLER_UNAUTHENTICATED
     - PERMISSION_DENIED / CALLER_NOT_ALLOWED
     - INVALID_ARGUMENT / INVALID_FIELD, MALFORMED_REQUEST, INVALID_PATH or HEADER_NOT_ALLOWED
-    - FAILED_PRECONDITION / ZOOM_NOT_CONNECTED, ZOOM_REAUTH_REQUIRED or ZOOM_SCOPE_MISSING
+    - FAILED_PRECONDITION / ZOOM_NOT_CONNECTED, ZOOM_REAUTH_REQUIRED, ZOOM_SCOPE_MISSING or TOKEN_REQUEST_REFUSED
     - UNAVAILABLE / REFRESH_IN_PROGRESS, STORE_UNAVAILABLE or SHUTTING_DOWN
     - RESOURCE_EXHAUSTED / ZOOM_RATE_LIMITED, ZOOM_RESPONSE_TOO_LARGE or SERVER_OVERLOADED
     - INTERNAL / APP_CREDENTIALS_REJECTED, KEY_UNAVAILABLE, RECORD_VERSION or INTERNAL
@@ -265,14 +268,17 @@ class ProxyServiceServicer(metaclass=abc.ABCMeta):
     """ProxyService forwards requests to Zoom's REST API with a user's access token.
 
     Any complete Zoom response is returned as data, including 4xx and 5xx: the RPC succeeds, and `response.status` carries Zoom's HTTP
-    status. There are two exceptions. After a 401 with one of Zoom's token error codes, the token is refreshed and the request is retried
-    once. A 429 is returned as RESOURCE_EXHAUSTED / ZOOM_RATE_LIMITED.
+    status. There are three exceptions:
+    - If Zoom rejects the access token (error code 124), the token is refreshed and the request is retried once. If Zoom rejects the new
+      token as well, its response is returned, and this endpoint causes no further refresh of this user for 10 minutes.
+    - A rate limit is returned as RESOURCE_EXHAUSTED / ZOOM_RATE_LIMITED.
+    - Missing scopes are returned as FAILED_PRECONDITION / ZOOM_SCOPE_MISSING.
 
     Every RPC can fail with:
     - UNAUTHENTICATED / CALLER_UNAUTHENTICATED
     - PERMISSION_DENIED / CALLER_NOT_ALLOWED
     - INVALID_ARGUMENT / INVALID_FIELD, MALFORMED_REQUEST, INVALID_PATH or HEADER_NOT_ALLOWED
-    - FAILED_PRECONDITION / ZOOM_NOT_CONNECTED, ZOOM_REAUTH_REQUIRED or ZOOM_SCOPE_MISSING
+    - FAILED_PRECONDITION / ZOOM_NOT_CONNECTED, ZOOM_REAUTH_REQUIRED, ZOOM_SCOPE_MISSING or TOKEN_REQUEST_REFUSED
     - UNAVAILABLE / REFRESH_IN_PROGRESS, STORE_UNAVAILABLE or SHUTTING_DOWN
     - RESOURCE_EXHAUSTED / ZOOM_RATE_LIMITED, ZOOM_RESPONSE_TOO_LARGE or SERVER_OVERLOADED
     - INTERNAL / APP_CREDENTIALS_REJECTED, KEY_UNAVAILABLE, RECORD_VERSION or INTERNAL
