@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing, closing, suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -17,6 +18,10 @@ from zoom_simulator import Simulator, SimulatorOptions
 from zoom_simulator.faults import Fault
 from zoomgate import AsyncClient, Client, errors
 from zoomgate.v1.auth_service_pb2 import WatchConnectionsRequest, WatchConnectionsResponse
+from zoomgate.v1.meetings_service_pb2_grpc import (
+    MeetingsServiceServicer,
+    add_MeetingsServiceServicer_to_server,
+)
 
 INTERNAL_ERROR = 2
 """The HTTP/2 error code of a stream reset (RFC 9113, section 7)."""
@@ -124,6 +129,66 @@ async def test_unreachable_service_raises_service_unavailable() -> None:
         with pytest.raises(errors.ServiceUnavailable) as raised:
             await client.auth.get_token(user_email=MONICA)
     assert raised.value.reason == ""
+
+
+async def test_wait_for_connection_survives_a_restart_of_the_service(tmp_path: Path) -> None:
+    async with Simulator(SimulatorOptions(port=0)) as zoom:
+        async with serving(zoom, tmp_path) as first:
+            address = first.grpc_address
+        async with AsyncClient(address, key=caller_key("service")) as client:
+            waiting = asyncio.create_task(client.wait_for_connection(MONICA))
+            with pytest.raises(errors.ServiceUnavailable):
+                await client.auth.get_connection(user_email=MONICA)
+            async with serving(zoom, tmp_path, {"ZOOMGATE_LISTEN": address}) as restarted:
+                await restarted.connect()
+                assert (await waiting).user_email == MONICA
+
+
+async def test_call_is_sent_to_zoom_once_if_no_time_is_left_for_the_requested_delay(
+    harness: Harness, client: AsyncClient
+) -> None:
+    """The caller receives the service's error, and not only a timeout."""
+    await harness.connect()
+    harness.simulator.faults.add(Fault("meetings", "status", times=-1))
+    before = harness.stat("faults.status")
+    with pytest.raises(errors.ServiceUnavailable) as raised:
+        await client.meetings.get_meeting(user_email=MONICA, meeting_id=1, timeout=1.5)
+    assert raised.value.reason == "ZOOM_UNAVAILABLE"
+    assert raised.value.retry_delay == 2.0
+    assert harness.stat("faults.status") == before + 1
+
+
+class UnavailableMeetings(MeetingsServiceServicer):
+    """A service that is unavailable, and requests retries after a millisecond."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    async def _fail(self, name: str, context: Any) -> Any:
+        self.calls.append(name)
+        await context.abort(grpc.StatusCode.UNAVAILABLE, "down", (("grpc-retry-pushback-ms", "1"),))
+
+    async def GetMeeting(self, request: Any, context: Any) -> Any:
+        return await self._fail("get", context)
+
+    async def DeleteMeeting(self, request: Any, context: Any) -> Any:
+        return await self._fail("delete", context)
+
+
+async def test_only_safe_calls_are_repeated() -> None:
+    """The repetition of a deletion would report a deleted meeting as not found."""
+    unavailable = UnavailableMeetings()
+    server = grpc.aio.server()
+    add_MeetingsServiceServicer_to_server(unavailable, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with AsyncClient(f"127.0.0.1:{port}") as client:
+        with pytest.raises(errors.ServiceUnavailable):
+            await client.meetings.get_meeting(user_email=MONICA, meeting_id=1)
+        with pytest.raises(errors.OutcomeUnknown):
+            await client.meetings.delete_meeting(user_email=MONICA, meeting_id=1)
+    await server.stop(None)
+    assert unavailable.calls == ["get"] * 4 + ["delete"]
 
 
 async def test_no_safe_call_fails_while_a_server_stops(tmp_path: Path) -> None:

@@ -90,7 +90,8 @@ class _LazyGroup(click.Group):
 def cli() -> None:
     """Manage users' Zoom authorizations and call Zoom for your services.
 
-    Exit codes: 0 success, 1 failure, 2 invalid usage, 3 not found, 4 not allowed, 5 service unreachable, 6 the user must consent.
+    Exit codes: 0 success, 1 failure, 2 invalid usage, 3 not found, 4 not allowed, 5 service unreachable,
+    6 the user must consent, 7 a change may or may not have been made.
 
     Example: zoomgate run
     """

@@ -19,6 +19,7 @@ from zoomgate_server.cli.output import (
     FAILURE,
     NOT_ALLOWED,
     NOT_FOUND,
+    OUTCOME_UNKNOWN,
     UNREACHABLE,
     USAGE,
     fail,
@@ -31,6 +32,7 @@ _EXIT_CODES: tuple[tuple[type[errors.ZoomgateError], int], ...] = (
     (errors.Unauthenticated, NOT_ALLOWED),
     (errors.ServiceUnavailable, UNREACHABLE),
     (errors.DeadlineExceeded, UNREACHABLE),
+    (errors.OutcomeUnknown, OUTCOME_UNKNOWN),
     (errors.NotFound, NOT_FOUND),
     (errors.ConsentRequired, CONSENT_REQUIRED),
 )
@@ -155,9 +157,11 @@ def _sentence(error: errors.ZoomgateError, server: str, user: str) -> str:
             f" ({error.message})"
         )
     if isinstance(error, errors.DeadlineExceeded) and not error.reason:
+        return f"the service at {server} did not respond in time; see the log of the service for the cause, and run the command again"
+    if isinstance(error, errors.OutcomeUnknown) and not error.reason:
         return (
-            f"the service at {server} did not respond in time, and may have made the change; check this before you run the command again,"
-            " and see the log of the service for the cause"
+            f"the service at {server} did not respond, and may have made the change; check this before you run the command again,"
+            f" and see the log of the service for the cause ({error.code().name}: {error.message})"
         )
     text = f"{error.code().name}: {error.message}"
     if isinstance(error, errors.Unauthenticated):

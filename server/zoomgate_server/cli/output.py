@@ -17,7 +17,7 @@ from zoomgate_server.cli import privileges
 from zoomgate_server.telemetry import logs
 from zoomgate_server.telemetry.logs import escape, plain
 
-FAILURE, USAGE, NOT_FOUND, NOT_ALLOWED, UNREACHABLE, CONSENT_REQUIRED = 1, 2, 3, 4, 5, 6
+FAILURE, USAGE, NOT_FOUND, NOT_ALLOWED, UNREACHABLE, CONSENT_REQUIRED, OUTCOME_UNKNOWN = 1, 2, 3, 4, 5, 6, 7
 """Exit codes."""
 
 _BATCH_SIZE = 500

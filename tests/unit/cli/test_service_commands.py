@@ -19,6 +19,7 @@ from support import terminal
 from support.command_line import command
 from support.harness import BASIL, MONICA, OMAR, Harness, browser, caller_key, consent, running
 from support.raw_upstream import http_response, raw_upstream
+from zoom_simulator.faults import Fault
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1.auth_service_pb2_grpc import AuthServiceServicer, add_AuthServiceServicer_to_server
 
@@ -142,12 +143,37 @@ class Silent(AuthServiceServicer):
         await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
 
 
+class Lost(AuthServiceServicer):
+    """A service that fails with the error that gRPC reports when the connection is lost during a call."""
+
+    async def DeleteConnection(
+        self, request: pb.DeleteConnectionRequest, context: Any
+    ) -> pb.DeleteConnectionResponse:
+        """Fail with UNAVAILABLE."""
+        await context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
+
+
 async def test_missing_response_has_its_own_message(harness: Harness) -> None:
     """The exit code is the same as for an unreachable service."""
     async with serve(Silent()) as address:
         _, errors = await zoomgate(harness, "connections", "show", MONICA, "--server", address, code=5)
     assert f"the service at {address} did not respond in time" in errors
-    assert "check this before you run the command again" in errors
+
+
+async def test_lost_response_to_a_change_has_its_own_exit_code(harness: Harness) -> None:
+    """The message asks the user to check the outcome. If nothing was sent, it asks to start the service instead."""
+    delete = ("connections", "delete", MONICA, "--yes")
+    async with serve(Lost()) as address:
+        _, errors = await zoomgate(harness, *delete, "--server", address, code=7)
+    assert "may have made the change; check this before you run the command again" in errors
+    _, errors = await zoomgate(harness, *delete, "--server", "127.0.0.1:1", code=5)
+    assert "cannot be reached" in errors
+
+
+async def test_lost_response_of_zoom_has_the_same_exit_code(harness: Harness) -> None:
+    harness.simulator.faults.add(Fault("meetings", "cut_after"))
+    _, errors = await zoomgate(harness, "meetings", "create", MONICA, "--topic", "Talk", code=7)
+    assert "may have taken effect" in errors
 
 
 @contextlib.asynccontextmanager

@@ -191,37 +191,79 @@ def test_status_without_valid_zoomgate_details_has_no_reason(
     assert error.http_status is None
 
 
-def test_canceled_safe_call_is_retried_at_most_twice(
-    client: Client, channel: grpc_testing.Channel, pool: ThreadPoolExecutor
+@pytest.mark.parametrize(
+    "code",
+    [
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.CANCELLED,
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.UNKNOWN,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.UNIMPLEMENTED,
+    ],
+)
+@pytest.mark.parametrize(
+    "details", ["Socket closed", "upstream connect error or disconnect/reset before headers", ""]
+)
+def test_outcome_of_a_write_is_unknown_if_the_service_did_not_respond(
+    client: Client,
+    channel: grpc_testing.Channel,
+    pool: ThreadPoolExecutor,
+    code: grpc.StatusCode,
+    details: str,
 ) -> None:
-    """All attempts use the same request ID."""
-    call = pool.submit(client.auth.get_token, user_email="x")
-    first, _ = respond(channel, GET_TOKEN, code=grpc.StatusCode.CANCELLED)
-    second, _ = respond(channel, GET_TOKEN, auth.GetTokenResponse())
-    assert call.result() == auth.GetTokenResponse()
-    assert first["x-request-id"] == second["x-request-id"]
-    call = pool.submit(client.auth.get_token, user_email="x")
-    for _ in range(3):
-        respond(channel, GET_TOKEN, code=grpc.StatusCode.CANCELLED)
-    assert call.exception().code() is grpc.StatusCode.CANCELLED
-
-
-def test_canceled_write_is_not_retried(
-    client: Client, channel: grpc_testing.Channel, pool: ThreadPoolExecutor
-) -> None:
-    """The meeting may already exist when its call is canceled."""
+    """Without a reason, the status is not from the service, and the meeting may have been created."""
     call = pool.submit(client.meetings.create_meeting, user_email="x")
-    respond(channel, CREATE, code=grpc.StatusCode.CANCELLED)
-    assert call.exception().code() is grpc.StatusCode.CANCELLED
+    respond(channel, CREATE, code=code, details=details)
+    error = call.exception()
+    assert type(error) is errors.OutcomeUnknown
+    assert (error.code(), error.reason) == (code, "")
 
 
-def test_call_is_not_retried_after_its_timeout(
-    client: Client, channel: grpc_testing.Channel, pool: ThreadPoolExecutor
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (grpc.StatusCode.UNAVAILABLE, errors.ServiceUnavailable),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, errors.DeadlineExceeded),
+        (grpc.StatusCode.INTERNAL, errors.ZoomgateError),
+    ],
+)
+def test_outcome_of_a_safe_call_does_not_matter(
+    client: Client,
+    channel: grpc_testing.Channel,
+    pool: ThreadPoolExecutor,
+    code: grpc.StatusCode,
+    kind: type[zoomgate.ZoomgateError],
 ) -> None:
-    """The timeout is the time limit for all attempts together."""
-    call = pool.submit(client.auth.get_token, user_email="x", timeout=0.04)
-    respond(channel, GET_TOKEN, code=grpc.StatusCode.CANCELLED)
-    assert isinstance(call.exception(), zoomgate.ZoomgateError)
+    call = pool.submit(client.auth.get_token, user_email="x")
+    respond(channel, GET_TOKEN, code=code, details="Socket closed")
+    assert type(call.exception()) is kind
+
+
+@pytest.mark.parametrize(
+    "target", ["127.0.0.1:1", "ipv4:127.0.0.1:1,127.0.0.1:2", "unix:/nonexistent/socket", "nowhere.invalid:1"]
+)
+@pytest.mark.parametrize("policy", ["pick_first", "round_robin"])
+def test_write_has_no_effect_if_the_connection_was_never_established(target: str, policy: str) -> None:
+    """Also if the name of the service cannot be resolved, or the peer does not speak TLS."""
+    options = [("grpc.lb_policy_name", policy)]
+    with Client(target, options=options) as unreachable, pytest.raises(errors.ServiceUnavailable) as raised:
+        unreachable.meetings.create_meeting(user_email="x")
+    assert raised.value.reason == ""
+
+
+@pytest.mark.parametrize("timeout", [-1, -0.001, float("inf"), float("nan"), 1e10])
+def test_invalid_timeout_is_rejected(client: Client, timeout: float) -> None:
+    """GRPC would end the call at once."""
+    with pytest.raises(ValueError, match="timeout is"):
+        client.auth.get_token(user_email="x", timeout=timeout)
+    with pytest.raises(ValueError, match="timeout is"):
+        client.auth.watch_connections(timeout=timeout)
+    with pytest.raises(ValueError, match="timeout is"):
+        client.wait_for_connection("x", timeout=timeout)
+    with pytest.raises(ValueError, match="timeout is"):
+        Client(timeout=timeout)
 
 
 def test_connections_fetches_all_pages_with_the_same_filter(
@@ -247,7 +289,10 @@ def test_connections_fetches_all_pages_with_the_same_filter(
 def test_wait_for_connection_returns_only_a_newer_consent(
     client: Client, channel: grpc_testing.Channel, pool: ThreadPoolExecutor
 ) -> None:
-    """A missing connection, an inactive connection and an older consent do not end the wait. Other failures are raised."""
+    """A missing connection, an inactive connection, an older consent and a restart of the service do not end the wait.
+
+    Permanent failures are raised, and temporary ones at the end of the wait.
+    """
 
     def connection_response(seconds: int, state: str = "STATE_ACTIVE") -> auth.GetConnectionResponse:
         connection = connection_pb2.Connection(state=state, generation=seconds)
@@ -260,11 +305,21 @@ def test_wait_for_connection_returns_only_a_newer_consent(
     respond(channel, GET_CONNECTION, code=grpc.StatusCode.NOT_FOUND, trailers=trailers)
     respond(channel, GET_CONNECTION, connection_response(5))
     respond(channel, GET_CONNECTION, connection_response(6, "STATE_REAUTH_REQUIRED"))
+    for code, reason in (
+        (grpc.StatusCode.UNAVAILABLE, ""),
+        (grpc.StatusCode.CANCELLED, ""),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, ""),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, "SERVER_OVERLOADED"),
+    ):
+        respond(channel, GET_CONNECTION, code=code, trailers=failure_trailers(reason) if reason else ())
     respond(channel, GET_CONNECTION, connection_response(6))
     assert call.result().generation == 6
     call = pool.submit(client.wait_for_connection, "x")
     respond(channel, GET_CONNECTION, code=grpc.StatusCode.PERMISSION_DENIED)
     assert isinstance(call.exception(), errors.NotAllowed)
+    call = pool.submit(client.wait_for_connection, "x", timeout=0.001)
+    respond(channel, GET_CONNECTION, code=grpc.StatusCode.UNAVAILABLE)
+    assert isinstance(call.exception(), errors.ServiceUnavailable)
     call = pool.submit(client.wait_for_connection, "x", timeout=0.001)
     respond(channel, GET_CONNECTION, code=grpc.StatusCode.NOT_FOUND, trailers=trailers)
     with pytest.raises(TimeoutError, match="x did not consent"):
@@ -369,7 +424,7 @@ def test_grpc_retries_exactly_the_rpcs_documented_as_safe() -> None:
             if "Retries: safe" in comment:
                 safe.add(f"zoomgate.v1.{service}/{rpc}")
     assert retried == safe
-    assert config["methodConfig"][0]["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE"]
+    assert config["methodConfig"][0]["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE", "CANCELLED"]
 
 
 def test_reconnect_backoff_is_limited_to_five_seconds() -> None:

@@ -39,7 +39,7 @@ _RETRY_POLICY = {
     "initialBackoff": "0.1s",
     "maxBackoff": "1s",
     "backoffMultiplier": 2,
-    "retryableStatusCodes": ["UNAVAILABLE"],
+    "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
 }
 _KEY = re.compile(r"[!-~]{1,4096}", re.ASCII)
 
@@ -56,9 +56,10 @@ def retry_safe(service: ServiceDescriptor) -> frozenset[str]:
 def service_config() -> str:
     """Return the service config (https://github.com/grpc/grpc/blob/master/doc/service_config.md) as JSON.
 
-    Calls that fail with UNAVAILABLE are retried up to 3 times, 0.1 to 1 second apart, but only for RPCs that the proto file declares safe
-    to retry. Each failure adds 1 to a counter, and each success subtracts 0.1. While the counter is at least `RETRY_FAILURE_BUDGET`, calls
-    are not retried.
+    Calls that fail with UNAVAILABLE, or that a stopping server cancels, are retried up to 3 times, but only RPCs that the proto file
+    declares safe to retry. If the service requests a delay (`grpc-retry-pushback-ms`), gRPC waits for it; otherwise for 0.1 to 1 second.
+    Each failure adds 1 to a counter, and each success subtracts 0.1. While the counter is at least `RETRY_FAILURE_BUDGET`, calls are not
+    retried.
     """
     safe = [
         {"service": service.full_name, "method": method}

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import time
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -10,16 +9,26 @@ import grpc
 import grpc.aio
 from google.protobuf.message import Message
 
-from zoomgate.errors import ZoomgateError, from_rpc_error
+from zoomgate.errors import OutcomeUnknown, ZoomgateError, from_rpc_error
 
 Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response", bound=Message)
 Metadata = Sequence[tuple[str, str | bytes]]
 
 _REQUEST_ID = "x-request-id"
-_MAX_RETRIES = 2
-_RETRY_DELAY = 0.05
-"""Delay in seconds before a canceled call is retried. Gives a stopping server time to announce the shutdown (GOAWAY)."""
+_MAX_TIMEOUT = 366 * 86_400.0
+"""Maximum timeout in seconds. gRPC ends calls with much longer timeouts at once."""
+
+
+def check_timeout(seconds: float) -> float:
+    """Return a timeout.
+
+    Raises:
+        ValueError: The timeout is negative, NaN, or longer than 366 days.
+    """
+    if not 0 <= seconds <= _MAX_TIMEOUT:
+        raise ValueError(f"timeout is {seconds}; pass a number of seconds from 0 to {_MAX_TIMEOUT:.0f}")
+    return seconds
 
 
 class Session:
@@ -37,7 +46,7 @@ class Session:
         self._credential = (("authorization", f"Bearer {key}"),) if key else ()
         self._pid = os.getpid()
         self._prefix = os.urandom(6).hex()
-        self.timeout = timeout
+        self.timeout = check_timeout(timeout)
         self.loop = loop
         self.closed = False
 
@@ -78,15 +87,6 @@ class _BaseMethod(Generic[Request, Response]):
             raise TypeError("pass either a request or its fields, but not both")
         return request
 
-    def _should_retry(self, error: ZoomgateError, attempts: int) -> bool:
-        """Return whether to retry a call that a stopping server canceled. gRPC itself does not retry CANCELLED."""
-        return (
-            error.code() is grpc.StatusCode.CANCELLED
-            and self._retry_safe
-            and attempts <= _MAX_RETRIES
-            and not self._session.closed
-        )
-
     def _closed_error(self, request_id: str) -> ZoomgateError | None:
         """Return the error for a call that was canceled because its client was closed.
 
@@ -95,7 +95,11 @@ class _BaseMethod(Generic[Request, Response]):
         task = asyncio.current_task()
         if not self._session.closed or (task is not None and task.cancelling()):
             return None
-        return ZoomgateError(grpc.StatusCode.CANCELLED, "the client was closed", request_id=request_id)
+        kind = ZoomgateError if self._retry_safe else OutcomeUnknown
+        return kind(grpc.StatusCode.CANCELLED, "the client was closed", request_id=request_id)
+
+    def _failure(self, error: Any, request_id: str) -> ZoomgateError:
+        return from_rpc_error(error, request_id, retry_safe=self._retry_safe)
 
 
 class Method(_BaseMethod[Request, Response]):
@@ -122,26 +126,17 @@ class Method(_BaseMethod[Request, Response]):
 
         Raises:
             ZoomgateError: The call failed; see `zoomgate.errors`.
-            TypeError, ValueError: The fields do not match the request type. Nothing was sent.
+            TypeError, ValueError: The fields do not match the request type, or the timeout is invalid. Nothing was sent.
             RuntimeError: The client is closed or was created before a fork. Nothing was sent.
         """
         message = self._message(request, fields)
         session = self._session
         entries, request_id = session.metadata(metadata)
-        remaining = session.timeout if timeout is None else timeout
-        deadline = time.monotonic() + remaining
-        attempts = 1
-        while True:
-            try:
-                return self._call(message, timeout=remaining, metadata=entries)  # type: ignore[no-any-return]
-            except grpc.RpcError as error:
-                failure = from_rpc_error(error, request_id)
-                failure.__cause__ = error
-            remaining = deadline - time.monotonic() - _RETRY_DELAY
-            if remaining <= 0 or not self._should_retry(failure, attempts):
-                raise failure
-            attempts += 1
-            time.sleep(_RETRY_DELAY)
+        seconds = session.timeout if timeout is None else check_timeout(timeout)
+        try:
+            return self._call(message, timeout=seconds, metadata=entries)  # type: ignore[no-any-return]
+        except grpc.RpcError as error:
+            raise self._failure(error, request_id) from error
 
 
 class AsyncMethod(_BaseMethod[Request, Response]):
@@ -168,7 +163,7 @@ class AsyncMethod(_BaseMethod[Request, Response]):
 
         Raises:
             ZoomgateError: The call failed; see `zoomgate.errors`.
-            TypeError, ValueError: The fields do not match the request type. Nothing was sent.
+            TypeError, ValueError: The fields do not match the request type, or the timeout is invalid. Nothing was sent.
             RuntimeError: The client is closed, or was created before a fork or in a different event loop. Nothing was sent.
         """
         message = self._message(request, fields)
@@ -176,24 +171,15 @@ class AsyncMethod(_BaseMethod[Request, Response]):
         if asyncio.get_running_loop() is not session.loop:
             raise RuntimeError("this client was created in a different event loop; create one in each loop")
         entries, request_id = session.metadata(metadata)
-        remaining = session.timeout if timeout is None else timeout
-        deadline = time.monotonic() + remaining
-        attempts = 1
-        while True:
-            try:
-                return await self._call(message, timeout=remaining, metadata=entries)  # type: ignore[no-any-return]
-            except asyncio.CancelledError:
-                if closed := self._closed_error(request_id):
-                    raise closed from None
-                raise
-            except grpc.aio.AioRpcError as error:
-                failure = from_rpc_error(error, request_id)
-                failure.__cause__ = error
-            remaining = deadline - time.monotonic() - _RETRY_DELAY
-            if remaining <= 0 or not self._should_retry(failure, attempts):
-                raise failure
-            attempts += 1
-            await asyncio.sleep(_RETRY_DELAY)
+        seconds = session.timeout if timeout is None else check_timeout(timeout)
+        try:
+            return await self._call(message, timeout=seconds, metadata=entries)  # type: ignore[no-any-return]
+        except asyncio.CancelledError:
+            if closed := self._closed_error(request_id):
+                raise closed from None
+            raise
+        except grpc.aio.AioRpcError as error:
+            raise self._failure(error, request_id) from error
 
 
 class Stream(_BaseMethod[Request, Response]):
@@ -220,12 +206,13 @@ class Stream(_BaseMethod[Request, Response]):
 
         Raises:
             ZoomgateError: The call failed; raised during iteration. See `zoomgate.errors`.
-            TypeError, ValueError: The fields do not match the request type. Nothing was sent.
+            TypeError, ValueError: The fields do not match the request type, or the timeout is invalid. Nothing was sent.
             RuntimeError: The client is closed or was created before a fork. Nothing was sent.
         """
         message = self._message(request, fields)
         entries, request_id = self._session.metadata(metadata)
-        return self._responses(message, timeout, entries, request_id)
+        seconds = None if timeout is None else check_timeout(timeout)
+        return self._responses(message, seconds, entries, request_id)
 
     def _responses(
         self, message: Request, timeout: float | None, entries: Any, request_id: str
@@ -234,7 +221,7 @@ class Stream(_BaseMethod[Request, Response]):
         try:
             yield from call
         except grpc.RpcError as error:
-            raise from_rpc_error(error, request_id) from error
+            raise self._failure(error, request_id) from error
         finally:
             call.cancel()
 
@@ -265,14 +252,15 @@ class AsyncStream(_BaseMethod[Request, Response]):
 
         Raises:
             ZoomgateError: The call failed; raised during iteration. See `zoomgate.errors`.
-            TypeError, ValueError: The fields do not match the request type. Nothing was sent.
+            TypeError, ValueError: The fields do not match the request type, or the timeout is invalid. Nothing was sent.
             RuntimeError: The client is closed, or was created before a fork or in a different event loop. Nothing was sent.
         """
         message = self._message(request, fields)
         if asyncio.get_running_loop() is not self._session.loop:
             raise RuntimeError("this client was created in a different event loop; create one in each loop")
         entries, request_id = self._session.metadata(metadata)
-        return self._responses(message, timeout, entries, request_id)
+        seconds = None if timeout is None else check_timeout(timeout)
+        return self._responses(message, seconds, entries, request_id)
 
     async def _responses(
         self, message: Request, timeout: float | None, entries: Any, request_id: str
@@ -286,6 +274,6 @@ class AsyncStream(_BaseMethod[Request, Response]):
                 raise closed from None
             raise
         except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error, request_id) from error
+            raise self._failure(error, request_id) from error
         finally:
             call.cancel()

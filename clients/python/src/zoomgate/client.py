@@ -12,8 +12,8 @@ import grpc
 import grpc.aio
 
 from zoomgate import _channel
-from zoomgate._methods import Session
-from zoomgate.errors import NotConnected, RateLimited, ZoomgateError
+from zoomgate._methods import Session, check_timeout
+from zoomgate.errors import DeadlineExceeded, NotConnected, RateLimited, ZoomgateError
 from zoomgate.services import AsyncAuth, AsyncMeetings, AsyncProxy, Auth, Meetings, Proxy
 from zoomgate.v1.auth_service_pb2 import WatchConnectionsResponse
 from zoomgate.v1.connection_pb2 import Connection
@@ -152,22 +152,21 @@ class Client(_BaseClient):
 
         Raises:
             TimeoutError: The user did not consent in time.
-            ZoomgateError: The connection could not be read for a reason other than NOT_FOUND.
+            ZoomgateError: The connection could not be read for a reason other than NOT_FOUND. Temporary failures, such as a restart of
+                the service, are raised only if they last until the end of the wait.
         """
-        deadline = time.monotonic() + timeout
+        wait = _ConnectionWait(user_email, timeout)
         while True:
-            remaining = max(deadline - time.monotonic(), _POLL_SECONDS)
             try:
-                connection = self.auth.get_connection(
-                    user_email=user_email, timeout=min(self._session.timeout, remaining)
-                ).connection
-                if _is_new(connection, after):
-                    return connection
-            except NotConnected:
-                pass
-            if time.monotonic() + _POLL_SECONDS > deadline:
-                raise TimeoutError(f"{user_email} did not consent within {timeout:g} seconds")
-            time.sleep(_POLL_SECONDS)
+                response = self.auth.get_connection(
+                    user_email=user_email, timeout=wait.call_timeout(self._session)
+                )
+                if _is_new(response.connection, after):
+                    return response.connection
+                pause = wait.pause_after(None)
+            except ZoomgateError as error:
+                pause = wait.pause_after(error, closed=self._session.closed)
+            time.sleep(pause)
 
     def close(self) -> None:
         """Close the client. Calls in progress fail."""
@@ -273,21 +272,18 @@ class AsyncClient(_BaseClient):
         timeout: float = 600.0,
     ) -> Connection:
         """Wait until a user has consented. See `Client.wait_for_connection`."""
-        deadline = time.monotonic() + timeout
+        wait = _ConnectionWait(user_email, timeout)
         while True:
-            remaining = max(deadline - time.monotonic(), _POLL_SECONDS)
             try:
                 response = await self.auth.get_connection(
-                    user_email=user_email, timeout=min(self._session.timeout, remaining)
+                    user_email=user_email, timeout=wait.call_timeout(self._session)
                 )
-                connection = response.connection
-                if _is_new(connection, after):
-                    return connection
-            except NotConnected:
-                pass
-            if time.monotonic() + _POLL_SECONDS > deadline:
-                raise TimeoutError(f"{user_email} did not consent within {timeout:g} seconds")
-            await asyncio.sleep(_POLL_SECONDS)
+                if _is_new(response.connection, after):
+                    return response.connection
+                pause = wait.pause_after(None)
+            except ZoomgateError as error:
+                pause = wait.pause_after(error, closed=self._session.closed)
+            await asyncio.sleep(pause)
 
     async def close(self) -> None:
         """Close the client. Calls in progress fail."""
@@ -321,21 +317,58 @@ class _WatchPosition:
         self.token, self._received, self._backoff = event.resume_token, True, _INITIAL_BACKOFF
 
     def backoff_after(self, error: ZoomgateError, *, closed: bool) -> float:
-        """Return the delay in seconds before the watch is resumed. Re-raise the error if resuming cannot succeed.
-
-        A stopping server may end a stream with CANCELLED. A proxy whose upstream server is unreachable resets the stream, which gRPC
-        reports as INTERNAL or UNKNOWN without a reason. An overloaded server returns a retry delay.
-        """
-        stream_reset = not error.reason and error.code() in (
-            grpc.StatusCode.INTERNAL,
-            grpc.StatusCode.UNKNOWN,
-        )
-        transient = stream_reset or error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
-        if closed or not self._received or not (transient or isinstance(error, RateLimited)):
+        """Return the delay in seconds before the watch is resumed. Re-raise the error if resuming cannot succeed."""
+        if closed or not self._received or not _is_temporary(error):
             raise error
         backoff = max(self._backoff, error.retry_delay or 0.0)
         self._backoff = min(2 * self._backoff, _MAX_BACKOFF)
         return backoff * random.uniform(1.0, 1.5)  # noqa: S311 - jitter, not security
+
+
+class _ConnectionWait:
+    """The time limit of a wait for a user's consent, and the pauses between polls."""
+
+    def __init__(self, user_email: str, timeout: float) -> None:
+        self._user_email = user_email
+        self._timeout = check_timeout(timeout)
+        self._deadline = time.monotonic() + timeout
+
+    def call_timeout(self, session: Session) -> float:
+        """Return the timeout of the next poll."""
+        return min(session.timeout, max(self._deadline - time.monotonic(), _POLL_SECONDS))
+
+    def pause_after(self, error: ZoomgateError | None, *, closed: bool = False) -> float:
+        """Return the delay in seconds before the next poll.
+
+        Args:
+            error: The failure of the poll. Re-raised if it is permanent, or if no time is left.
+
+        Raises:
+            TimeoutError: No time is left.
+        """
+        pause = max(_POLL_SECONDS, (error and error.retry_delay) or 0.0)
+        is_over = time.monotonic() + pause > self._deadline
+        if error is not None and not isinstance(error, NotConnected):
+            is_temporary = _is_temporary(error) or isinstance(error, DeadlineExceeded)
+            if closed or is_over or not is_temporary:
+                raise error
+        if is_over:
+            raise TimeoutError(f"{self._user_email} did not consent within {self._timeout:g} seconds")
+        return pause
+
+
+def _is_temporary(error: ZoomgateError) -> bool:
+    """Return whether a later call can succeed.
+
+    A stopping server may end a call with CANCELLED. A proxy whose upstream server is unreachable resets the stream, which gRPC reports as
+    INTERNAL or UNKNOWN without a reason. An overloaded server returns a retry delay.
+    """
+    stream_reset = not error.reason and error.code() in (
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.UNKNOWN,
+    )
+    is_unavailable = error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+    return stream_reset or is_unavailable or isinstance(error, RateLimited)
 
 
 def _is_new(connection: Connection, after: Connection | None) -> bool:

@@ -15,6 +15,13 @@ from google.rpc import error_details_pb2, status_pb2
 _DETAILS = "grpc-status-details-bin"
 _REQUEST_ID = "x-request-id"
 _DOMAIN = "zoomgate"
+_NEVER_CONNECTED = (
+    "failed to connect to all addresses",
+    "connections to all backends failing",
+    "DNS resolution failed",
+    "errors resolving",
+)
+"""The beginnings of gRPC's messages if the connection was never established, and the call not sent. gRPC reports this only as text."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +140,7 @@ class RateLimited(ZoomgateError):
 
 
 class ServiceUnavailable(ZoomgateError):
-    """The service, its store or Zoom is temporarily unavailable, and the call had no effect.
+    """The service, its store or Zoom is temporarily unavailable, and the call had no effect, or is safe to retry.
 
     Calls that are safe to retry have already been retried.
     """
@@ -147,11 +154,15 @@ class ResumeTokenExpired(ZoomgateError):
 
 
 class DeadlineExceeded(ZoomgateError):
-    """The deadline was exceeded. A write may have taken effect, unless the reason is `DEADLINE_TOO_SHORT`."""
+    """The deadline was exceeded. The call had no effect (reason `DEADLINE_TOO_SHORT`), or is safe to retry."""
 
 
 class OutcomeUnknown(ZoomgateError):
-    """A write was sent to Zoom, but the response was lost. Before retrying, check whether the write took effect."""
+    """A write may have taken effect. Before retrying, check whether it did.
+
+    Zoom's response to the service was lost (reason `ZOOM_OUTCOME_UNKNOWN`), or the service's response to this client: a connection failure,
+    an exceeded deadline or an error of an intermediary, without a reason, on an RPC that is not safe to retry.
+    """
 
 
 _BY_REASON: Mapping[str, type[ZoomgateError]] = {
@@ -173,12 +184,13 @@ _BY_CODE: Mapping[grpc.StatusCode, type[ZoomgateError]] = {
 }
 
 
-def from_rpc_error(error: Any, request_id: str = "") -> ZoomgateError:
+def from_rpc_error(error: Any, request_id: str = "", *, retry_safe: bool = False) -> ZoomgateError:
     """Convert a gRPC error to the matching `ZoomgateError`.
 
     Args:
         error: A `grpc.RpcError` that is also a `grpc.Call`, or a `grpc.aio.AioRpcError`.
         request_id: The request ID that was sent. Used if the trailing metadata contains no request ID.
+        retry_safe: Whether the proto file declares the RPC free of side effects or idempotent.
     """
     code: grpc.StatusCode = error.code()
     trailers: dict[str, Any] = dict(error.trailing_metadata() or ())
@@ -191,13 +203,17 @@ def from_rpc_error(error: Any, request_id: str = "") -> ZoomgateError:
     for detail in _status(trailers.get(_DETAILS)).details:
         if _unpack(detail, retry):
             delay = retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9
-        for message in (info, bad_request):
-            _unpack(detail, message)
+        for known in (info, bad_request):
+            _unpack(detail, known)
     reason = info.reason if info.domain == _DOMAIN else ""
+    message = error.details() or ""
+    was_not_sent = code is grpc.StatusCode.UNAVAILABLE and message.startswith(_NEVER_CONNECTED)
     kind = _BY_REASON.get(reason) or _BY_CODE.get(code, ZoomgateError)
+    if not reason and not retry_safe and not was_not_sent:
+        kind = OutcomeUnknown
     return kind(
         code,
-        error.details() or "",
+        message,
         reason=reason,
         metadata=dict(info.metadata),
         retry_delay=delay,
