@@ -158,15 +158,16 @@ async def test_call_is_sent_to_zoom_once_if_no_time_is_left_for_the_requested_de
     assert harness.stat("faults.status") == before + 1
 
 
-class UnavailableMeetings(MeetingsServiceServicer):
-    """A service that is unavailable, and requests retries after a millisecond."""
+class FailingMeetings(MeetingsServiceServicer):
+    """A service that fails without a reason, and requests retries after a millisecond."""
 
-    def __init__(self) -> None:
+    def __init__(self, code: grpc.StatusCode) -> None:
+        self._code = code
         self.calls: list[str] = []
 
     async def _fail(self, name: str, context: Any) -> Any:
         self.calls.append(name)
-        await context.abort(grpc.StatusCode.UNAVAILABLE, "down", (("grpc-retry-pushback-ms", "1"),))
+        await context.abort(self._code, "down", (("grpc-retry-pushback-ms", "1"),))
 
     async def GetMeeting(self, request: Any, context: Any) -> Any:
         return await self._fail("get", context)
@@ -175,20 +176,21 @@ class UnavailableMeetings(MeetingsServiceServicer):
         return await self._fail("delete", context)
 
 
-async def test_only_safe_calls_are_repeated() -> None:
+@pytest.mark.parametrize("code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED])
+async def test_only_safe_calls_are_repeated(code: grpc.StatusCode) -> None:
     """The repetition of a deletion would report a deleted meeting as not found."""
-    unavailable = UnavailableMeetings()
+    failing = FailingMeetings(code)
     server = grpc.aio.server()
-    add_MeetingsServiceServicer_to_server(unavailable, server)
+    add_MeetingsServiceServicer_to_server(failing, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with AsyncClient(f"127.0.0.1:{port}") as client:
-        with pytest.raises(errors.ServiceUnavailable):
+        with pytest.raises(errors.ZoomgateError):
             await client.meetings.get_meeting(user_email=MONICA, meeting_id=1)
         with pytest.raises(errors.OutcomeUnknown):
             await client.meetings.delete_meeting(user_email=MONICA, meeting_id=1)
     await server.stop(None)
-    assert unavailable.calls == ["get"] * 4 + ["delete"]
+    assert failing.calls == ["get"] * 4 + ["delete"]
 
 
 async def test_no_safe_call_fails_while_a_server_stops(tmp_path: Path) -> None:
