@@ -169,8 +169,8 @@ def _metadata(response: ZoomResponse, **more: str) -> dict[str, str]:
     values = {
         "http_status": str(response.status),
         "zoom_code": "" if code is None else str(code),
-        "zoom_message": sanitize(_message(error), MAX_MESSAGE),
         **more,
+        "zoom_message": sanitize(_message(error), MAX_MESSAGE),  # the last, since too long metadata is cut
     }
     return {name: value for name, value in values.items() if value}
 
