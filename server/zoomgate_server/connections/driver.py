@@ -182,7 +182,7 @@ class EffectDriver:
         if zoom_errors.is_token_rejected(response):
             return effects.AccessTokenRejected()
         metadata = {"http_status": str(response.status)}
-        if response.status == 429 or response.status >= 500:
+        if zoom_errors.rate_limit(response) is not None or response.status >= 500:
             return effects.Unidentified(
                 ZoomUnavailable(
                     "Zoom could not identify the user; retry later",
