@@ -24,6 +24,7 @@ from zoomgate.v1.auth_service_pb2_grpc import AuthServiceStub
 from zoomgate.v1.proxy_service_pb2_grpc import ProxyServiceStub
 from zoomgate_server.app.timing import Timing
 from zoomgate_server.rpc.middleware import authentication
+from zoomgate_server.rpc.server import MAX_METADATA_BYTES
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -273,10 +274,10 @@ async def test_compressed_message_is_not_inflated_beyond_the_limit(service: Serv
     "extra",
     [
         [(f"x-{number}", "y") for number in range(2000)],
-        [("x-long", "y" * 20_000)],
+        [("x-long", "y" * MAX_METADATA_BYTES)],
         [("authorization", "Bearer " + "y" * 100_000)],
     ],
-    ids=["2000 entries", "an entry of 20 KB", "a credential of 100 KB"],
+    ids=["2000 entries", "an entry of 16 KiB", "a credential of 100 KB"],
 )
 async def test_too_much_metadata_is_rejected(service: Service, extra: list[tuple[str, str]]) -> None:
     """Calls with metadata above the limit fail with RESOURCE_EXHAUSTED before the metadata is read."""
@@ -286,6 +287,36 @@ async def test_too_much_metadata_is_rejected(service: Service, extra: list[tuple
             await AuthServiceStub(channel).CheckToken(CHECK, metadata=(*metadata(), *extra), timeout=20)
     assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     await assert_serving(zoomgate)
+
+
+async def test_metadata_up_to_the_limit_is_always_accepted(service: Service) -> None:
+    """Below its hard limit, gRPC rejects calls at random, unless the soft limit is equal."""
+    zoomgate, _ = service
+    entries = (*metadata(), ("x-long", "y" * (MAX_METADATA_BYTES - 1024)))
+    async with grpc.aio.insecure_channel(zoomgate.grpc_address) as channel:
+        stub = AuthServiceStub(channel)
+        calls = [stub.CheckToken(CHECK, metadata=entries, timeout=20) for _ in range(50)]
+        assert all(response.expired for response in await asyncio.gather(*calls))
+
+
+@pytest.mark.slow
+async def test_client_that_pings_every_ten_seconds_is_not_disconnected(service: Service) -> None:
+    """Ten seconds is the shortest interval of Go and Java clients. On a quiet stream, no event is sent for a minute."""
+    zoomgate, _ = service
+    options = [
+        ("grpc.keepalive_time_ms", 10_000),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.use_local_subchannel_pool", 1),
+    ]
+    async with grpc.aio.insecure_channel(zoomgate.grpc_address, options=options) as channel:
+        call = AuthServiceStub(channel).WatchConnections(
+            auth.WatchConnectionsRequest(), metadata=metadata("admin")
+        )
+        async with asyncio.timeout(90):
+            events = [await call.read() for _ in range(3)]
+        kinds = auth.WatchConnectionsResponse
+        assert [event.type for event in events] == [kinds.TYPE_INITIAL, kinds.TYPE_SYNCED, kinds.TYPE_SYNCED]
+        call.cancel()
 
 
 @pytest.mark.parametrize(

@@ -30,12 +30,16 @@ from zoomgate_server.telemetry import logs
 
 MAX_REQUEST_BYTES = 4 * 1024 * 1024
 
+MAX_METADATA_BYTES = 16 * 1024
+
 MAX_PENDING_CALLS = 50_000
 """The maximum number of calls that have arrived but are not accepted yet. All watches of a process, 20,000, may start at the same time."""
 
 SERVER_OPTIONS = (
     ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
-    ("grpc.max_metadata_size", 8 * 1024),
+    # by default, gRPC rejects metadata between the two limits at random
+    ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+    ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
     ("grpc.max_concurrent_streams", 100),
     # by default, gRPC cancels calls without a reason if more than 1,000 arrive before the event loop can accept them
     ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
@@ -48,7 +52,8 @@ SERVER_OPTIONS = (
     ("grpc.server_handshake_timeout_ms", 10_000),
     ("grpc.keepalive_time_ms", 120_000),
     ("grpc.keepalive_timeout_ms", 20_000),
-    ("grpc.http2.min_ping_interval_without_data_ms", 60_000),
+    # Go and Java clients ping every 10 seconds at most; the interval includes a margin for pings that arrive early
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
 )
 
