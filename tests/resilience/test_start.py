@@ -36,6 +36,7 @@ from zoomgate_server.storage.timing import MongoTiming, SqliteTiming
 from zoomgate_server.web import server as web_server
 
 UNREACHABLE = "mongodb://monica:hunter2@127.0.0.1:1/zoomgate?appName=hunter2"
+UNRESOLVABLE = "mongodb+srv://monica:hunter2@cluster0.invalid/zoomgate?appName=hunter2"
 
 # if a PyMongo client is closed during a connection attempt, only the garbage collector closes the socket, with this warning
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
@@ -76,10 +77,10 @@ def environ_with_store_wait(folder: Path, uri: str, seconds: int) -> dict[str, s
     }
 
 
-async def start_error(folder: Path, environ: dict[str, str]) -> tuple[str, int]:
+async def start_error(folder: Path, environ: dict[str, str], timing: Timing = SHORT) -> tuple[str, int]:
     """Return the error message of a failing start and the number of retries. The message must be one line without secrets."""
     with capture_logs() as lines, pytest.raises(StartError) as error:
-        async with running(folder / "data", environ=environ, timing=SHORT):
+        async with running(folder / "data", environ=environ, timing=timing):
             pass
     text = str(error.value)
     assert "\n" not in text
@@ -203,12 +204,29 @@ async def test_unresponsive_database_does_not_delay_the_stop(tmp_path: Path, mon
 
 
 @pytest.mark.parametrize(("seconds", "repeated"), [(4, True), (0, False)])
-async def test_start_fails_after_the_store_wait(tmp_path: Path, seconds: int, repeated: bool) -> None:
+@pytest.mark.parametrize(
+    ("uri", "problem"),
+    [
+        (UNREACHABLE, "could not be reached"),
+        (UNRESOLVABLE, "cannot be resolved"),
+    ],
+    ids=["address", "srv"],
+)
+async def test_start_fails_after_the_store_wait(
+    tmp_path: Path, uri: str, problem: str, seconds: int, repeated: bool
+) -> None:
     """The start fails after ZOOMGATE_STORE_WAIT, or after one attempt if ZOOMGATE_STORE_WAIT is 0."""
-    text, tries = await start_error(tmp_path, environ_with_store_wait(tmp_path, UNREACHABLE, seconds))
-    assert "could not be reached" in text
+    text, tries = await start_error(tmp_path, environ_with_store_wait(tmp_path, uri, seconds))
+    assert problem in text
     assert (tries > 0) is repeated
     assert [path.name for path in tmp_path.iterdir()] == ["keys.json"], "no store may be created"
+
+
+async def test_store_is_tried_once_more_at_the_end_of_the_wait(tmp_path: Path) -> None:
+    """The wait is used completely, even if the pause between attempts is longer."""
+    slow = replace(SHORT, store=replace(SHORT.store, min_pause=600.0, max_pause=600.0))
+    _, tries = await start_error(tmp_path, environ_with_store_wait(tmp_path, UNRESOLVABLE, 1), slow)
+    assert tries == 1
 
 
 async def test_locked_file_fails_the_start(tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ async def _open_mongodb(
 
 
 async def _open_with_retries(uri: Secret, seconds: float, timing: Timing) -> RecordStore:
-    """Open a MongoDB database. While it is unreachable, start further attempts for this number of seconds."""
+    """Open a MongoDB database. While it is unreachable, repeat the attempt, for the last time after this number of seconds."""
     from zoomgate_server.storage.mongodb import MongoStore  # noqa: PLC0415 - not needed with SQLite
 
     loop = asyncio.get_running_loop()
@@ -122,9 +122,10 @@ async def _open_with_retries(uri: Secret, seconds: float, timing: Timing) -> Rec
         try:
             return await MongoStore.open(uri.reveal(), timing=timing.mongodb)
         except StoreUnreachableError as error:
-            pause = backoff.next_pause()
-            if loop.time() + pause > deadline:
+            remaining = deadline - loop.time()
+            if remaining <= 0:
                 raise
+            pause = min(backoff.next_pause(), remaining)  # the last attempt is at the deadline
             _log.warning("store.unreachable", problem=str(error), retry_in=pause)
         await asyncio.sleep(pause)
 

@@ -218,8 +218,8 @@ class MongoStore:
             await _close(database.client)
             if isinstance(error, StoreOpenError) or not isinstance(error, Exception):
                 raise
-            transient = isinstance(error, ConnectionFailure | WTimeoutError)
-            raise (StoreUnreachableError if transient else StoreOpenError)(
+            is_unreachable = isinstance(error, ConnectionFailure | WTimeoutError) or _is_unresolved(error)
+            raise (StoreUnreachableError if is_unreachable else StoreOpenError)(
                 _open_error_text(address, error, timing)
             ) from None
         _log.info(
@@ -511,10 +511,20 @@ def _open_error_text(address: str, error: Exception, timing: MongoTiming) -> str
             return f"The store {address} does not grant its user the required privileges; grant the readWrite role on that database"
         case OperationFailure():
             return f"The store {address} cannot be used (MongoDB error {error.code}); see the error codes in the MongoDB documentation"
+        case ConfigurationError() if _is_unresolved(error):
+            return (
+                f"The name of the store {address} cannot be resolved to servers (a DNS lookup of its SRV record failed);"
+                " check the name and the DNS servers"
+            )
         case ConfigurationError():
             return f"The store {address} has a version or type that the MongoDB driver does not support; use MongoDB 4.2 or later"
         case _:
             return f"The store {address} cannot be used ({type(error).__name__}); check that it is running and writable"
+
+
+def _is_unresolved(error: Exception) -> bool:
+    """Return whether the driver could not resolve the name in a mongodb+srv address. It chains errors of the DNS lookup only."""
+    return isinstance(error, ConfigurationError) and error.__cause__ is not None
 
 
 def _text(value: str) -> str:

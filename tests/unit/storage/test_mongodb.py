@@ -29,6 +29,7 @@ from zoomgate_server.storage.record_store import (
     RecordKey,
     StoreError,
     StoreOpenError,
+    StoreUnreachableError,
     UserEmailTaken,
 )
 from zoomgate_server.storage.timing import MongoTiming
@@ -134,6 +135,17 @@ async def test_open_fails_if_the_database_is_unreachable(unclosed_sockets: None,
     """Opening the store fails after a bounded time."""
     uri = f"mongodb://u:{SECRET}@127.0.0.1:1/zoomgate"
     assert "could not be reached" in await open_error(uri, driver, SHORT)
+
+
+@pytest.mark.parametrize("driver", Driver)
+async def test_open_fails_if_the_name_cannot_be_resolved(driver: Driver) -> None:
+    """DNS may be unavailable only for a moment, so the store is reported as unreachable."""
+    uri = f"mongodb+srv://monica:{SECRET}@example.invalid/zoomgate"
+    assert "cannot be resolved" in await open_error(uri, driver, SHORT)
+    with pytest.raises(StoreUnreachableError):
+        await MongoStore.open(uri, driver, SHORT)
+    with pytest.raises(StoreOpenError, match="cannot be resolved"):
+        await examine(uri, driver, SHORT)
 
 
 @pytest.mark.parametrize(
