@@ -22,6 +22,7 @@ USERS = [
 CSV = as_csv(USERS)
 HEADER, *RECORDS = CSV.splitlines(keepends=True)
 OBJECTS = [json.dumps(user.velo) for user in USERS]
+TWICE = json.dumps(USERS[0].line).replace("{", '{"refresh_token": "other", ', 1)
 LINES = [json.dumps(user.line) for user in USERS]
 GOOD = ["p0@example.com", "p1@example.com", "p2@example.com", "p3@example.com"]
 
@@ -72,6 +73,12 @@ def nango(tmp_path: Path) -> Read:
         as_csv(USERS, delimiter="\t"),
         CSV.replace("_updatedDate", "Updated Date").replace("refresh_token", "Refresh Token"),
         CSV + "\r\n\r\n",
+        "\r\n  \r\n" + CSV,
+        ",,,,,,,\r\n" + CSV + ",,,,,,,\r\n",
+        ";;;;;;;\n" + as_csv(USERS, delimiter=";") + ";;;;;;;\n",
+        b"\xef\xbb\xbfsep=,\r\n" + CSV.encode(),
+        ("sep=\t\r\n" + as_csv(USERS, delimiter="\t")).encode("utf-16"),
+        "SEP=;\r\n\r\n" + as_csv(USERS, delimiter=";"),
         f"[{','.join(OBJECTS)}]",
         "\ufeff[\r\n" + ",\r\n".join(OBJECTS) + "\r\n]\r\n",
         f"[{','.join(OBJECTS)}]".encode("utf-16"),
@@ -90,6 +97,12 @@ def nango(tmp_path: Path) -> Read:
         "tabs",
         "display names",
         "blank lines",
+        "blank lines before the header",
+        "empty rows of a spreadsheet",
+        "empty rows with semicolons",
+        "delimiter line",
+        "delimiter line with a tab",
+        "delimiter line and a blank line",
         "json on one line",
         "json with byte order mark",
         "json in utf-16",
@@ -148,6 +161,13 @@ INVALID_RECORDS: dict[str, tuple[str | bytes, int, str]] = {
 }
 
 
+def test_lines_before_the_header_are_counted(velo: Read) -> None:
+    """Line numbers in errors are those of the file."""
+    good, errors = velo("sep=,\r\n\r\n" + HEADER + "x,y\r\n" + RECORDS[0])
+    assert good == [GOOD[0]]
+    assert list(errors) == [4]
+
+
 @pytest.mark.parametrize("name", INVALID_RECORDS)
 def test_invalid_record_does_not_affect_other_records(name: str, velo: Read) -> None:
     invalid, line, reason = INVALID_RECORDS[name]
@@ -181,6 +201,8 @@ INVALID_OBJECTS: dict[str, tuple[str, str]] = {
         json.dumps({"refresh_token": "r", "Owner": "x"}),
         "the field userEmail is missing",
     ),
+    "key twice": (OBJECTS[1].replace("{", '{"refresh_token": "other", ', 1), "the object has a key twice"),
+    "nested key twice": (OBJECTS[1].replace("{", '{"x": [{"a": 1, "a": 2}], ', 1), "has a key twice"),
     "numeric token": (
         json.dumps(USERS[1].velo | {"refresh_token": 17}),
         "the refresh token is invalid",
@@ -210,10 +232,11 @@ def test_jsonl_lines_are_validated_independently(lines: Read) -> None:
     """Unknown fields are rejected, since they may be misspelled."""
     misspelled = json.dumps(USERS[1].line | {"acess_token": "a"})
     good, errors = lines(
-        "\n".join([LINES[0], misspelled, "{", "x" * 10_000_000, "[1]", LINES[2], LINES[3][:-9]])
+        "\n".join([LINES[0], misspelled, "{", "x" * 10_000_000, "[1]", LINES[2], LINES[3][:-9], TWICE])
     )
     assert good == [GOOD[0], GOOD[2]]
-    assert list(errors) == [2, 3, 4, 5, 7]
+    assert list(errors) == [2, 3, 4, 5, 7, 8]
+    assert errors[8].startswith("the object has a key twice; ")
     assert errors[2].startswith("the object has unknown fields: acess_token; ")
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Iterator
 from typing import TextIO
 
@@ -10,34 +11,43 @@ from zoomgate_server.cli.importing.text import MAX_ROW, ImportFileError, Line, L
 TOO_LONG = f"the row is longer than {MAX_ROW} characters"
 _UNCLOSED = "the row has an unclosed quotation mark"
 _NOT_CSV = "the row is not valid CSV"
+_NO_HEADER = re.compile(r'("?sep=."?)?[\s,;]*', re.IGNORECASE)
+"""A blank line, an empty row of a spreadsheet, or the line with which Excel recognizes the delimiter."""
 
 Record = tuple[int, list[str] | str]
 """The number of a record's first line, and the record's fields or an error message."""
 
 
-def records(text: TextIO, delimiter: str, fields: int) -> Iterator[Record]:
-    """Yield the records after the header, each of which must have this number of fields."""
-    lines = Lines(text)
-    for number, line in lines:
+def records(text: TextIO, number: int, delimiter: str, fields: int) -> Iterator[Record]:
+    """Yield the records after the header, each of which must have this number of fields. `number` is that of the header's line."""
+    lines = Lines(text, number)
+    for first, line in lines:
         if line is None:
-            yield number + 1, TOO_LONG
-        elif line.strip():
-            yield number + 1, _record(lines, line, delimiter, fields)
+            yield first, TOO_LONG
+        elif line.strip(f" \t{delimiter}"):  # a spreadsheet writes an empty row as delimiters only
+            yield first, _record(lines, line, delimiter, fields)
 
 
-def header(text: TextIO, delimiters: str) -> Iterator[tuple[str, list[str]]]:
-    """Yield each delimiter with the fields into which it splits the first line.
+def header(text: TextIO) -> tuple[int, str]:
+    """Return the number and the text of the header's line, which may follow blank lines and Excel's `sep=` line.
 
     Raises:
         ImportFileError: The lines end with carriage returns only.
     """
-    line = text.readline(MAX_ROW).rstrip("\r\n")
+    number, line = 1, text.readline(MAX_ROW)
+    while line and _NO_HEADER.fullmatch(line):
+        number, line = number + 1, text.readline(MAX_ROW)
+    line = line.rstrip("\r\n")
     if "\r" in line:
         raise ImportFileError(
             "the lines end with carriage returns only; save the file with Unix or Windows line endings"
         )
-    for delimiter in delimiters:
-        yield delimiter, [name.strip() for name in _parsed(line, delimiter) or [line]]
+    return number, line
+
+
+def names(line: str, delimiter: str) -> list[str]:
+    """Return the fields into which a delimiter splits the header."""
+    return [name.strip() for name in _parsed(line, delimiter) or [line]]
 
 
 def _record(lines: Lines, line: str, delimiter: str, fields: int) -> list[str] | str:

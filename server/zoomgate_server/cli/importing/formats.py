@@ -1,6 +1,5 @@
 """Readers for the supported import formats."""
 
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -92,18 +91,20 @@ def _rows(
 
 
 def _velo_records(text: TextIO, user_column: str) -> Iterator[Row | InvalidRow]:
-    delimiter, names, user = _velo_header(text, user_column)
+    number, line = csv_file.header(text)
+    delimiter, names, user = _velo_header(line, user_column)
 
     def parse(values: list[str]) -> Fields:
         return _velo_fields(values[user], dict(zip(names, values, strict=True)))
 
-    return _rows(csv_file.records(text, delimiter, len(names)), parse)
+    return _rows(csv_file.records(text, number, delimiter, len(names)), parse)
 
 
-def _velo_header(text: TextIO, user_column: str) -> tuple[str, list[str], int]:
+def _velo_header(line: str, user_column: str) -> tuple[str, list[str], int]:
     """Return the delimiter, the normalized column names, and the index of the column with the email address."""
     longest: list[str] = []
-    for delimiter, names in csv_file.header(text, _DELIMITERS):
+    for delimiter in _DELIMITERS:
+        names = csv_file.names(line, delimiter)
         normalized = [_normalized(name) for name in names]
         user = names.index(user_column) if user_column in names else None
         if user is None and normalized.count(_normalized(user_column)) == 1:
@@ -113,7 +114,7 @@ def _velo_header(text: TextIO, user_column: str) -> tuple[str, list[str], int]:
             return delimiter, normalized, user
         longest = names if len(names) > len(longest) else longest
     raise ImportFileError(
-        f"the first line must contain the columns refresh_token and {user_column} (to use a different column, set --user-column);"
+        f"the header must contain the columns refresh_token and {user_column} (to use a different column, set --user-column);"
         f" it contains {_listed(longest)}"
     )
 
@@ -124,7 +125,7 @@ def _reject_duplicate_columns(names: Sequence[str], normalized: Sequence[str], u
         duplicates.append(user_column)
     if duplicates:
         raise ImportFileError(
-            f"the first line contains {duplicates[0]} more than once; remove one of the columns"
+            f"the header contains {duplicates[0]} more than once; remove one of the columns"
         )
 
 
@@ -174,9 +175,10 @@ def _nango_fields(value: Mapping[str, Any], user_field: str) -> Fields:
 
 
 def _line_objects(text: TextIO) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    decoder = json_file.Decoder()
     for line, content in Lines(text):
         if content is None or content.strip():
-            yield line, _object(content)
+            yield line, _object(decoder, content)
 
 
 def _line_fields(value: dict[str, Any]) -> Fields:
@@ -189,12 +191,14 @@ def _line_fields(value: dict[str, Any]) -> Fields:
     return value
 
 
-def _object(line: str | None) -> dict[str, Any] | str:
+def _object(decoder: json_file.Decoder, line: str | None) -> dict[str, Any] | str:
     try:
-        value = json.loads(line or "")
+        value = decoder.decode(line or "")
     except (ValueError, RecursionError):
         return _NOT_AN_OBJECT
-    return value if isinstance(value, dict) else _NOT_AN_OBJECT
+    if not isinstance(value, dict):
+        return _NOT_AN_OBJECT
+    return json_file.DUPLICATE_KEY if decoder.has_duplicates else value
 
 
 def _at(value: Mapping[str, Any], field: str) -> object:

@@ -16,6 +16,31 @@ _NEXT_OBJECT = re.compile(r"(?:\}\s*+,?\s*+|\n[ \t\r]*+)(?=\{)")
 _LIST = re.compile(r'"(?:_?items|dataItems|connections)"\s*:\s*\[')
 _ACCESS_TOKEN = re.compile(r'"access_?token"', re.IGNORECASE)
 
+DUPLICATE_KEY = "the object has a key twice; remove the invalid one"
+
+
+class Decoder(json.JSONDecoder):
+    """A JSON decoder that detects objects in which a key occurs twice: parsers disagree about which value applies.
+
+    Attributes:
+        has_duplicates: Whether the latest text has such an object.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(object_pairs_hook=self._object)
+        self.has_duplicates = False
+
+    def raw_decode(self, s: str, idx: int = 0) -> tuple[Any, int]:
+        """Decode the value at an index, and return it with the index after it."""
+        self.has_duplicates = False
+        return super().raw_decode(s, idx)
+
+    def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        value = dict(pairs)
+        self.has_duplicates |= len(value) < len(pairs)
+        return value
+
+
 Value = tuple[int, dict[str, Any] | str]
 """The number of the first line of an object, and the object or an error message."""
 
@@ -26,7 +51,7 @@ def objects(text: str) -> Iterator[Value]:
     Raises:
         ImportFileError: The file starts with neither an array nor an object.
     """
-    decoder, line, counted = json.JSONDecoder(), 1, 0
+    decoder, line, counted = Decoder(), 1, 0
     position, in_list = _first_object(text)
     while (position := _skip_separators(text, position)) < len(text):
         if in_list and text[position] == "]":
@@ -38,7 +63,10 @@ def objects(text: str) -> Iterator[Value]:
             found = _NEXT_OBJECT.search(text, position + 1)
             value, end = None, found.end() if found else len(text)
         is_valid = isinstance(value, dict) and end - position <= MAX_ROW
-        yield line, value if is_valid else _NOT_AN_OBJECT
+        if is_valid and decoder.has_duplicates:
+            yield line, DUPLICATE_KEY
+        else:
+            yield line, value if is_valid else _NOT_AN_OBJECT
         position = end
     if in_list:
         yield line + text.count("\n", counted), TRUNCATED

@@ -59,11 +59,11 @@ Line = tuple[int, str | None]
 
 
 class Lines(Iterator[Line]):
-    """The lines of a file, which can be pushed back."""
+    """The lines of a file, which can be pushed back. `number` lines were read before."""
 
-    def __init__(self, text: TextIO) -> None:
+    def __init__(self, text: TextIO, number: int = 0) -> None:
         self._text = text
-        self._number = 0
+        self._number = number
         self._pushed_back: list[Line] = []
 
     def __next__(self) -> Line:
