@@ -1,6 +1,7 @@
 """Command-line options for settings."""
 
 import functools
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,11 @@ def setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(command)
     def collect(**values: Any) -> Any:
         given = {setting.name: values.pop(setting.name) for setting in settings}
+        if re.match(r"[^/]*://[^/@]*:[^@]*@", given["store"] or ""):
+            click.echo(
+                "zoomgate: --store contains a password, which other users of this machine can see (`ps`); set ZOOMGATE_STORE instead",
+                err=True,
+            )
         return command(overrides={name: text for name, text in given.items() if text is not None}, **values)
 
     decorated: Callable[..., Any] = collect

@@ -80,6 +80,27 @@ def test_help_of_setting_options_contains_the_settings() -> None:
         assert f"[ZOOMGATE_{setting}]" in " ".join(text.split())
 
 
+@pytest.mark.parametrize("command", ["serve", "run"])
+@pytest.mark.parametrize(
+    ("uri", "is_visible"),
+    [
+        ("mongodb://monica:hunter2@127.0.0.1/z", True),
+        ("mongodb+srv://monica:hunter2@db.example/z?w=majority", True),
+        ("mongodb://monica@127.0.0.1:27017/z", False),
+        ("mongodb://127.0.0.1:27017/z", False),
+        ("sqlite:///a:b@c.db", False),
+    ],
+)
+def test_password_in_an_option_causes_a_warning(command: str, uri: str, is_visible: bool) -> None:
+    """All users of a machine can see the arguments of its processes. The warning does not repeat the password."""
+    environ = {"ZOOMGATE_LOG_LEVEL": "invalid"}  # ends the command
+    errors = stderr_of(zoomgate(command, "--store", uri, environ=environ))
+    assert ("--store contains a password" in errors) is is_visible
+    assert "hunter2" not in errors
+    errors = stderr_of(zoomgate(command, environ=environ | {"ZOOMGATE_STORE": uri}))
+    assert "contains a password" not in errors
+
+
 class TestCallersAdd:
     """Tests for `zoomgate callers add`."""
 
