@@ -8,10 +8,11 @@ from urllib.parse import quote
 import pytest
 from google.rpc import code_pb2
 
+from support.error_reasons import examples
 from zoomgate.v1.error_reason_pb2 import ErrorReason
 from zoomgate_server import errors
 from zoomgate_server.errors import FieldViolation
-from zoomgate_server.rpc.middleware.error_status import MAPPING, status_of
+from zoomgate_server.rpc.middleware.error_status import DOMAIN, MAPPING, status_of
 
 ROOT = Path(__file__).parents[2]
 CLASSES = [
@@ -39,6 +40,12 @@ def test_every_error_class_has_a_status() -> None:
 def test_every_reason_is_used() -> None:
     used = {ErrorReason.Name(reason).removeprefix("ERROR_REASON_") for _, reason in MAPPING.values()}
     assert used == set(REASONS)
+
+
+def test_every_reason_has_an_example() -> None:
+    """The support code of the tests compares the metadata of every failed call with the example."""
+    assert list(examples()) == REASONS
+    assert {example["domain"] for example in examples().values()} == {DOMAIN}
 
 
 @pytest.mark.parametrize("reason", REASONS)

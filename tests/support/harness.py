@@ -17,6 +17,7 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from yarl import URL
 
+from support.error_reasons import check_metadata
 from support.faulty_store import FaultyStore
 from zoom_simulator import Simulator, SimulatorOptions
 from zoomgate.v1 import auth_service_pb2 as auth
@@ -212,7 +213,7 @@ class RpcError:
 
     @classmethod
     def of(cls, error: grpc.aio.AioRpcError) -> "RpcError":
-        """Parse the status of a failed call."""
+        """Parse the status of a failed call, whose metadata must be as documented."""
         info, bad, retry = (
             error_details_pb2.ErrorInfo(),
             error_details_pb2.BadRequest(),
@@ -225,6 +226,8 @@ class RpcError:
             for message in (info, bad, retry):
                 if detail.Is(message.DESCRIPTOR):
                     detail.Unpack(message)
+        if info.reason:
+            check_metadata(info.reason, dict(info.metadata))
         return cls(
             code=error.code(),
             reason=info.reason,

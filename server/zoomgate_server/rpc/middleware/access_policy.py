@@ -86,17 +86,17 @@ def check_method(principal: Principal, path: str) -> Policy:
         CallerNotAllowed: The caller, or the member on whose behalf it calls, may not call the method.
     """
     policy = METHOD_POLICY.get(path)
-    name = method_name(path)
     if policy is None:
-        raise _not_allowed(path)
+        raise CallerNotAllowed
+    name = method_name(path)
     for party in _parties(principal):
         is_listed = party.methods is None or name in party.methods or not path.startswith("/zoomgate.")
         if not is_listed or not policy.roles & party.roles:
-            raise _not_allowed(path)
+            raise CallerNotAllowed
     if policy.access_tokens and (not principal.access_tokens or principal.on_behalf_of is not None):
-        raise _not_allowed(path)
+        raise CallerNotAllowed
     if policy.refresh_tokens and not (principal.refresh_tokens or _A in principal.roles):
-        raise _not_allowed(path)
+        raise CallerNotAllowed
     return policy
 
 
@@ -106,7 +106,7 @@ def check_user(principal: Principal, path: str, user_email: str) -> None:
     No data is read, so the result does not depend on whether the user exists.
     """
     if not may_act_for(principal, path, user_email):
-        raise _not_allowed(path)
+        raise CallerNotAllowed
 
 
 def may_act_for(principal: Principal, path: str, user_email: str) -> bool:
@@ -131,7 +131,3 @@ def _role_allows(party: Principal, roles: frozenset[Role], user_email: str) -> b
 def _parties(principal: Principal) -> tuple[Principal, ...]:
     """Return the principals whose policies apply to the call: the caller, and the member on whose behalf it calls, if any."""
     return (principal,) if principal.on_behalf_of is None else (principal, principal.on_behalf_of)
-
-
-def _not_allowed(path: str) -> CallerNotAllowed:
-    return CallerNotAllowed(metadata={"method": method_name(path)})

@@ -110,6 +110,8 @@ def convert_errors(method: Method, respond: Handler) -> Handler:
             )
         if failure.internal:
             _log.info("rpc.rejected", method=method.name, request_id=request_id, cause=failure.internal)
+        if isinstance(failure, errors.CallerNotAllowed):
+            failure.metadata["method"] = method.name
         current_rejection.set(reason_of(failure))
         status = rpc_status.to_status(status_of(failure))
         # abort replaces the trailing metadata, so the existing entries (the request ID) are included

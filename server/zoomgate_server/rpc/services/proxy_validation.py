@@ -15,6 +15,7 @@ MAX_HEADER_VALUE = 8192
 MAX_BODY = 1024 * 1024
 JSON_TYPE = "application/json"
 
+_HEADER_NAME = re.compile(r"[A-Za-z0-9-]{1,64}", re.ASCII)
 _HEADER_VALUE = re.compile(r"[\x20-\x7e\t]*")
 _CONTENT_TYPE = re.compile(
     r"(?:application/json|application/x-www-form-urlencoded|text/plain)(?:; ?charset=[A-Za-z0-9_-]{1,32})?",
@@ -34,9 +35,8 @@ def check_headers(headers: Sequence[tuple[str, str]], violations: Violations) ->
         if not is_allowed_header(name):
             allowed = False
             names = ", ".join(sorted(ALLOWED_HEADERS))
-            violations.add(
-                f"headers[{index}].name", f"is a header that callers may not set; send only {names}"
-            )
+            shown = f"is {lower}, which" if _HEADER_NAME.fullmatch(name) else "is a header that"
+            violations.add(f"headers[{index}].name", f"{shown} callers may not set; send only {names}")
         elif lower in seen:
             violations.add(f"headers[{index}].name", "is a duplicate; send each header once")
         seen.add(lower)

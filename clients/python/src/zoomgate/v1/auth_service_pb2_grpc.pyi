@@ -498,7 +498,8 @@ class AuthServiceStub(typing.Generic[_AuthServiceBeginAuthorizationType, _AuthSe
     Authorization: services, for users that they may act for; members, for themselves. Checking `facts` requires no access to any user.
 
     Errors:
-    - FAILED_PRECONDITION / ZOOM_NOT_CONNECTED: the user has no connection.
+    - FAILED_PRECONDITION / ZOOM_NOT_CONNECTED: the user never connected or was disconnected.
+    - FAILED_PRECONDITION / ZOOM_REAUTH_REQUIRED: the user must consent again.
 
     Retries: safe.
     """
@@ -817,7 +818,8 @@ class AuthServiceServicer(metaclass=abc.ABCMeta):
         Authorization: services, for users that they may act for; members, for themselves. Checking `facts` requires no access to any user.
 
         Errors:
-        - FAILED_PRECONDITION / ZOOM_NOT_CONNECTED: the user has no connection.
+        - FAILED_PRECONDITION / ZOOM_NOT_CONNECTED: the user never connected or was disconnected.
+        - FAILED_PRECONDITION / ZOOM_REAUTH_REQUIRED: the user must consent again.
 
         Retries: safe.
         """

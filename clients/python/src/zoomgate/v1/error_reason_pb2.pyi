@@ -67,17 +67,17 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     ERROR_REASON_INVALID_PATH: _ErrorReason.ValueType  # 8
     """INVALID_ARGUMENT. The URL is not a path of Zoom's REST API. Nothing was sent.
 
-    Example: {"reason": "INVALID_PATH", "domain": "zoomgate", "metadata": {"rule": "dot segments are not allowed"}}
+    Example: {"reason": "INVALID_PATH", "domain": "zoomgate", "metadata": {"fields": "url"}}
     """
     ERROR_REASON_HEADER_NOT_ALLOWED: _ErrorReason.ValueType  # 9
     """INVALID_ARGUMENT. Callers may not set this header. Nothing was sent.
 
-    Example: {"reason": "HEADER_NOT_ALLOWED", "domain": "zoomgate", "metadata": {"header": "cookie"}}
+    Example: {"reason": "HEADER_NOT_ALLOWED", "domain": "zoomgate", "metadata": {"fields": "headers[0].name"}}
     """
     ERROR_REASON_INVALID_PAGE_TOKEN: _ErrorReason.ValueType  # 10
     """INVALID_ARGUMENT. The page token was not returned by this RPC for the same caller and filters.
 
-    Example: {"reason": "INVALID_PAGE_TOKEN", "domain": "zoomgate", "metadata": {}}
+    Example: {"reason": "INVALID_PAGE_TOKEN", "domain": "zoomgate", "metadata": {"fields": "page_token"}}
     """
     ERROR_REASON_MEETING_NOT_FOUND: _ErrorReason.ValueType  # 11
     """NOT_FOUND. The user has no meeting with this ID (Zoom error code 3001).
@@ -94,12 +94,12 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """FAILED_PRECONDITION. Zoom no longer accepts the user's authorization, so the user must consent again. `cause` is
     REJECTED, OUTCOME_LOST, REVOKED or SCOPE.
 
-    Example: {"reason": "ZOOM_REAUTH_REQUIRED", "domain": "zoomgate", "metadata": {"cause": "REJECTED"}}
+    Example: {"reason": "ZOOM_REAUTH_REQUIRED", "domain": "zoomgate", "metadata": {"cause": "REJECTED", "http_status": "401", "zoom_code": "124"}}
     """
     ERROR_REASON_ZOOM_SCOPE_MISSING: _ErrorReason.ValueType  # 14
     """FAILED_PRECONDITION. The user's consent does not cover this call. `scopes` names the scopes that Zoom requires, if Zoom names them.
 
-    Example: {"reason": "ZOOM_SCOPE_MISSING", "domain": "zoomgate", "metadata": {"scopes": "meeting:write:meeting"}}
+    Example: {"reason": "ZOOM_SCOPE_MISSING", "domain": "zoomgate", "metadata": {"scopes": "meeting:write:meeting", "http_status": "400", "zoom_code": "4711"}}
     """
     ERROR_REASON_REFRESH_IN_PROGRESS: _ErrorReason.ValueType  # 15
     """UNAVAILABLE with RetryInfo. The user's token is being refreshed, the outcome of the last refresh is unknown, or the same code or
@@ -120,12 +120,12 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     ERROR_REASON_RECORD_VERSION: _ErrorReason.ValueType  # 18
     """INTERNAL. The record has a format version that this server does not support. Upgrade the server.
 
-    Example: {"reason": "RECORD_VERSION", "domain": "zoomgate", "metadata": {"version": "4"}}
+    Example: {"reason": "RECORD_VERSION", "domain": "zoomgate", "metadata": {"version": "4", "record": "user/9b74c989"}}
     """
     ERROR_REASON_KEY_UNAVAILABLE: _ErrorReason.ValueType  # 19
     """INTERNAL. The key that encrypts the record is not in the key ring.
 
-    Example: {"reason": "KEY_UNAVAILABLE", "domain": "zoomgate", "metadata": {"key_id": "5e884898"}}
+    Example: {"reason": "KEY_UNAVAILABLE", "domain": "zoomgate", "metadata": {"key_id": "5e884898", "record": "user/9b74c989"}}
     """
     ERROR_REASON_APP_CREDENTIALS_REJECTED: _ErrorReason.ValueType  # 20
     """INTERNAL. Zoom rejected the client ID or secret of this service. Connections are unaffected; an operator must correct
@@ -137,12 +137,13 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """RESOURCE_EXHAUSTED with RetryInfo and QuotaFailure. A rate limit of Zoom is reached. `retry_after` is Zoom's own value,
     `zoom_message` Zoom's text, and `limit_type` "daily" for a limit per day, which Zoom resets at midnight UTC.
 
-    Example: {"reason": "ZOOM_RATE_LIMITED", "domain": "zoomgate", "metadata": {"http_status": "429", "limit_type": "QPS"}}
+    Example: {"reason": "ZOOM_RATE_LIMITED", "domain": "zoomgate",
+    "metadata": {"http_status": "429", "limit_type": "QPS", "retry_after": "1"}}
     """
     ERROR_REASON_SERVER_OVERLOADED: _ErrorReason.ValueType  # 22
     """RESOURCE_EXHAUSTED with RetryInfo. A limit of this service is reached.
 
-    Example: {"reason": "SERVER_OVERLOADED", "domain": "zoomgate", "metadata": {"limit": "pending_authorizations"}}
+    Example: {"reason": "SERVER_OVERLOADED", "domain": "zoomgate", "metadata": {"limit": "pending_authorizations_per_user"}}
     """
     ERROR_REASON_ZOOM_UNAVAILABLE: _ErrorReason.ValueType  # 23
     """UNAVAILABLE with RetryInfo. Zoom could not be reached or responded with 5xx. The call changed nothing, unless the message states that
@@ -153,17 +154,19 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     ERROR_REASON_ZOOM_OUTCOME_UNKNOWN: _ErrorReason.ValueType  # 24
     """UNKNOWN. The request was sent but its response was lost, so it may have taken effect. Check the outcome before you retry.
 
-    Example: {"reason": "ZOOM_OUTCOME_UNKNOWN", "domain": "zoomgate", "metadata": {}}
+    Example: {"reason": "ZOOM_OUTCOME_UNKNOWN", "domain": "zoomgate", "metadata": {"http_status": "502"}}
     """
     ERROR_REASON_ZOOM_BAD_RESPONSE: _ErrorReason.ValueType  # 25
     """INTERNAL. Zoom's response could not be parsed.
 
-    Example: {"reason": "ZOOM_BAD_RESPONSE", "domain": "zoomgate", "metadata": {"http_status": "200", "length": "512"}}
+    Example: {"reason": "ZOOM_BAD_RESPONSE", "domain": "zoomgate", "metadata": {"http_status": "200", "zoom_code": "300", "length": "512"}}
     """
     ERROR_REASON_ZOOM_RESPONSE_TOO_LARGE: _ErrorReason.ValueType  # 26
-    """RESOURCE_EXHAUSTED. Zoom's response exceeds the size limit of this service.
+    """RESOURCE_EXHAUSTED. Zoom's response exceeds the size limit of this service. Zoom has processed the request with this `http_status`.
+    `size_bytes` is absent if the size is unknown.
 
-    Example: {"reason": "ZOOM_RESPONSE_TOO_LARGE", "domain": "zoomgate", "metadata": {"limit_bytes": "8388608"}}
+    Example: {"reason": "ZOOM_RESPONSE_TOO_LARGE", "domain": "zoomgate",
+    "metadata": {"http_status": "200", "limit_bytes": "3670016", "size_bytes": "5000000"}}
     """
     ERROR_REASON_ZOOM_REFUSED: _ErrorReason.ValueType  # 27
     """Zoom rejected the request of a typed RPC. The code follows Zoom's HTTP status: INVALID_ARGUMENT for 400, PERMISSION_DENIED for 403,
@@ -226,6 +229,9 @@ class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The values of `google.rpc.ErrorInfo.reason`. Every error that Zoomgate returns carries an ErrorInfo with `domain = "zoomgate"`; the
     `reason` is one of the names below without the `ERROR_REASON_` prefix. Errors generated by the gRPC library itself (unknown method,
     message over the size limit) carry no ErrorInfo.
+
+    The example of a reason shows all keys of its `metadata`. What depends on Zoom's response, such as `zoom_code`, is absent if Zoom did not send
+    it.
     """
 
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
@@ -273,17 +279,17 @@ Example: {"reason": "IDENTITY_MISMATCH", "domain": "zoomgate", "metadata": {}}
 ERROR_REASON_INVALID_PATH: ErrorReason.ValueType  # 8
 """INVALID_ARGUMENT. The URL is not a path of Zoom's REST API. Nothing was sent.
 
-Example: {"reason": "INVALID_PATH", "domain": "zoomgate", "metadata": {"rule": "dot segments are not allowed"}}
+Example: {"reason": "INVALID_PATH", "domain": "zoomgate", "metadata": {"fields": "url"}}
 """
 ERROR_REASON_HEADER_NOT_ALLOWED: ErrorReason.ValueType  # 9
 """INVALID_ARGUMENT. Callers may not set this header. Nothing was sent.
 
-Example: {"reason": "HEADER_NOT_ALLOWED", "domain": "zoomgate", "metadata": {"header": "cookie"}}
+Example: {"reason": "HEADER_NOT_ALLOWED", "domain": "zoomgate", "metadata": {"fields": "headers[0].name"}}
 """
 ERROR_REASON_INVALID_PAGE_TOKEN: ErrorReason.ValueType  # 10
 """INVALID_ARGUMENT. The page token was not returned by this RPC for the same caller and filters.
 
-Example: {"reason": "INVALID_PAGE_TOKEN", "domain": "zoomgate", "metadata": {}}
+Example: {"reason": "INVALID_PAGE_TOKEN", "domain": "zoomgate", "metadata": {"fields": "page_token"}}
 """
 ERROR_REASON_MEETING_NOT_FOUND: ErrorReason.ValueType  # 11
 """NOT_FOUND. The user has no meeting with this ID (Zoom error code 3001).
@@ -300,12 +306,12 @@ ERROR_REASON_ZOOM_REAUTH_REQUIRED: ErrorReason.ValueType  # 13
 """FAILED_PRECONDITION. Zoom no longer accepts the user's authorization, so the user must consent again. `cause` is
 REJECTED, OUTCOME_LOST, REVOKED or SCOPE.
 
-Example: {"reason": "ZOOM_REAUTH_REQUIRED", "domain": "zoomgate", "metadata": {"cause": "REJECTED"}}
+Example: {"reason": "ZOOM_REAUTH_REQUIRED", "domain": "zoomgate", "metadata": {"cause": "REJECTED", "http_status": "401", "zoom_code": "124"}}
 """
 ERROR_REASON_ZOOM_SCOPE_MISSING: ErrorReason.ValueType  # 14
 """FAILED_PRECONDITION. The user's consent does not cover this call. `scopes` names the scopes that Zoom requires, if Zoom names them.
 
-Example: {"reason": "ZOOM_SCOPE_MISSING", "domain": "zoomgate", "metadata": {"scopes": "meeting:write:meeting"}}
+Example: {"reason": "ZOOM_SCOPE_MISSING", "domain": "zoomgate", "metadata": {"scopes": "meeting:write:meeting", "http_status": "400", "zoom_code": "4711"}}
 """
 ERROR_REASON_REFRESH_IN_PROGRESS: ErrorReason.ValueType  # 15
 """UNAVAILABLE with RetryInfo. The user's token is being refreshed, the outcome of the last refresh is unknown, or the same code or
@@ -326,12 +332,12 @@ Example: {"reason": "RECORD_UNREADABLE", "domain": "zoomgate", "metadata": {"rec
 ERROR_REASON_RECORD_VERSION: ErrorReason.ValueType  # 18
 """INTERNAL. The record has a format version that this server does not support. Upgrade the server.
 
-Example: {"reason": "RECORD_VERSION", "domain": "zoomgate", "metadata": {"version": "4"}}
+Example: {"reason": "RECORD_VERSION", "domain": "zoomgate", "metadata": {"version": "4", "record": "user/9b74c989"}}
 """
 ERROR_REASON_KEY_UNAVAILABLE: ErrorReason.ValueType  # 19
 """INTERNAL. The key that encrypts the record is not in the key ring.
 
-Example: {"reason": "KEY_UNAVAILABLE", "domain": "zoomgate", "metadata": {"key_id": "5e884898"}}
+Example: {"reason": "KEY_UNAVAILABLE", "domain": "zoomgate", "metadata": {"key_id": "5e884898", "record": "user/9b74c989"}}
 """
 ERROR_REASON_APP_CREDENTIALS_REJECTED: ErrorReason.ValueType  # 20
 """INTERNAL. Zoom rejected the client ID or secret of this service. Connections are unaffected; an operator must correct
@@ -343,12 +349,13 @@ ERROR_REASON_ZOOM_RATE_LIMITED: ErrorReason.ValueType  # 21
 """RESOURCE_EXHAUSTED with RetryInfo and QuotaFailure. A rate limit of Zoom is reached. `retry_after` is Zoom's own value,
 `zoom_message` Zoom's text, and `limit_type` "daily" for a limit per day, which Zoom resets at midnight UTC.
 
-Example: {"reason": "ZOOM_RATE_LIMITED", "domain": "zoomgate", "metadata": {"http_status": "429", "limit_type": "QPS"}}
+Example: {"reason": "ZOOM_RATE_LIMITED", "domain": "zoomgate",
+"metadata": {"http_status": "429", "limit_type": "QPS", "retry_after": "1"}}
 """
 ERROR_REASON_SERVER_OVERLOADED: ErrorReason.ValueType  # 22
 """RESOURCE_EXHAUSTED with RetryInfo. A limit of this service is reached.
 
-Example: {"reason": "SERVER_OVERLOADED", "domain": "zoomgate", "metadata": {"limit": "pending_authorizations"}}
+Example: {"reason": "SERVER_OVERLOADED", "domain": "zoomgate", "metadata": {"limit": "pending_authorizations_per_user"}}
 """
 ERROR_REASON_ZOOM_UNAVAILABLE: ErrorReason.ValueType  # 23
 """UNAVAILABLE with RetryInfo. Zoom could not be reached or responded with 5xx. The call changed nothing, unless the message states that
@@ -359,17 +366,19 @@ Example: {"reason": "ZOOM_UNAVAILABLE", "domain": "zoomgate", "metadata": {"http
 ERROR_REASON_ZOOM_OUTCOME_UNKNOWN: ErrorReason.ValueType  # 24
 """UNKNOWN. The request was sent but its response was lost, so it may have taken effect. Check the outcome before you retry.
 
-Example: {"reason": "ZOOM_OUTCOME_UNKNOWN", "domain": "zoomgate", "metadata": {}}
+Example: {"reason": "ZOOM_OUTCOME_UNKNOWN", "domain": "zoomgate", "metadata": {"http_status": "502"}}
 """
 ERROR_REASON_ZOOM_BAD_RESPONSE: ErrorReason.ValueType  # 25
 """INTERNAL. Zoom's response could not be parsed.
 
-Example: {"reason": "ZOOM_BAD_RESPONSE", "domain": "zoomgate", "metadata": {"http_status": "200", "length": "512"}}
+Example: {"reason": "ZOOM_BAD_RESPONSE", "domain": "zoomgate", "metadata": {"http_status": "200", "zoom_code": "300", "length": "512"}}
 """
 ERROR_REASON_ZOOM_RESPONSE_TOO_LARGE: ErrorReason.ValueType  # 26
-"""RESOURCE_EXHAUSTED. Zoom's response exceeds the size limit of this service.
+"""RESOURCE_EXHAUSTED. Zoom's response exceeds the size limit of this service. Zoom has processed the request with this `http_status`.
+`size_bytes` is absent if the size is unknown.
 
-Example: {"reason": "ZOOM_RESPONSE_TOO_LARGE", "domain": "zoomgate", "metadata": {"limit_bytes": "8388608"}}
+Example: {"reason": "ZOOM_RESPONSE_TOO_LARGE", "domain": "zoomgate",
+"metadata": {"http_status": "200", "limit_bytes": "3670016", "size_bytes": "5000000"}}
 """
 ERROR_REASON_ZOOM_REFUSED: ErrorReason.ValueType  # 27
 """Zoom rejected the request of a typed RPC. The code follows Zoom's HTTP status: INVALID_ARGUMENT for 400, PERMISSION_DENIED for 403,
