@@ -203,7 +203,7 @@ class ZoomBadResponse(ZoomgateError):
 
 
 class ZoomResponseTooLarge(ZoomgateError):
-    """Zoom's response exceeds the size limit of this service."""
+    """Zoom's response exceeds the size limit of this service. Zoom has processed the request."""
 
 
 class MeetingNotFound(ZoomgateError):

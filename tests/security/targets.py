@@ -79,7 +79,19 @@ INVALID_PATHS = {
     "an escaped slash": "/users/%2fme",
     "an escaped backslash": "/users/%5cme",
     "a slash escaped twice outside a meeting UUID": "/users%252Fme",
-    "a meeting UUID escaped once": "/past_meetings/%2Fabc%3D%3D",
+    "an unpadded meeting UUID escaped once": "/past_meetings/%2Fabc",
+    "a meeting UUID with too much padding": "/past_meetings/%2Fabc%3D%3D%3D",
+    "a meeting UUID with a parameter": "/past_meetings/a%2Fb%3D%3D%3Bx",
+    "dot segments before a meeting UUID": "/past_meetings/../abc==",
+    "dot segments in a meeting UUID": "/past_meetings//../users/me==",
+    "an unescaped UUID outside meetings": "/users//abc==",
+    "only the version of the API": "/v2/",
+    "dot segments after the version of the API": "/v2/../oauth/token",
+    "a regional host of a different domain": "https://api-eu.zoom.us.evil.com/v2/users/me",
+    "a host of Zoom that the settings do not name": "https://acme.zoom.us/v2/users/me",
+    "a regional host over plain http": "http://api-eu.zoom.us/v2/users/me",
+    "the OAuth endpoints of a regional host": "https://api-eu.zoom.us/oauth/token",
+    "an unpadded UUID that starts with an OAuth path": "/%252Foauth%252Ftoken",
     "a meeting UUID escaped three times": "/past_meetings/%25252Fabc%25253D",
     "dot segments after a meeting UUID": "/past_meetings/%252F..%252Foauth",
     "a token in the query": "/users/me?access_token=x",
@@ -98,7 +110,8 @@ DENIED = {
     "the OAuth endpoints in upper case": "/OAUTH/revoke",
     "the OAuth endpoints, escaped": "/%6fauth/token",
     "the OAuth endpoints with a parameter": "/oauth;x=1/token",
-    "the OAuth endpoints after an escaped slash": "/%252Foauth%252Ftoken",
+    "the OAuth endpoints after an escaped slash": "/%252Foauth%252Ftoken%253D",
+    "the OAuth endpoints after the version of the API": "/v2/oauth/token",
 }
 
 
@@ -134,7 +147,14 @@ ROWS = [
             "PERMISSION_DENIED",
             "narrow",
         )
-        for url in ("/users/me;x", "/users/me/", "/users/me/settings", "/users/ME")
+        for url in (
+            "/users/me;x",
+            "/users/me/",
+            "/users/me/settings",
+            "/users/ME",
+            "/v2/users/",
+            "/users/me%2Fsettings%3D",
+        )
     ),
     Row(
         "too many parameters",

@@ -17,12 +17,13 @@ from support.harness import MONICA, Harness, RpcError
 from support.raw_upstream import OK, Endless, RawUpstream, http_response, serving_upstream
 from zoomgate.v1 import meetings_service_pb2 as meetings
 from zoomgate.v1 import proxy_service_pb2 as proxy
-from zoomgate.v1.proxy_service_pb2_grpc import ProxyServiceStub
+from zoomgate_server import settings
 from zoomgate_server.app.timing import Timing
 from zoomgate_server.rpc.middleware import authentication
-from zoomgate_server.zoom.client import MAX_RESPONSE_BYTES
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+MAX_RESPONSE_BYTES = settings.load({}).max_response_bytes
 
 Service = tuple[Harness, RawUpstream]
 Outcome = tuple[str, str]
@@ -450,17 +451,13 @@ async def test_token_that_is_always_rejected_is_retried_once(service: Service) -
 
 
 async def test_largest_response_is_returned_completely(service: Service) -> None:
-    """A response whose size equals the limit is returned unchanged, whether or not it is compressed."""
+    """A response whose size equals the limit, compressed or not, is returned unchanged to a gRPC client with default options."""
     zoomgate, raw = service
     body = b"ab" * (MAX_RESPONSE_BYTES // 2)
-    async with grpc.aio.insecure_channel(
-        zoomgate.grpc_address, options=[("grpc.max_receive_message_length", -1)]
-    ) as channel:
-        get = ProxyServiceStub(channel).Get
-        for response in (
-            http_response("200 OK", body),
-            http_response("200 OK", gzip.compress(body), "Content-Encoding: gzip"),
-        ):
-            raw.responses = [response]
-            assert (await zoomgate.call(get, GET)).response.body == body
+    for response in (
+        http_response("200 OK", body),
+        http_response("200 OK", gzip.compress(body), "Content-Encoding: gzip"),
+    ):
+        raw.responses = [response]
+        assert (await zoomgate.call(zoomgate.proxy.Get, GET)).response.body == body
     raw.responses = [OK]

@@ -10,9 +10,11 @@ from google.protobuf.json_format import ParseDict
 
 from support.harness import MONICA, OMAR, Harness, running
 from support.raw_upstream import CUT, OK, RawUpstream, http_response, raw_upstream
+from zoomgate.v1 import meetings_service_pb2 as meetings_pb
 from zoomgate.v1 import proxy_service_pb2 as pb
-from zoomgate_server.zoom import client
+from zoomgate_server import settings
 
+LIMIT = settings.load({}).max_response_bytes
 ME = b'{"id":"u-Monica-7Yc1","email":"monica@example.com","account_id":"a"}'
 
 
@@ -196,13 +198,97 @@ async def test_malformed_http_response_is_an_error(
     assert "aiohttp" not in error.message
 
 
-async def test_response_that_exceeds_the_limit_when_decompressed_is_rejected(
+LARGE = b"0" * (LIMIT + 1)
+
+
+@pytest.mark.parametrize(
+    ("response", "size"),
+    [
+        (http_response("200 OK", LARGE), str(LIMIT + 1)),
+        (http_response("200 OK", gzip.compress(LARGE), "Content-Encoding: gzip"), None),
+        (
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+            + b"%x\r\n%b\r\n0\r\n\r\n" % (len(LARGE), LARGE),
+            None,
+        ),
+    ],
+    ids=["with its size", "compressed", "chunked"],
+)
+async def test_response_above_the_limit_is_an_error_with_size_limit_and_remedy(
+    upstream: tuple[Harness, RawUpstream], response: bytes, size: str | None
+) -> None:
+    """This applies to typed RPCs, too. The size is unknown if Zoom sends the body compressed or in chunks."""
+    zoomgate, raw = upstream
+    for method, request in (
+        (zoomgate.proxy.Get, get_request("/users/me")),
+        (zoomgate.meetings.GetMeeting, meetings_pb.GetMeetingRequest(user_email=MONICA, meeting_id=1)),
+    ):
+        raw.responses = [response, CUT]
+        error = await zoomgate.error_of(method, request)
+        assert error.short == ("RESOURCE_EXHAUSTED", "ZOOM_RESPONSE_TOO_LARGE")
+        expected = {"http_status": "200", "limit_bytes": str(LIMIT)} | ({"size_bytes": size} if size else {})
+        assert error.metadata == expected
+        assert "page_size" in error.message
+        assert "ZOOMGATE_MAX_RESPONSE_BYTES" in error.message
+
+
+async def test_json_is_omitted_if_the_response_would_exceed_the_limit_with_it(
     upstream: tuple[Harness, RawUpstream],
 ) -> None:
-    """The error states the maximum size."""
+    """As a Value, JSON can be several times larger, and gRPC clients would reject the response."""
     zoomgate, raw = upstream
-    bomb = gzip.compress(b"0" * (client.MAX_RESPONSE_BYTES + 1))
-    raw.responses = [http_response("200 OK", bomb, "Content-Encoding: gzip"), CUT]
-    error = await zoomgate.error_of(zoomgate.proxy.Get, get_request("/users/me"))
-    assert error.short == ("RESOURCE_EXHAUSTED", "ZOOM_RESPONSE_TOO_LARGE")
-    assert error.metadata == {"limit_bytes": str(client.MAX_RESPONSE_BYTES)}
+    for count, is_parsed in ((1000, True), (400_000, False)):
+        body = b"[%b]" % b",".join([b"1"] * count)
+        raw.responses = [http_response("200 OK", body)]
+        response = (await zoomgate.call(zoomgate.proxy.Get, get_request("/x", parse_json=True))).response
+        assert response.body == body
+        assert response.HasField("json") is is_parsed
+
+
+async def test_size_limit_is_a_setting(tmp_path: Path) -> None:
+    async with raw_upstream() as raw:
+        environ = {"ZOOMGATE_MAX_RESPONSE_BYTES": "65536"}
+        async with running(tmp_path / "data", zoom_api_url=raw.url, environ=environ) as zoomgate:
+            raw.responses = [http_response("200 OK", ME), OK]
+            await zoomgate.connect()
+            raw.responses = [http_response("200 OK", b"0" * 65537)]
+            error = await zoomgate.error_of(zoomgate.proxy.Get, get_request("/users/me"))
+            assert error.metadata["limit_bytes"] == "65536"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "/v2/users/me",
+        "https://api.zoom.us/v2/users/me",
+        "https://api-eu.zoom.us/v2/users/me",
+        "https://api-uk.zoom.us/v2/users/me",
+        "https://acme.zoom.us/v2/users/me",
+    ],
+)
+async def test_accepted_forms_of_a_url_are_sent_to_the_base_url(tmp_path: Path, url: str) -> None:
+    """Callers may paste paths with the API's version, and URLs with regional hosts that the settings name."""
+    environ = {"ZOOMGATE_ZOOM_API_HOSTS": "api-eu.zoom.us, api-uk.zoom.us, acme.zoom.us"}
+    async with (
+        raw_upstream() as raw,
+        running(tmp_path / "data", zoom_api_url=raw.url, environ=environ) as zoomgate,
+    ):
+        raw.responses = [http_response("200 OK", ME), OK]
+        await zoomgate.connect()
+        raw.requests.clear()
+        await zoomgate.call(zoomgate.proxy.Get, get_request(url))
+        assert raw.lines() == ["GET /v2/users/me HTTP/1.1"]
+
+
+async def test_policy_is_applied_to_the_path_that_is_sent(upstream: tuple[Harness, RawUpstream]) -> None:
+    """The caller may use `/users/me` only, however it spells the path."""
+    zoomgate, raw = upstream
+    get = zoomgate.proxy.Get
+    allowed = pb.GetRequest(user_email=OMAR, url="/v2/users/me")
+    error = await zoomgate.error_of(get, allowed, "narrow")
+    assert error.reason == "ZOOM_NOT_CONNECTED"
+    for url in ("/v2/users", "/v2/v2/users/me", "/past_meetings//users/me==", "/users/me%2Fx%3D%3D"):
+        error = await zoomgate.error_of(get, pb.GetRequest(user_email=OMAR, url=url), "narrow")
+        assert error.reason == "CALLER_NOT_ALLOWED", url
+        assert error.metadata == {"method": "ProxyService.Get"}
+    assert not raw.requests

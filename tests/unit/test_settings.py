@@ -370,6 +370,18 @@ def test_redirect_targets_are_validated(tmp_path: Path) -> None:
         ("ZOOMGATE_AUDIT", ["off", "stdout", "-"]),
         ("ZOOMGATE_AUDIT_REQUIRED", ["true", "no"]),
         ("ZOOMGATE_REFLECTION", ["true", "yes"]),
+        ("ZOOMGATE_MAX_RESPONSE_BYTES", ["65535", "30000001", "3.5M"]),
+        (
+            "ZOOMGATE_ZOOM_API_HOSTS",
+            [
+                "zoom.us",
+                "evil.example",
+                "api.zoom.us.evil.example",
+                "evilzoom.us",
+                "https://api-eu.zoom.us",
+                "a@b.zoom.us",
+            ],
+        ),
     ],
 )
 def test_values_outside_their_range_are_rejected(name: str, wrong: list[str]) -> None:

@@ -49,6 +49,7 @@ from zoomgate_server.watch.change_feed import ChangeFeed
 from zoomgate_server.watch.watchers import Watchers
 from zoomgate_server.webhooks.receiver import WebhookReceiver
 from zoomgate_server.webhooks.seen_events import SeenEvents
+from zoomgate_server.zoom import urls
 from zoomgate_server.zoom.oauth import OAuthClient
 
 _log = logs.get("zoomgate.app")
@@ -259,7 +260,15 @@ class Components:
                 },
                 clock=clock,
             ),
-            proxy=ProxyService(zoom_calls=zoom_calls, api_url=settings.zoom_api_url),
+            proxy=ProxyService(
+                zoom_calls=zoom_calls,
+                base_urls=(
+                    urls.ZOOM_API_URL,
+                    settings.zoom_api_url,
+                    *(f"https://{host}/v2" for host in settings.zoom_api_hosts),
+                ),
+                max_response_bytes=settings.max_response_bytes,
+            ),
             oauth=oauth,
             timing=timing,
         )

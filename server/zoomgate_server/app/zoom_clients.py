@@ -14,7 +14,11 @@ def open_clients(
 ) -> tuple[ZoomClient, OAuthClient]:
     """Open the clients of Zoom's REST API and of its OAuth endpoints, in the running event loop; the exit stack closes them."""
     user_agent = f"zoomgate/{version('zoomgate-server')}"
-    zoom = ZoomClient(api_url=settings.zoom_api_url, user_agent=user_agent)
+    zoom = ZoomClient(
+        api_url=settings.zoom_api_url,
+        user_agent=user_agent,
+        max_response_bytes=settings.max_response_bytes,
+    )
     stack.push_async_callback(zoom.close)
     oauth = OAuthClient(
         oauth_url=settings.zoom_oauth_url,

@@ -29,6 +29,7 @@ from zoomgate_server.settings.value_types import (
     STORE,
     SWITCH,
     TIMEZONE,
+    ZOOM_HOSTS,
     Network,
     integer,
     one_of,
@@ -107,6 +108,11 @@ class Settings:
     )
     return_to: Mapping[str, str] = setting(RETURN_TO, "", "allowed redirect targets after consent")
     zoom_api_url: str = setting(BASE_URL, "https://api.zoom.us/v2", "base URL of Zoom's API")
+    zoom_api_hosts: tuple[str, ...] = setting(
+        ZOOM_HOSTS,
+        ", ".join(f"api-{region}.zoom.us" for region in ("us", "au", "ca", "eu", "in", "sa", "sg", "uk")),
+        "regional hosts that the URL of a proxy request may name; the request is sent to the base URL",
+    )
     zoom_oauth_url: str = setting(BASE_URL, "https://zoom.us/oauth", "base URL of Zoom's OAuth endpoints")
     callers: Path | None = setting(OPTIONAL_PATH, "", "TOML file with the callers", option=True)
     reflection: bool = setting(
@@ -170,6 +176,11 @@ class Settings:
         integer(1, 100_000),
         "1000",
         "maximum number of authorizations started by one caller in 10 minutes, per worker",
+    )
+    max_response_bytes: int = setting(
+        integer(65_536, 30_000_000),
+        "3670016",
+        "maximum size of Zoom's responses, in bytes; gRPC clients reject messages above 4 MiB by default",
     )
     workers: int = setting(
         integer(1, 64), "1", "number of worker processes, which share the two ports", option=True

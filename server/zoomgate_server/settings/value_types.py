@@ -154,6 +154,12 @@ def _parse_network(text: str) -> Network:
     return network
 
 
+def _parse_zoom_host(text: str) -> str:
+    if not re.fullmatch(r"(?:[a-z0-9-]+\.)+zoom\.us", text):
+        raise Rejected("is not a host under zoom.us; use names such as api-eu.zoom.us, separated by commas")
+    return text
+
+
 def is_path(text: str) -> bool:
     """Return whether a text can be a path. The content of a PEM file is rejected, so that no later error shows a private key."""
     return text.isprintable() and not text.startswith("-----BEGIN ")
@@ -200,6 +206,9 @@ COLOR = _type("a color such as #0b5cff", re.compile("#[0-9A-Fa-f]{6}").fullmatch
 TIMEZONE = _type("an IANA time zone such as Europe/Berlin", is_time_zone, str)
 RETURN_TO: ValueType[Mapping[str, str]] = ValueType(
     "name=https://…, separated by commas", lambda text: dict(_parse_items(text, _parse_target))
+)
+ZOOM_HOSTS: ValueType[tuple[str, ...]] = ValueType(
+    "hosts under zoom.us, separated by commas", lambda text: tuple(_parse_items(text, _parse_zoom_host))
 )
 NETWORKS: ValueType[tuple[Network, ...]] = ValueType(
     "IP addresses or networks, separated by commas", lambda text: tuple(_parse_items(text, _parse_network))

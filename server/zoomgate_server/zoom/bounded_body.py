@@ -15,7 +15,15 @@ _RAW_DEFLATE = -15
 
 
 class BodyTooLarge(Exception):
-    """The decompressed body exceeds the limit."""
+    """The decompressed body exceeds the limit.
+
+    Attributes:
+        size: The number of bytes, or None if it is unknown.
+    """
+
+    def __init__(self, size: int | None = None) -> None:
+        super().__init__()
+        self.size = size
 
 
 async def read(response: aiohttp.ClientResponse, limit: int) -> bytes:
@@ -26,6 +34,8 @@ async def read(response: aiohttp.ClientResponse, limit: int) -> bytes:
         aiohttp.ClientError, TimeoutError: The body did not arrive completely.
     """
     encoding = response.headers.get("Content-Encoding")
+    if encoding is None and (response.content_length or 0) > limit:
+        raise BodyTooLarge(response.content_length)
     body = await _read(response.content, limit)
     return body if encoding is None or not body else _decompressed(body, encoding.strip().lower(), limit)
 

@@ -17,7 +17,6 @@ from zoomgate_server.zoom import bounded_body
 from zoomgate_server.zoom.request import ZoomRequest, ZoomResponse, is_allowed_header
 from zoomgate_server.zoom.session import open_session
 
-MAX_RESPONSE_BYTES = 8 * 1024 * 1024
 MIN_SECONDS = 0.3
 """Minimum time for a call, in seconds; a call with less time left is not sent."""
 
@@ -54,9 +53,7 @@ class ZoomClient:
     It must be created in the event loop that uses it, and closed.
     """
 
-    def __init__(
-        self, *, api_url: str, user_agent: str, max_response_bytes: int = MAX_RESPONSE_BYTES
-    ) -> None:
+    def __init__(self, *, api_url: str, user_agent: str, max_response_bytes: int) -> None:
         self._base = api_url.rstrip("/")
         base = URL(self._base)
         self._origin = base.origin()
@@ -107,11 +104,8 @@ class ZoomClient:
             ):
                 body = await bounded_body.read(response, self._limit)
                 return ZoomResponse(response.status, self._headers(response), body)
-        except bounded_body.BodyTooLarge:
-            raise ZoomResponseTooLarge(
-                f"Zoom's response is larger than {self._limit} bytes",
-                metadata={"limit_bytes": str(self._limit)},
-            ) from None
+        except bounded_body.BodyTooLarge as error:
+            raise _response_too_large(response.status, error.size, self._limit) from None
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
             raise unavailable() from None
         except (aiohttp.ClientError, TimeoutError, OSError):
@@ -173,5 +167,17 @@ def response_lost(request: ZoomRequest, **metadata: str) -> ZoomgateError:
         return unavailable(**metadata)
     return ZoomOutcomeUnknown(
         "Zoom's response was lost, and the call may have taken effect; check before retrying",
+        metadata=metadata,
+    )
+
+
+def _response_too_large(status: int, size: int | None, limit: int) -> ZoomResponseTooLarge:
+    """Return the error for a response that is larger than the limit; `size` is None if it is unknown."""
+    metadata = {"http_status": str(status), "limit_bytes": str(limit)}
+    if size is not None:
+        metadata["size_bytes"] = str(size)
+    return ZoomResponseTooLarge(
+        f"Zoom responded with status {status} and {'too many' if size is None else size} bytes, but the limit is {limit}; request less"
+        " data, for example with page_size, or have the operator raise ZOOMGATE_MAX_RESPONSE_BYTES",
         metadata=metadata,
     )

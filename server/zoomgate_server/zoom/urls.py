@@ -1,7 +1,8 @@
 """Validation of the Zoom API paths that callers request, performed on the raw string.
 
 URL libraries normalize their input: they decode it, collapse dot segments, drop control characters, and may change the host. Therefore, a
-caller's URL must pass an allowlist here before it reaches a URL library, and an accepted URL is sent unchanged.
+caller's URL must pass an allowlist here before it reaches a URL library. Before all checks, meeting UUIDs are rewritten in the encoding
+that Zoom requires; an accepted URL is sent unchanged.
 """
 
 import re
@@ -26,9 +27,11 @@ ZOOM_API_URL = "https://api.zoom.us/v2"
 
 _PATH = re.compile(r"(?:/(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})*)+", re.ASCII)
 _QUERY = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=:@/?\[\]-]|%[0-9A-Fa-f]{2})*", re.ASCII)
-_UUID = re.compile(r"[A-Za-z0-9+/=_-]{1,64}", re.ASCII)
-_ZOOM_UUID = re.compile(r"[A-Za-z0-9+/_-]{22}==", re.ASCII)
-"""Pattern of Zoom's UUIDs: 16 bytes in Base64."""
+_UUID = re.compile(r"[A-Za-z0-9+/_-]{1,62}={1,2}", re.ASCII)
+"""Pattern of meeting UUIDs: padded Base64. No other segment of Zoom's paths ends with padding."""
+
+_RAW_UUID = re.compile(rf"(?<=(?:meetings|webinars)/)(?!\d{{9,}}/){_UUID.pattern}(?=/|$)", re.ASCII)
+"""Pattern of unencoded UUIDs, which may contain slashes. The digits before a slash are a meeting ID, and not the start of a UUID."""
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _SEPARATOR = re.compile(r"[&;]")
@@ -38,20 +41,24 @@ _SECRET_PARAMETERS = frozenset({"access_token", "api_key"})
 _UNENCODED = "-._~"
 
 
-def parse_target(url: str, query: Sequence[tuple[str, str]] = (), *, api_url: str = ZOOM_API_URL) -> Target:
+def parse_target(
+    url: str, query: Sequence[tuple[str, str]] = (), *, base_urls: Sequence[str] = (ZOOM_API_URL,)
+) -> Target:
     """Validate a path or full URL and a query, and return the target to send.
 
     Args:
-        url: `/users/me?x=y` or `https://api.zoom.us/v2/users/me?x=y`.
+        url: `/users/me?x=y`, `/v2/users/me?x=y` or `https://api.zoom.us/v2/users/me?x=y`.
         query: Additional parameters, not encoded.
-        api_url: The configured API URL, accepted in addition to Zoom's own.
+        base_urls: The base URLs with which a full URL may start. They are equivalent, since all requests are sent to the configured one.
 
     Raises:
         InvalidPath: The URL is invalid. The error lists the violations of the fields `url` and `query[i].…`.
         InvalidRequest: Only parameters in `query` are invalid.
         CallerNotAllowed: Callers may not use this path.
     """
-    path, fragment_problems, inline_query = _split(url, api_url)
+    path, fragment_problems, inline_query = _split(url, base_urls)
+    if len(path) <= MAX_PATH:
+        path = _with_encoded_uuids(path)
     problems = [*fragment_problems, *_path_problems(path), *_inline_query_problems(inline_query)]
     in_url = [FieldViolation("url", problem) for problem in problems]
     in_query = _query_violations(query)
@@ -88,7 +95,7 @@ def decode(path: str) -> str:
 def proxy_path_allowed(patterns: Sequence[str], path: str) -> bool:
     """Return whether one of the patterns matches a path.
 
-    The segments of a pattern are literals, `*` for exactly one segment, or, at the end, `**` for any number of segments.
+    The segments of a pattern are literals, `*` for exactly one segment that is not empty, or, at the end, `**` for any number of segments.
     """
     segments = [decode(segment) for segment in path.split("/")[1:]]
     return any(_pattern_matches(pattern.split("/")[1:], segments) for pattern in patterns)
@@ -107,19 +114,46 @@ def _pattern_matches(pattern: Sequence[str], segments: Sequence[str]) -> bool:
         pattern = pattern[:-1]
         segments = segments[: len(pattern)]
     return len(segments) == len(pattern) and all(
-        part in ("*", segment) for part, segment in zip(pattern, segments, strict=True)
+        _is_named(segment) if part == "*" else part == segment
+        for part, segment in zip(pattern, segments, strict=True)
     )
 
 
-def _split(url: str, api_url: str) -> tuple[str, list[str], str]:
-    """Remove the origin and base path of a full URL, and split off the query. A fragment is a problem."""
-    for base in (ZOOM_API_URL, api_url):
-        if url.startswith(base + "/"):
-            url = url[len(base) :]
-            break
-    url, hash_sign, _ = url.partition("#")
+def _is_named(segment: str) -> bool:
+    """Return whether a decoded segment is not empty. A server may ignore a trailing slash and `;` parameters, and return the collection."""
+    return segment.partition(";")[0].strip() != ""
+
+
+def _split(url: str, base_urls: Sequence[str]) -> tuple[str, list[str], str]:
+    """Remove the base URL and the API's version, and split off the query. A fragment is a problem."""
+    base = next((base for base in base_urls if url.startswith(base + "/")), "")
+    url, hash_sign, _ = url.removeprefix(base).partition("#")
     path, _, query = url.partition("?")
+    path = path.removeprefix("/v2") if path.startswith("/v2/") else path
     return path, ["must not contain a fragment; omit it"] if hash_sign else [], query
+
+
+def _with_encoded_uuids(path: str) -> str:
+    """Encode the meeting UUIDs in a path, which may be encoded once, twice or not at all, as Zoom requires."""
+    path = _RAW_UUID.sub(lambda found: _encoded(found[0]), path)
+    return "/".join(_encoded(_uuid(segment)) if _is_uuid(segment) else segment for segment in path.split("/"))
+
+
+def _uuid(segment: str) -> str:
+    return unquote(unquote(segment))
+
+
+def _is_uuid(segment: str) -> bool:
+    return _UUID.fullmatch(_uuid(segment)) is not None
+
+
+def _encoded(uuid: str) -> str:
+    """Encode a UUID twice if it starts with a slash or contains two consecutive slashes, otherwise once.
+
+    See https://developers.zoom.us/docs/api/using-zoom-apis/#meeting-id-and-uuid.
+    """
+    once = quote(uuid, safe="")
+    return quote(once, safe="") if uuid.startswith("/") or "//" in uuid else once
 
 
 def _path_problems(path: str) -> Iterator[str]:
@@ -144,39 +178,21 @@ def _path_problems(path: str) -> Iterator[str]:
 
 
 def _segment_problem(segment: str) -> str | None:
-    """Return why a segment is invalid, at any level of repeated decoding, or None if it is valid."""
-    raw = segment
-    encoded_uuid = _is_encoded_uuid(segment)
-    while True:
-        if raw.partition(";")[0] in (".", ".."):
+    """Return why a segment is invalid, before or after decoding, or None if it is valid."""
+    if _is_uuid(segment):
+        return None  # encoded by `_with_encoded_uuids`
+    if "%25" in segment:
+        return "is escaped twice; escape it once"
+    for text in (segment, unquote(segment)):
+        if text.partition(";")[0] in (".", ".."):
             return "contains a dot segment (. or ..); send the resolved path"
-        if _CONTROL.search(raw):
+        if _CONTROL.search(text):
             return "contains an escaped control character; omit it"
-        if raw is not segment and not encoded_uuid and ("/" in raw or "\\" in raw):
-            return "contains an escaped slash or backslash; omit it, except in a meeting UUID, which must be encoded twice"
-        if not raw.isascii():
+        if "/" in text or "\\" in text:
+            return "contains an escaped slash or backslash; omit it, except in a meeting UUID"
+        if not text.isascii():
             return "contains escaped non-ASCII characters, which Zoom's paths never contain; omit them"
-        decoded = unquote(raw, errors="replace")
-        if decoded == raw:
-            break
-        raw = decoded
-    if "%25" in segment and not encoded_uuid:
-        return "is escaped twice; escape it once, except for a meeting UUID with a slash"
     return None
-
-
-def _is_encoded_uuid(segment: str) -> bool:
-    """Return whether a segment is a meeting UUID with slashes that was encoded exactly twice.
-
-    Zoom requires double encoding if the UUID starts with `/` or contains `//`. A single slash within a UUID of Zoom's usual length may be
-    encoded twice too, since a slash that is encoded once could not be distinguished from a path separator.
-    """
-    uuid = unquote(unquote(segment))
-    return (
-        _UUID.fullmatch(uuid) is not None
-        and (uuid.startswith("/") or "//" in uuid or ("/" in uuid and _ZOOM_UUID.fullmatch(uuid) is not None))
-        and quote(quote(uuid, safe=""), safe="").lower() == segment.lower()
-    )
 
 
 def _inline_query_problems(query: str) -> Iterator[str]:

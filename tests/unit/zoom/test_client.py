@@ -172,7 +172,9 @@ async def test_refused_connection_is_reported_as_unavailable(method: str) -> Non
     """After a refused connection, the outcome is known, regardless of the method."""
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
-        client = ZoomClient(api_url=f"http://127.0.0.1:{unused.getsockname()[1]}/v2", user_agent="x")
+        client = ZoomClient(
+            api_url=f"http://127.0.0.1:{unused.getsockname()[1]}/v2", user_agent="x", max_response_bytes=1000
+        )
         with pytest.raises(ZoomUnavailable):
             await client.send(request(method), TOKEN, timeout=5)
         await client.close()
@@ -188,7 +190,9 @@ async def test_connect_timeout_is_not_an_unknown_outcome(method: str) -> None:
         for other in waiting:
             other.setblocking(False)
             other.connect_ex(full.getsockname())
-        client = ZoomClient(api_url=f"http://127.0.0.1:{full.getsockname()[1]}/v2", user_agent="x")
+        client = ZoomClient(
+            api_url=f"http://127.0.0.1:{full.getsockname()[1]}/v2", user_agent="x", max_response_bytes=1000
+        )
         with pytest.raises(ZoomUnavailable):
             await client.send(request(method), TOKEN, timeout=2.0)
         await client.close()

@@ -14,7 +14,7 @@ PIECES = st.sampled_from(
     [
         "/", "//", ".", "..", "%2e", "%2E%2e", "%252e", "%2f", "%252F", "%5c", "\\", "@", ":", "?", "#", ";", "&", "=", "%",
         "%00", "\r\n", "\t", "users", "me", "meetings", "123", "oauth", "token", "evil.com", "https://", "api.zoom.us",
-        "v2", "ä", "／", "\u202e", " ", "+", "~",
+        "v2", "ä", "／", "==", "/past_meetings/", "/meetings/", "%3D", "\u202e", " ", "+", "~",
     ]
 )  # fmt: skip
 TARGETS = st.one_of(
@@ -54,12 +54,17 @@ def test_accepted_targets_stay_below_the_base(url: str, query: list[tuple[str, s
 
 
 @settings(max_examples=300)
-@given(st.text(alphabet="ABCDEFabc0123456789+/=_-", min_size=1, max_size=64))
-def test_meeting_uuids_with_slashes_are_accepted_if_encoded_twice(uuid: str) -> None:
-    """Zoom requires double encoding if the UUID starts with a slash or contains two consecutive slashes."""
-    if uuid.startswith("/") or "//" in uuid:
-        encoded = quote(quote(uuid, safe=""), safe="")
-        assert urls.parse_target(f"/past_meetings/{encoded}").path == f"/past_meetings/{encoded}"
+@given(st.text(alphabet="ABCDEFabc/_-+", min_size=1, max_size=62).map("{}==".format))
+def test_every_encoding_of_a_uuid_is_sent_as_one_segment(uuid: str) -> None:
+    """Zoom decodes the segment to the UUID: twice if it starts with a slash or contains two consecutive slashes, otherwise once."""
+    encodings = [uuid, quote(uuid, safe=""), quote(quote(uuid, safe=""), safe="")]
+    (path,) = {urls.parse_target(f"/past_meetings/{encoded}/x").path for encoded in encodings}
+    _, parent, segment, child = path.split("/")
+    assert (parent, child) == ("past_meetings", "x")
+    decoded = unquote(segment)
+    assert (unquote(decoded) if uuid.startswith("/") or "//" in uuid else decoded) == uuid
+    assert urls.proxy_path_allowed(["/past_meetings/*/x"], path)
+    assert not urls.proxy_path_allowed(["/past_meetings/*", "/past_meetings/*/*/*"], path)
 
 
 @given(st.lists(st.sampled_from(["users", "me", "*", "x"]), min_size=1, max_size=4), st.booleans())

@@ -8,28 +8,56 @@ from zoomgate_server.errors import CallerNotAllowed, InvalidPath, InvalidRequest
 from zoomgate_server.zoom import urls
 from zoomgate_server.zoom.request import Target
 
-UUID = "4444AAAiA/AAiAiAiiAiii=="
+REGIONAL_URLS = (urls.ZOOM_API_URL, "https://api-eu.zoom.us/v2")
+LOCAL_URLS = (urls.ZOOM_API_URL, "http://127.0.0.1:8090/v2")
 
 
 @pytest.mark.parametrize(
-    ("url", "api_url", "path"),
+    ("url", "base_urls", "path"),
     [
-        ("/users/me", urls.ZOOM_API_URL, "/users/me"),
-        ("https://api.zoom.us/v2/users/me", "http://127.0.0.1:8090/v2", "/users/me"),
-        ("http://127.0.0.1:8090/v2/users/me", "http://127.0.0.1:8090/v2", "/users/me"),
-        ("https://api.zoom.us/v2/users/", urls.ZOOM_API_URL, "/users/"),
-        ("/users/a%40example.com", urls.ZOOM_API_URL, "/users/a%40example.com"),
-        ("/past_meetings/%252Fabc%252fdef%253D", urls.ZOOM_API_URL, "/past_meetings/%252Fabc%252fdef%253D"),
-        (
-            "/past_meetings/4444AAAiA%252FAAiAiAiiAiii%253D%253D/instances",
-            urls.ZOOM_API_URL,
-            "/past_meetings/4444AAAiA%252FAAiAiAiiAiii%253D%253D/instances",
-        ),
+        ("/users/me", LOCAL_URLS, "/users/me"),
+        ("/v2/users/me", LOCAL_URLS, "/users/me"),
+        ("/v2x", LOCAL_URLS, "/v2x"),
+        ("https://api.zoom.us/v2/users/me", LOCAL_URLS, "/users/me"),
+        ("https://api.zoom.us/v2/v2/users/me", LOCAL_URLS, "/users/me"),
+        ("http://127.0.0.1:8090/v2/users/me", LOCAL_URLS, "/users/me"),
+        ("https://api-eu.zoom.us/v2/users/me", REGIONAL_URLS, "/users/me"),
+        ("https://api.zoom.us/v2/users/", LOCAL_URLS, "/users/"),
+        ("/users/a%40example.com", LOCAL_URLS, "/users/a%40example.com"),
     ],
 )
-def test_paths_and_full_urls_are_accepted(url: str, api_url: str, path: str) -> None:
-    """Zoom's own and the configured base URL are equivalent; the path is not changed."""
-    assert urls.parse_target(url, api_url=api_url) == Target(path)
+def test_paths_and_full_urls_are_accepted(url: str, base_urls: tuple[str, ...], path: str) -> None:
+    """The base URLs and the API's version are equivalent to no prefix; the path is not changed."""
+    assert urls.parse_target(url, base_urls=base_urls) == Target(path)
+
+
+@pytest.mark.parametrize(
+    ("uuid", "sent"),
+    [
+        ("4444AAAiAAAAiAiAiiAiii==", "4444AAAiAAAAiAiAiiAiii%3D%3D"),
+        ("4444+AAiAAAAiAiAiiAiii==", "4444%2BAAiAAAAiAiAiiAiii%3D%3D"),
+        ("4444AAAiA/AAiAiAiiAiii==", "4444AAAiA%2FAAiAiAiiAiii%3D%3D"),
+        ("4444AAAiA/AAiAiAiiAii/==", "4444AAAiA%2FAAiAiAiiAii%2F%3D%3D"),
+        ("/444AAAiAAAAiAiAiiAiii==", "%252F444AAAiAAAAiAiAiiAiii%253D%253D"),
+        ("4444AAAiA//AiAiAiiAiii==", "4444AAAiA%252F%252FAiAiAiiAiii%253D%253D"),
+        ("//44AAAiA/AAiAiAiiAiii==", "%252F%252F44AAAiA%252FAAiAiAiiAiii%253D%253D"),
+        ("/abc/def=", "%252Fabc%252Fdef%253D"),
+    ],
+)
+@pytest.mark.parametrize(
+    "path", ["/past_meetings/{}", "/v2/report/meetings/{}/participants", "/metrics/webinars/{}/qos"]
+)
+def test_uuid_is_sent_in_the_encoding_that_zoom_requires(path: str, uuid: str, sent: str) -> None:
+    """The caller may encode a UUID once, twice, only in part, or not at all."""
+    once = quote(uuid, safe="")
+    for given in (uuid, once, once.replace("%2F", "%2f"), quote(once, safe=""), uuid.replace("/", "%252F")):
+        target = urls.parse_target(path.format(given))
+        assert target.path == path.format(sent).removeprefix("/v2")
+
+
+def test_slash_after_a_meeting_id_is_not_part_of_a_uuid() -> None:
+    target = urls.parse_target("/meetings/81234567890/polls/abcd==")
+    assert target == Target("/meetings/81234567890/polls/abcd%3D%3D")
 
 
 @pytest.mark.parametrize(
@@ -41,6 +69,8 @@ def test_paths_and_full_urls_are_accepted(url: str, api_url: str, path: str) -> 
         "https://api.zoom.us/v2",
         "https://api.zoom.us/v2x/users",
         "https://u:p@api.zoom.us/v2/users",
+        "https://api-eu.zoom.us/v2/users",
+        "/v2/",
     ],
 )
 def test_other_urls_are_rejected(url: str) -> None:
@@ -54,7 +84,10 @@ def test_other_urls_are_rejected(url: str) -> None:
     [
         "/past_meetings/a%2Fb",
         "/users%252Fme",
-        "/past_meetings/4444AAAiA%2FAAiAiAiiAiii%3D%3D",
+        "/past_meetings/a%2Fb%3D%3D%3D",
+        "/past_meetings/a/..%2Fb%3D%3D",
+        "/past_meetings//a..b==",
+        "/users//a/b==",
         "/past_meetings/4444AAAiA%25252FAAiAiAiiAiii%25253D%25253D",
         "/past_meetings/%252F..%252Foauth",
         "/past_meetings/%252F%252e%252e",
@@ -69,14 +102,22 @@ def test_other_urls_are_rejected(url: str) -> None:
     ],
 )
 def test_misleading_escapes_are_rejected(url: str) -> None:
-    """A segment stays a single segment at any level of decoding, except a meeting UUID with slashes that is encoded exactly twice."""
+    """A segment stays a single segment at any level of decoding, except a meeting UUID."""
     with pytest.raises(InvalidPath):
         urls.parse_target(url)
 
 
 @pytest.mark.parametrize(
     "url",
-    ["/oauth", "/oauth/token", "/OAuth/token", "/%6Fauth", "/oauth;x=1/token", "/%252Foauth%252Ftoken"],
+    [
+        "/oauth",
+        "/oauth/token",
+        "/OAuth/token",
+        "/%6Fauth",
+        "/oauth;x=1/token",
+        "/v2/oauth/token",
+        "/%252Foauth%252Ftoken%3D",
+    ],
 )
 def test_oauth_paths_are_denied_in_all_spellings(url: str) -> None:
     """Paths that a server could interpret as paths below /oauth are not forwarded."""
@@ -132,12 +173,13 @@ def test_all_violations_are_reported_together() -> None:
     ]
 
 
-@pytest.mark.parametrize("text", ["/" + "a" * 64, "/a b", "/a%2Fb", "/../x", "/a\n", "/ä", "/a?b"])
+@pytest.mark.parametrize("text", ["/" + "a" * 62, "/a b", "/a%2Fb", "/../x", "/a\n", "/ä", "/a?b", "/a;b"])
 def test_only_uuids_may_be_encoded_twice(text: str) -> None:
-    """A UUID has at most 64 characters of the Base64 alphabet."""
+    """A UUID has at most 62 characters of the Base64 alphabet, and padding."""
     encoded = quote(quote(text, safe=""), safe="")
-    with pytest.raises(InvalidPath):
-        urls.parse_target(f"/past_meetings/{encoded}")
+    for padding in ("", "%253D%253D"):
+        with pytest.raises(InvalidPath):
+            urls.parse_target(f"/past_meetings/{encoded}{padding}")
 
 
 @pytest.mark.parametrize(
@@ -149,6 +191,15 @@ def test_only_uuids_may_be_encoded_twice(text: str) -> None:
         ("/users/me/**", "/users/mean", False),
         ("/users/*", "/users/x", True),
         ("/users/*", "/users/x/y", False),
+        ("/users/*", "/users/", False),
+        ("/users/*", "/users/;x", False),
+        ("/users/*", "/users/%3Bx", False),
+        ("/users/*", "/users/%20", False),
+        ("/users/*", "/users/x;y", True),
+        ("/users/*/meetings", "/users/;x/meetings", False),
+        ("/past_meetings/*", "/past_meetings/a%2Fb%3D%3D", True),
+        ("/past_meetings/*", "/past_meetings/%252Fb%253D%253D", True),
+        ("/past_meetings/*/*", "/past_meetings/a%2Fb%3D%3D", False),
         ("/users/*/meetings", "/users/x/meetings", True),
         ("/users/.*", "/users/xx", False),
         ("/users/m[e]", "/users/me", False),

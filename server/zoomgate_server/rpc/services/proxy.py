@@ -1,5 +1,6 @@
 """The ProxyService RPCs."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from zoomgate.v1 import proxy_service_pb2 as pb
@@ -19,12 +20,14 @@ class ProxyService(ProxyServiceServicer):
     """The ProxyService: forwarding of calls to Zoom's REST API.
 
     Args:
-        api_url: The configured base URL of Zoom's API. Requests may also contain it as a prefix of their URL.
+        base_urls: The base URLs with which the URL of a request may start.
+        max_response_bytes: Maximum size of a response with parsed JSON. Larger responses contain only the body.
     """
 
-    def __init__(self, *, zoom_calls: ZoomCalls, api_url: str) -> None:
+    def __init__(self, *, zoom_calls: ZoomCalls, base_urls: Sequence[str], max_response_bytes: int) -> None:
         self._zoom_calls = zoom_calls
-        self._api_url = api_url.rstrip("/")
+        self._base_urls = base_urls
+        self._max_response_bytes = max_response_bytes
 
     async def Get(self, request: pb.GetRequest, context: Any) -> pb.GetResponse:
         return pb.GetResponse(response=await self._forward("GET", request))
@@ -47,7 +50,10 @@ class ProxyService(ProxyServiceServicer):
         user_email = violations.user_email(request.user_email)
         zoom_request = self._zoom_request(method, request, call, violations)
         response = await self._zoom_calls.send(call, user_email, zoom_request)
-        return _response(response, parse_json=request.parse_json)
+        message = _response(response, parse_json=request.parse_json)
+        if message.HasField("json") and message.ByteSize() > self._max_response_bytes:
+            message.ClearField("json")
+        return message
 
     def _zoom_request(self, method: str, request: Any, call: Call, violations: Violations) -> ZoomRequest:
         """Validate a request and return the call to send to Zoom. Invalid paths and headers have their own error class."""
@@ -56,7 +62,7 @@ class ProxyService(ProxyServiceServicer):
         query = [(parameter.name, parameter.value) for parameter in request.query]
         with violations.collecting():
             try:
-                target = parse_target(request.url, query, api_url=self._api_url)
+                target = parse_target(request.url, query, base_urls=self._base_urls)
             except InvalidPath:
                 error = InvalidPath
                 raise

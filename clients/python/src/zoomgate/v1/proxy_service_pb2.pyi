@@ -76,14 +76,15 @@ class ZoomResponse(google.protobuf.message.Message):
     status: builtins.int
     """The HTTP status code."""
     body: builtins.bytes
-    """The unmodified body after decompression. At most 8 MiB."""
+    """The unmodified body after decompression. At most 3.5 MiB, unless the operator has set a different limit."""
     @property
     def headers(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Header]:
         """Selected headers: content-type, location, retry-after, x-zm-trackingid, x-ratelimit-* and a few others. Never cookies."""
 
     @property
     def json(self) -> google.protobuf.struct_pb2.Value:
-        """The body parsed as JSON, if `parse_json` was set and the body is JSON. Numbers are doubles, so integers outside ±2^53 lose digits here;
+        """The body parsed as JSON, if `parse_json` was set and the body is JSON. Unset if the body is larger than 1 MiB or nested deeper than 30
+        levels, or if the response would exceed the size limit. Numbers are doubles, so integers outside ±2^53 lose digits here;
         `body` contains all digits.
         """
 
@@ -114,8 +115,11 @@ class GetRequest(google.protobuf.message.Message):
     user_email: builtins.str
     """Required. The email address of the user on whose behalf Zoom is called."""
     url: builtins.str
-    """Required. A path of Zoom's REST API below `/v2`, such as `/users/me`, or a full URL, such as `https://api.zoom.us/v2/users/me`. At most
-    2 KiB and 64 path segments. May contain a query. Fragments are rejected.
+    """Required. A path of Zoom's REST API below `/v2`, such as `/users/me` or `/v2/users/me`, or a full URL, such as
+    `https://api.zoom.us/v2/users/me`. At most 2 KiB and 64 path segments. May contain a query. Fragments are rejected.
+
+    A meeting UUID may be encoded once, twice or, after `meetings/` or `webinars/`, not at all. It is sent in the encoding that Zoom
+    requires: twice if it starts with `/` or contains `//`, otherwise once.
     """
     parse_json: builtins.bool
     """Whether to also return the body parsed as JSON."""

@@ -109,11 +109,12 @@ class ProxyServiceStub(typing.Generic[_ProxyServiceGetType, _ProxyServiceDeleteT
     """ProxyService forwards requests to Zoom's REST API with a user's access token.
 
     Any complete Zoom response is returned as data, including 4xx and 5xx: the RPC succeeds, and `response.status` carries Zoom's HTTP
-    status. There are three exceptions:
+    status. There are four exceptions:
     - If Zoom rejects the access token (error code 124), the token is refreshed and the request is retried once. If Zoom rejects the new
       token as well, its response is returned, and this endpoint causes no further refresh of this user for 10 minutes.
     - A rate limit is returned as RESOURCE_EXHAUSTED / ZOOM_RATE_LIMITED.
     - Missing scopes are returned as FAILED_PRECONDITION / ZOOM_SCOPE_MISSING.
+    - A response that exceeds the size limit is returned as RESOURCE_EXHAUSTED / ZOOM_RESPONSE_TOO_LARGE.
 
     Every RPC can fail with:
     - UNAUTHENTICATED / CALLER_UNAUTHENTICATED
@@ -268,11 +269,12 @@ class ProxyServiceServicer(metaclass=abc.ABCMeta):
     """ProxyService forwards requests to Zoom's REST API with a user's access token.
 
     Any complete Zoom response is returned as data, including 4xx and 5xx: the RPC succeeds, and `response.status` carries Zoom's HTTP
-    status. There are three exceptions:
+    status. There are four exceptions:
     - If Zoom rejects the access token (error code 124), the token is refreshed and the request is retried once. If Zoom rejects the new
       token as well, its response is returned, and this endpoint causes no further refresh of this user for 10 minutes.
     - A rate limit is returned as RESOURCE_EXHAUSTED / ZOOM_RATE_LIMITED.
     - Missing scopes are returned as FAILED_PRECONDITION / ZOOM_SCOPE_MISSING.
+    - A response that exceeds the size limit is returned as RESOURCE_EXHAUSTED / ZOOM_RESPONSE_TOO_LARGE.
 
     Every RPC can fail with:
     - UNAUTHENTICATED / CALLER_UNAUTHENTICATED
