@@ -55,8 +55,6 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """INVALID_ARGUMENT. Zoom rejected the authorization code: it was used, has expired (after 5 minutes) or was issued to
     a different app. Start a new authorization; the user's stored connection is unchanged.
 
-    `zoom_message` is Zoom's text, without the code.
-
     Example: {"reason": "CODE_REFUSED", "domain": "zoomgate", "metadata": {"zoom_code": "invalid_grant"}}
     """
     ERROR_REASON_IDENTITY_MISMATCH: _ErrorReason.ValueType  # 7
@@ -94,12 +92,12 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """FAILED_PRECONDITION. Zoom no longer accepts the user's authorization, so the user must consent again. `cause` is
     REJECTED, OUTCOME_LOST, REVOKED or SCOPE.
 
-    Example: {"reason": "ZOOM_REAUTH_REQUIRED", "domain": "zoomgate", "metadata": {"cause": "REJECTED", "http_status": "401", "zoom_code": "124"}}
+    Example: {"reason": "ZOOM_REAUTH_REQUIRED", "domain": "zoomgate", "metadata": {"cause": "REJECTED"}}
     """
     ERROR_REASON_ZOOM_SCOPE_MISSING: _ErrorReason.ValueType  # 14
     """FAILED_PRECONDITION. The user's consent does not cover this call. `scopes` names the scopes that Zoom requires, if Zoom names them.
 
-    Example: {"reason": "ZOOM_SCOPE_MISSING", "domain": "zoomgate", "metadata": {"scopes": "meeting:write:meeting", "http_status": "400", "zoom_code": "4711"}}
+    Example: {"reason": "ZOOM_SCOPE_MISSING", "domain": "zoomgate", "metadata": {"scopes": "meeting:write:meeting", "http_status": "400"}}
     """
     ERROR_REASON_REFRESH_IN_PROGRESS: _ErrorReason.ValueType  # 15
     """UNAVAILABLE with RetryInfo. The user's token is being refreshed, the outcome of the last refresh is unknown, or the same code or
@@ -134,8 +132,8 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     Example: {"reason": "APP_CREDENTIALS_REJECTED", "domain": "zoomgate", "metadata": {"zoom_code": "invalid_client"}}
     """
     ERROR_REASON_ZOOM_RATE_LIMITED: _ErrorReason.ValueType  # 21
-    """RESOURCE_EXHAUSTED with RetryInfo and QuotaFailure. A rate limit of Zoom is reached. `retry_after` is Zoom's own value,
-    `zoom_message` Zoom's text, and `limit_type` "daily" for a limit per day, which Zoom resets at midnight UTC.
+    """RESOURCE_EXHAUSTED with RetryInfo and QuotaFailure. A rate limit of Zoom is reached. `retry_after` is Zoom's own value, and
+    `limit_type` is "daily" for a limit per day, which Zoom resets at midnight UTC.
 
     Example: {"reason": "ZOOM_RATE_LIMITED", "domain": "zoomgate",
     "metadata": {"http_status": "429", "limit_type": "QPS", "retry_after": "1"}}
@@ -159,7 +157,7 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     ERROR_REASON_ZOOM_BAD_RESPONSE: _ErrorReason.ValueType  # 25
     """INTERNAL. Zoom's response could not be parsed.
 
-    Example: {"reason": "ZOOM_BAD_RESPONSE", "domain": "zoomgate", "metadata": {"http_status": "200", "zoom_code": "300", "length": "512"}}
+    Example: {"reason": "ZOOM_BAD_RESPONSE", "domain": "zoomgate", "metadata": {"http_status": "200", "length": "512"}}
     """
     ERROR_REASON_ZOOM_RESPONSE_TOO_LARGE: _ErrorReason.ValueType  # 26
     """RESOURCE_EXHAUSTED. Zoom's response exceeds the size limit of this service. Zoom has processed the request with this `http_status`.
@@ -171,7 +169,7 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     ERROR_REASON_ZOOM_REFUSED: _ErrorReason.ValueType  # 27
     """Zoom rejected the request of a typed RPC. The code follows Zoom's HTTP status: INVALID_ARGUMENT for 400, PERMISSION_DENIED for 403,
     FAILED_PRECONDITION for 409, and NOT_FOUND for a 404 that has no more specific reason. Zoom error code 124 means that this endpoint
-    rejects the user's token although the token is valid; the code is PERMISSION_DENIED. `zoom_message` is Zoom's text.
+    rejects the user's token although the token is valid; the code is PERMISSION_DENIED.
 
     Example: {"reason": "ZOOM_REFUSED", "domain": "zoomgate", "metadata": {"http_status": "400", "zoom_code": "300"}}
     """
@@ -213,14 +211,14 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     Example: {"reason": "ZOOM_USER_ALREADY_CONNECTED", "domain": "zoomgate", "metadata": {}}
     """
     ERROR_REASON_REDIRECT_URI_REFUSED: _ErrorReason.ValueType  # 35
-    """INTERNAL. Zoom rejected the redirect URI with which a code was exchanged. `zoom_message` is Zoom's text. Connections are unaffected; an
-    operator must register the redirect URI of this service with the Zoom app.
+    """INTERNAL. Zoom rejected the redirect URI with which a code was exchanged. Connections are unaffected; an operator
+    must register the redirect URI of this service with the Zoom app.
 
     Example: {"reason": "REDIRECT_URI_REFUSED", "domain": "zoomgate", "metadata": {"zoom_code": "4709"}}
     """
     ERROR_REASON_TOKEN_REQUEST_REFUSED: _ErrorReason.ValueType  # 36
-    """FAILED_PRECONDITION. Zoom refused to exchange a code or refresh token for a reason that Zoom does not document. `zoom_message` is
-    Zoom's text. Connections are unaffected.
+    """FAILED_PRECONDITION. Zoom refused to exchange a code or refresh token for a reason that Zoom does not document. Connections
+    are unaffected.
 
     Example: {"reason": "TOKEN_REQUEST_REFUSED", "domain": "zoomgate", "metadata": {"http_status": "400", "zoom_code": "access_denied"}}
     """
@@ -230,8 +228,8 @@ class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     `reason` is one of the names below without the `ERROR_REASON_` prefix. Errors generated by the gRPC library itself (unknown method,
     message over the size limit) carry no ErrorInfo.
 
-    The example of a reason shows all keys of its `metadata`. What depends on Zoom's response, such as `zoom_code`, is absent if Zoom did not send
-    it.
+    The example of a reason shows the keys of its `metadata`. An error that is caused by a response of Zoom has Zoom's `http_status`, error
+    code (`zoom_code`) and text (`zoom_message`), as far as Zoom sent them.
     """
 
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
@@ -266,8 +264,6 @@ Example: {"reason": "INVALID_STATE", "domain": "zoomgate", "metadata": {}}
 ERROR_REASON_CODE_REFUSED: ErrorReason.ValueType  # 6
 """INVALID_ARGUMENT. Zoom rejected the authorization code: it was used, has expired (after 5 minutes) or was issued to
 a different app. Start a new authorization; the user's stored connection is unchanged.
-
-`zoom_message` is Zoom's text, without the code.
 
 Example: {"reason": "CODE_REFUSED", "domain": "zoomgate", "metadata": {"zoom_code": "invalid_grant"}}
 """
@@ -306,12 +302,12 @@ ERROR_REASON_ZOOM_REAUTH_REQUIRED: ErrorReason.ValueType  # 13
 """FAILED_PRECONDITION. Zoom no longer accepts the user's authorization, so the user must consent again. `cause` is
 REJECTED, OUTCOME_LOST, REVOKED or SCOPE.
 
-Example: {"reason": "ZOOM_REAUTH_REQUIRED", "domain": "zoomgate", "metadata": {"cause": "REJECTED", "http_status": "401", "zoom_code": "124"}}
+Example: {"reason": "ZOOM_REAUTH_REQUIRED", "domain": "zoomgate", "metadata": {"cause": "REJECTED"}}
 """
 ERROR_REASON_ZOOM_SCOPE_MISSING: ErrorReason.ValueType  # 14
 """FAILED_PRECONDITION. The user's consent does not cover this call. `scopes` names the scopes that Zoom requires, if Zoom names them.
 
-Example: {"reason": "ZOOM_SCOPE_MISSING", "domain": "zoomgate", "metadata": {"scopes": "meeting:write:meeting", "http_status": "400", "zoom_code": "4711"}}
+Example: {"reason": "ZOOM_SCOPE_MISSING", "domain": "zoomgate", "metadata": {"scopes": "meeting:write:meeting", "http_status": "400"}}
 """
 ERROR_REASON_REFRESH_IN_PROGRESS: ErrorReason.ValueType  # 15
 """UNAVAILABLE with RetryInfo. The user's token is being refreshed, the outcome of the last refresh is unknown, or the same code or
@@ -346,8 +342,8 @@ the credentials.
 Example: {"reason": "APP_CREDENTIALS_REJECTED", "domain": "zoomgate", "metadata": {"zoom_code": "invalid_client"}}
 """
 ERROR_REASON_ZOOM_RATE_LIMITED: ErrorReason.ValueType  # 21
-"""RESOURCE_EXHAUSTED with RetryInfo and QuotaFailure. A rate limit of Zoom is reached. `retry_after` is Zoom's own value,
-`zoom_message` Zoom's text, and `limit_type` "daily" for a limit per day, which Zoom resets at midnight UTC.
+"""RESOURCE_EXHAUSTED with RetryInfo and QuotaFailure. A rate limit of Zoom is reached. `retry_after` is Zoom's own value, and
+`limit_type` is "daily" for a limit per day, which Zoom resets at midnight UTC.
 
 Example: {"reason": "ZOOM_RATE_LIMITED", "domain": "zoomgate",
 "metadata": {"http_status": "429", "limit_type": "QPS", "retry_after": "1"}}
@@ -371,7 +367,7 @@ Example: {"reason": "ZOOM_OUTCOME_UNKNOWN", "domain": "zoomgate", "metadata": {"
 ERROR_REASON_ZOOM_BAD_RESPONSE: ErrorReason.ValueType  # 25
 """INTERNAL. Zoom's response could not be parsed.
 
-Example: {"reason": "ZOOM_BAD_RESPONSE", "domain": "zoomgate", "metadata": {"http_status": "200", "zoom_code": "300", "length": "512"}}
+Example: {"reason": "ZOOM_BAD_RESPONSE", "domain": "zoomgate", "metadata": {"http_status": "200", "length": "512"}}
 """
 ERROR_REASON_ZOOM_RESPONSE_TOO_LARGE: ErrorReason.ValueType  # 26
 """RESOURCE_EXHAUSTED. Zoom's response exceeds the size limit of this service. Zoom has processed the request with this `http_status`.
@@ -383,7 +379,7 @@ Example: {"reason": "ZOOM_RESPONSE_TOO_LARGE", "domain": "zoomgate",
 ERROR_REASON_ZOOM_REFUSED: ErrorReason.ValueType  # 27
 """Zoom rejected the request of a typed RPC. The code follows Zoom's HTTP status: INVALID_ARGUMENT for 400, PERMISSION_DENIED for 403,
 FAILED_PRECONDITION for 409, and NOT_FOUND for a 404 that has no more specific reason. Zoom error code 124 means that this endpoint
-rejects the user's token although the token is valid; the code is PERMISSION_DENIED. `zoom_message` is Zoom's text.
+rejects the user's token although the token is valid; the code is PERMISSION_DENIED.
 
 Example: {"reason": "ZOOM_REFUSED", "domain": "zoomgate", "metadata": {"http_status": "400", "zoom_code": "300"}}
 """
@@ -425,14 +421,14 @@ connection. Use its address, or disconnect it first.
 Example: {"reason": "ZOOM_USER_ALREADY_CONNECTED", "domain": "zoomgate", "metadata": {}}
 """
 ERROR_REASON_REDIRECT_URI_REFUSED: ErrorReason.ValueType  # 35
-"""INTERNAL. Zoom rejected the redirect URI with which a code was exchanged. `zoom_message` is Zoom's text. Connections are unaffected; an
-operator must register the redirect URI of this service with the Zoom app.
+"""INTERNAL. Zoom rejected the redirect URI with which a code was exchanged. Connections are unaffected; an operator
+must register the redirect URI of this service with the Zoom app.
 
 Example: {"reason": "REDIRECT_URI_REFUSED", "domain": "zoomgate", "metadata": {"zoom_code": "4709"}}
 """
 ERROR_REASON_TOKEN_REQUEST_REFUSED: ErrorReason.ValueType  # 36
-"""FAILED_PRECONDITION. Zoom refused to exchange a code or refresh token for a reason that Zoom does not document. `zoom_message` is
-Zoom's text. Connections are unaffected.
+"""FAILED_PRECONDITION. Zoom refused to exchange a code or refresh token for a reason that Zoom does not document. Connections
+are unaffected.
 
 Example: {"reason": "TOKEN_REQUEST_REFUSED", "domain": "zoomgate", "metadata": {"http_status": "400", "zoom_code": "access_denied"}}
 """
