@@ -8,6 +8,7 @@ from google.protobuf import json_format
 from bench.upstream import BODY
 from zoomgate.v1 import meeting_pb2
 from zoomgate_server.rpc.services import json_mapping, meeting_mapping
+from zoomgate_server.zoom.request import ZoomResponse
 
 CALLS = 2000
 
@@ -16,7 +17,9 @@ def rounds(count: int) -> list[tuple[float, float]]:
     """Return, per round, the microseconds of Zoomgate's mapping and of protobuf's. Parsing the JSON is not included."""
     plan = json_mapping.MessageConverter(meeting_pb2.Meeting.DESCRIPTOR, meeting_mapping.CONVENTIONS)
     data = orjson.loads(BODY)
-    protobuf_data = json_format.MessageToDict(meeting_mapping.meeting(BODY), preserving_proto_field_name=True)
+    meeting = meeting_mapping.meeting(ZoomResponse(200, (), BODY))
+    assert meeting is not None
+    protobuf_data = json_format.MessageToDict(meeting, preserving_proto_field_name=True)
 
     def map_by_plan() -> object:
         return meeting_pb2.Meeting(**plan.fields(data))

@@ -562,16 +562,16 @@ _MEETINGS: dict[str, tuple[Message, str]] = {
         "tracking_fields[0].field",
     ),
     "too many tracking fields": (create_request(tracking_fields=[{"field": "x"}] * 1001), "tracking_fields"),
-    "an additional field that duplicates a field of the message": (
-        create_request(additional_fields={"topic": "x"}),
+    "an additional field that is also set in the message": (
+        create_request(topic="x", additional_fields={"topic": "x"}),
         "additional_fields.topic",
     ),
-    "an additional field with the Zoom name of a message field": (
-        create_request(additional_fields={"duration": 60}),
+    "an additional field with the Zoom name of a field that is set": (
+        create_request(duration_minutes=60, additional_fields={"duration": 60}),
         "additional_fields.duration",
     ),
-    "a nested additional field that duplicates a field of the message": (
-        create_request(settings={"additional_fields": {"waiting_room": True}}),
+    "a nested additional field that is also set in the message": (
+        create_request(settings={"waiting_room": True, "additional_fields": {"waiting_room": True}}),
         "settings.additional_fields.waiting_room",
     ),
     "an additional field with an integer out of range": (

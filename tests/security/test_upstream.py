@@ -10,7 +10,7 @@ from typing import Any
 import grpc.aio
 import pytest
 import pytest_asyncio
-from google.protobuf.json_format import MessageToJson
+from google.protobuf.json_format import MessageToDict, MessageToJson
 
 from security.memory import allocations_of
 from support.harness import MONICA, Harness, RpcError
@@ -63,7 +63,7 @@ LENGTH = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 
 RESPONSES: dict[str, tuple[bytes | Endless, Outcome, Outcome, Outcome]] = {
     # each entry: the response, and the outcomes of the RPCs ProxyService.Get, GetMeeting and CreateMeeting
     "an HTML error page": (html_page("502 Bad Gateway"), status(502), UNAVAILABLE, UNKNOWN),
-    "an HTML page with status 200": (html_page("200 OK"), status(200), BAD, BAD),
+    "an HTML page with status 200": (html_page("200 OK"), status(200), UNAVAILABLE, UNKNOWN),
     "an HTML page with status 404": (html_page("404 Not Found"), status(404), UNAVAILABLE, UNKNOWN),
     "an error without a body": (
         http_response("500 Internal Server Error", b""),
@@ -78,7 +78,7 @@ RESPONSES: dict[str, tuple[bytes | Endless, Outcome, Outcome, Outcome]] = {
         UNAVAILABLE,
         UNKNOWN,
     ),
-    "truncated JSON": (http_response("200 OK", b'{"id":1,"topic":"x'), status(200), BAD, BAD),
+    "truncated JSON": (http_response("200 OK", b'{"id":1,"topic":"x'), status(200), UNAVAILABLE, UNKNOWN),
     "a body shorter than its length": (LENGTH + b'100\r\n\r\n{"id":1}', UNAVAILABLE, UNAVAILABLE, UNKNOWN),
     "a truncated chunk": (CHUNKED + b'64\r\n{"id":1}', UNAVAILABLE, UNAVAILABLE, UNKNOWN),
     "a chunk with an invalid length": (CHUNKED + b'zz\r\n{"id":1}\r\n', UNAVAILABLE, UNAVAILABLE, UNKNOWN),
@@ -91,37 +91,63 @@ RESPONSES: dict[str, tuple[bytes | Endless, Outcome, Outcome, Outcome]] = {
         UNAVAILABLE,
         UNKNOWN,
     ),
-    "invalid UTF-8": (http_response("200 OK", b'{"id":1,"topic":"\xff\xfe"}'), status(200), BAD, BAD),
-    "a lone surrogate": (http_response("200 OK", b'{"id":1,"topic":"\\ud800"}'), status(200), BAD, BAD),
-    "NaN": (http_response("200 OK", b'{"id":NaN}'), status(200), BAD, BAD),
-    "infinity": (http_response("200 OK", b'{"id":1,"x":1e999}'), status(200), BAD, BAD),
-    "an id of 70 bits": (http_response("200 OK", b'{"id":1180591620717411303424}'), status(200), BAD, BAD),
+    "invalid UTF-8": (http_response("200 OK", b'{"id":1,"topic":"\xff\xfe"}'), status(200), MEETING, MEETING),
+    "a lone surrogate": (
+        http_response("200 OK", b'{"id":1,"topic":"\\ud800"}'),
+        status(200),
+        MEETING,
+        MEETING,
+    ),
+    "NaN": (http_response("200 OK", b'{"id":NaN}'), status(200), BAD, UNKNOWN),
+    "infinity": (http_response("200 OK", b'{"id":1,"x":1e999}'), status(200), MEETING, MEETING),
+    "an id of 70 bits": (
+        http_response("200 OK", b'{"id":1180591620717411303424}'),
+        status(200),
+        BAD,
+        UNKNOWN,
+    ),
     "an id of 63 bits": (
         http_response("200 OK", b'{"id":9223372036854775807}'),
         status(200),
         ("OK", "9223372036854775807"),
         ("OK", "9223372036854775807"),
     ),
-    "a negative id": (http_response("200 OK", b'{"id":-1}'), status(200), BAD, BAD),
-    "an id with a fraction": (http_response("200 OK", b'{"id":1.5}'), status(200), BAD, BAD),
-    "an id as a string": (http_response("200 OK", b'{"id":"1"}'), status(200), BAD, BAD),
-    "an id as a boolean": (http_response("200 OK", b'{"id":true}'), status(200), BAD, BAD),
-    "5000 digits": (http_response("200 OK", b'{"id":' + b"1" * 5000 + b"}"), status(200), BAD, BAD),
+    "a negative id": (http_response("200 OK", b'{"id":-1}'), status(200), BAD, UNKNOWN),
+    "an id with a fraction": (http_response("200 OK", b'{"id":1.5}'), status(200), BAD, UNKNOWN),
+    "an id as a string": (http_response("200 OK", b'{"id":"1"}'), status(200), MEETING, MEETING),
+    "an id as a boolean": (http_response("200 OK", b'{"id":true}'), status(200), BAD, UNKNOWN),
+    "5000 digits": (http_response("200 OK", b'{"id":' + b"1" * 5000 + b"}"), status(200), BAD, UNKNOWN),
     "5000 digits elsewhere": (
         http_response("200 OK", b'{"id":1,"x":' + b"1" * 5000 + b"}"),
         status(200),
-        BAD,
-        BAD,
+        MEETING,
+        MEETING,
     ),
-    "100 000 levels": (http_response("200 OK", b"[" * 100_000 + b"]" * 100_000), status(200), BAD, BAD),
+    "100 000 levels": (
+        http_response("200 OK", b"[" * 100_000 + b"]" * 100_000),
+        status(200),
+        UNAVAILABLE,
+        UNKNOWN,
+    ),
+    "100 000 levels in a field": (
+        http_response("200 OK", b'{"x":' + b"[" * 100_000 + b"]" * 100_000 + b',"id":1}'),
+        status(200),
+        MEETING,
+        MEETING,
+    ),
     "100 levels": (
         http_response("200 OK", b'{"id":1,"x":' + b"[" * 100 + b"]" * 100 + b"}"),
         status(200),
         MEETING,
         MEETING,
     ),
-    "an array instead of an object": (http_response("200 OK", b'[{"id":1}]'), status(200), BAD, BAD),
-    "null": (http_response("200 OK", b"null"), status(200), BAD, BAD),
+    "an array instead of an object": (
+        http_response("200 OK", b'[{"id":1}]'),
+        status(200),
+        UNAVAILABLE,
+        UNKNOWN,
+    ),
+    "null": (http_response("200 OK", b"null"), status(200), UNAVAILABLE, UNKNOWN),
     "fields with wrong types": (
         http_response(
             "200 OK", b'{"id":1,"topic":[],"settings":"x","occurrences":{},"start_time":7,"type":[]}'
@@ -136,25 +162,25 @@ RESPONSES: dict[str, tuple[bytes | Endless, Outcome, Outcome, Outcome]] = {
         MEETING,
         MEETING,
     ),
-    "an empty body": (http_response("200 OK", b""), status(200), BAD, BAD),
-    "no content": (b"HTTP/1.1 204 No Content\r\n\r\n", status(204), BAD, BAD),
+    "an empty body": (http_response("200 OK", b""), status(200), UNAVAILABLE, UNKNOWN),
+    "no content": (b"HTTP/1.1 204 No Content\r\n\r\n", status(204), UNAVAILABLE, UNKNOWN),
     "a redirect to a different host": (
         http_response("302 Found", b"", "Location: https://evil.com/x?token=y"),
         status(302),
-        BAD,
-        BAD,
+        UNAVAILABLE,
+        UNAVAILABLE,
     ),
     "a redirect that keeps the body": (
         http_response("307 Temporary Redirect", b"", "Location: http://169.254.169.254/"),
         status(307),
-        BAD,
-        BAD,
+        UNAVAILABLE,
+        UNAVAILABLE,
     ),
     "a permanent redirect to plain http": (
         http_response("301 Moved", b"", "Location: http://api.zoom.us/v2/users/me"),
         status(301),
-        BAD,
-        BAD,
+        UNAVAILABLE,
+        UNAVAILABLE,
     ),
     "not HTTP": (b"\x16\x03\x01\x02 hello\r\n\r\n", UNAVAILABLE, UNAVAILABLE, UNKNOWN),
     "HTTP/2": (
@@ -226,8 +252,8 @@ RESPONSES: dict[str, tuple[bytes | Endless, Outcome, Outcome, Outcome]] = {
     "an empty body declared as gzip": (
         http_response("200 OK", b"", "Content-Encoding: gzip"),
         status(200),
-        BAD,
-        BAD,
+        UNAVAILABLE,
+        UNKNOWN,
     ),
     "a gzip bomb": (
         http_response("200 OK", compressed_zeros(200, 31), "Content-Encoding: gzip"),
@@ -355,6 +381,73 @@ async def test_response_has_its_outcome(service: Service, impatient_service: Ser
     assert sorted(line.split()[0] for line in raw.lines()) == ["GET", "GET", "POST"]
     raw.responses, raw.close_after_response = [http_response("200 OK", b'{"id":1}')], False
     assert await outcome(zoomgate, zoomgate.meetings.GetMeeting, READ) == MEETING
+
+
+def text_page(line: str, body: bytes = b"Forbidden", content_type: str = "text/plain") -> bytes:
+    """Return a response that is not from Zoom's API."""
+    head = f"HTTP/1.1 {line}\r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+NOT_FOUND = ("NOT_FOUND", "MEETING_NOT_FOUND")
+REFUSED = ("INVALID_ARGUMENT", "ZOOM_REFUSED")
+DELETIONS = {
+    "no content": (b"HTTP/1.1 204 No Content\r\n\r\n", ("OK", "204")),
+    "an HTML page": (html_page("200 OK"), UNKNOWN),
+    "an empty response": (http_response("200 OK", b""), UNKNOWN),
+    "an empty JSON object": (http_response("200 OK", b"{}"), UNKNOWN),
+    "a meeting": (http_response("200 OK", b'{"id":1}'), UNKNOWN),
+    "an accepted request": (http_response("202 Accepted", b""), UNKNOWN),
+    "a success message": (http_response("200 OK", b'{"code":200,"message":"success"}'), UNKNOWN),
+    "an error with status 200": (http_response("200 OK", b'{"code":3001,"message":"x"}'), NOT_FOUND),
+    "an error code as text": (http_response("400 Bad Request", b'{"code":"300","message":"x"}'), REFUSED),
+    "a missing meeting": (http_response("404 Not Found", b'{"code":3001,"message":"x"}'), NOT_FOUND),
+    "a redirect": (http_response("308 Permanent Redirect", b"", "Location: /v2/x"), UNAVAILABLE),
+    "a redirect after processing": (http_response("303 See Other", b"", "Location: /v2/x"), UNKNOWN),
+    **{
+        f"{line} without JSON": (text_page(line), UNKNOWN)
+        for line in ("403 Forbidden", "404 Not Found", "408 Timeout", "413 Large", "425 Early", "499 Closed")
+    },
+    "a timeout with JSON": (http_response("408 Timeout", b'{"code":300,"message":"x"}'), UNKNOWN),
+    "an outage": (http_response("503 Unavailable", b'{"code":503,"message":"x"}'), UNKNOWN),
+}
+"""Responses to a deletion, each with its outcome."""
+
+
+@pytest.mark.parametrize("name", DELETIONS)
+async def test_only_a_documented_response_confirms_a_deletion(service: Service, name: str) -> None:
+    zoomgate, raw = service
+    raw.responses, expected = [DELETIONS[name][0]], DELETIONS[name][1]
+    request = meetings.DeleteMeetingRequest(user_email=MONICA, meeting_id=1)
+    if expected[0] == "OK":
+        assert (await zoomgate.call(zoomgate.meetings.DeleteMeeting, request)).response.status == 204
+        return
+    error = await zoomgate.error_of(zoomgate.meetings.DeleteMeeting, request)
+    assert error.short == expected
+    assert error.metadata["http_status"] == raw.responses[0].split()[1].decode()  # type: ignore[union-attr]
+
+
+async def test_unreadable_response_to_a_creation_has_its_status(service: Service) -> None:
+    """The meeting may exist."""
+    zoomgate, raw = service
+    for response in (http_response("201 Created", b'{"id":81234567890,"to'), text_page("201 Created", b"")):
+        raw.responses = [response]
+        error = await zoomgate.error_of(zoomgate.meetings.CreateMeeting, WRITE)
+        assert (error.short, error.metadata) == (UNKNOWN, {"http_status": "201"})
+
+
+async def test_parsed_json_of_the_proxy_replaces_what_a_value_cannot_represent(service: Service) -> None:
+    """The body itself is unchanged."""
+    zoomgate, raw = service
+    body = b'{"topic":"Plan \\ud83d","x":[NaN,-Infinity,1e999],"y":"\xf0\x9f"}'
+    raw.responses = [http_response("200 OK", body)]
+    response = (await zoomgate.call(zoomgate.proxy.Get, GET)).response
+    assert response.body == body
+    assert MessageToDict(response.json) == {
+        "topic": "Plan \ufffd",
+        "x": ["NaN", "-Infinity", "Infinity"],
+        "y": "\ufffd",
+    }
 
 
 async def test_missing_response_is_reported_before_the_deadline(tmp_path: Path) -> None:

@@ -4,8 +4,6 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
-import orjson
-
 from zoomgate_server.audit.event import AuditSink
 from zoomgate_server.clock import Clock
 from zoomgate_server.connections.exchange_mark import ExchangeMarkRepository
@@ -24,7 +22,7 @@ from zoomgate_server.errors import (
 )
 from zoomgate_server.storage.record_store import Record, StoreError, UserEmailTaken
 from zoomgate_server.user_email import InvalidUserEmail, canonical_email
-from zoomgate_server.zoom import endpoints, retry_after
+from zoomgate_server.zoom import endpoints, retry_after, tolerant_json
 from zoomgate_server.zoom import errors as zoom_errors
 from zoomgate_server.zoom.client import ZoomClient
 from zoomgate_server.zoom.oauth import OAuthClient
@@ -210,12 +208,16 @@ class EffectDriver:
 def _parse_zoom_user(response: ZoomResponse) -> effects.Identity:
     """Parse Zoom's user profile response. An address that is not canonical becomes empty, so that it differs from every user's address."""
     try:
-        data = orjson.loads(response.body)
+        data = tolerant_json.loads(response.body)
         user_id, email, account_id = data["id"], data["email"], data.get("account_id") or ""
-    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         user_id = email = account_id = ""
     values = (user_id, email, account_id)
-    if not all(isinstance(value, str) and len(value) <= MAX_PROFILE_FIELD for value in values) or not user_id:
+    if (
+        not all(isinstance(value, str) and len(value) <= MAX_PROFILE_FIELD for value in values)
+        or not user_id
+        or "\ufffd" in user_id  # a damaged ID must not equal the ID of a different user
+    ):
         metadata = {"length": str(len(response.body))}
         return effects.Unidentified(ZoomBadResponse("Zoom did not identify the user", metadata=metadata))
     try:

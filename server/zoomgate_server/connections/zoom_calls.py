@@ -2,7 +2,9 @@
 
 import re
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from zoomgate_server.call_context import Call
 from zoomgate_server.clock import Clock
@@ -12,6 +14,8 @@ from zoomgate_server.errors import RefreshInProgress
 from zoomgate_server.zoom import errors as zoom_errors
 from zoomgate_server.zoom.client import ZoomClient
 from zoomgate_server.zoom.request import ZoomRequest, ZoomResponse
+
+_Result = TypeVar("_Result")
 
 CAPACITY = 10_000
 """Maximum number of endpoints that are known to reject a user's token. The oldest is evicted first."""
@@ -79,16 +83,26 @@ class ZoomCalls:
             raise failure
         return response
 
-    async def send_typed(self, call: Call, user_email: str, request: ZoomRequest) -> ZoomResponse:
-        """Call Zoom's API with `send` and return a successful response.
+    async def send_typed(
+        self,
+        call: Call,
+        user_email: str,
+        request: ZoomRequest,
+        read: Callable[[ZoomResponse], _Result | None],
+    ) -> _Result:
+        """Call Zoom's API with `send` and return the result that `read` finds in a 2xx response.
+
+        Args:
+            read: Returns None if the response is not one that Zoom documents for success.
 
         Raises:
             ZoomgateError: The error for Zoom's response, according to the table in `zoom/errors.py`.
         """
         response = await self.send(call, user_email, request)
-        if 200 <= response.status < 300:
-            return response
-        raise zoom_errors.error_for(request, response)
+        result = read(response) if 200 <= response.status < 300 else None
+        if result is None:
+            raise zoom_errors.error_for(request, response)
+        return result
 
     async def _retry(
         self,

@@ -28,6 +28,7 @@ from zoomgate_server.secret import Secret
 from zoomgate_server.storage.record_store import StoreError
 from zoomgate_server.telemetry import logs
 from zoomgate_server.webhooks.seen_events import SeenEvents
+from zoomgate_server.zoom import tolerant_json
 
 PATH = "/webhooks/zoom"
 
@@ -207,9 +208,9 @@ class WebhookReceiver:
         """
         key = self._signing_key(stamp, body)
         try:
-            event = orjson.loads(body)  # orjson limits the nesting depth
+            event = tolerant_json.loads(body)
             name, payload = event["event"], event["payload"]
-        except (orjson.JSONDecodeError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError):
             raise WebhookRejected(Rejection.MALFORMED) from None
         if not isinstance(name, str) or not isinstance(payload, dict):
             raise WebhookRejected(Rejection.MALFORMED)
@@ -313,7 +314,7 @@ def _happened_at(event: Mapping[str, Any], payload: Mapping[str, Any], signed_at
     for value in (payload.get("deauthorization_time"), event.get("event_ts"), payload.get("event_ts")):
         if isinstance(value, str) and _MILLISECONDS.fullmatch(value):
             return int(value) / 1000
-        if isinstance(value, int | float) and not isinstance(value, bool):
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
             return value / 1000  # milliseconds
         if isinstance(value, str):
             try:

@@ -1,6 +1,7 @@
 """Client of Zoom's REST API: one connection pool to one pinned origin."""
 
 import math
+import re
 
 import aiohttp
 from aiohttp.client_middlewares import ClientHandlerType
@@ -27,6 +28,9 @@ not sent would be reported as possibly sent.
 """
 
 _READS = frozenset({"GET", "HEAD"})
+_PATH = re.compile(r"/(?![/\\\t])")
+"""Pattern of the start of a path. Browsers read `/\\` like `//`, the start of a host, and ignore tabs."""
+
 _RETRIED_BY_AIOHTTP = frozenset({"PUT", "DELETE"})
 _FORWARDED_HEADERS = frozenset(
     {
@@ -94,6 +98,7 @@ class ZoomClient:
                     data=request.body,
                     headers=headers,
                     allow_redirects=False,
+                    skip_auto_headers=("Content-Type",),  # aiohttp would add one to a write without a body
                     timeout=aiohttp.ClientTimeout(
                         total=timeout,
                         connect=min(_CONNECT_SECONDS, timeout * _CONNECT_SHARE),
@@ -130,9 +135,7 @@ class ZoomClient:
         return tuple(forwarded)
 
     def _is_same_origin(self, location: str) -> bool:
-        return location.startswith(f"{self._origin}/") or (
-            location.startswith("/") and not location.startswith("//")
-        )
+        return location.startswith(f"{self._origin}/") or _PATH.match(location) is not None
 
 
 def _without_surrogates(value: str) -> str:
@@ -158,15 +161,19 @@ async def _prevent_resend(
 
 def unavailable(**metadata: str) -> ZoomUnavailable:
     """Return the error for a call that changed nothing in Zoom."""
-    return ZoomUnavailable("Zoom cannot be reached; retry in a moment", metadata=metadata, retry_after=2.0)
+    return ZoomUnavailable(
+        "Zoom cannot be reached, or did not respond properly; retry in a moment",
+        metadata=metadata,
+        retry_after=2.0,
+    )
 
 
 def response_lost(request: ZoomRequest, **metadata: str) -> ZoomgateError:
-    """Return the error for a request that was sent but received no usable response."""
+    """Return the error for a request that was sent but received no response that proves its outcome."""
     if request.method in _READS:
         return unavailable(**metadata)
     return ZoomOutcomeUnknown(
-        "Zoom's response was lost, and the call may have taken effect; check before retrying",
+        "Zoom's response was lost or is unreadable, and the call may have taken effect; check before retrying",
         metadata=metadata,
     )
 

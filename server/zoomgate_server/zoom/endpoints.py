@@ -1,6 +1,6 @@
 """Requests to Zoom's REST API that the service itself sends (https://developers.zoom.us/docs/api/meetings/)."""
 
-from zoomgate_server.zoom.request import Target, ZoomRequest
+from zoomgate_server.zoom.request import Target, ZoomRequest, ZoomResponse
 from zoomgate_server.zoom.urls import encode_query
 
 _JSON = "application/json"
@@ -38,6 +38,11 @@ def delete_meeting(
         cancel_meeting_reminder=cancel_meeting_reminder,
     )
     return ZoomRequest("DELETE", Target(f"/meetings/{meeting_id}", query))
+
+
+def deleted(response: ZoomResponse) -> ZoomResponse | None:
+    """Return the response to a deletion if it confirms the deletion."""
+    return response if response.status == 204 else None
 
 
 def _query(*, occurrence_id: str, **flags: bool | None) -> str:

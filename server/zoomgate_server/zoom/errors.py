@@ -9,8 +9,6 @@ import unicodedata
 from collections.abc import Callable
 from typing import Any
 
-import orjson
-
 from zoomgate_server.errors import (
     MeetingNotFound,
     ScopeMissing,
@@ -21,8 +19,9 @@ from zoomgate_server.errors import (
     ZoomRefusedConflict,
     ZoomRefusedNotFound,
     ZoomRefusedPermission,
+    ZoomUnavailable,
 )
-from zoomgate_server.zoom import retry_after
+from zoomgate_server.zoom import retry_after, tolerant_json
 from zoomgate_server.zoom.client import response_lost
 from zoomgate_server.zoom.request import ZoomRequest, ZoomResponse
 
@@ -30,6 +29,13 @@ MAX_MESSAGE = 300
 """Maximum number of characters of Zoom's error message that callers receive."""
 
 _MAX_ERROR_BODY = 64 * 1024
+_ERROR_KEYS = frozenset({"code", "errorCode", "message", "errorMessage"})
+_SEE_OTHER = 303
+"""The status of a redirect after a write was processed."""
+
+_LOST = frozenset({408, 499})
+"""Statuses of an intermediary that gave up waiting. Zoom may still process the request."""
+
 _TOKEN_CODE = 124
 _MEETING_NOT_FOUND = 3001
 _VALIDATION_CODE = 300
@@ -108,7 +114,10 @@ def rate_limit(response: ZoomResponse, wall: Callable[[], float] = time.time) ->
 
 
 def error_for(request: ZoomRequest, response: ZoomResponse) -> ZoomgateError:
-    """Return the error for an unsuccessful response to a request that the service itself built, such as one of `endpoints`."""
+    """Return the error for a response to a request that the service itself built, such as one of `endpoints`.
+
+    The response is not the one that Zoom documents for success. Only a refusal by Zoom proves that a write had no effect.
+    """
     error, metadata = _parse(response), _metadata(response)
     code = _code(error)
     if failure := rate_limit(response) or scope_missing(response):
@@ -117,12 +126,16 @@ def error_for(request: ZoomRequest, response: ZoomResponse) -> ZoomgateError:
         return MeetingNotFound(
             "the user has no such meeting in Zoom; check the meeting ID", metadata=metadata
         )
-    if response.status >= 500 or (response.status >= 400 and _is_html(response)):
-        return response_lost(request, http_status=str(response.status))
-    if response.status < 400 or code is None:
-        return ZoomBadResponse(
-            "Zoom's response could not be parsed", metadata={**metadata, "length": str(len(response.body))}
+    if 300 <= response.status < 400 and response.status != _SEE_OTHER:
+        return ZoomUnavailable(
+            "Zoom redirected the call, and redirects are not followed; nothing was done. An operator must check ZOOMGATE_ZOOM_API_URL",
+            metadata=metadata,
+            retry_after=2.0,
         )
+    if error and response.status < 300 and request.method == "GET" and code is None:
+        return ZoomBadResponse("Zoom's response could not be parsed", metadata=metadata)
+    if not _is_refusal(response, error):
+        return response_lost(request, **metadata)
     error_class = (
         ZoomRefusedPermission  # a token that only this endpoint rejects
         if code == _TOKEN_CODE
@@ -133,6 +146,17 @@ def error_for(request: ZoomRequest, response: ZoomResponse) -> ZoomgateError:
         f"Zoom rejected the request: {text}{_details(error)}" if text else "Zoom rejected the request",
         metadata=metadata,
     )
+
+
+def _is_refusal(response: ZoomResponse, error: dict[str, Any]) -> bool:
+    """Return whether a response states that Zoom rejected the request, rather than that the response was lost on the way.
+
+    A 2xx response does so only with an error code of Zoom that cannot be confused with the HTTP status of a success.
+    """
+    status, code = response.status, _code(error)
+    if status >= 500 or status in _LOST or _is_html(response):
+        return False
+    return not _ERROR_KEYS.isdisjoint(error) if status >= 400 else code is not None and code >= 300
 
 
 def _is_html(response: ZoomResponse) -> bool:
@@ -193,7 +217,7 @@ def _parse(response: ZoomResponse) -> dict[str, Any]:
     if len(response.body) > _MAX_ERROR_BODY:
         return {}
     try:
-        error = orjson.loads(response.body)
-    except orjson.JSONDecodeError:
+        error = tolerant_json.loads(response.body)
+    except ValueError:
         return {}
     return error if isinstance(error, dict) else {}

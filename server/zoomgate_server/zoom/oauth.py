@@ -16,10 +16,9 @@ from typing import Any
 from urllib.parse import urlencode
 
 import aiohttp
-import orjson
 from yarl import URL
 
-from zoomgate_server.zoom import bounded_body, retry_after
+from zoomgate_server.zoom import bounded_body, retry_after, tolerant_json
 from zoomgate_server.zoom.errors import MAX_MESSAGE, sanitize
 from zoomgate_server.zoom.session import open_session
 from zoomgate_server.zoom.token_outcome import (
@@ -317,14 +316,14 @@ def _expires_in(value: object) -> float:
     """Limit the token lifetime; a missing or invalid value is treated as one hour, Zoom's usual lifetime."""
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10:
         value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
         return DEFAULT_EXPIRES_IN
     return float(min(max(value, MIN_EXPIRES_IN), MAX_EXPIRES_IN))
 
 
 def _json_object(body: bytes) -> Mapping[str, Any] | None:
     try:
-        response = orjson.loads(body)
-    except orjson.JSONDecodeError:
+        response = tolerant_json.loads(body)
+    except ValueError:
         return None
     return response if isinstance(response, dict) else None

@@ -1,16 +1,21 @@
 """Property tests for the conversion between JSON and messages."""
 
+import json
 import math
+import re
 
 import orjson
+import pytest
 from google.protobuf import json_format, struct_pb2
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zoomgate.v1 import meeting_pb2
+from zoomgate_server.errors import InvalidRequest
 from zoomgate_server.rpc.services import json_value, meeting_mapping
-from zoomgate_server.rpc.services.json_mapping import MessageConverter
+from zoomgate_server.rpc.services.json_mapping import MAX_PARTS, MessageConverter
 from zoomgate_server.rpc.services.validation import Violations
+from zoomgate_server.zoom.request import ZoomResponse
 
 PLAN = MessageConverter(meeting_pb2.Meeting.DESCRIPTOR, meeting_mapping.CONVENTIONS)
 KEYS = st.one_of(
@@ -26,13 +31,15 @@ KEYS = st.one_of(
             "topic",
             "audio",
             "jbh_time",
+            "weekly_days",
+            "alternative_hosts",
         ]
     ),
     st.text(max_size=6),
 )
 JSON = st.recursive(
     st.one_of(
-        st.none(), st.booleans(), st.integers(-(2**63), 2**63 - 1), st.floats(allow_nan=False, allow_infinity=False), st.text(max_size=8)
+        st.none(), st.booleans(), st.integers(-(2**63), 2**63 - 1), st.floats(), st.text(max_size=8), st.text("0123456789-_,;", max_size=12)
     ),
     lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(KEYS, inner, max_size=5)),
     max_leaves=20,
@@ -42,17 +49,19 @@ JSON = st.recursive(
 @settings(max_examples=500, deadline=None, derandomize=True)
 @given(st.dictionaries(KEYS, JSON, max_size=8))
 def test_json_object_is_converted_without_loss(data: dict[str, object]) -> None:
-    """Any JSON object becomes a valid message, and every key is in a field or in `additional_fields`."""
-    message = meeting_pb2.Meeting(**PLAN.fields(data))
+    """Any JSON object becomes a valid message, and every key is either in a field or in `additional_fields`."""
+    arguments = PLAN.fields(data)
+    message = meeting_pb2.Meeting(**arguments)
     assert meeting_pb2.Meeting.FromString(message.SerializeToString()) == message
+    json_format.MessageToJson(message)
     for key, value in data.items():
-        if key not in PLAN._incoming:
-            assert key in message.additional_fields.fields
-        elif value is not None and key in ("topic", "duration"):
-            fits = (
-                isinstance(value, str) if key == "topic" else type(value) is int and -(2**31) <= value < 2**31
-            )
-            assert (key in message.additional_fields.fields) is not fits
+        is_typed = PLAN._incoming.get(key, ("",))[0] in arguments
+        assert is_typed is not (key in message.additional_fields.fields)
+        if key == "topic":
+            assert is_typed is isinstance(value, str)
+        elif key == "duration":
+            number = int(value) if isinstance(value, str) and re.fullmatch("-?[0-9]+", value) else value
+            assert is_typed is (type(number) is int and -(2**31) <= number < 2**31)
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)
@@ -67,6 +76,126 @@ def test_json_value_round_trips_through_a_value(data: object) -> None:
     assert json_format.MessageToDict(value) == _as_doubles(data)
     if not _has_large(data):
         assert json_value.plain(value) == data
+
+
+def parse(body: bytes) -> meeting_pb2.Meeting:
+    meeting = meeting_mapping.meeting(ZoomResponse(200, (), body))
+    assert meeting is not None
+    return meeting
+
+
+@pytest.mark.parametrize(
+    ("field", "text"),
+    [
+        ("weekly_days", "99999999999"),
+        ("weekly_days", "1,-99999999999"),
+        ("weekly_days", "1" * 5000),
+        ("weekly_days", "1_0"),
+        ("weekly_days", "\u0661"),
+        ("weekly_days", "1 2"),
+        ("weekly_days", "1," * 2000),
+        ("weekly_days", "x"),
+    ],
+)
+def test_unreadable_days_are_kept_as_text(field: str, text: str) -> None:
+    recurrence = parse(orjson.dumps({"id": 1, "recurrence": {"type": 2, field: text}})).recurrence
+    assert recurrence.type == meeting_pb2.Recurrence.TYPE_WEEKLY
+    assert list(recurrence.weekly_days) == []
+    assert dict(recurrence.additional_fields) == {field: text}
+
+
+def test_list_with_too_many_parts_is_kept_as_text() -> None:
+    """No part is truncated, and no entry contains a separator."""
+    for count in (MAX_PARTS, MAX_PARTS + 1):
+        hosts = ";".join(f"{number}@example.com" for number in range(count))
+        settings = parse(orjson.dumps({"id": 1, "settings": {"alternative_hosts": hosts}})).settings
+        if count == MAX_PARTS:
+            assert len(settings.alternative_hosts) == count
+        else:
+            assert not settings.alternative_hosts
+            assert dict(settings.additional_fields) == {"alternative_hosts": hosts}
+
+
+@pytest.mark.parametrize(
+    "value", [b"NaN", b"Infinity", b"-Infinity", b"1e999", b"9" * 5000, b"null", b"[]", b"{}", b"true"]
+)
+@pytest.mark.parametrize("key", ["topic", "type", "duration", "start_time", "settings", "occurrences", "new"])
+def test_unreadable_value_costs_only_its_field(key: str, value: bytes) -> None:
+    meeting = parse(b'{"id":1,"uuid":"u","%s":%b,"agenda":"a"}' % (key.encode(), value))
+    assert (meeting.id, meeting.uuid, meeting.agenda) == (1, "u", "a")
+    fits = (key, value) in (("settings", b"{}"), ("occurrences", b"[]"))
+    assert (key in meeting.additional_fields.fields) is not fits
+    json_format.MessageToJson(meeting)
+
+
+@pytest.mark.parametrize("levels", [20, 30, 254, 255, 1024, 5000, 100_000])
+def test_nesting_costs_only_its_field(levels: int) -> None:
+    """The value keeps its content, from some level on as JSON text."""
+    meeting = parse(b'{"id":1,"x":' + b"[" * levels + b"7" + b"]" * levels + b',"topic":"t"}')
+    assert (meeting.id, meeting.topic) == (1, "t")
+    assert meeting_pb2.Meeting.FromString(meeting.SerializeToString()) == meeting
+    text = json_format.MessageToJson(meeting.additional_fields, indent=None)
+    assert (text.count("["), text.count("7")) == (levels, 1)
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "expected"),
+    [("id", "85746065432", 85746065432), ("duration", "60", 60), ("duration", "-1", -1), ("type", "8", 5)],
+)
+def test_string_of_digits_is_read_as_a_number(key: str, text: str, expected: int) -> None:
+    meeting = parse(orjson.dumps({"id": 1, key: text}))
+    assert getattr(meeting, {"duration": "duration_minutes"}.get(key, key)) == expected
+    assert not meeting.HasField("additional_fields")
+
+
+@pytest.mark.parametrize("text", ["6 0", "60.0", "0x1", "1_0", "\u0661", "9" * 19, "9" * 30, "--1", ""])
+def test_other_strings_are_not_numbers(text: str) -> None:
+    meeting = parse(orjson.dumps({"id": 1, "duration": text}))
+    assert meeting.duration_minutes == 0
+    assert dict(meeting.additional_fields) == {"duration": text}
+
+
+NEW = {
+    "id": 1,
+    "type": 99,
+    "duration": "an hour",
+    "start_time": "tomorrow",
+    "recurrence": {"type": 4, "weekly_days": [2, 3], "end_times": {"count": 3}},
+    "settings": {
+        "audio": "newWord",
+        "jbh_time": 2.5,
+        "alternative_hosts": ["a@example.com"],
+        "host_video": "auto",
+    },
+}
+"""A meeting in which Zoom uses words and shapes that the messages do not know."""
+
+
+def test_new_words_and_shapes_of_zoom_are_copied() -> None:
+    meeting = parse(orjson.dumps(NEW))
+    details = meeting_pb2.MeetingDetails(
+        recurrence=meeting.recurrence,
+        settings=meeting.settings,
+        additional_fields=meeting.additional_fields,
+    )
+    violations = Violations()
+    sent = meeting_mapping.details(details, "d", violations)
+    violations.raise_if_any()
+    assert {"id": 1, **sent} == NEW
+
+
+def test_field_that_is_set_twice_is_rejected() -> None:
+    details = meeting_pb2.MeetingDetails(duration_minutes=60, settings={"audio": "AUDIO_VOIP"})
+    details.additional_fields.update({"duration": 30, "topic": "x"})
+    details.settings.additional_fields.update({"audio": "newWord"})
+    violations = Violations()
+    meeting_mapping.details(details, "d", violations)
+    with pytest.raises(InvalidRequest) as error:
+        violations.raise_if_any()
+    assert {violation.field for violation in error.value.violations} == {
+        "d.additional_fields.duration",
+        "d.settings.additional_fields.audio",
+    }
 
 
 DETAILS = st.builds(
@@ -95,7 +224,7 @@ def test_meeting_details_round_trip_through_zoom_json(fields: dict[str, object])
     violations = Violations()
     sent = meeting_mapping.details(details, "d", violations)
     violations.raise_if_any()
-    meeting = meeting_mapping.meeting(orjson.dumps({"id": 1, **sent}))
+    meeting = parse(orjson.dumps({"id": 1, **sent}))
     for name in ("topic", "duration_minutes", "settings", "recurrence", "start_time"):
         assert getattr(meeting, name) == getattr(details, name)
     assert not meeting.HasField("additional_fields")
@@ -106,6 +235,8 @@ def _as_doubles(data: object) -> object:
         return {key: _as_doubles(value) for key, value in data.items()}
     if isinstance(data, list):
         return [_as_doubles(value) for value in data]
+    if isinstance(data, float) and not math.isfinite(data):
+        return json.dumps(data)
     return float(data) if isinstance(data, int) and not isinstance(data, bool) else data
 
 
@@ -116,5 +247,7 @@ def _has_large(data: object) -> bool:
         return any(_has_large(value) for value in data)
     number = isinstance(data, int | float) and not isinstance(data, bool)
     return number and (
-        abs(data) > 2**53 or (isinstance(data, float) and math.isclose(data, round(data), rel_tol=0))
+        not math.isfinite(data)
+        or abs(data) > 2**53
+        or (isinstance(data, float) and math.isclose(data, round(data), rel_tol=0))
     )

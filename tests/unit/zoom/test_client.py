@@ -67,6 +67,16 @@ async def test_request_line_headers_and_body_are_exact(zoom: ZoomClient, upstrea
     }
 
 
+@pytest.mark.parametrize("method", WRITES)
+async def test_write_without_a_body_has_no_content_type(
+    zoom: ZoomClient, upstream: RawUpstream, method: str
+) -> None:
+    await zoom.send(request(method), TOKEN, timeout=5)
+    head, _, body = upstream.requests[0].lower().partition(b"\r\n\r\n")
+    assert b"content-type" not in head
+    assert body == b""
+
+
 async def test_encoded_paths_are_sent_unchanged(zoom: ZoomClient, upstream: RawUpstream) -> None:
     """No library decodes, joins, or normalizes a path."""
     for path in (
@@ -116,6 +126,20 @@ async def test_response_headers_are_filtered(zoom: ZoomClient, upstream: RawUpst
     assert (await zoom.send(request("GET"), TOKEN, timeout=5)).headers == ()
     assert upstream.lines() == ["GET /v2/users/me HTTP/1.1"] * 3
     assert all(b"\r\nCookie" not in sent for sent in upstream.requests)
+
+
+@pytest.mark.parametrize(
+    "location", ["//evil.com/x", r"/\evil.com/x", "/\t/evil.com", "/\t\\evil.com", r"\\evil.com"]
+)
+async def test_location_that_browsers_read_as_another_host_is_dropped(
+    zoom: ZoomClient, upstream: RawUpstream, location: str
+) -> None:
+    upstream.responses = [
+        f"HTTP/1.1 302 x\r\nContent-Length: 0\r\nLocation: {location}\r\n\r\n".encode(),
+        b"HTTP/1.1 302 x\r\nContent-Length: 0\r\nLocation: /v2/y\r\n\r\n",
+    ]
+    assert (await zoom.send(request("GET"), TOKEN, timeout=5)).headers == ()
+    assert (await zoom.send(request("GET"), TOKEN, timeout=5)).header("location") == "/v2/y"
 
 
 async def test_connections_are_reused(zoom: ZoomClient, upstream: RawUpstream) -> None:

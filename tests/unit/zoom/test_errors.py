@@ -48,16 +48,34 @@ TABLE: list[tuple[int, object, type[ZoomgateError], str]] = [
     (401, {"code": 4711, "message": SCOPES}, ScopeMissing, "4711"),
     (401, {"code": 4700, "message": SCOPES}, ScopeMissing, "4700"),
     (400, {"code": 4711, "message": "x"}, ZoomRefusedArguments, "4711"),
-    (302, b"", ZoomBadResponse, ""),
-    (200, b"{", ZoomBadResponse, ""),
-    (404, b"{", ZoomBadResponse, ""),
-    (404, b"[]", ZoomBadResponse, ""),
-    (400, {"code": [], "message": SCOPES}, ZoomBadResponse, ""),
-    (404, b"\xff\xfe", ZoomBadResponse, ""),
-    (404, b'{"code": NaN}', ZoomBadResponse, ""),
-    (404, b'{"code": ' + b"9" * 5000 + b"}", ZoomBadResponse, ""),
-    (404, b"[" * 100_000, ZoomBadResponse, ""),
-    (404, b'{"code":3001,"x":"' + b"x" * 65_536 + b'"}', ZoomBadResponse, ""),
+    (400, {"code": "300"}, ZoomRefusedArguments, "300"),
+    (409, {"code": "conflict", "message": "x"}, ZoomRefusedConflict, ""),
+    (403, {"message": "Forbidden"}, ZoomRefusedPermission, ""),
+    (400, {"code": [], "message": SCOPES}, ZoomRefusedArguments, ""),
+    (404, b'{"code": NaN}', ZoomRefusedNotFound, ""),
+    (404, b'{"code": 3001, "message": "\\ud83d", "x": 1e999}', MeetingNotFound, "3001"),
+    (404, b'{"code": ' + b"9" * 5000 + b"}", ZoomRefusedNotFound, ""),
+    (301, b"", ZoomUnavailable, ""),
+    (302, {"code": 300}, ZoomUnavailable, "300"),
+    (307, b"", ZoomUnavailable, ""),
+    (303, b"", ZoomOutcomeUnknown, ""),
+    *((status, b"", ZoomOutcomeUnknown, "") for status in (400, 403, 404, 408, 413, 425, 499)),
+    *((status, b"Forbidden", ZoomOutcomeUnknown, "") for status in (400, 403, 404, 408, 413, 425, 499)),
+    (408, {"code": 300, "message": "x"}, ZoomOutcomeUnknown, "300"),
+    (499, {"code": 300, "message": "x"}, ZoomOutcomeUnknown, "300"),
+    (404, b"{", ZoomOutcomeUnknown, ""),
+    (404, b"{}", ZoomOutcomeUnknown, ""),
+    (404, b"[]", ZoomOutcomeUnknown, ""),
+    (404, b"\xff\xfe", ZoomOutcomeUnknown, ""),
+    (404, b"[" * 100_000, ZoomOutcomeUnknown, ""),
+    (404, b'{"code":3001,"x":"' + b"x" * 65_536 + b'"}', ZoomOutcomeUnknown, ""),
+    (200, b"", ZoomOutcomeUnknown, ""),
+    (201, b'{"id":1,"to', ZoomOutcomeUnknown, ""),
+    (200, {"topic": "x"}, ZoomOutcomeUnknown, ""),
+    (202, {"code": 202, "message": "accepted"}, ZoomOutcomeUnknown, "202"),
+    (200, {"code": 0, "message": "success"}, ZoomOutcomeUnknown, "0"),
+    (200, {"code": 300, "message": "Invalid field."}, ZoomRefusedArguments, "300"),
+    (200, {"code": 3001, "message": "x"}, MeetingNotFound, "3001"),
 ]
 
 
@@ -73,7 +91,29 @@ def test_error_depends_on_status_and_code(
 
 
 @pytest.mark.parametrize(
-    ("status", "content_type"), [(500, "application/json"), (502, "text/html"), (403, "Text/HTML; charset=x")]
+    ("status", "body"),
+    [(200, b"<html>"), (201, b""), (403, b"Forbidden"), (408, b""), (499, b""), (404, b"[]"), (200, b"null")],
+)
+def test_read_without_a_response_of_zoom_may_be_retried(status: int, body: bytes) -> None:
+    failure = errors.error_for(GET, response(status, body))
+    assert type(failure) is ZoomUnavailable
+    assert failure.retry_after
+    assert failure.metadata == {"http_status": str(status)}
+
+
+def test_read_of_another_json_object_is_a_bad_response() -> None:
+    """Zoom's API itself has changed, or is not at this URL; a retry does not help."""
+    assert type(errors.error_for(GET, response(200, {"topic": "x"}))) is ZoomBadResponse
+
+
+@pytest.mark.parametrize(
+    ("status", "content_type"),
+    [
+        (200, "text/html"),
+        (500, "application/json"),
+        (502, "text/html"),
+        (403, "Text/HTML; charset=x"),
+    ],
 )
 def test_responses_of_intermediaries_are_not_zoom_errors(status: int, content_type: str) -> None:
     """A response with status 5xx or an HTML body does not prove an outcome: a read may be retried, a write may have taken effect."""
@@ -130,7 +170,7 @@ def test_missing_scopes_are_recognized_in_every_notation(
     ],
 )
 def test_rejected_token_is_distinguished_from_other_errors(status: int, body: object, rejected: bool) -> None:
-    """Only 400 or 401 with the token error code means that the call was not processed."""
+    """Only 401 and 400 with the token error code mean that Zoom rejected the token."""
     assert errors.is_token_rejected(response(status, body)) is rejected
 
 

@@ -72,7 +72,7 @@ def test_any_error_response_becomes_a_zoomgate_error(
     assert len(failure.message) <= 1024 + 300
     assert failure.metadata["http_status"] == str(status)
     if isinstance(failure, ZoomUnavailable):
-        assert method == "GET"
+        assert method == "GET" or 300 <= status < 400
     if status >= 500:
         assert isinstance(failure, ZoomUnavailable | ZoomOutcomeUnknown | MeetingNotFound)
     if isinstance(failure, ScopeMissing):

@@ -5,6 +5,7 @@ constructor call. This is about ten times as fast as protobuf's own JSON mapping
 Unknown keys, and values that do not match their field, are stored in `additional_fields`.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,6 +26,7 @@ MAX_PARTS = 1000
 """Maximum number of parts of a delimited string."""
 
 _TIMESTAMP = "google.protobuf.Timestamp"
+_INTEGER = re.compile(r"-?[0-9]{1,19}", re.ASCII)
 _INT32, _INT64 = 2**31, 2**63
 
 
@@ -81,32 +83,34 @@ class MessageConverter:
                 )
             self._incoming.setdefault(key, (field.name, conversion.expected, conversion.read))
             self._outgoing[field.name] = (key, conversion.write, nested)
-        self._field_by_key = {key: field for field, (key, _, _) in self._outgoing.items()}
 
     def fields(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """Return the constructor arguments of the message for a JSON object.
 
-        Never fails: values that do not match a field are stored in `additional_fields`.
+        Never fails: values that do not match a field are stored in `additional_fields`. A string of digits matches an integer.
         """
         arguments: dict[str, Any] = {}
         extra: dict[str, Any] = {}
         lookup = self._incoming.get
-        for key, value in data.items():
+        for key, original in data.items():
             entry = lookup(key)
             if entry is None:
-                extra[key] = value
+                extra[key] = original
                 continue
             name, expected, convert = entry
-            if value.__class__ is expected:
-                if convert is None:
-                    arguments[name] = value
+            value = original
+            if value.__class__ is not expected:
+                if expected is not int or value.__class__ is not str or not _INTEGER.fullmatch(value):
+                    extra[key] = original
                     continue
-                try:
-                    arguments[name] = convert(value)
-                except (_Mismatch, KeyError):
-                    extra[key] = value
-            elif value is not None:
-                extra[key] = value
+                value = int(value)
+            if convert is None:
+                arguments[name] = value
+                continue
+            try:
+                arguments[name] = convert(value)
+            except (_Mismatch, KeyError):
+                extra[key] = original
         if extra and self._has_additional:
             arguments[ADDITIONAL] = additional(extra)
         return arguments
@@ -116,7 +120,6 @@ class MessageConverter:
         data: dict[str, Any] = {}
         for field, value in message.ListFields():
             if field.name == ADDITIONAL:
-                self._merge(data, value, f"{path}.{ADDITIONAL}", violations)
                 continue
             key, convert, nested = self._outgoing[field.name]
             if nested is None:
@@ -128,16 +131,19 @@ class MessageConverter:
                 ]
             else:
                 data[key] = nested.json(value, f"{path}.{field.name}", violations)
+        if self._has_additional:
+            self._merge(data, getattr(message, ADDITIONAL), f"{path}.{ADDITIONAL}", violations)
         return data
 
     def _merge(self, data: dict[str, Any], value: Struct, path: str, violations: Violations) -> None:
+        """Add `additional_fields`, which must not contain a field that is set."""
         extra: dict[str, Any] = {}
         with violations.collecting():
             extra = json_value.plain_struct(value, field=path, max_depth=ADDITIONAL_DEPTH)
-        for key in extra:
-            if field := self._field_by_key.get(key):
-                field_path = path.removesuffix(ADDITIONAL) + field
-                violations.add(f"{path}.{key[:64]}", f"is a field of the message; set {field_path} instead")
+        for key in extra.keys() & data.keys():
+            violations.add(
+                f"{path}.{key}", "is Zoom's name of a field that is set as well; set only one of them"
+            )
         data.update(extra)
 
 
@@ -207,14 +213,16 @@ def _strings(values: list[Any]) -> list[str]:
 
 def _split(value: str) -> list[str]:
     parts = value.replace(";", ",").split(",", MAX_PARTS)
+    if len(parts) > MAX_PARTS:
+        raise _Mismatch
     return [stripped for part in parts if (stripped := part.strip())]
 
 
 def _split_numbers(value: str) -> list[int]:
-    try:
-        return [int(part) for part in _split(value[:MAX_PARTS])]
-    except ValueError:
-        raise _Mismatch from None
+    parts = _split(value)
+    if not all(map(_INTEGER.fullmatch, parts)):
+        raise _Mismatch
+    return list(map(_integer(_INT32), map(int, parts)))
 
 
 def _join(separator: str) -> _Convert:

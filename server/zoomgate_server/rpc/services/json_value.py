@@ -1,9 +1,10 @@
 """Conversion between JSON and protobuf's `Value`, faster than protobuf's own conversion and with a limited depth.
 
-A `Value` stores numbers as doubles, which cannot represent all integers outside ±2^53. Protobuf parsers reject messages nested deeper
-than 100 levels, which corresponds to about 33 levels of a `Value`.
+A `Value` stores numbers as finite doubles, which cannot represent all integers outside ±2^53. Protobuf parsers reject messages nested
+deeper than 100 levels, which corresponds to about 33 levels of a `Value`.
 """
 
+import json
 import math
 from typing import Any
 
@@ -11,6 +12,7 @@ import orjson
 from google.protobuf import struct_pb2
 
 from zoomgate_server.errors import InvalidRequest
+from zoomgate_server.zoom import tolerant_json
 
 MAX_EXACT = 2**53
 MAX_DEPTH = 30
@@ -21,7 +23,7 @@ MAX_PARSED_BYTES = 1024 * 1024
 
 
 def fill(target: struct_pb2.Value, data: Any, depth: int = MAX_DEPTH, *, lossless: bool = False) -> None:
-    """Store parsed JSON in a `Value`.
+    """Store parsed JSON in a `Value`. Numbers that are not finite become strings, such as `Infinity`, as in protobuf's JSON.
 
     Args:
         lossless: Whether to store integers outside ±2^53 as strings of digits, and values nested too deeply as JSON text. Otherwise, such
@@ -37,6 +39,8 @@ def fill(target: struct_pb2.Value, data: Any, depth: int = MAX_DEPTH, *, lossles
         target.bool_value = data
     elif kind is int and lossless and not -MAX_EXACT <= data <= MAX_EXACT:
         target.string_value = str(data)
+    elif kind is float and not math.isfinite(data):
+        target.string_value = json.dumps(data)
     elif kind is int or kind is float:
         target.number_value = data
     elif data is None:
@@ -61,8 +65,8 @@ def parse(body: bytes) -> struct_pb2.Value | None:
         return None
     value = struct_pb2.Value()
     try:
-        fill(value, orjson.loads(body))
-    except (orjson.JSONDecodeError, RecursionError):
+        fill(value, tolerant_json.loads(body))
+    except (ValueError, RecursionError):
         return None
     return value
 

@@ -2,12 +2,11 @@
 
 from typing import Any
 
-import orjson
-
 from zoomgate.v1 import meeting_pb2 as pb
-from zoomgate_server.errors import ZoomBadResponse
 from zoomgate_server.rpc.services.json_mapping import MappingRules, MessageConverter
 from zoomgate_server.rpc.services.validation import Violations
+from zoomgate_server.zoom import tolerant_json
+from zoomgate_server.zoom.request import ZoomResponse
 
 CONVENTIONS = MappingRules(
     names={
@@ -63,22 +62,14 @@ _MEETING = MessageConverter(pb.Meeting.DESCRIPTOR, CONVENTIONS)
 _DETAILS = MessageConverter(pb.MeetingDetails.DESCRIPTOR, CONVENTIONS)
 
 
-def meeting(body: bytes) -> pb.Meeting:
-    """Parse a meeting in a Zoom response.
-
-    Raises:
-        ZoomBadResponse: The body is not a JSON object with a meeting ID.
-    """
+def meeting(response: ZoomResponse) -> pb.Meeting | None:
+    """Parse a meeting in a Zoom response. Return None if the body is not a JSON object with a meeting ID."""
     try:
-        data = orjson.loads(body)
-        parsed = pb.Meeting(**_MEETING.fields(data)) if data.__class__ is dict else None
-    except (orjson.JSONDecodeError, RecursionError, ValueError, TypeError):
-        parsed = None
-    if parsed is None or parsed.id <= 0:
-        raise ZoomBadResponse(
-            "Zoom's response could not be parsed as a meeting", metadata={"length": str(len(body))}
-        )
-    return parsed
+        data = tolerant_json.loads(response.body)
+    except ValueError:
+        return None
+    parsed = pb.Meeting(**_MEETING.fields(data)) if data.__class__ is dict else None
+    return parsed if parsed is not None and parsed.id > 0 else None
 
 
 def details(message: pb.MeetingDetails, path: str, violations: Violations) -> dict[str, Any]:

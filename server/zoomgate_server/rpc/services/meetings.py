@@ -10,7 +10,12 @@ from zoomgate.v1.meetings_service_pb2_grpc import MeetingsServiceServicer
 from zoomgate_server.call_context import current_call
 from zoomgate_server.clock import Clock
 from zoomgate_server.connections.zoom_calls import ZoomCalls
-from zoomgate_server.rpc.services import meeting_mapping, meeting_schedule, meeting_validation
+from zoomgate_server.rpc.services import (
+    meeting_mapping,
+    meeting_schedule,
+    meeting_validation,
+    response_mapping,
+)
 from zoomgate_server.rpc.services.validation import Violations
 from zoomgate_server.zoom import endpoints
 
@@ -39,10 +44,10 @@ class MeetingsService(MeetingsServiceServicer):
         details = meeting_mapping.details(request.meeting_details, "meeting_details", violations)
         violations.raise_if_any()
         body = orjson.dumps(self._with_defaults(details))
-        response = await self._zoom_calls.send_typed(
-            current_call.get(), user_email, endpoints.create_meeting(body)
+        meeting = await self._zoom_calls.send_typed(
+            current_call.get(), user_email, endpoints.create_meeting(body), meeting_mapping.meeting
         )
-        return pb.CreateMeetingResponse(meeting=meeting_mapping.meeting(response.body))
+        return pb.CreateMeetingResponse(meeting=meeting)
 
     async def GetMeeting(self, request: pb.GetMeetingRequest, context: Any) -> pb.GetMeetingResponse:
         user_email = meeting_validation.check_target(request)
@@ -51,8 +56,10 @@ class MeetingsService(MeetingsServiceServicer):
             occurrence_id=request.occurrence_id,
             show_previous_occurrences=_optional_flag(request, "show_previous_occurrences"),
         )
-        response = await self._zoom_calls.send_typed(current_call.get(), user_email, zoom_request)
-        return pb.GetMeetingResponse(meeting=meeting_mapping.meeting(response.body))
+        meeting = await self._zoom_calls.send_typed(
+            current_call.get(), user_email, zoom_request, meeting_mapping.meeting
+        )
+        return pb.GetMeetingResponse(meeting=meeting)
 
     async def DeleteMeeting(self, request: pb.DeleteMeetingRequest, context: Any) -> pb.DeleteMeetingResponse:
         user_email = meeting_validation.check_target(request)
@@ -62,8 +69,10 @@ class MeetingsService(MeetingsServiceServicer):
             schedule_for_reminder=_optional_flag(request, "schedule_for_reminder"),
             cancel_meeting_reminder=_optional_flag(request, "cancel_meeting_reminder"),
         )
-        response = await self._zoom_calls.send_typed(current_call.get(), user_email, zoom_request)
-        return pb.DeleteMeetingResponse(status=response.status)
+        response = await self._zoom_calls.send_typed(
+            current_call.get(), user_email, zoom_request, endpoints.deleted
+        )
+        return pb.DeleteMeetingResponse(response=response_mapping.response(response))
 
     def _with_defaults(self, details: dict[str, Any]) -> dict[str, Any]:
         """Return a meeting's details, with defaults for unset properties."""

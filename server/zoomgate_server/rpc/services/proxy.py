@@ -8,12 +8,10 @@ from zoomgate.v1.proxy_service_pb2_grpc import ProxyServiceServicer
 from zoomgate_server.call_context import Call, current_call
 from zoomgate_server.connections.zoom_calls import ZoomCalls
 from zoomgate_server.errors import CallerNotAllowed, HeaderNotAllowed, InvalidPath, InvalidRequest
-from zoomgate_server.rpc.services import json_value, proxy_validation
+from zoomgate_server.rpc.services import proxy_validation, response_mapping
 from zoomgate_server.rpc.services.validation import Violations
-from zoomgate_server.zoom.request import Target, ZoomRequest, ZoomResponse
+from zoomgate_server.zoom.request import Target, ZoomRequest
 from zoomgate_server.zoom.urls import parse_target, proxy_path_allowed
-
-_JSON_TYPES = ("application/json", "application/problem+json")
 
 
 class ProxyService(ProxyServiceServicer):
@@ -50,7 +48,7 @@ class ProxyService(ProxyServiceServicer):
         user_email = violations.user_email(request.user_email)
         zoom_request = self._zoom_request(method, request, call, violations)
         response = await self._zoom_calls.send(call, user_email, zoom_request)
-        message = _response(response, parse_json=request.parse_json)
+        message = response_mapping.response(response, parse_json=request.parse_json)
         if message.HasField("json") and message.ByteSize() > self._max_response_bytes:
             message.ClearField("json")
         return message
@@ -77,16 +75,3 @@ class ProxyService(ProxyServiceServicer):
         if not proxy_path_allowed(call.principal.proxy_paths, target.path):
             raise CallerNotAllowed("The caller may not use this path through the proxy")
         return ZoomRequest(method, target, tuple(headers), body, content_type)
-
-
-def _response(response: ZoomResponse, *, parse_json: bool) -> pb.ZoomResponse:
-    message = pb.ZoomResponse(
-        status=response.status,
-        headers=[pb.Header(name=name, value=value) for name, value in response.headers],
-        body=response.body,
-    )
-    if parse_json and response.header("content-type").partition(";")[0].strip().lower() in _JSON_TYPES:
-        parsed = json_value.parse(response.body)
-        if parsed is not None:
-            message.json.CopyFrom(parsed)
-    return message

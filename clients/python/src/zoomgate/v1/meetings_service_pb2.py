@@ -23,9 +23,10 @@ _sym_db = _symbol_database.Default()
 
 
 from zoomgate.v1 import meeting_pb2 as zoomgate_dot_v1_dot_meeting__pb2
+from zoomgate.v1 import proxy_service_pb2 as zoomgate_dot_v1_dot_proxy__service__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"zoomgate/v1/meetings_service.proto\x12\x0bzoomgate.v1\x1a\x19zoomgate/v1/meeting.proto\"t\n\x14\x43reateMeetingRequest\x12\x12\n\nuser_email\x18\x01 \x01(\t\x12\x34\n\x0fmeeting_details\x18\x02 \x01(\x0b\x32\x1b.zoomgate.v1.MeetingDetails\x12\x12\n\nrequest_id\x18\x03 \x01(\t\">\n\x15\x43reateMeetingResponse\x12%\n\x07meeting\x18\x01 \x01(\x0b\x32\x14.zoomgate.v1.Meeting\"\x98\x01\n\x11GetMeetingRequest\x12\x12\n\nuser_email\x18\x01 \x01(\t\x12\x12\n\nmeeting_id\x18\x02 \x01(\x03\x12\x15\n\roccurrence_id\x18\x03 \x01(\t\x12&\n\x19show_previous_occurrences\x18\x04 \x01(\x08H\x00\x88\x01\x01\x42\x1c\n\x1a_show_previous_occurrences\";\n\x12GetMeetingResponse\x12%\n\x07meeting\x18\x01 \x01(\x0b\x32\x14.zoomgate.v1.Meeting\"\xd5\x01\n\x14\x44\x65leteMeetingRequest\x12\x12\n\nuser_email\x18\x01 \x01(\t\x12\x12\n\nmeeting_id\x18\x02 \x01(\x03\x12\x15\n\roccurrence_id\x18\x03 \x01(\t\x12\"\n\x15schedule_for_reminder\x18\x04 \x01(\x08H\x00\x88\x01\x01\x12$\n\x17\x63\x61ncel_meeting_reminder\x18\x05 \x01(\x08H\x01\x88\x01\x01\x42\x18\n\x16_schedule_for_reminderB\x1a\n\x18_cancel_meeting_reminder\"\'\n\x15\x44\x65leteMeetingResponse\x12\x0e\n\x06status\x18\x01 \x01(\x05\x32\x95\x02\n\x0fMeetingsService\x12V\n\rCreateMeeting\x12!.zoomgate.v1.CreateMeetingRequest\x1a\".zoomgate.v1.CreateMeetingResponse\x12R\n\nGetMeeting\x12\x1e.zoomgate.v1.GetMeetingRequest\x1a\x1f.zoomgate.v1.GetMeetingResponse\"\x03\x90\x02\x01\x12V\n\rDeleteMeeting\x12!.zoomgate.v1.DeleteMeetingRequest\x1a\".zoomgate.v1.DeleteMeetingResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"zoomgate/v1/meetings_service.proto\x12\x0bzoomgate.v1\x1a\x19zoomgate/v1/meeting.proto\x1a\x1fzoomgate/v1/proxy_service.proto\"t\n\x14\x43reateMeetingRequest\x12\x12\n\nuser_email\x18\x01 \x01(\t\x12\x34\n\x0fmeeting_details\x18\x02 \x01(\x0b\x32\x1b.zoomgate.v1.MeetingDetails\x12\x12\n\nrequest_id\x18\x03 \x01(\t\">\n\x15\x43reateMeetingResponse\x12%\n\x07meeting\x18\x01 \x01(\x0b\x32\x14.zoomgate.v1.Meeting\"\x98\x01\n\x11GetMeetingRequest\x12\x12\n\nuser_email\x18\x01 \x01(\t\x12\x12\n\nmeeting_id\x18\x02 \x01(\x03\x12\x15\n\roccurrence_id\x18\x03 \x01(\t\x12&\n\x19show_previous_occurrences\x18\x04 \x01(\x08H\x00\x88\x01\x01\x42\x1c\n\x1a_show_previous_occurrences\";\n\x12GetMeetingResponse\x12%\n\x07meeting\x18\x01 \x01(\x0b\x32\x14.zoomgate.v1.Meeting\"\xd5\x01\n\x14\x44\x65leteMeetingRequest\x12\x12\n\nuser_email\x18\x01 \x01(\t\x12\x12\n\nmeeting_id\x18\x02 \x01(\x03\x12\x15\n\roccurrence_id\x18\x03 \x01(\t\x12\"\n\x15schedule_for_reminder\x18\x04 \x01(\x08H\x00\x88\x01\x01\x12$\n\x17\x63\x61ncel_meeting_reminder\x18\x05 \x01(\x08H\x01\x88\x01\x01\x42\x18\n\x16_schedule_for_reminderB\x1a\n\x18_cancel_meeting_reminder\"D\n\x15\x44\x65leteMeetingResponse\x12+\n\x08response\x18\x01 \x01(\x0b\x32\x19.zoomgate.v1.ZoomResponse2\x95\x02\n\x0fMeetingsService\x12V\n\rCreateMeeting\x12!.zoomgate.v1.CreateMeetingRequest\x1a\".zoomgate.v1.CreateMeetingResponse\x12R\n\nGetMeeting\x12\x1e.zoomgate.v1.GetMeetingRequest\x1a\x1f.zoomgate.v1.GetMeetingResponse\"\x03\x90\x02\x01\x12V\n\rDeleteMeeting\x12!.zoomgate.v1.DeleteMeetingRequest\x1a\".zoomgate.v1.DeleteMeetingResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,18 +35,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_MEETINGSSERVICE'].methods_by_name['GetMeeting']._loaded_options = None
   _globals['_MEETINGSSERVICE'].methods_by_name['GetMeeting']._serialized_options = b'\220\002\001'
-  _globals['_CREATEMEETINGREQUEST']._serialized_start=78
-  _globals['_CREATEMEETINGREQUEST']._serialized_end=194
-  _globals['_CREATEMEETINGRESPONSE']._serialized_start=196
-  _globals['_CREATEMEETINGRESPONSE']._serialized_end=258
-  _globals['_GETMEETINGREQUEST']._serialized_start=261
-  _globals['_GETMEETINGREQUEST']._serialized_end=413
-  _globals['_GETMEETINGRESPONSE']._serialized_start=415
-  _globals['_GETMEETINGRESPONSE']._serialized_end=474
-  _globals['_DELETEMEETINGREQUEST']._serialized_start=477
-  _globals['_DELETEMEETINGREQUEST']._serialized_end=690
-  _globals['_DELETEMEETINGRESPONSE']._serialized_start=692
-  _globals['_DELETEMEETINGRESPONSE']._serialized_end=731
-  _globals['_MEETINGSSERVICE']._serialized_start=734
-  _globals['_MEETINGSSERVICE']._serialized_end=1011
+  _globals['_CREATEMEETINGREQUEST']._serialized_start=111
+  _globals['_CREATEMEETINGREQUEST']._serialized_end=227
+  _globals['_CREATEMEETINGRESPONSE']._serialized_start=229
+  _globals['_CREATEMEETINGRESPONSE']._serialized_end=291
+  _globals['_GETMEETINGREQUEST']._serialized_start=294
+  _globals['_GETMEETINGREQUEST']._serialized_end=446
+  _globals['_GETMEETINGRESPONSE']._serialized_start=448
+  _globals['_GETMEETINGRESPONSE']._serialized_end=507
+  _globals['_DELETEMEETINGREQUEST']._serialized_start=510
+  _globals['_DELETEMEETINGREQUEST']._serialized_end=723
+  _globals['_DELETEMEETINGRESPONSE']._serialized_start=725
+  _globals['_DELETEMEETINGRESPONSE']._serialized_end=793
+  _globals['_MEETINGSSERVICE']._serialized_start=796
+  _globals['_MEETINGSSERVICE']._serialized_end=1073
 # @@protoc_insertion_point(module_scope)

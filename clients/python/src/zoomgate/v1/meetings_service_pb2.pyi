@@ -9,6 +9,7 @@ import google.protobuf.message
 import sys
 import typing
 import zoomgate.v1.meeting_pb2
+import zoomgate.v1.proxy_service_pb2
 
 if sys.version_info >= (3, 10):
     import typing as typing_extensions
@@ -165,14 +166,17 @@ class DeleteMeetingResponse(google.protobuf.message.Message):
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
-    STATUS_FIELD_NUMBER: builtins.int
-    status: builtins.int
-    """Zoom's HTTP status code: 204."""
+    RESPONSE_FIELD_NUMBER: builtins.int
+    @property
+    def response(self) -> zoomgate.v1.proxy_service_pb2.ZoomResponse:
+        """Zoom's response: status 204 and the headers, among them the tracking ID."""
+
     def __init__(
         self,
         *,
-        status: builtins.int = ...,
+        response: zoomgate.v1.proxy_service_pb2.ZoomResponse | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["status", b"status"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["response", b"response"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["response", b"response"]) -> None: ...
 
 Global___DeleteMeetingResponse: typing_extensions.TypeAlias = DeleteMeetingResponse
