@@ -191,15 +191,15 @@ class ServerOverloaded(ZoomgateError):
 
 
 class ZoomUnavailable(ZoomgateError):
-    """Zoom could not be reached or responded with 5xx. The call changed nothing."""
+    """Zoom could not be reached, redirected the call, or did not respond properly to a read. The call changed nothing."""
 
 
 class ZoomOutcomeUnknown(ZoomgateError):
-    """A request was sent to Zoom but its response was lost, so it may have taken effect."""
+    """A request was sent to Zoom but its response was lost or does not prove the outcome, so it may have taken effect."""
 
 
 class ZoomBadResponse(ZoomgateError):
-    """Zoom's response could not be parsed."""
+    """Zoom's response is JSON, but not the documented one."""
 
 
 class ZoomResponseTooLarge(ZoomgateError):

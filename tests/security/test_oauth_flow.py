@@ -95,10 +95,14 @@ FOREIGN_APIS = {
     "Zoom's name as the user": "https://api.zoom.us@evil.com",
     "plain http": "http://api.zoom.us",
     "another port": "https://api.zoom.us:8443",
+    "a vanity URL": "https://acme.zoom.us",
+    "a new region": "https://api-jp.zoom.us",
+    "capitals": "HTTPS://API.ZOOM.US",
+    "null": None,
     "a list": ["https://api.zoom.us"],
     "an invalid URL": "https://[",
 }
-"""Invalid API URLs in a token response."""
+"""API URLs in a token response that differ from the configured one."""
 
 OTHER_USERS = {
     "another user": b'{"id":"u","email":"omar@example.com"}',
@@ -113,6 +117,7 @@ UNIDENTIFIED = {
     "no ID": b'{"email":"monica@example.com"}',
     "an ID that is an object": b'{"id":{},"email":"monica@example.com"}',
     "an overlong ID": b'{"id":"' + b"u" * 1000 + b'","email":"monica@example.com"}',
+    "a damaged ID": rb'{"id":"u\ud83d","email":"monica@example.com"}',
     "an HTML page": b"<html></html>",
 }
 """Responses of Zoom's API that do not name the consenting user."""
@@ -255,6 +260,26 @@ async def test_foreign_api_url_in_a_token_response_is_ignored(
             assert [request.rpartition(b"&")[2] for request in oauth.requests[1:]] == [
                 b"refresh_token=r-token"
             ]
+
+
+@pytest.mark.parametrize("value", [rb'"Jo \ud83d"', b"NaN", b"1e999", b"[" * 2000 + b"]" * 2000])
+async def test_unreadable_value_in_a_response_costs_no_consent(tmp_path: Path, value: bytes) -> None:
+    """The values are in fields that are not used."""
+    async with sites(tmp_path) as (zoomgate, oauth, api):
+        oauth.responses = [
+            http_response(
+                "200 OK",
+                b'{"access_token":"a-token","refresh_token":"r-token","token_type":"bearer","expires_in":NaN,"x":%b}'
+                % value,
+            )
+        ]
+        api.responses = [
+            http_response("200 OK", b'{"first_name":%b,"id":"u","email":"monica@example.com"}' % value)
+        ]
+        stored = await zoomgate.call(
+            zoomgate.auth.CreateToken, auth.CreateTokenRequest(user_email=MONICA, code="c")
+        )
+        assert stored.token.access_token == "a-token"
 
 
 STATES = {

@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import io
 import json
+import math
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
@@ -212,6 +213,39 @@ async def test_milliseconds_may_be_string_or_number(
     event = app_deauthorized(MONICA, deauthorization_time=None, event_ts=after)
     assert (await send(zoomgate.http_url, event, time.time() - HOUR))[0] == 204
     assert await outcomes(zoomgate) == {"older_than_consent": 1, "disconnected": 1}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        rb'"Jo \ud83d"',
+        rb'{"\udfff": ["\ud83d\ud83d"]}',
+        b'"Jo \xf0\x9f"',
+        b"NaN",
+        b"-Infinity",
+        b"1e999",
+        b"9" * 5000,
+        b"[" * 20_000 + b"]" * 20_000,
+    ],
+)
+async def test_unreadable_value_does_not_invalidate_a_signed_event(zoomgate: Harness, value: bytes) -> None:
+    """The user is disconnected, and the repeated event is recognized."""
+    await zoomgate.connect()
+    event = (
+        json.dumps(about_user("user.deleted", MONICA)).encode().replace(b'{"id"', b'{"x": %b, "id"' % value)
+    )
+    assert value in event
+    for _ in range(2):
+        assert await send(zoomgate.http_url, event) == (204, b"")
+    assert (await get_connection(zoomgate)).cause == Connection.CAUSE_USER_DELETED
+    assert await outcomes(zoomgate) == {"disconnected": 1, "duplicate": 1}
+
+
+async def test_damaged_user_id_matches_no_user(zoomgate: Harness) -> None:
+    await zoomgate.connect()
+    event = json.dumps(about_user("user.deleted", "\ud83d")).encode()
+    assert await send(zoomgate.http_url, event) == (204, b"")
+    assert await outcomes(zoomgate) == {"not_connected": 1}
 
 
 async def test_event_for_a_user_without_a_connection_is_accepted(zoomgate: Harness) -> None:
@@ -523,6 +557,8 @@ async def test_invalid_event_is_rejected(
         {"deauthorization_time": "9999-12-31T23:59:59Z"},
         {"deauthorization_time": 10**300, "event_ts": None},
         {"deauthorization_time": None, "event_ts": True},
+        {"deauthorization_time": math.nan, "event_ts": None},
+        {"deauthorization_time": math.inf, "event_ts": -math.inf},
     ],
 )
 async def test_event_with_an_invalid_time_uses_the_time_of_its_signature(

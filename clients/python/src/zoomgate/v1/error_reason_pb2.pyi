@@ -144,18 +144,19 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     Example: {"reason": "SERVER_OVERLOADED", "domain": "zoomgate", "metadata": {"limit": "pending_authorizations_per_user"}}
     """
     ERROR_REASON_ZOOM_UNAVAILABLE: _ErrorReason.ValueType  # 23
-    """UNAVAILABLE with RetryInfo. Zoom could not be reached or responded with 5xx. The call changed nothing, unless the message states that
-    the connection is created automatically later.
+    """UNAVAILABLE with RetryInfo. Zoom could not be reached, responded with a redirect, or did not respond properly to a read (5xx, a page
+    of an intermediary). The call changed nothing, unless the message states that the connection is created automatically later.
 
     Example: {"reason": "ZOOM_UNAVAILABLE", "domain": "zoomgate", "metadata": {"http_status": "503"}}
     """
     ERROR_REASON_ZOOM_OUTCOME_UNKNOWN: _ErrorReason.ValueType  # 24
-    """UNKNOWN. The request was sent but its response was lost, so it may have taken effect. Check the outcome before you retry.
+    """UNKNOWN. The request was sent, but its response was lost or is neither a success that Zoom documents nor a refusal, so it may have
+    taken effect. `http_status` is set if there was a response. Check the outcome before you retry.
 
     Example: {"reason": "ZOOM_OUTCOME_UNKNOWN", "domain": "zoomgate", "metadata": {"http_status": "502"}}
     """
     ERROR_REASON_ZOOM_BAD_RESPONSE: _ErrorReason.ValueType  # 25
-    """INTERNAL. Zoom's response could not be parsed.
+    """INTERNAL. Zoom's response to a read or to a token request is JSON, but not the documented one.
 
     Example: {"reason": "ZOOM_BAD_RESPONSE", "domain": "zoomgate", "metadata": {"http_status": "200", "length": "512"}}
     """
@@ -354,18 +355,19 @@ ERROR_REASON_SERVER_OVERLOADED: ErrorReason.ValueType  # 22
 Example: {"reason": "SERVER_OVERLOADED", "domain": "zoomgate", "metadata": {"limit": "pending_authorizations_per_user"}}
 """
 ERROR_REASON_ZOOM_UNAVAILABLE: ErrorReason.ValueType  # 23
-"""UNAVAILABLE with RetryInfo. Zoom could not be reached or responded with 5xx. The call changed nothing, unless the message states that
-the connection is created automatically later.
+"""UNAVAILABLE with RetryInfo. Zoom could not be reached, responded with a redirect, or did not respond properly to a read (5xx, a page
+of an intermediary). The call changed nothing, unless the message states that the connection is created automatically later.
 
 Example: {"reason": "ZOOM_UNAVAILABLE", "domain": "zoomgate", "metadata": {"http_status": "503"}}
 """
 ERROR_REASON_ZOOM_OUTCOME_UNKNOWN: ErrorReason.ValueType  # 24
-"""UNKNOWN. The request was sent but its response was lost, so it may have taken effect. Check the outcome before you retry.
+"""UNKNOWN. The request was sent, but its response was lost or is neither a success that Zoom documents nor a refusal, so it may have
+taken effect. `http_status` is set if there was a response. Check the outcome before you retry.
 
 Example: {"reason": "ZOOM_OUTCOME_UNKNOWN", "domain": "zoomgate", "metadata": {"http_status": "502"}}
 """
 ERROR_REASON_ZOOM_BAD_RESPONSE: ErrorReason.ValueType  # 25
-"""INTERNAL. Zoom's response could not be parsed.
+"""INTERNAL. Zoom's response to a read or to a token request is JSON, but not the documented one.
 
 Example: {"reason": "ZOOM_BAD_RESPONSE", "domain": "zoomgate", "metadata": {"http_status": "200", "length": "512"}}
 """

@@ -49,9 +49,10 @@ class MeetingType(_MeetingType, metaclass=_MeetingTypeEnumTypeWrapper):
     string constants are enums; its delimited strings are repeated fields.
 
     Zoom fields that these messages do not define, or whose type or value does not match, are stored in `additional_fields` under Zoom's
-    name. There, integers outside ±2^53 are stored as decimal strings, because a Struct cannot represent them exactly, and values nested
-    deeper than 20 levels as JSON strings. In requests, keys of `additional_fields` are passed to Zoom unchanged; keys that these
-    messages define are rejected.
+    name. There, integers outside ±2^53 are stored as decimal strings, because a Struct cannot represent them exactly, numbers beyond a
+    double and NaN as strings such as `Infinity`, and values nested deeper than 20 levels as JSON strings. Characters that are not valid
+    Unicode become U+FFFD everywhere. In requests, keys of `additional_fields` are passed to Zoom unchanged. Thus a field that these
+    messages define can have a value that they do not, but only while the field itself is unset.
 
     The type of a meeting.
     """

@@ -90,7 +90,7 @@ class MeetingsServiceServicer(object):
         Authorization: services, for users that they may act for; members, for themselves.
 
         Errors:
-        - UNKNOWN / ZOOM_OUTCOME_UNKNOWN: Zoom's response was lost.
+        - UNKNOWN / ZOOM_OUTCOME_UNKNOWN: Zoom's response was lost or is unreadable; the meeting may exist.
 
         Retries: not safe after ZOOM_OUTCOME_UNKNOWN. First check whether the meeting exists.
         """
@@ -119,7 +119,7 @@ class MeetingsServiceServicer(object):
 
         Errors:
         - NOT_FOUND / MEETING_NOT_FOUND: the user has no meeting with this ID.
-        - UNKNOWN / ZOOM_OUTCOME_UNKNOWN: Zoom's response was lost.
+        - UNKNOWN / ZOOM_OUTCOME_UNKNOWN: Zoom's response was lost or does not confirm the deletion.
 
         Retries: not automatic. A retry after the meeting was deleted returns NOT_FOUND.
         """

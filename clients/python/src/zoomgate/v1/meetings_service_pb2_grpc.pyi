@@ -129,7 +129,7 @@ class MeetingsServiceStub(typing.Generic[_MeetingsServiceCreateMeetingType, _Mee
     Authorization: services, for users that they may act for; members, for themselves.
 
     Errors:
-    - UNKNOWN / ZOOM_OUTCOME_UNKNOWN: Zoom's response was lost.
+    - UNKNOWN / ZOOM_OUTCOME_UNKNOWN: Zoom's response was lost or is unreadable; the meeting may exist.
 
     Retries: not safe after ZOOM_OUTCOME_UNKNOWN. First check whether the meeting exists.
     """
@@ -152,7 +152,7 @@ class MeetingsServiceStub(typing.Generic[_MeetingsServiceCreateMeetingType, _Mee
 
     Errors:
     - NOT_FOUND / MEETING_NOT_FOUND: the user has no meeting with this ID.
-    - UNKNOWN / ZOOM_OUTCOME_UNKNOWN: Zoom's response was lost.
+    - UNKNOWN / ZOOM_OUTCOME_UNKNOWN: Zoom's response was lost or does not confirm the deletion.
 
     Retries: not automatic. A retry after the meeting was deleted returns NOT_FOUND.
     """
@@ -201,7 +201,7 @@ class MeetingsServiceServicer(metaclass=abc.ABCMeta):
         Authorization: services, for users that they may act for; members, for themselves.
 
         Errors:
-        - UNKNOWN / ZOOM_OUTCOME_UNKNOWN: Zoom's response was lost.
+        - UNKNOWN / ZOOM_OUTCOME_UNKNOWN: Zoom's response was lost or is unreadable; the meeting may exist.
 
         Retries: not safe after ZOOM_OUTCOME_UNKNOWN. First check whether the meeting exists.
         """
@@ -234,7 +234,7 @@ class MeetingsServiceServicer(metaclass=abc.ABCMeta):
 
         Errors:
         - NOT_FOUND / MEETING_NOT_FOUND: the user has no meeting with this ID.
-        - UNKNOWN / ZOOM_OUTCOME_UNKNOWN: Zoom's response was lost.
+        - UNKNOWN / ZOOM_OUTCOME_UNKNOWN: Zoom's response was lost or does not confirm the deletion.
 
         Retries: not automatic. A retry after the meeting was deleted returns NOT_FOUND.
         """
