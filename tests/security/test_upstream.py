@@ -429,16 +429,15 @@ async def test_only_a_documented_response_confirms_a_deletion(service: Service, 
 
 @pytest.mark.parametrize("status_line", ["401 Unauthorized", "400 Bad Request"])
 @pytest.mark.parametrize("code", [b"124", b'"124"'])
-async def test_rejected_token_is_refreshed(service: Service, status_line: str, code: bytes) -> None:
+async def test_rejected_token_is_refreshed(tmp_path: Path, status_line: str, code: bytes) -> None:
     """Zoom's code may be text, and some endpoints respond with 400."""
-    zoomgate, raw = service
-    refreshed = zoomgate.stat("token.refresh_token.issued")
-    raw.responses = [
-        http_response(status_line, b'{"code":%b,"message":"Invalid access token."}' % code),
-        http_response("200 OK", b'{"id":1}'),
-    ]
-    assert await outcome(zoomgate, zoomgate.meetings.GetMeeting, READ) == MEETING
-    assert zoomgate.stat("token.refresh_token.issued") == refreshed + 1
+    async with serving_upstream(tmp_path) as (zoomgate, raw):
+        raw.responses = [
+            http_response(status_line, b'{"code":%b,"message":"Invalid access token."}' % code),
+            http_response("200 OK", b'{"id":1}'),
+        ]
+        assert await outcome(zoomgate, zoomgate.meetings.GetMeeting, READ) == MEETING
+        assert zoomgate.stat("token.refresh_token.issued") == 1
 
 
 async def test_unreadable_response_to_a_creation_has_its_status(service: Service) -> None:
