@@ -58,9 +58,9 @@ def generate_activity(zoom: RunningSimulator) -> None:
 
 
 def _consent(zoom: RunningSimulator, user: str) -> dict[str, str]:
-    location = call(
-        f"{zoom.url}/_sim/authorize", "POST", json.dumps({"user": user, "redirect_uri": _REDIRECT_URI})
-    )["location"]
+    body = json.dumps({"user": user, "redirect_uri": _REDIRECT_URI})
+    json_type = {"Content-Type": "application/json"}
+    location = call(f"{zoom.url}/_sim/authorize", "POST", body, **json_type)["location"]
     code = parse_qs(urlsplit(location).query)["code"][0]
     return _token(zoom, grant_type="authorization_code", code=code, redirect_uri=_REDIRECT_URI)
 

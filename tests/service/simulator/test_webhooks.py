@@ -233,7 +233,7 @@ async def test_button_on_the_page_triggers_an_event(client: Client, app: App) ->
         async with client.session.post(
             f"{page_url}event", data=form, headers={"Sec-Fetch-Site": site}, allow_redirects=False
         ) as response:
-            assert response.status == 400
+            assert response.status == 403
     async with client.session.post(f"{page_url}event", data=form, allow_redirects=False) as response:
         assert (response.status, response.headers["Location"]) == (303, "/_sim/#webhooks")
     await responses(client, 1)

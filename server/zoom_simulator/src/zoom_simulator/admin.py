@@ -18,6 +18,7 @@ from zoom_simulator.webhooks import EVENTS, VALIDATION, Webhooks
 
 _UNKNOWN_USER = "user is unknown; use the email address of an existing user, as listed by GET /_sim/users"
 _NO_GRANT = "user has no active grant; connect the user first"
+_FORM = "application/x-www-form-urlencoded"
 
 
 class AdminEndpoints:
@@ -94,9 +95,7 @@ class AdminEndpoints:
 
         After a form submission on the overview page, the browser is redirected back to that page.
         """
-        form = request.content_type == "application/x-www-form-urlencoded"
-        if form and request.headers.get("Sec-Fetch-Site", "same-origin") != "same-origin":
-            return _bad_request("the form was submitted from a different site")
+        form = request.content_type == _FORM
         body = dict(await request.post()) if form else await _json(request)
         name, email = body.get("event"), str(body.get("user", ""))
         if name not in EVENTS:
@@ -198,6 +197,32 @@ async def reject_unknown_user(request: web.Request, handler: Handler) -> web.Str
         return await handler(request)
     except UnknownUser:
         return _bad_request(_UNKNOWN_USER)
+
+
+@web.middleware
+async def reject_foreign_sites(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Reject admin requests with which a page of a different site could change the simulator.
+
+    Browsers send a form or plain text to any site, but JSON only if the site allows it, and state where a request comes from.
+    """
+    if request.method == "GET" or not request.path.startswith("/_sim/"):
+        return await handler(request)
+    if _is_foreign(request):
+        return web.json_response({"error": "the request was sent by a page of a different site"}, status=403)
+    accepted = {"application/json"} | ({_FORM} if request.path == "/_sim/event" else set())
+    if request.can_read_body and request.content_type not in accepted:
+        return web.json_response(
+            {"error": "the body must be JSON; send it with Content-Type: application/json"}, status=415
+        )
+    return await handler(request)
+
+
+def _is_foreign(request: web.Request) -> bool:
+    """Return whether a browser states that a page of a different site has sent a request."""
+    site = request.headers.get("Sec-Fetch-Site")
+    if site is not None:
+        return site != "same-origin"
+    return request.headers.get("Origin", str(request.url.origin())) != str(request.url.origin())
 
 
 async def _json(request: web.Request) -> dict[str, Any]:

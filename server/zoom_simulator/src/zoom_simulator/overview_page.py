@@ -321,5 +321,5 @@ def _curl(*arguments: str, **body: str | int) -> str:
         arguments: Arguments of curl.
         body: Fields of the JSON object to send.
     """
-    data = ("-d", json.dumps(body)) if body else ()
+    data = ("--json", json.dumps(body)) if body else ()
     return f"<pre><code>{escaped(shlex.join(('curl', *data, *arguments)))}</code></pre>"

@@ -9,7 +9,7 @@ from types import TracebackType
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from zoom_simulator.admin import AdminEndpoints, reject_unknown_user
+from zoom_simulator.admin import AdminEndpoints, reject_foreign_sites, reject_unknown_user
 from zoom_simulator.api import ApiEndpoints
 from zoom_simulator.faults import Faults
 from zoom_simulator.loopback_address import LoopbackAddress
@@ -158,7 +158,8 @@ class Simulator:
             reset=self.reset,
         )
         app = web.Application(
-            client_max_size=2 * 1024 * 1024, middlewares=[self.log.record, reject_unknown_user]
+            client_max_size=2 * 1024 * 1024,
+            middlewares=[self.log.record, reject_foreign_sites, reject_unknown_user],
         )
         app.on_response_prepare.append(self._set_date)
         add = app.router.add_route
