@@ -115,6 +115,12 @@ class IdentityMismatch(ZoomgateError):
     """The Zoom user who consented is not the requested user."""
 
 
+class AuthorizationDeclined(ZoomgateError):
+    """Zoom returned an error instead of an authorization code, usually because the user declined."""
+
+    message = "Zoom returned an error instead of a code; start a new authorization"
+
+
 class ZoomUserAlreadyConnected(ZoomgateError):
     """The Zoom user who consented is connected under a different email address."""
 

@@ -29,16 +29,16 @@ def collection(zoom: RunningSimulator) -> list[ExportedUser]:
     return [exported_user(zoom, user, expired=user != OMAR) for user in users]
 
 
-async def code_and_state(url: str) -> tuple[str, str]:
-    """Consent in Zoom, and return the code and the state from the redirect to the site."""
+async def callback_url(authorization_url: str) -> str:
+    """Consent in Zoom, and return the URL of the redirect to the site."""
     async with browser() as session:
-        async with session.get(url) as page:
+        async with session.get(authorization_url) as page:
             fields = hidden_fields(await page.text()) | {"user": MONICA, "decision": "allow"}
             action = page.url.with_query(None)
         async with session.post(action, data=fields, allow_redirects=False) as response:
             redirect = URL(response.headers["Location"])
     assert str(redirect.with_query(None)) == REDIRECT_URI
-    return redirect.query["code"], redirect.query["state"]
+    return str(redirect)
 
 
 def _serve(directory: Path, environ: dict[str, str], settings: str) -> tuple[subprocess.Popen[str], str]:
@@ -63,7 +63,7 @@ async def _check_names(names: dict[str, Any], zoom: RunningSimulator) -> None:
     state = zoom._simulator.zoom
     if "complete" in names:
         complete = names.pop("complete")
-        assert complete(*await code_and_state(names["started"].authorization_url)) == (
+        assert complete(await callback_url(names["started"].authorization_url)) == (
             MONICA,
             {"page": "/book"},
         )

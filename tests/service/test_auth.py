@@ -295,6 +295,41 @@ async def test_validate_user_compares_the_member_with_the_user(
     assert (response.valid, response.reason) == (valid, reason)
 
 
+@pytest.mark.parametrize(("caller", "forwarded"), [("monica", ""), ("service", "monica")])
+async def test_members_own_address_applies_if_it_is_omitted(
+    zoomgate: Harness, caller: str, forwarded: str
+) -> None:
+    async with running(zoomgate.data_dir / "own", environ=CALLERS_PAGE) as service:
+        validated = await service.call(service.auth.ValidateUser, pb.ValidateUserRequest(), caller, forwarded)
+        assert (validated.valid, validated.reason) == (True, "")
+        code = service.simulator.zoom.issue_code(
+            service.simulator.zoom.users[MONICA], CALLERS_PAGE["ZOOMGATE_REDIRECT_URI"]
+        )
+        request = pb.CreateTokenRequest(code=code)
+        created = await service.call(service.auth.CreateToken, request, caller, forwarded)
+        assert created.success
+        connection = await service.call(
+            service.auth.GetConnection, pb.GetConnectionRequest(user_email=MONICA), "monica"
+        )
+        assert connection.connection.state == Connection.STATE_ACTIVE
+
+
+async def test_omitted_address_of_a_member_is_subject_to_the_policy_of_the_service(zoomgate: Harness) -> None:
+    """The service `omars` may not act for Monica, with or without her address."""
+    for user in ("", MONICA):
+        request = pb.CreateTokenRequest(user_email=user, code="c")
+        error = await zoomgate.error_of(zoomgate.auth.CreateToken, request, "omars", "monica")
+        assert error.short == ("PERMISSION_DENIED", "CALLER_NOT_ALLOWED")
+
+
+async def test_services_must_name_the_user(zoomgate: Harness) -> None:
+    for method, request in (
+        (zoomgate.auth.ValidateUser, pb.ValidateUserRequest()),
+        (zoomgate.auth.CreateToken, pb.CreateTokenRequest(code="c")),
+    ):
+        assert set((await zoomgate.error_of(method, request)).violations) == {"user_email"}
+
+
 async def test_check_token_by_facts_and_by_user(zoomgate: Harness) -> None:
     """Checking a stored token does not refresh it."""
     facts = pb.CheckTokenRequest()
@@ -329,6 +364,75 @@ async def test_authorization_is_completed_by_the_callers_own_page(zoomgate: Harn
         assert dict(completed.options) == {"page": "/book", "n": 3}
         repeated = await service.error_of(service.auth.CompleteAuthorization, request)
         assert repeated.short == ("INVALID_ARGUMENT", "INVALID_STATE")
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "http://127.0.0.1:9/zoom-done?code={code}&state={state}",
+        "https://shop.example/a/b?x=1&state={state}&code={code}&empty=#fragment?code=other",
+        "/zoom-done?code={code}&state={state}",
+        "?code={code}&state={state}",
+    ],
+)
+async def test_authorization_is_completed_with_the_whole_callback_url(
+    zoomgate: Harness, template: str
+) -> None:
+    async with running(zoomgate.data_dir / "own", environ=CALLERS_PAGE) as service:
+        started = await service.begin_authorization(options={"n": 3})
+        code, state = await code_for(service, started.authorization_url)
+        request = pb.CompleteAuthorizationRequest(callback_url=template.format(code=code, state=state))
+        completed = await service.call(service.auth.CompleteAuthorization, request)
+        assert (completed.user_email, completed.connection.state) == (MONICA, Connection.STATE_ACTIVE)
+        assert dict(completed.options) == {"n": 3}
+        repeated = await service.error_of(service.auth.CompleteAuthorization, request)
+        assert repeated.short == ("INVALID_ARGUMENT", "INVALID_STATE")
+
+
+async def test_callback_url_of_a_declined_consent_reports_the_error_of_zoom(zoomgate: Harness) -> None:
+    """The authorization ends. Only its caller can end it."""
+    async with running(zoomgate.data_dir / "own", environ=CALLERS_PAGE) as service:
+        started = await service.begin_authorization()
+        query = f"error=access_denied&error_description=The+user%0Adeclined&state={started.state}"
+        request = pb.CompleteAuthorizationRequest(callback_url=f"http://127.0.0.1:9/zoom-done?{query}")
+        other = await service.error_of(service.auth.CompleteAuthorization, request, "blind")
+        assert other.short == ("INVALID_ARGUMENT", "INVALID_STATE")
+        error = await service.error_of(service.auth.CompleteAuthorization, request)
+        assert error.short == ("FAILED_PRECONDITION", "AUTHORIZATION_DECLINED")
+        assert error.metadata == {"error": "access_denied"}
+        assert "(access_denied: The user declined)" in error.message
+        assert (await service.error_of(service.auth.CompleteAuthorization, request)).reason == "INVALID_STATE"
+        request.callback_url = "?error=invalid_scope"
+        error = await service.error_of(service.auth.CompleteAuthorization, request)
+        assert (error.reason, error.metadata) == ("AUTHORIZATION_DECLINED", {"error": "invalid_scope"})
+
+
+@pytest.mark.parametrize(
+    ("fields", "word"),
+    [
+        ({"callback_url": "https://shop.example/"}, "exactly one of code, error and ticket"),
+        ({"callback_url": "code=a&state=b"}, "exactly one of"),
+        ({"callback_url": "?code=a&error=b&state=c"}, "exactly one of"),
+        ({"callback_url": "?code=a&state=b&ticket=c"}, "exactly one of"),
+        ({"callback_url": "https://[::1?state=b"}, "exactly one of"),
+        ({"callback_url": "?code=a"}, "Marketplace"),
+        ({"callback_url": "?code=a&state="}, "Marketplace"),
+        ({"callback_url": "?code=a&code=b&state=c"}, "code more than once"),
+        ({"callback_url": "?code=a&state=b&%73tate=c"}, "state more than once"),
+        ({"callback_url": f"?state=b&code={'c' * 2049}"}, "code of more than 2048 characters"),
+        ({"callback_url": f"?code=a&state=b&x={'x' * 8192}"}, "send at most 8192"),
+        ({"callback_url": "?code=a&state=b", "code": "a"}, "cannot be combined"),
+        ({"callback_url": "?ticket=a", "ticket": "a"}, "cannot be combined"),
+    ],
+)
+async def test_callback_url_without_a_result_is_rejected(
+    zoomgate: Harness, fields: dict[str, str], word: str
+) -> None:
+    """The error does not contain the code."""
+    request = pb.CompleteAuthorizationRequest(**fields)
+    error = await zoomgate.error_of(zoomgate.auth.CompleteAuthorization, request)
+    assert error.short == ("INVALID_ARGUMENT", "INVALID_FIELD")
+    assert word in error.message
 
 
 async def test_repeated_code_returns_the_stored_connection(zoomgate: Harness) -> None:

@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Never
 from urllib.parse import urlencode
 
 from zoomgate_server.audit.event import Actor, AuditEvent, AuditSink
@@ -18,10 +19,14 @@ from zoomgate_server.authorization.pending import AuthorizationKind, PendingAuth
 from zoomgate_server.authorization.repository import AuthorizationRepository, invalid_state
 from zoomgate_server.call_context import Call
 from zoomgate_server.connections.account_linking import AccountLinker
-from zoomgate_server.connections.record import ConnectionRecord
+from zoomgate_server.connections.record import ConnectionRecord, State
 from zoomgate_server.connections.repository import ConnectionRepository
-from zoomgate_server.errors import InvalidRequest, ReauthRequired
+from zoomgate_server.errors import AuthorizationDeclined, InvalidRequest, NotConnected, ReauthRequired
+from zoomgate_server.zoom.errors import sanitize
 from zoomgate_server.zoom.oauth import OAuthClient
+
+MAX_REASON = 500
+"""The maximum length of Zoom's reason for an error in a message, in characters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,17 +142,38 @@ class CallerFlow:
         return await self._account_linker.in_slot(partial(self._complete, call, code, state), call.deadline)
 
     async def redeem(self, call: Call, ticket: str) -> CompletedAuthorization:
-        """Return the result of an authorization that the callback completed. The ticket is single-use.
+        """Return the result of an authorization that the callback completed. The ticket is single-use, but remains usable after an error.
 
         Raises:
             InvalidState: The ticket is unknown, used, expired, or was issued to a different caller.
-            StoreError: The store failed.
+            NotConnected: The user was disconnected in the meantime.
+            StoreError, RecordFault: The store failed.
         """
-        pending = await self._consume_for(call, ticket, "ticket")
+        pending = await self._find_for(call, ticket, "ticket")
         record, _ = await self._connections.find(pending.user_email)
-        if record is None:
-            raise invalid_state()
+        if record is None or record.state is State.DISCONNECTED:
+            raise NotConnected
+        await self._authorizations.consume(ticket, pending)
         return CompletedAuthorization(pending.options, record)
+
+    async def decline(self, call: Call, state: str, error: str, description: str) -> Never:
+        """End an authorization with the error that Zoom sent to the caller's own page.
+
+        Args:
+            state: The state, or empty if Zoom returned none.
+
+        Raises:
+            AuthorizationDeclined: Always, unless the state is invalid.
+            InvalidState: The state is unknown, used, expired, issued to a different caller, or bound to a browser.
+            StoreError: The store failed; the state remains usable.
+        """
+        pending = await self._consume_for(call, state, "authorization") if state else None
+        self._audit_rejection(call, "DECLINED", pending.user_email if pending else "")
+        reason = sanitize(f"{error}: {description}", MAX_REASON).rstrip(": ")
+        raise AuthorizationDeclined(
+            f"Zoom returned an error instead of a code ({reason}); start a new authorization",
+            metadata={"error": error},
+        )
 
     async def create_token(
         self, call: Call, user_email: str, code: str, *, state: str, code_verifier: str
@@ -224,7 +250,14 @@ class CallerFlow:
     async def _consume_for(
         self, call: Call, state: str, kind: AuthorizationKind, user_email: str = ""
     ) -> PendingAuthorization:
-        """Find and consume an authorization or ticket that was issued to the caller, for `user_email` if it is set."""
+        pending = await self._find_for(call, state, kind, user_email)
+        await self._authorizations.consume(state, pending)
+        return pending
+
+    async def _find_for(
+        self, call: Call, state: str, kind: AuthorizationKind, user_email: str = ""
+    ) -> PendingAuthorization:
+        """Return an authorization or ticket that was issued to the caller, for `user_email` if it is set."""
         pending = await self._authorizations.get(state, kind)
         if (
             pending.browser_key is not None
@@ -233,7 +266,6 @@ class CallerFlow:
         ):
             self._audit_rejection(call, "OTHER_CALLER", pending.user_email)
             raise invalid_state()
-        await self._authorizations.consume(state, pending)
         return pending
 
 

@@ -29,9 +29,20 @@ from zoomgate_server.cli.output import fail, note, print_json
     metavar="SECONDS",
     help="Maximum time to wait for the consent; 0 prints the link and exits.",
 )
+@click.option(
+    "--paste",
+    is_flag=True,
+    help="Read the URL to which Zoom redirected the browser from standard input instead of waiting, for a redirect URI of your own.",
+)
 @calls_service
 def connect(
-    client: Client, as_json: bool, user: str, zoom_email: str | None, no_browser: bool, wait: int
+    client: Client,
+    as_json: bool,
+    user: str,
+    zoom_email: str | None,
+    no_browser: bool,
+    wait: int,
+    paste: bool,
 ) -> None:
     """Connect USER (an email address): print the consent link, wait, and show the connection.
 
@@ -59,6 +70,11 @@ def connect(
     consenting = zoom_email or user
     if not no_browser and sys.stdout.isatty():
         click.launch(link)
+    if paste:
+        callback_url = click.prompt("URL to which Zoom redirected the browser", err=True)
+        completed = client.auth.complete_authorization(callback_url=callback_url)
+        print_connection(completed.connection, as_json=as_json)
+        return
     note(f"waiting for the consent of {consenting} (Ctrl+C stops waiting; the link remains valid)")
     try:
         connection = client.wait_for_connection(user, after=previous, timeout=wait)

@@ -17,7 +17,7 @@ import pytest
 
 from support import terminal
 from support.command_line import command
-from support.harness import BASIL, MONICA, OMAR, Harness, browser, caller_key, consent, running
+from support.harness import BASIL, MONICA, OMAR, Harness, browser, caller_key, consent, consent_form, running
 from support.raw_upstream import http_response, raw_upstream
 from zoom_simulator.faults import Fault
 from zoomgate.v1 import auth_service_pb2 as pb
@@ -121,6 +121,36 @@ async def test_user_with_a_different_zoom_address_is_connected_from_the_terminal
 async def test_invalid_zoom_address_is_a_usage_error(harness: Harness) -> None:
     _, errors = await zoomgate(harness, "connect", BASIL, "--zoom-email", "nobody", code=2)
     assert "--zoom-email" in errors
+
+
+@pytest.mark.parametrize(
+    ("decision", "code", "text"),
+    [("allow", 0, BASIL), ("deny", 1, "access_denied")],
+)
+async def test_connect_completes_with_the_pasted_url(
+    tmp_path: Path, decision: str, code: int, text: str
+) -> None:
+    """Zoom redirects to a page of the application, from which the user copies the URL."""
+    environ = {"ZOOMGATE_REDIRECT_URI": "http://127.0.0.1:9/zoom-done"}
+    async with running(tmp_path, environ=environ) as harness:
+        process = await asyncio.create_subprocess_exec(
+            *COMMAND,
+            *("connect", BASIL, "--paste"),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=process_environ(harness),
+        )
+        assert process.stdout is not None
+        link = (await process.stdout.readline()).decode().strip()
+        async with browser() as session:
+            action, fields = await consent_form(session, link)
+            form = fields | {"user": BASIL, "decision": decision}
+            async with session.post(action, data=form, allow_redirects=False) as response:
+                callback_url = response.headers["Location"]
+        output, errors = await process.communicate(f"{callback_url}\n".encode())
+    assert process.returncode == code, errors
+    assert text in (errors if code else output).decode()
 
 
 async def test_link_is_printed_without_waiting(harness: Harness) -> None:

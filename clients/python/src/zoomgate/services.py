@@ -49,7 +49,7 @@ class Auth(_Service):
     begin_authorization: Method[auth.BeginAuthorizationRequest, auth.BeginAuthorizationResponse]
     """Start an authorization and return the consent URL, which can be used for one authorization and expires after 10 minutes."""
     complete_authorization: Method[auth.CompleteAuthorizationRequest, auth.CompleteAuthorizationResponse]
-    """Complete an authorization with the code and state, or the ticket, from the browser's redirect. Never retried."""
+    """Complete an authorization with the code and state, the ticket, or the whole `callback_url` of the browser. Never retried."""
     create_token: Method[auth.CreateTokenRequest, auth.CreateTokenResponse]
     """Exchange an authorization code from the caller's own redirect URL. Never retried."""
     get_token: Method[auth.GetTokenRequest, auth.GetTokenResponse]

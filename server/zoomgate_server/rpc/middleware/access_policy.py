@@ -17,12 +17,14 @@ class Policy:
         user_fields: The request fields with the email addresses to check. The caller acts for the users in the first one.
         access_tokens: Whether the caller needs permission to read access tokens.
         refresh_tokens: Whether a service needs permission to read refresh tokens.
+        defaults_to_member: Whether an empty `user_email` stands for the address of the calling member.
     """
 
     roles: frozenset[Role]
     user_fields: tuple[str, ...] = ("user_email",)
     access_tokens: bool = False
     refresh_tokens: bool = False
+    defaults_to_member: bool = False
 
 
 def _policy(
@@ -30,22 +32,23 @@ def _policy(
     user_fields: tuple[str, ...] = ("user_email",),
     access_tokens: bool = False,
     refresh_tokens: bool = False,
+    defaults_to_member: bool = False,
 ) -> Policy:
-    return Policy(frozenset(roles), user_fields, access_tokens, refresh_tokens)
+    return Policy(frozenset(roles), user_fields, access_tokens, refresh_tokens, defaults_to_member)
 
 
 METHOD_POLICY: Mapping[str, Policy] = {
     "/zoomgate.v1.AuthService/BeginAuthorization": _policy(_S, _M, user_fields=("user_email", "zoom_email")),
     # the state is bound to the caller that started the authorization
     "/zoomgate.v1.AuthService/CompleteAuthorization": _policy(_S, _M, user_fields=()),
-    "/zoomgate.v1.AuthService/CreateToken": _policy(_S, _M),
+    "/zoomgate.v1.AuthService/CreateToken": _policy(_S, _M, defaults_to_member=True),
     "/zoomgate.v1.AuthService/GetToken": _policy(_S, access_tokens=True),
     "/zoomgate.v1.AuthService/RefreshToken": _policy(_S, access_tokens=True),
     "/zoomgate.v1.AuthService/RequestToken": _policy(_S, access_tokens=True),
     "/zoomgate.v1.AuthService/ImportConnection": _policy(_S, _A, refresh_tokens=True),
     "/zoomgate.v1.AuthService/CheckToken": _policy(_S, _M),
     # reveals only whether two addresses are equal
-    "/zoomgate.v1.AuthService/ValidateUser": _policy(_S, _M, user_fields=()),
+    "/zoomgate.v1.AuthService/ValidateUser": _policy(_S, _M, user_fields=(), defaults_to_member=True),
     "/zoomgate.v1.AuthService/GetConnection": _policy(_S, _M, _A),
     # services receive only the users that they may act for
     "/zoomgate.v1.AuthService/ListConnections": _policy(_S, _A, user_fields=()),

@@ -135,6 +135,8 @@ class Authentication:
                     principal = self._with_member(principal, members)
                 policy = access_policy.check_method(principal, path)
                 message = _decoded(method, request)
+                if policy.defaults_to_member and principal.member is not None:
+                    message.user_email = message.user_email or principal.member.email
                 named = [_users(message, field) for field in policy.user_fields]
                 for user_email in itertools.chain(*named):
                     access_policy.check_user(principal, path, user_email)

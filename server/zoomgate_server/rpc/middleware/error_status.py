@@ -44,6 +44,10 @@ MAPPING: Mapping[type[errors.ZoomgateError], tuple[grpc.StatusCode, "ErrorReason
     errors.MalformedRequest: (_C.INVALID_ARGUMENT, _R.ERROR_REASON_MALFORMED_REQUEST),
     errors.InvalidState: (_C.INVALID_ARGUMENT, _R.ERROR_REASON_INVALID_STATE),
     errors.CodeRefused: (_C.INVALID_ARGUMENT, _R.ERROR_REASON_CODE_REFUSED),
+    errors.AuthorizationDeclined: (
+        _C.FAILED_PRECONDITION,
+        _R.ERROR_REASON_AUTHORIZATION_DECLINED,
+    ),
     errors.IdentityMismatch: (_C.FAILED_PRECONDITION, _R.ERROR_REASON_IDENTITY_MISMATCH),
     errors.ZoomUserAlreadyConnected: (_C.FAILED_PRECONDITION, _R.ERROR_REASON_ZOOM_USER_ALREADY_CONNECTED),
     errors.InvalidPath: (_C.INVALID_ARGUMENT, _R.ERROR_REASON_INVALID_PATH),

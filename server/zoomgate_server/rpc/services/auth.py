@@ -19,7 +19,7 @@ from zoomgate_server.connections.connection_import import ConnectionImporter, Im
 from zoomgate_server.connections.disconnection import Disconnector
 from zoomgate_server.connections.queries import ConnectionQueries
 from zoomgate_server.errors import InvalidRequest
-from zoomgate_server.rpc.services import connection_mapping, json_value
+from zoomgate_server.rpc.services import callback_parameters, connection_mapping, json_value
 from zoomgate_server.rpc.services.page_token import PageTokens
 from zoomgate_server.rpc.services.resume_token import ResumeTokens
 from zoomgate_server.rpc.services.validation import Violations, parse_user_email
@@ -30,8 +30,6 @@ DEFAULT_MIN_VALIDITY_SECONDS = 60.0
 MAX_MIN_VALIDITY_SECONDS = 600.0
 MAX_OPTIONS_BYTES = 8 * 1024
 MAX_OPTIONS_DEPTH = 16
-MAX_CODE = 2048
-MAX_STATE = 512
 MAX_SCOPE = 16 * 1024
 MAX_EXPIRES_IN = 365 * 24 * 3600
 DEFAULT_PAGE_SIZE = 100
@@ -107,23 +105,17 @@ class AuthService(AuthServiceServicer):
         self, request: pb.CompleteAuthorizationRequest, context: Any
     ) -> pb.CompleteAuthorizationResponse:
         violations = Violations()
-        violations.text("code", request.code, limit=MAX_CODE)
-        violations.text("state", request.state, limit=MAX_STATE)
-        violations.text("ticket", request.ticket, limit=MAX_STATE)
-        if request.ticket and (request.code or request.state):
-            violations.add(
-                "ticket", "cannot be combined with code or state; send either ticket, or code and state"
-            )
-        elif not request.ticket:
-            for field, value in (("code", request.code), ("state", request.state)):
-                if not value:
-                    violations.add(field, "is required without a ticket; send the value from Zoom's redirect")
+        returned = callback_parameters.read(request, violations)
         violations.raise_if_any()
         call = current_call.get()
+        if returned.error:
+            await self._authorizations.decline(
+                call, returned.state, returned.error, returned.error_description
+            )
         completed = await (
-            self._authorizations.redeem(call, request.ticket)
-            if request.ticket
-            else self._authorizations.complete(call, request.code, request.state)
+            self._authorizations.redeem(call, returned.ticket)
+            if returned.ticket
+            else self._authorizations.complete(call, returned.code, returned.state)
         )
         return pb.CompleteAuthorizationResponse(
             user_email=completed.connection.user_email,
@@ -134,8 +126,8 @@ class AuthService(AuthServiceServicer):
     async def CreateToken(self, request: pb.CreateTokenRequest, context: Any) -> pb.CreateTokenResponse:
         violations = Violations()
         user_email = violations.user_email(request.user_email)
-        violations.text("code", request.code, limit=MAX_CODE, required=True)
-        violations.text("state", request.state, limit=MAX_STATE)
+        violations.text("code", request.code, limit=callback_parameters.MAX_CODE, required=True)
+        violations.text("state", request.state, limit=callback_parameters.MAX_STATE)
         if request.code_verifier and not _VERIFIER.fullmatch(request.code_verifier):
             violations.add(
                 "code_verifier",

@@ -83,8 +83,9 @@ class BeginAuthorizationRequest(google.protobuf.message.Message):
     `zoom_email`.
     """
     return_to: builtins.str
-    """The page to which the browser is redirected after the authorization: the name of an entry in the `ZOOMGATE_RETURN_TO` setting. Defaults
-    to Zoomgate's own result page. Available only if Zoom redirects to Zoomgate's callback.
+    """The page to which the browser is redirected after the authorization: the name of an entry in the `ZOOMGATE_RETURN_TO` setting. The
+    query parameter `outcome` is `connected` or the name of a failure, such as `declined`; after a success, `ticket` is for
+    CompleteAuthorization. Defaults to Zoomgate's own result page. Available only if Zoom redirects to Zoomgate's callback.
     """
     zoom_email: builtins.str
     """The email address of the Zoom account that must consent, if it differs from `user_email`. The caller must be allowed to act for both
@@ -140,27 +141,33 @@ Global___BeginAuthorizationResponse: typing_extensions.TypeAlias = BeginAuthoriz
 
 @typing.final
 class CompleteAuthorizationRequest(google.protobuf.message.Message):
-    """Request message for CompleteAuthorization. Set either `code` and `state`, or only `ticket`."""
+    """Request message for CompleteAuthorization. Set `code` and `state`, or only `ticket`, or only `callback_url`."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     CODE_FIELD_NUMBER: builtins.int
     STATE_FIELD_NUMBER: builtins.int
     TICKET_FIELD_NUMBER: builtins.int
+    CALLBACK_URL_FIELD_NUMBER: builtins.int
     code: builtins.str
     """The `code` query parameter of Zoom's redirect. At most 2048 characters."""
     state: builtins.str
     """The `state` query parameter of Zoom's redirect. At most 512 characters."""
     ticket: builtins.str
     """The `ticket` query parameter of the redirect to the `return_to` URL. At most 512 characters."""
+    callback_url: builtins.str
+    """The whole URL to which the browser returned, with `code` and `state`, Zoom's `error`, or `ticket` in its query. Scheme, host and path
+    are not checked and may be missing. At most 8192 characters.
+    """
     def __init__(
         self,
         *,
         code: builtins.str = ...,
         state: builtins.str = ...,
         ticket: builtins.str = ...,
+        callback_url: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["code", b"code", "state", b"state", "ticket", b"ticket"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["callback_url", b"callback_url", "code", b"code", "state", b"state", "ticket", b"ticket"]) -> None: ...
 
 Global___CompleteAuthorizationRequest: typing_extensions.TypeAlias = CompleteAuthorizationRequest
 
@@ -206,7 +213,9 @@ class CreateTokenRequest(google.protobuf.message.Message):
     STATE_FIELD_NUMBER: builtins.int
     CODE_VERIFIER_FIELD_NUMBER: builtins.int
     user_email: builtins.str
-    """Required. The email address of the user who consented. With `state`, the `user_email` of that authorization."""
+    """Required, unless a member calls. The email address of the user who consented; defaults to the member's address. With `state`, the
+    `user_email` of that authorization.
+    """
     code: builtins.str
     """Required. The code from Zoom's redirect. At most 2048 characters."""
     state: builtins.str
@@ -587,7 +596,9 @@ class ValidateUserRequest(google.protobuf.message.Message):
 
     USER_EMAIL_FIELD_NUMBER: builtins.int
     user_email: builtins.str
-    """Required. The email address to compare with the member's address."""
+    """The email address to compare with the member's address. Required, unless a member calls; defaults to the member's address, so that
+    the response only states that a member calls.
+    """
     def __init__(
         self,
         *,

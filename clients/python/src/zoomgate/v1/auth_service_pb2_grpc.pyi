@@ -381,18 +381,19 @@ class AuthServiceStub(typing.Generic[_AuthServiceBeginAuthorizationType, _AuthSe
     """
 
     CompleteAuthorization: _AuthServiceCompleteAuthorizationType
-    """Completes an authorization. Accepts either the `code` and `state` of Zoom's redirect to the caller's own page, or the `ticket` that
-    Zoomgate's callback appended to the `return_to` URL.
+    """Completes an authorization. Accepts the `code` and `state` of Zoom's redirect to the caller's own page, the `ticket` that Zoomgate's
+    callback appended to the `return_to` URL, or the whole URL to which the browser returned, with any of these.
 
     Authorization: only the caller that started the authorization.
 
     Errors:
     - INVALID_ARGUMENT / INVALID_STATE: the state or ticket is unknown, used or expired, or belongs to a different caller.
     - INVALID_ARGUMENT / CODE_REFUSED: Zoom rejected the authorization code.
+    - FAILED_PRECONDITION / AUTHORIZATION_DECLINED: `callback_url` contains an error of Zoom, usually because the user declined.
     - FAILED_PRECONDITION / IDENTITY_MISMATCH: a different Zoom user consented.
     - FAILED_PRECONDITION / ZOOM_USER_ALREADY_CONNECTED: the Zoom user is connected under a different email address.
     - RESOURCE_EXHAUSTED / SERVER_OVERLOADED: too many exchanges are running. Nothing was used; retry with the same request.
-    - FAILED_PRECONDITION / ZOOM_NOT_CONNECTED: the user was disconnected during the call.
+    - FAILED_PRECONDITION / ZOOM_NOT_CONNECTED: the user was disconnected during the call, or after the ticket was issued.
     - FAILED_PRECONDITION / ZOOM_REAUTH_REQUIRED: Zoom no longer accepts the tokens that it issued for the code.
     - FAILED_PRECONDITION / ZOOM_SCOPE_MISSING: the app lacks the scope `user:read:user`.
     - INTERNAL / APP_CREDENTIALS_REJECTED: Zoom rejected the client ID or secret of this service.
@@ -400,13 +401,15 @@ class AuthServiceStub(typing.Generic[_AuthServiceBeginAuthorizationType, _AuthSe
     - FAILED_PRECONDITION / TOKEN_REQUEST_REFUSED: Zoom refused the exchange for a different reason.
     - RESOURCE_EXHAUSTED / ZOOM_RATE_LIMITED: Zoom is rate limiting.
     - UNAVAILABLE / REFRESH_IN_PROGRESS: a different call is exchanging the same code.
-    - UNAVAILABLE / ZOOM_UNAVAILABLE: Zoom could not be reached or responded with 5xx. If Zoom has issued tokens but not reported their
-      user yet, the message states that the connection is created automatically later.
+    - UNAVAILABLE / ZOOM_UNAVAILABLE: Zoom could not be reached or responded with 5xx.
     - UNKNOWN / ZOOM_OUTCOME_UNKNOWN: Zoom's response was lost.
     - INTERNAL / ZOOM_BAD_RESPONSE: Zoom's response could not be parsed.
 
-    Retries: not safe. A state and a ticket can be used only once. After a failure, start a new authorization; if the connection is created
-    automatically later, wait for it instead (GetConnection).
+    If Zoom has issued tokens but not reported their user yet, `connection` in the metadata of the error is `pending`, and the connection
+    is created automatically later.
+
+    Retries: not safe. A state and a ticket can be used only once. After a failure, start a new authorization; if the connection is
+    pending, wait for it instead (GetConnection).
     """
 
     CreateToken: _AuthServiceCreateTokenType
@@ -416,7 +419,7 @@ class AuthServiceStub(typing.Generic[_AuthServiceBeginAuthorizationType, _AuthSe
     receive the token; all other callers receive only `success`.
 
     Errors:
-    - The errors of CompleteAuthorization.
+    - The errors of CompleteAuthorization, except AUTHORIZATION_DECLINED.
 
     Retries: not safe with `state`, which can be used only once. Without `state`, a retry with the same code never exchanges it a second
     time: it returns the stored connection, or the error that describes the exchange. After a later authorization of the same user, the
@@ -671,18 +674,19 @@ class AuthServiceServicer(metaclass=abc.ABCMeta):
         request: zoomgate.v1.auth_service_pb2.CompleteAuthorizationRequest,
         context: _ServicerContext,
     ) -> typing.Union[zoomgate.v1.auth_service_pb2.CompleteAuthorizationResponse, collections.abc.Awaitable[zoomgate.v1.auth_service_pb2.CompleteAuthorizationResponse]]:
-        """Completes an authorization. Accepts either the `code` and `state` of Zoom's redirect to the caller's own page, or the `ticket` that
-        Zoomgate's callback appended to the `return_to` URL.
+        """Completes an authorization. Accepts the `code` and `state` of Zoom's redirect to the caller's own page, the `ticket` that Zoomgate's
+        callback appended to the `return_to` URL, or the whole URL to which the browser returned, with any of these.
 
         Authorization: only the caller that started the authorization.
 
         Errors:
         - INVALID_ARGUMENT / INVALID_STATE: the state or ticket is unknown, used or expired, or belongs to a different caller.
         - INVALID_ARGUMENT / CODE_REFUSED: Zoom rejected the authorization code.
+        - FAILED_PRECONDITION / AUTHORIZATION_DECLINED: `callback_url` contains an error of Zoom, usually because the user declined.
         - FAILED_PRECONDITION / IDENTITY_MISMATCH: a different Zoom user consented.
         - FAILED_PRECONDITION / ZOOM_USER_ALREADY_CONNECTED: the Zoom user is connected under a different email address.
         - RESOURCE_EXHAUSTED / SERVER_OVERLOADED: too many exchanges are running. Nothing was used; retry with the same request.
-        - FAILED_PRECONDITION / ZOOM_NOT_CONNECTED: the user was disconnected during the call.
+        - FAILED_PRECONDITION / ZOOM_NOT_CONNECTED: the user was disconnected during the call, or after the ticket was issued.
         - FAILED_PRECONDITION / ZOOM_REAUTH_REQUIRED: Zoom no longer accepts the tokens that it issued for the code.
         - FAILED_PRECONDITION / ZOOM_SCOPE_MISSING: the app lacks the scope `user:read:user`.
         - INTERNAL / APP_CREDENTIALS_REJECTED: Zoom rejected the client ID or secret of this service.
@@ -690,13 +694,15 @@ class AuthServiceServicer(metaclass=abc.ABCMeta):
         - FAILED_PRECONDITION / TOKEN_REQUEST_REFUSED: Zoom refused the exchange for a different reason.
         - RESOURCE_EXHAUSTED / ZOOM_RATE_LIMITED: Zoom is rate limiting.
         - UNAVAILABLE / REFRESH_IN_PROGRESS: a different call is exchanging the same code.
-        - UNAVAILABLE / ZOOM_UNAVAILABLE: Zoom could not be reached or responded with 5xx. If Zoom has issued tokens but not reported their
-          user yet, the message states that the connection is created automatically later.
+        - UNAVAILABLE / ZOOM_UNAVAILABLE: Zoom could not be reached or responded with 5xx.
         - UNKNOWN / ZOOM_OUTCOME_UNKNOWN: Zoom's response was lost.
         - INTERNAL / ZOOM_BAD_RESPONSE: Zoom's response could not be parsed.
 
-        Retries: not safe. A state and a ticket can be used only once. After a failure, start a new authorization; if the connection is created
-        automatically later, wait for it instead (GetConnection).
+        If Zoom has issued tokens but not reported their user yet, `connection` in the metadata of the error is `pending`, and the connection
+        is created automatically later.
+
+        Retries: not safe. A state and a ticket can be used only once. After a failure, start a new authorization; if the connection is
+        pending, wait for it instead (GetConnection).
         """
 
     @abc.abstractmethod
@@ -711,7 +717,7 @@ class AuthServiceServicer(metaclass=abc.ABCMeta):
         receive the token; all other callers receive only `success`.
 
         Errors:
-        - The errors of CompleteAuthorization.
+        - The errors of CompleteAuthorization, except AUTHORIZATION_DECLINED.
 
         Retries: not safe with `state`, which can be used only once. Without `state`, a retry with the same code never exchanges it a second
         time: it returns the stored connection, or the error that describes the exchange. After a later authorization of the same user, the

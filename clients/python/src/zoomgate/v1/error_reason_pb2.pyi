@@ -145,9 +145,9 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """
     ERROR_REASON_ZOOM_UNAVAILABLE: _ErrorReason.ValueType  # 23
     """UNAVAILABLE with RetryInfo. Zoom could not be reached, responded with a redirect, or did not respond properly to a read (5xx, a page
-    of an intermediary). The call changed nothing, unless the message states that the connection is created automatically later.
+    of an intermediary). The call changed nothing, unless `connection` is `pending`: the connection is then created automatically later.
 
-    Example: {"reason": "ZOOM_UNAVAILABLE", "domain": "zoomgate", "metadata": {"http_status": "503"}}
+    Example: {"reason": "ZOOM_UNAVAILABLE", "domain": "zoomgate", "metadata": {"http_status": "503", "connection": "pending"}}
     """
     ERROR_REASON_ZOOM_OUTCOME_UNKNOWN: _ErrorReason.ValueType  # 24
     """UNKNOWN. The request was sent, but its response was lost or is neither a success that Zoom documents nor a refusal, so it may have
@@ -222,6 +222,12 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     are unaffected.
 
     Example: {"reason": "TOKEN_REQUEST_REFUSED", "domain": "zoomgate", "metadata": {"http_status": "400", "zoom_code": "access_denied"}}
+    """
+    ERROR_REASON_AUTHORIZATION_DECLINED: _ErrorReason.ValueType  # 37
+    """FAILED_PRECONDITION. Zoom returned an error instead of an authorization code, usually because the user declined. `error` is Zoom's
+    error (RFC 6749, section 4.1.2.1). The user's stored connection is unchanged.
+
+    Example: {"reason": "AUTHORIZATION_DECLINED", "domain": "zoomgate", "metadata": {"error": "access_denied"}}
     """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
@@ -356,9 +362,9 @@ Example: {"reason": "SERVER_OVERLOADED", "domain": "zoomgate", "metadata": {"lim
 """
 ERROR_REASON_ZOOM_UNAVAILABLE: ErrorReason.ValueType  # 23
 """UNAVAILABLE with RetryInfo. Zoom could not be reached, responded with a redirect, or did not respond properly to a read (5xx, a page
-of an intermediary). The call changed nothing, unless the message states that the connection is created automatically later.
+of an intermediary). The call changed nothing, unless `connection` is `pending`: the connection is then created automatically later.
 
-Example: {"reason": "ZOOM_UNAVAILABLE", "domain": "zoomgate", "metadata": {"http_status": "503"}}
+Example: {"reason": "ZOOM_UNAVAILABLE", "domain": "zoomgate", "metadata": {"http_status": "503", "connection": "pending"}}
 """
 ERROR_REASON_ZOOM_OUTCOME_UNKNOWN: ErrorReason.ValueType  # 24
 """UNKNOWN. The request was sent, but its response was lost or is neither a success that Zoom documents nor a refusal, so it may have
@@ -433,5 +439,11 @@ ERROR_REASON_TOKEN_REQUEST_REFUSED: ErrorReason.ValueType  # 36
 are unaffected.
 
 Example: {"reason": "TOKEN_REQUEST_REFUSED", "domain": "zoomgate", "metadata": {"http_status": "400", "zoom_code": "access_denied"}}
+"""
+ERROR_REASON_AUTHORIZATION_DECLINED: ErrorReason.ValueType  # 37
+"""FAILED_PRECONDITION. Zoom returned an error instead of an authorization code, usually because the user declined. `error` is Zoom's
+error (RFC 6749, section 4.1.2.1). The user's stored connection is unchanged.
+
+Example: {"reason": "AUTHORIZATION_DECLINED", "domain": "zoomgate", "metadata": {"error": "access_denied"}}
 """
 Global___ErrorReason: typing_extensions.TypeAlias = ErrorReason
