@@ -50,6 +50,10 @@ class ZoomgateError(Exception):
         super().__init__(self.message)
 
 
+CONNECTION_PENDING: Mapping[str, str] = {"connection": "pending"}
+"""Metadata of an error after which the connection is created automatically, without a new consent."""
+
+
 class CallerUnauthenticated(ZoomgateError):
     """The credential is missing, malformed or unknown."""
 
@@ -111,14 +115,18 @@ class CodeRefused(ZoomgateError):
     """Zoom rejected the authorization code."""
 
 
-class IdentityMismatch(ZoomgateError):
-    """The Zoom user who consented is not the requested user."""
-
-
 class AuthorizationDeclined(ZoomgateError):
     """Zoom returned an error instead of an authorization code, usually because the user declined."""
 
     message = "Zoom returned an error instead of a code; start a new authorization"
+
+
+class IdentityMismatch(ZoomgateError):
+    """The Zoom user who consented is not the requested user."""
+
+
+class OtherUserConnected(IdentityMismatch):
+    """The Zoom user who consented is not the requested user, and is connected under a different address."""
 
 
 class ZoomUserAlreadyConnected(ZoomgateError):

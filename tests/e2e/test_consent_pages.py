@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from urllib.parse import quote
 
 import pytest
 from selenium import webdriver
@@ -15,6 +16,8 @@ from support.chromium import DESKTOP, PHONE, chromium, findings, fits, leaving, 
 from support.harness import BASIL, MONICA, OMAR
 from zoomgate import Client
 from zoomgate_server.web.pages import OUTCOMES
+
+CONNECT_URL = "https://acme.example/settings#zoom"
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -43,7 +46,11 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         "--data-dir",
         str(tmp_path_factory.mktemp("data")),
     ]
-    environ = {"PATH": "/usr/bin:/bin", "ZOOMGATE_BRAND_NAME": "Acme Bookings"}
+    environ = {
+        "PATH": "/usr/bin:/bin",
+        "ZOOMGATE_BRAND_NAME": "Acme Bookings",
+        "ZOOMGATE_CONNECT_URL": CONNECT_URL,
+    }
     with subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True, env=environ) as process:
         assert process.stdout is not None
         try:
@@ -188,7 +195,39 @@ def test_consent_without_the_cookie_is_rejected(service: Service, window: webdri
     assert heading(window) == "Please use the same browser"
 
 
-@pytest.mark.parametrize("outcome", OUTCOMES)
+def test_user_who_added_the_app_in_the_marketplace_is_led_to_the_application(
+    service: Service, window: webdriver.Chrome
+) -> None:
+    """The page has a button that leads to the configured page, and does not contain Zoom's code."""
+    window.get(f"{service.http}/oauth/callback?code=zoom-code")
+    assert heading(window) == "One more step to connect Acme Bookings"
+    assert "zoom-code" not in window.current_url
+    link = window.find_element(By.LINK_TEXT, "Go to Acme Bookings")
+    assert link.get_attribute("href") == CONNECT_URL
+    assert fits(window)
+    assert findings(window) == []
+
+
+def test_error_without_state_is_shown_as_text(service: Service, window: webdriver.Chrome) -> None:
+    description = quote("<img src=x onerror=alert(1)> " + "W" * 300)
+    window.get(f"{service.http}/oauth/callback?error=invalid_scope&error_description={description}")
+    assert heading(window) == "Zoom did not connect your account"
+    assert "invalid_scope: <img src=x onerror=alert(1)> WWW" in main_text(window)
+    assert fits(window)
+    assert findings(window) == []
+
+
+def test_result_is_not_shown_in_a_different_browser(service: Service, window: webdriver.Chrome) -> None:
+    window.get(authorization_url(service, MONICA))
+    press(window, "Continue to Zoom")
+    press(window, "Allow")
+    window.delete_all_cookies()
+    window.refresh()
+    assert heading(window) == "This result is not available"
+    assert MONICA not in main_text(window)
+
+
+@pytest.mark.parametrize("outcome", [name for name in OUTCOMES if name != "connected"])
 def test_every_outcome_has_an_accessible_page(
     service: Service, window: webdriver.Chrome, outcome: str
 ) -> None:
@@ -203,7 +242,7 @@ def test_every_outcome_has_an_accessible_page(
 def test_pages_load_no_external_resources(service: Service, window: webdriver.Chrome) -> None:
     """The pages load no script, image, font or stylesheet, and do not violate their Content-Security-Policy."""
     for path in (
-        "/oauth/result?outcome=connected",
+        "/oauth/result?outcome=declined",
         f"/oauth/start?{authorization_url(service, MONICA).partition('?')[2]}",
     ):
         window.get(service.http + path)

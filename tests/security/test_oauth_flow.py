@@ -371,8 +371,9 @@ async def front(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Harne
 
 
 PATHS = {
-    "no state": ("/oauth/callback?code=x", 400, "bad_request"),
-    "an empty state": ("/oauth/callback?state=&code=x", 400, "bad_request"),
+    "no state": ("/oauth/callback?code=x", 200, "app_added"),
+    "an empty state": ("/oauth/callback?state=&code=x", 200, "app_added"),
+    "two empty states": ("/oauth/callback?state=&state=&code=x", 400, "bad_request"),
     "two states": ("/oauth/callback?state=x&state=y&code=x", 400, "bad_request"),
     "two codes": ("/oauth/callback?state=x&code=x&code=y", 400, "bad_request"),
     "two codes, one escaped": ("/oauth/callback?state=x&code=x&%63ode=y", 400, "bad_request"),

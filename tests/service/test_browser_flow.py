@@ -1,7 +1,9 @@
 """Tests for the consent flow in the user's browser, including misuse."""
 
 import asyncio
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from yarl import URL
@@ -11,6 +13,7 @@ from zoom_simulator import SimulatorOptions
 from zoom_simulator.faults import Fault
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1.connection_pb2 import Connection
+from zoomgate_server.storage.record_store import Kind, Record, RecordKey, StoreError
 
 
 async def outcome_of(zoomgate: Harness, path: str) -> tuple[int, str]:
@@ -42,7 +45,9 @@ async def is_connected(zoomgate: Harness, user: str = MONICA) -> bool:
         "/oauth/continue",
         "/oauth/callback",
         "/oauth/callback?state=x",
-        "/oauth/callback?code=x",
+        "/oauth/callback?code=a&code=b",
+        "/oauth/callback?code=a&error=b",
+        "/oauth/callback?code=&error=",
         "/oauth/callback?state=x&code=a&code=b",
         "/oauth/callback?state=x&code=a&error=b",
         "/oauth/callback?state=x&code=" + "c" * 2049,
@@ -133,24 +138,27 @@ async def test_zoom_outage_shows_a_retry_page(zoomgate: Harness) -> None:
     [
         (400, (500, "misconfigured")),
         (403, (500, "misconfigured")),
-        (429, (503, "try_later")),
-        (500, (503, "try_later")),
+        (429, (202, "pending")),
+        (500, (202, "pending")),
     ],
 )
 async def test_user_is_connected_later_if_zoom_does_not_identify_the_user(
     zoomgate: Harness, status: int, outcome: tuple[int, str]
 ) -> None:
-    """The page reports an outage or a missing scope. The user does not have to consent again."""
+    """The page does not ask for another consent. Reloading the page of an outage shows the connection."""
     started = await zoomgate.begin_authorization()
     zoomgate.simulator.faults.add(Fault("users_me", "status", times=-1, status=status))
     async with browser() as session:
         page = await consent(session, started.authorization_url, MONICA)
         assert (page.status, page.url.query["outcome"]) == outcome
-    assert not await is_connected(zoomgate)
-    zoomgate.simulator.faults.clear()
-    async with asyncio.timeout(SECONDS):
-        while not await is_connected(zoomgate):
-            await asyncio.sleep(0.01)
+        assert not re.search("new link|again|retry", await page.text())
+        assert not await is_connected(zoomgate)
+        zoomgate.simulator.faults.clear()
+        async with asyncio.timeout(SECONDS):
+            while not await is_connected(zoomgate):
+                await asyncio.sleep(0.01)
+        async with session.get(page.url) as reloaded:
+            assert ("You are connected" in await reloaded.text()) is (outcome[1] == "pending")
     assert zoomgate.stat("revoke.known") == 0
 
 
@@ -227,6 +235,180 @@ async def test_browser_cookie_is_http_only_and_same_site(zoomgate: Harness) -> N
             assert "Secure" in cookie
 
 
+@pytest.mark.parametrize("path", ["/oauth/callback?code=x", "/oauth/callback?code=x&state="])
+async def test_user_who_added_the_app_in_the_marketplace_learns_where_to_connect(
+    zoomgate: Harness, path: str
+) -> None:
+    """Zoom's redirect then has a code and no state. The code is not exchanged, and does not stay in the address."""
+    async with browser() as session, session.get(zoomgate.http_url + path) as page:
+        assert (page.status, str(page.url.relative())) == (200, "/oauth/result?outcome=app_added")
+        assert "Marketplace" in await page.text()
+        assert "href" not in await page.text()
+    assert zoomgate.stat("token.authorization_code.refused") == 0
+    environ = {"ZOOMGATE_CONNECT_URL": "https://shop.example/zoom?a=1&b=%22#connect"}
+    async with running(zoomgate.data_dir / "with-url", environ=environ) as service:
+        for outcome in (path, "/oauth/callback?error=access_denied", "/oauth/result?outcome=link_expired"):
+            async with browser() as session, session.get(service.http_url + outcome) as page:
+                assert (
+                    '<a class="go" href="https://shop.example/zoom?a=1&amp;b=%22#connect">'
+                    in await page.text()
+                )
+
+
+@pytest.mark.parametrize(
+    ("query", "shown"),
+    [
+        ("error=access_denied", "<strong>access_denied</strong>"),
+        ("error=invalid_scope&state=", "<strong>invalid_scope</strong>"),
+        ("code=&error=4700", "<strong>4700</strong>"),
+        ("error=e&error_description=Invalid+redirect%3A+%C3%BC", "<strong>e: Invalid redirect: ü</strong>"),
+        (
+            "error=%3Cb%3E&error_description=%22%3Cscript%3E",
+            "<strong>&lt;b&gt;: &quot;&lt;script&gt;</strong>",
+        ),
+        ("error=e&error_description=a%0D%0Ab%E2%80%AEc%00", "<strong>e: a b c</strong>"),
+        ("error=e&error_description=" + "d" * 3000, f"<strong>e: {'d' * 197}</strong>"),
+        ("error=" + "e" * 2000, f"<strong>{'e' * 200}</strong>"),
+    ],
+)
+async def test_error_without_state_shows_the_reason_of_zoom(
+    zoomgate: Harness, query: str, shown: str
+) -> None:
+    """The reason is text of at most 200 characters, since anyone can create such an address."""
+    async with browser() as session, session.get(f"{zoomgate.http_url}/oauth/callback?{query}") as page:
+        text = await page.text()
+        assert (page.status, page.history) == (400, ())
+    assert shown in text
+    assert "<script" not in text
+
+
+async def test_result_of_a_connection_that_has_ended_is_not_shown_as_connected(zoomgate: Harness) -> None:
+    started = await zoomgate.begin_authorization()
+    async with browser() as session:
+        page = await consent(session, started.authorization_url, MONICA)
+        await zoomgate.call(zoomgate.auth.DeleteConnection, pb.DeleteConnectionRequest(user_email=MONICA))
+        async with session.get(page.url) as reloaded:
+            assert (reloaded.status, "You are not connected" in await reloaded.text()) == (409, True)
+    assert await outcome_of(zoomgate, "/oauth/result?outcome=connected") == (404, "connected")
+
+
+@pytest.mark.parametrize("connected", [False, True])
+async def test_page_after_consent_with_a_different_account_says_what_happened(
+    zoomgate: Harness, connected: bool
+) -> None:
+    """If the other account is connected already, its connection remains; otherwise the access is revoked."""
+    if connected:
+        await zoomgate.connect(OMAR)
+    started = await zoomgate.begin_authorization(MONICA)
+    async with browser() as session:
+        page = await consent(session, started.authorization_url, OMAR)
+        text = await page.text()
+    assert page.url.query["outcome"] == ("other_user_connected" if connected else "other_user")
+    assert ("That connection remains" in text, "gives up the access" in text) == (
+        connected,
+        not connected,
+    )
+    assert OMAR not in text
+    assert await is_connected(zoomgate, OMAR) is connected
+
+
+async def test_disconnection_during_the_consent_is_not_reported_as_an_outage(zoomgate: Harness) -> None:
+    await zoomgate.connect(MONICA)
+    started = await zoomgate.begin_authorization(MONICA)
+    zoomgate.simulator.faults.add(Fault("users_me", "delay", seconds=1.0))
+    async with browser() as session:
+        finishing = asyncio.create_task(consent(session, started.authorization_url, MONICA))
+        async with asyncio.timeout(SECONDS):
+            while zoomgate.stat("token.authorization_code.issued") < 2:
+                await asyncio.sleep(0.01)
+        await zoomgate.call(zoomgate.auth.DeleteConnection, pb.DeleteConnectionRequest(user_email=MONICA))
+        page = await finishing
+    assert (page.status, page.url.query["outcome"]) == (409, "disconnected")
+
+
+RETURN_TO = [
+    ("http://127.0.0.1:9/zoom", "http://127.0.0.1:9/zoom?"),
+    ("http://127.0.0.1:9/zoom?", "http://127.0.0.1:9/zoom?"),
+    ("http://127.0.0.1:9/zoom?from=a+b%2Cc", "http://127.0.0.1:9/zoom?from=a+b%2Cc&"),
+    ("http://127.0.0.1:9", "http://127.0.0.1:9?"),
+]
+
+
+async def returned_to(service: Harness, user: str = MONICA, decision: str = "allow") -> str:
+    """Start an authorization with `return_to`, decide, and return the URL to which the browser is redirected at the end."""
+    started = await service.begin_authorization(MONICA, return_to="shop")
+    async with browser() as session:
+        action, fields = await consent_form(session, started.authorization_url)
+        form = fields | {"user": user, "decision": decision}
+        async with session.post(action, data=form, allow_redirects=False) as response:
+            callback = response.headers["Location"]
+        async with session.get(URL(callback, encoded=True), allow_redirects=False) as response:
+            return response.headers["Location"]
+
+
+@pytest.mark.parametrize(("configured", "prefix"), RETURN_TO)
+async def test_browser_returns_to_the_configured_url_after_every_outcome(
+    tmp_path: Path, configured: str, prefix: str
+) -> None:
+    """The outcome is named in the query. Only a success has a ticket. Parameters of the URL are retained."""
+    async with running(tmp_path, environ={"ZOOMGATE_RETURN_TO": f"shop={configured}"}) as service:
+        assert await returned_to(service, decision="deny") == f"{prefix}outcome=declined"
+        assert await returned_to(service, OMAR) == f"{prefix}outcome=other_user"
+        service.simulator.faults.add(Fault("token", "status", status=503))
+        assert await returned_to(service) == f"{prefix}outcome=try_later"
+        service.simulator.faults.add(Fault("users_me", "status", times=-1))
+        assert await returned_to(service) == f"{prefix}outcome=pending"
+        service.simulator.faults.clear()
+        connected = await returned_to(service)
+        assert connected.startswith(f"{prefix}outcome=connected&ticket=")
+
+
+@pytest.mark.parametrize("operation", ["get", "put"])
+async def test_browser_returns_to_the_configured_url_after_a_store_failure(
+    tmp_path: Path, operation: str
+) -> None:
+    """A success whose ticket cannot be stored is still reported as a success."""
+    async with running(tmp_path, environ={"ZOOMGATE_RETURN_TO": "shop=http://127.0.0.1:9/zoom"}) as service:
+        stored = 0
+
+        async def fail_for_tickets(proceed: Any, key: RecordKey | Record, *rest: Any) -> Any:
+            nonlocal stored
+            kind = key.kind if isinstance(key, RecordKey) else key.key.kind
+            stored += service.stat("token.authorization_code.issued") and kind is Kind.STATE
+            if stored:
+                raise StoreError("injected")
+            return await proceed(key, *rest)
+
+        with service.store.intercept(operation, fail_for_tickets):
+            assert await returned_to(service) == "http://127.0.0.1:9/zoom?outcome=connected"
+        assert await is_connected(service)
+
+
+async def test_ticket_remains_usable_after_a_store_failure(tmp_path: Path) -> None:
+    """The connection is read before the ticket is used."""
+    async with running(tmp_path, environ={"ZOOMGATE_RETURN_TO": "shop=http://127.0.0.1:9/zoom"}) as service:
+        ticket = URL(await returned_to(service)).query["ticket"]
+        request = pb.CompleteAuthorizationRequest(ticket=ticket)
+
+        service.store.fail("find", 1)
+        error = await service.error_of(service.auth.CompleteAuthorization, request)
+        assert error.short == ("UNAVAILABLE", "STORE_UNAVAILABLE")
+        request = pb.CompleteAuthorizationRequest(
+            callback_url=f"http://127.0.0.1:9/zoom?outcome=connected&ticket={ticket}"
+        )
+        completed = await service.call(service.auth.CompleteAuthorization, request)
+        assert completed.user_email == MONICA
+
+
+async def test_ticket_of_a_connection_that_has_ended_is_rejected(tmp_path: Path) -> None:
+    async with running(tmp_path, environ={"ZOOMGATE_RETURN_TO": "shop=http://127.0.0.1:9/zoom"}) as service:
+        ticket = URL(await returned_to(service)).query["ticket"]
+        await service.call(service.auth.DeleteConnection, pb.DeleteConnectionRequest(user_email=MONICA))
+        request = pb.CompleteAuthorizationRequest(ticket=ticket)
+        error = await service.error_of(service.auth.CompleteAuthorization, request)
+        assert error.short == ("FAILED_PRECONDITION", "ZOOM_NOT_CONNECTED")
+
+
 async def test_return_to_receives_a_one_time_ticket(zoomgate: Harness) -> None:
     """Only the caller that started the authorization can redeem the ticket for user, options and connection."""
     environ = {"ZOOMGATE_RETURN_TO": "shop=http://127.0.0.1:9/connected?from=zoom"}
@@ -289,8 +471,10 @@ async def test_result_page_shows_details_only_in_the_consenting_browser(zoomgate
         await consent_form(other, (await zoomgate.begin_authorization(OMAR)).authorization_url)
         for session in (other, browser()):
             async with session, session.get(completed.url) as page:
-                assert page.status == 200
-                assert MONICA not in await page.text()
+                text = await page.text()
+                assert page.status == 404
+                assert MONICA not in text
+                assert "You are connected" not in text
 
 
 async def test_failure_page_names_the_requested_user(zoomgate: Harness) -> None:

@@ -233,7 +233,7 @@ async def test_connection_of_a_renamed_zoom_user_moves(zoomgate: Harness) -> Non
     assert [event["user"] for event in audit_events(zoomgate, "connection.unlinked")] == [MONICA]
 
 
-@pytest.mark.parametrize(("zoom_email", "outcome"), [(RENAMED, "connected"), ("", "other_user")])
+@pytest.mark.parametrize(("zoom_email", "outcome"), [(RENAMED, "connected"), ("", "other_user_connected")])
 async def test_renamed_zoom_user_keeps_the_earlier_address_if_the_new_one_is_named(
     zoomgate: Harness, zoom_email: str, outcome: str
 ) -> None:

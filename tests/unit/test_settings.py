@@ -350,6 +350,59 @@ def test_redirect_targets_are_validated(tmp_path: Path) -> None:
         load_file(tmp_path / "z.toml", '[return_to]\na = "https://a.example/x,y=https://b.example/"\n')
 
 
+def test_names_of_redirect_targets_are_unique() -> None:
+    """A target would otherwise be replaced without notice."""
+    text = problem({"ZOOMGATE_RETURN_TO": "a=https://a.example/, b=https://b.example/,a=https://c.example/"})
+    assert text == (
+        "ZOOMGATE_RETURN_TO contains item 3, which has the name of an earlier item; use each name once"
+    )
+
+
+@pytest.mark.parametrize("url", ["HTTPS://zoomgate.example.com", "hTTps://ZoomGate.Example.COM/"])
+@pytest.mark.parametrize("uri", ["", "https://zoomgate.example.com", "https://ZOOMGATE.example.com"])
+def test_case_of_the_public_url_is_ignored(url: str, uri: str) -> None:
+    """Scheme and host are case-insensitive (RFC 3986, section 6.2.2.1). The redirect URI stays as registered with Zoom."""
+    redirect = {"ZOOMGATE_REDIRECT_URI": f"{uri}/oauth/callback"} if uri else {}
+    loaded = settings.load(BEHIND_A_PROXY | {"ZOOMGATE_PUBLIC_URL": url} | redirect)
+    assert (loaded.public_url, loaded.has_https_pages) == ("https://zoomgate.example.com", True)
+    assert loaded.redirect_uri == f"{uri or loaded.public_url}/oauth/callback"
+
+
+@pytest.mark.parametrize(
+    ("uri", "secure"),
+    [
+        ("HTTPS://a.example/oauth/callback", True),
+        ("https://a.example/cb", True),
+        ("http://127.0.0.1/cb", False),
+    ],
+)
+def test_redirect_uri_determines_whether_browsers_use_https(uri: str, secure: bool) -> None:
+    """This applies without a public URL."""
+    assert settings.load({"ZOOMGATE_REDIRECT_URI": uri}).has_https_pages is secure
+
+
+def test_case_of_the_zoom_host_is_ignored() -> None:
+    """The records of an app are found with either spelling."""
+    loaded = settings.load(
+        {
+            "ZOOMGATE_ZOOM_OAUTH_URL": "HTTPS://Zoom.US/oauth",
+            "ZOOMGATE_ZOOM_API_URL": "https://API.zoom.us/v2",
+        }
+    )
+    assert loaded.app == settings.load({}).app
+    assert loaded.zoom_api_url == "https://api.zoom.us/v2"
+
+
+@pytest.mark.parametrize(
+    "url", ["http://shop.example/", "javascript:alert(1)", "shop.example", "https://u:p@shop.example/"]
+)
+def test_page_where_users_connect_must_be_a_web_page(url: str) -> None:
+    """A query and a fragment are accepted, because the URL is only a link."""
+    assert problem({"ZOOMGATE_CONNECT_URL": url}).startswith("ZOOMGATE_CONNECT_URL must ")
+    good = "https://shop.example/app?a=b#/zoom"
+    assert settings.load({"ZOOMGATE_CONNECT_URL": good}).connect_url == good
+
+
 @pytest.mark.parametrize(
     ("name", "wrong"),
     [

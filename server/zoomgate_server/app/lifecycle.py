@@ -104,9 +104,13 @@ async def run(
         server = rpc_server.new_server(shared_port=shared)
         web = WebServer(
             metrics=metrics,
-            secure=(settings.public_url or settings.redirect_uri).startswith("https://"),
+            secure=settings.has_https_pages,
             trusted_proxies=settings.trusted_proxies,
-            pages=Pages(brand_name=settings.brand_name, brand_color=settings.brand_color),
+            pages=Pages(
+                brand_name=settings.brand_name,
+                brand_color=settings.brand_color,
+                connect_url=settings.connect_url,
+            ),
             webhooks_enabled=bool(settings.webhook_secret),
             timing=timing.web,
         )

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
-from urllib.parse import urlencode, urlsplit
 
 from zoomgate_server.audit.event import BROWSER, AuditEvent, AuditSink
 from zoomgate_server.authorization.browser_binding import binding_of, challenge_of, is_bound
@@ -15,7 +14,7 @@ from zoomgate_server.clock import Clock
 from zoomgate_server.connections.account_linking import AccountLinker
 from zoomgate_server.connections.record import State
 from zoomgate_server.connections.repository import ConnectionRepository
-from zoomgate_server.errors import CodeRefused, ZoomgateError
+from zoomgate_server.errors import AuthorizationDeclined, CodeRefused, ZoomgateError
 from zoomgate_server.storage.record_store import StoreError
 from zoomgate_server.zoom.oauth import OAuthClient
 
@@ -36,14 +35,16 @@ class BrowserResult:
     """The outcome of a consent in a browser, and the page to show next.
 
     Attributes:
-        location: The configured return URL with a ticket, or None for the service's own result page.
-        view: Token with which only this browser can read the result; empty if it could not be stored.
+        return_url: The configured URL to which the browser returns, or empty for the service's own result page.
+        ticket: Ticket with which the caller redeems a success at the return URL; empty if it could not be stored.
+        view: Token with which only this browser can read the result page; empty if it could not be stored.
         failure: The error that prevented the connection, or None.
     """
 
-    location: str | None = field(repr=False)
-    view: str = field(repr=False)
-    failure: ZoomgateError | StoreError | None
+    return_url: str
+    ticket: str = field(default="", repr=False)
+    view: str = field(default="", repr=False)
+    failure: ZoomgateError | StoreError | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +53,12 @@ class BrowserView:
 
     Attributes:
         zoom_email: The email address of the Zoom user who had to consent, or empty for `user_email`.
-        scopes: Empty without an active connection.
+        scopes: The granted scopes, or None without an active connection.
     """
 
     user_email: str
     zoom_email: str
-    scopes: tuple[str, ...]
+    scopes: tuple[str, ...] | None
 
 
 class BrowserFlow:
@@ -120,7 +121,6 @@ class BrowserFlow:
 
         Raises:
             InvalidState: The state is unknown, expired, already used (cause USED), or bound to a different browser (cause OTHER_BROWSER).
-            ServerOverloaded: Too many codes are being exchanged; the state remains usable.
             StoreError: The store failed; the state remains usable.
         """
         ticket, _, binding = state.partition(".")
@@ -128,8 +128,17 @@ class BrowserFlow:
         if not is_bound(key, ticket, cookie, binding):
             self._audit_rejection("OTHER_BROWSER", pending)
             raise invalid_state("OTHER_BROWSER")
-        finish = partial(self._finish, ticket, pending, code, key, cookie)
-        return await self._account_linker.in_slot(finish, self._clock.monotonic() + self._timing.slot_wait)
+        result = BrowserResult(self._return_to.get(pending.return_to, ""))
+        finish = partial(self._finish, result, ticket, pending, code, key, cookie)
+        try:
+            return await self._account_linker.in_slot(
+                finish, self._clock.monotonic() + self._timing.slot_wait
+            )
+        except (
+            ZoomgateError,
+            StoreError,
+        ) as failure:  # nothing was used, or a concurrent request used the state
+            return replace(result, failure=failure)
 
     async def result_view(self, view: str, cookie: str) -> BrowserView:
         """Return the result for the browser in which the user consented. The result is available for 10 minutes.
@@ -144,27 +153,33 @@ class BrowserFlow:
             raise invalid_state("OTHER_BROWSER")
         record, _ = await self._connections.find(result.user_email)
         if record is None or record.state is not State.ACTIVE or record.tokens is None:
-            return BrowserView(result.user_email, result.zoom_email, ())
+            return BrowserView(result.user_email, result.zoom_email, None)
         return BrowserView(result.user_email, result.zoom_email, record.tokens.scopes)
 
     async def _finish(
-        self, ticket: str, pending: PendingAuthorization, code: str, key: str, cookie: str
+        self,
+        result: BrowserResult,
+        ticket: str,
+        pending: PendingAuthorization,
+        code: str,
+        key: str,
+        cookie: str,
     ) -> BrowserResult:
         await self._authorizations.consume(ticket, pending, cause="USED")
-        view = await self._save_view(pending, key, cookie)
+        if not result.return_url:
+            result = replace(result, view=await self._save_view(pending, key, cookie))
         try:
             await self._link(pending, code)
-            return BrowserResult(await self._return_redirect(pending), view, None)
         except (ZoomgateError, StoreError) as failure:
-            return BrowserResult(None, view, failure)
+            return replace(result, failure=failure)
+        if result.return_url:
+            result = replace(result, ticket=await self._create_copy(pending, kind="ticket", browser_key=None))
+        return result
 
     async def _link(self, pending: PendingAuthorization, code: str) -> None:
         if not code:
             self._audit_rejection("DECLINED", pending)
-            raise CodeRefused(
-                "The user declined the authorization in Zoom; if that was a mistake, start a new authorization",
-                metadata={"zoom_code": "access_denied"},
-            )
+            raise AuthorizationDeclined
         try:
             await self._account_linker.link_code(
                 code,
@@ -195,24 +210,18 @@ class BrowserFlow:
         return pending, pending.browser_key
 
     async def _save_view(self, pending: PendingAuthorization, key: str, cookie: str) -> str:
-        """Store the details for the result page for 10 minutes. If the store fails, the page is shown without these details."""
-        try:
-            name = await self._create_copy(pending, kind="view", options="{}")
-        except StoreError:
-            return ""
-        return f"{name}.{binding_of(key, name, cookie)}"
-
-    async def _return_redirect(self, pending: PendingAuthorization) -> str | None:
-        """Return the requested return URL with a new ticket, or None if no return URL was requested."""
-        return_url = self._return_to.get(pending.return_to)
-        if return_url is None:
-            return None
-        ticket = await self._create_copy(pending, kind="ticket", browser_key=None)
-        separator = "&" if urlsplit(return_url).query else "?"
-        return f"{return_url}{separator}{urlencode({'ticket': ticket})}"
+        """Store the details for the result page for 10 minutes, and return the token of the view, or an empty string."""
+        name = await self._create_copy(pending, kind="view", options="{}")
+        return name and f"{name}.{binding_of(key, name, cookie)}"
 
     async def _create_copy(self, pending: PendingAuthorization, **changes: Any) -> str:
-        """Store a changed copy of an authorization (a ticket or a view) for 10 minutes, and return its name."""
+        """Store a changed copy of an authorization (a ticket or a view) for 10 minutes, and return its name.
+
+        If the store fails, return an empty string: the outcome for the user does not depend on the copy.
+        """
         name = secrets.token_urlsafe(32)
-        await self._authorizations.create(name, replace(pending, code_verifier="", **changes))
+        try:
+            await self._authorizations.create(name, replace(pending, code_verifier="", **changes))
+        except StoreError:
+            return ""
         return name

@@ -22,8 +22,10 @@ from zoomgate_server.connections.record import Cause, ConnectionRecord
 from zoomgate_server.connections.token_journal import Entry, Origin
 from zoomgate_server.connections.token_pair import TokenPair
 from zoomgate_server.errors import (
+    CONNECTION_PENDING,
     IdentityMismatch,
     NotConnected,
+    OtherUserConnected,
     ReauthRequired,
     RecordFault,
     RefreshInProgress,
@@ -212,8 +214,10 @@ def _actor(call: Call | None) -> Actor:
 def connected(request: LinkRequest, verdict: exchange.Verdict) -> ConnectionRecord:
     """Return the connection of a verdict, or raise the error for callers."""
     match verdict:
-        case linking.Linked(_, LinkResult.IDENTITY_MISMATCH):
-            raise _identity_mismatch()
+        case linking.Linked(record, LinkResult.IDENTITY_MISMATCH):
+            raise _identity_mismatch(
+                OtherUserConnected if decisions.is_connected(record) else IdentityMismatch
+            )
         case linking.Linked(_, LinkResult.ZOOM_USER_ALREADY_CONNECTED):
             raise already_connected()
         case linking.Linked(record) | exchange.Known(record) | linking.Skipped(record):
@@ -224,17 +228,18 @@ def connected(request: LinkRequest, verdict: exchange.Verdict) -> ConnectionReco
             if record.user_email != request.user_email:
                 raise _identity_mismatch()
             return record
-        case linking.Waiting(error, in_journal) if not in_journal or isinstance(
-            error, ScopeMissing | RecordFault
-        ):
+        case linking.Waiting(error, in_journal=False):
             raise error
         case linking.Waiting(error):
-            raise ZoomUnavailable(
-                "Zoom accepted the code or refresh token but has not identified the user yet. The connection is created automatically"
-                " later; do not send the code or token again",
-                retry_after=5.0,
-                internal=type(error).__name__,
-            )
+            if not isinstance(error, ScopeMissing | RecordFault):
+                error = ZoomUnavailable(
+                    "Zoom accepted the code or refresh token but has not identified the user yet. The connection is created"
+                    " automatically later; do not send the code or token again",
+                    retry_after=5.0,
+                    internal=type(error).__name__,
+                )
+            error.metadata |= CONNECTION_PENDING
+            raise error
         case exchange.InProgress():
             raise RefreshInProgress(
                 "This code or refresh token is being exchanged; retry in a moment", retry_after=1.0
@@ -256,5 +261,5 @@ def already_connected() -> ZoomUserAlreadyConnected:
     )
 
 
-def _identity_mismatch() -> IdentityMismatch:
-    return IdentityMismatch("The Zoom user who consented has a different email address than requested")
+def _identity_mismatch(kind: type[IdentityMismatch] = IdentityMismatch) -> IdentityMismatch:
+    return kind("The Zoom user who consented has a different email address than requested")

@@ -19,6 +19,7 @@ from zoomgate_server.settings.value_types import (
     BASE_URL,
     CLIENT_ID,
     COLOR,
+    CONNECT_URL,
     NETWORKS,
     OPTIONAL_PATH,
     PATH,
@@ -198,12 +199,20 @@ class Settings:
     trusted_proxies: tuple[Network, ...] = setting(NETWORKS, "", "proxies in front of the HTTP server")
     brand_name: str = setting(text(60), "Zoomgate", "brand name on the consent pages")
     brand_color: str = setting(COLOR, "#0b5cff", "brand color on the consent pages")
+    connect_url: str = setting(
+        CONNECT_URL, "", "page of your application where users connect Zoom; the consent pages link to it"
+    )
     webhook_secret: tuple[Secret, ...] = setting(SECRETS, "", "webhook secret token of the Zoom app")
 
     @property
     def tls(self) -> tuple[Path, Path] | None:
         """The paths of the certificate and the key."""
         return (self.tls_cert, self.tls_key) if self.tls_cert and self.tls_key else None
+
+    @property
+    def has_https_pages(self) -> bool:
+        """Whether browsers reach the consent pages over https."""
+        return urlsplit(self.public_url or self.redirect_uri).scheme == "https"
 
     @property
     def app(self) -> str:
@@ -330,7 +339,8 @@ def _redirect_uri(sources: Sources, values: Mapping[str, Any]) -> str:
     public_url: str = values["public_url"]
     if not public_url:
         return uri
-    if urlsplit(uri).path == _CALLBACK and not uri.startswith(f"{public_url}/"):
+    parts = urlsplit(uri)
+    if parts.path == _CALLBACK and f"{parts.scheme}://{parts.netloc.lower()}" != public_url:
         sources.reject(
             "redirect_uri",
             f"has a different host than {sources.names['public_url']}; use {public_url}{_CALLBACK}, or omit it",

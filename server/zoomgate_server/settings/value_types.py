@@ -97,8 +97,10 @@ def _is_secure(url: SplitResult) -> bool:
         return False
 
 
-def _without_slash(url: str) -> str:
-    return url.rstrip("/")
+def _normalized(url: str) -> str:
+    """Return a URL with its scheme and host in lower case (RFC 3986, section 6.2.2.1), without slashes at the end."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.lower()).geturl().rstrip("/")
 
 
 def _parse_store(text: str) -> Path | Secret:
@@ -142,6 +144,16 @@ def _parse_target(text: str) -> tuple[str, str]:
     return name, url
 
 
+def _parse_targets(text: str) -> Mapping[str, str]:
+    targets = _parse_items(text, _parse_target)
+    names = [name for name, _ in targets]
+    if duplicates := [number for number, name in enumerate(names, 1) if name in names[: number - 1]]:
+        raise Rejected(
+            f"contains item {duplicates[0]}, which has the name of an earlier item; use each name once"
+        )
+    return dict(targets)
+
+
 def _parse_network(text: str) -> Network:
     try:
         network = ipaddress.ip_network(text)
@@ -175,14 +187,17 @@ SECRETS = ValueType(
 BASE_URL = _url(
     "an https URL, or an http URL with a loopback address, without user, query and fragment",
     lambda _: True,
-    _without_slash,
+    _normalized,
     reserved="?#",
 )
 PUBLIC_URL = _url(
     "a scheme, a host, and optionally a port, such as https://zoomgate.example.com",
     lambda url: not url.path.strip("/"),
-    _without_slash,
+    _normalized,
     reserved="?#",
+)
+CONNECT_URL = _url(
+    "an https URL, or an http URL with a loopback address, without a user", lambda _: True, str, reserved=""
 )
 REDIRECT_URI = _url("the full URL registered with Zoom, without a fragment", lambda url: url.path, str)
 STORE = ValueType(
@@ -204,9 +219,7 @@ CLIENT_ID = _type(
 )
 COLOR = _type("a color such as #0b5cff", re.compile("#[0-9A-Fa-f]{6}").fullmatch, str.lower)
 TIMEZONE = _type("an IANA time zone such as Europe/Berlin", is_time_zone, str)
-RETURN_TO: ValueType[Mapping[str, str]] = ValueType(
-    "name=https://…, separated by commas", lambda text: dict(_parse_items(text, _parse_target))
-)
+RETURN_TO = ValueType("name=https://…, separated by commas", _parse_targets)
 ZOOM_HOSTS: ValueType[tuple[str, ...]] = ValueType(
     "hosts under zoom.us, separated by commas", lambda text: tuple(_parse_items(text, _parse_zoom_host))
 )

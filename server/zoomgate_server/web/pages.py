@@ -24,6 +24,8 @@ class Outcome:
 
 
 _NEW_LINK = "Go back to where you got the link and request a new one."
+_RIGHT_ACCOUNT = "Sign out of Zoom, request a new link, and sign in with the right account."
+_LINK_FROM_ADMINISTRATOR = "To connect your Zoom account, use a link from {app} or its administrator."
 
 OUTCOMES = {
     "connected": Outcome(
@@ -32,11 +34,29 @@ OUTCOMES = {
         "{app} can now use your Zoom account.",
         "You can close this page.",
     ),
+    "pending": Outcome(
+        202,
+        "You will be connected soon",
+        "Zoom has confirmed your consent, but has not sent all the information yet. {app} connects your Zoom account automatically.",
+        "You do not have to do anything. Reload this page in a minute to see the result.",
+    ),
+    "app_added": Outcome(
+        200,
+        "One more step to connect {app}",
+        "Zoom has registered that you added the app in the Zoom App Marketplace. {app} is not connected to your Zoom account yet.",
+        _LINK_FROM_ADMINISTRATOR,
+    ),
     "declined": Outcome(
         200,
         "You are not connected",
         "The request was declined in Zoom. {app} has no access, and nothing was stored.",
         f"Declined by mistake? {_NEW_LINK}",
+    ),
+    "zoom_error": Outcome(
+        400,
+        "Zoom did not connect your account",
+        "Zoom returned an error. {app} was not connected, and nothing was stored.",
+        _LINK_FROM_ADMINISTRATOR,
     ),
     "link_expired": Outcome(
         400,
@@ -60,14 +80,34 @@ OUTCOMES = {
     "other_user": Outcome(
         409,
         "You used a different Zoom account",
-        "The Zoom account you signed in with has a different email address. Nothing was connected.",
-        "Sign out of Zoom, request a new link, and sign in with the right account.",
+        "The Zoom account you signed in with has a different email address, so {app} was not connected to it, and gives up the access that"
+        " you allowed. If you were already connected, you still are.",
+        _RIGHT_ACCOUNT,
+    ),
+    "other_user_connected": Outcome(
+        409,
+        "You used a different Zoom account",
+        "The Zoom account you signed in with has a different email address, and {app} already uses it. That connection remains, and no"
+        " other connection was created.",
+        _RIGHT_ACCOUNT,
     ),
     "already_connected": Outcome(
         409,
         "This Zoom account is already connected",
         "{app} already uses the Zoom account you signed in with for a user with a different email address. That user remains connected.",
-        "Use {app} with that address, or disconnect that user first and then request a new link.",
+        "Use {app} with that address, or have that user disconnected first and then request a new link.",
+    ),
+    "disconnected": Outcome(
+        409,
+        "You are not connected",
+        "{app} was disconnected from your Zoom account after you signed in.",
+        _NEW_LINK,
+    ),
+    "result_unavailable": Outcome(
+        404,
+        "This result is not available",
+        "Results are shown for 10 minutes, and only in the browser in which you allowed access.",
+        "If you have just allowed access, reload this page. Otherwise, you can close it.",
     ),
     "code_refused": Outcome(
         400,
@@ -129,10 +169,12 @@ class Pages:
 
     Args:
         brand_color: #rrggbb. Text on it is black or white, whichever has the higher contrast.
+        connect_url: The page where users connect Zoom, or empty. All result pages link to it.
     """
 
-    def __init__(self, *, brand_name: str, brand_color: str) -> None:
+    def __init__(self, *, brand_name: str, brand_color: str, connect_url: str) -> None:
         self._app = brand_name
+        self._connect_url = connect_url
         ink = "#ffffff" if _luminance(brand_color) < _EQUAL_LUMINANCE else "#000000"
         self._style = _STYLE.replace("BRAND", brand_color).replace("INK", ink)
         digest = b64encode(hashlib.sha256(self._style.encode()).digest()).decode()
@@ -152,15 +194,30 @@ class Pages:
             f"Connect Zoom to {self._app}?",
             f"<p>{_strong(self._app)} wants to access the Zoom account of {account}{purpose}.</p>"
             f"<p>Next, sign in to Zoom with {sign_in}. Zoom shows what access the app requests, and you can allow or decline it.</p>"
-            f'<p><a class="go" href="{escape(continue_url)}">Continue to Zoom</a></p>'
+            f"{_button(continue_url, 'Continue to Zoom')}"
             f"<h2>Not your {addresses}, or not expecting this?</h2>"
             "<p>Close this page. No access has been granted.</p>",
         )
 
-    def result(self, outcome: Outcome, user_email: str, zoom_email: str, scopes: Iterable[str]) -> str:
-        """Return the result page of an outcome. The addresses are empty if this browser must not see them."""
+    def result(
+        self,
+        outcome: Outcome,
+        user_email: str = "",
+        zoom_email: str = "",
+        scopes: Iterable[str] = (),
+        *,
+        reason: str = "",
+    ) -> str:
+        """Return the result page of an outcome.
+
+        Args:
+            user_email: Empty if this browser must not see the addresses.
+            reason: The reason in the URL of the page. Anyone can create such a URL, so the page states the source of the reason.
+        """
         parts = [f"<p>{self._text(outcome.text)}</p>"]
-        if user_email and outcome.status == 200:
+        if reason:
+            parts.append(f"<p>Zoom's reason, from the address of this page: {_strong(reason)}</p>")
+        if user_email and outcome.status < 300:
             label = "Connected" if scopes else "Requested for"
             account = f"<br>Zoom account: {_strong(zoom_email)}" if zoom_email else ""
             parts.append(f"<p>{label}: {_strong(user_email)}{account}</p>")
@@ -168,12 +225,14 @@ class Pages:
             account = f" with the Zoom account {_strong(zoom_email)}" if zoom_email else ""
             parts.append(f"<p>The link was for {_strong(user_email)}{account}.</p>")
         parts.append(f"<p>{self._text(outcome.next)}</p>")
+        if self._connect_url:
+            parts.append(_button(self._connect_url, f"Go to {self._app}"))
         if scopes:
             parts.append(self._granted(scopes))
         if outcome is OUTCOMES["connected"]:
             parts.append(
                 "<h2>To disconnect later</h2>"
-                f"<p>Disconnect in {escape(self._app)}, or remove the app in the Zoom App Marketplace under Manage, Added Apps.</p>"
+                "<p>You can remove the app in the Zoom App Marketplace under Manage, Added Apps.</p>"
             )
         return self._page(outcome.title.format(app=self._app), "".join(parts))
 
@@ -214,6 +273,10 @@ def _luminance(color: str) -> float:
 
 def _list(items: Iterable[str]) -> str:
     return f"<ul>{''.join(f'<li>{item}</li>' for item in items)}</ul>"
+
+
+def _button(url: str, text: str) -> str:
+    return f'<p><a class="go" href="{escape(url)}">{escape(text)}</a></p>'
 
 
 def _strong(text: str) -> str:

@@ -9,21 +9,27 @@ import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from zoomgate_server.authorization.browser_flow import BrowserFlow, BrowserView
 from zoomgate_server.errors import (
+    CONNECTION_PENDING,
     AppCredentialsRejected,
+    AuthorizationDeclined,
     CodeRefused,
     IdentityMismatch,
     InvalidRequest,
     InvalidState,
+    NotConnected,
+    OtherUserConnected,
+    ReauthRequired,
     RedirectUriRefused,
     ScopeMissing,
     StoreUnavailable,
+    TokenRequestRefused,
     ZoomBadResponse,
     ZoomgateError,
     ZoomUserAlreadyConnected,
@@ -35,12 +41,16 @@ from zoomgate_server.web import webhook_endpoint
 from zoomgate_server.web.pages import OUTCOMES, Pages
 from zoomgate_server.webhooks.receiver import PATH as WEBHOOKS
 from zoomgate_server.webhooks.receiver import WebhookReceiver
+from zoomgate_server.zoom.errors import sanitize
 
 MAX_REQUEST_LINE = 8 * 1024
 """The maximum size of a request line in bytes. A URL with a code and a state is much shorter."""
 
 MAX_PARAMETER = 2048
 """The maximum length of a query parameter in characters."""
+
+MAX_REASON = 200
+"""The maximum length of Zoom's reason for an error on a page, in characters."""
 
 _COOKIE = "zoomgate-browser"
 _COOKIE_SECONDS = 900
@@ -49,8 +59,12 @@ _COOKIE_VALUE = re.compile(r"[A-Za-z0-9_-]{43}", re.ASCII)
 _ERRORS: Mapping[type[Exception], str] = {
     InvalidRequest: "bad_request",
     IdentityMismatch: "other_user",
+    OtherUserConnected: "other_user_connected",
     ZoomUserAlreadyConnected: "already_connected",
     CodeRefused: "code_refused",
+    ReauthRequired: "code_refused",
+    TokenRequestRefused: "code_refused",
+    NotConnected: "disconnected",
     AppCredentialsRejected: "misconfigured",
     RedirectUriRefused: "misconfigured",
     ScopeMissing: "misconfigured",
@@ -219,9 +233,9 @@ class WebServer:
         if not proxied:
             _log.warning("http.proxy_bypassed", client=request.remote)
             return web.Response(status=403, text="This page is available only through the reverse proxy.\n")
-        # each proxy and the client may have added a header or a value
-        schemes = ",".join(request.headers.getall("X-Forwarded-Proto", ["https"])).lower().split(",")
-        if self._secure and any(scheme.strip() != "https" for scheme in schemes):
+        # each proxy may have added a value; the first one states how the browser connected
+        scheme = request.headers.get("X-Forwarded-Proto", "https").partition(",")[0]
+        if self._secure and scheme.strip().lower() != "https":
             _log.warning("http.insecure_forwarded_request")
             return web.Response(status=403, text="This page is available only over https.\n")
         return None
@@ -265,34 +279,57 @@ class WebServer:
 
     async def _callback(self, request: web.Request) -> web.StreamResponse:
         """Process Zoom's redirect, then redirect to a URL without the code to keep it out of the browser history."""
-        state = _parameter(request, "state")
+        state = _parameter(request, "state", required=False)
         code = _parameter(request, "code", required=False)
         error = _parameter(request, "error", required=False)
         if bool(code) == bool(error):
             return _redirect("bad_request")
+        if not state:
+            return self._without_state(request, error)
         try:
             result = await (await self._when_open()).callback(state, code, self._browser_cookie(request))
         except (ZoomgateError, StoreError) as failure:
             _log.info("oauth.callback_failed", reason=type(failure).__name__)
             raise
+        outcome = "connected"
+        if isinstance(result.failure, AuthorizationDeclined):
+            outcome = _DENIALS.get(error, "declined")
+        elif result.failure is not None:
+            outcome = _outcome(result.failure)
         if result.failure is not None:
-            _log.info("oauth.callback_failed", reason=type(result.failure).__name__)
-            outcome = _DENIALS.get(error, "declined") if error else _outcome(result.failure)
+            _log.info("oauth.callback_failed", reason=type(result.failure).__name__, error=error[:64])
+        if not result.return_url:
             return _redirect(outcome, result.view)
-        if result.location is not None:
-            return web.Response(status=303, headers={"Location": result.location})
-        return _redirect("connected", result.view)
+        parameters = {"outcome": outcome} | ({"ticket": result.ticket} if result.ticket else {})
+        return _see_other(result.return_url, parameters)
+
+    def _without_state(self, request: web.Request, error: str) -> web.StreamResponse:
+        """Respond to a redirect from Zoom that belongs to no authorization, for example after the app was added in the Marketplace."""
+        if not error:
+            _log.info("oauth.app_added")
+            return _redirect("app_added")
+        reason = sanitize(f"{error}: {request.query.get('error_description', '')}", MAX_REASON).rstrip(": ")
+        _log.info("oauth.callback_error", reason=reason)
+        outcome = OUTCOMES["zoom_error"]
+        page = self._pages.result(outcome, reason=reason)
+        return web.Response(status=outcome.status, text=page, content_type="text/html")
 
     async def _result(self, request: web.Request) -> web.StreamResponse:
         name = request.query.get("outcome", "")
-        outcome = OUTCOMES.get(name, OUTCOMES["bad_request"])
         cookie = self._browser_cookie(request)
-        view = BrowserView("", "", ())
+        view = None
         if "view" in request.query and cookie:
             # on failure, the page is shown without user and scopes
             with contextlib.suppress(ZoomgateError, StoreError):
                 view = await (await self._when_open()).result_view(_parameter(request, "view"), cookie)
-        scopes = view.scopes if name == "connected" else ()
+        is_connected = view is not None and view.scopes is not None
+        if name == "connected" and not is_connected:
+            name = "disconnected" if view else "result_unavailable"
+        elif name == "pending" and is_connected:
+            name = "connected"
+        outcome = OUTCOMES.get(name, OUTCOMES["bad_request"])
+        view = view or BrowserView("", "", None)
+        scopes = view.scopes or () if name == "connected" else ()
         page = self._pages.result(outcome, view.user_email, view.zoom_email, scopes)
         return web.Response(status=outcome.status, text=page, content_type="text/html")
 
@@ -333,9 +370,9 @@ class WebServer:
 
 
 def _parameter(request: web.Request, name: str, *, required: bool = True) -> str:
-    """Return a query parameter; an absent one is an empty string unless it is required. Reject empty, repeated and long values."""
+    """Return a query parameter. Reject repeated and long values, and an absent or empty one if it is required."""
     values = request.query.getall(name, [])
-    if not values and not required:
+    if not required and values in ([], [""]):
         return ""
     if len(values) != 1 or not 0 < len(values[0]) <= MAX_PARAMETER:
         raise InvalidRequest.of(name, f"must be sent once, with 1 to {MAX_PARAMETER} characters")
@@ -346,10 +383,17 @@ def _outcome(error: Exception) -> str:
     """Return the result page for an error."""
     if isinstance(error, InvalidState):
         return _INVALID_STATES.get(error.metadata.get("cause", ""), "link_expired")
-    return _ERRORS.get(type(error), "try_later")
+    is_pending = isinstance(error, ZoomgateError) and CONNECTION_PENDING.items() <= error.metadata.items()
+    return _ERRORS.get(type(error), "pending" if is_pending else "try_later")
 
 
 def _redirect(outcome: str, view: str = "") -> web.Response:
     """Return a redirect to the result page of an outcome."""
-    query = {"outcome": outcome} | ({"view": view} if view else {})
-    return web.Response(status=303, headers={"Location": f"/oauth/result?{urlencode(query)}"})
+    return _see_other("/oauth/result", {"outcome": outcome} | ({"view": view} if view else {}))
+
+
+def _see_other(url: str, parameters: Mapping[str, str]) -> web.Response:
+    """Return a redirect to a URL with additional query parameters."""
+    parts = urlsplit(url)
+    query = "&".join(filter(None, (parts.query, urlencode(parameters))))
+    return web.Response(status=303, headers={"Location": parts._replace(query=query).geturl()})

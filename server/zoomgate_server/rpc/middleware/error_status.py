@@ -49,6 +49,7 @@ MAPPING: Mapping[type[errors.ZoomgateError], tuple[grpc.StatusCode, "ErrorReason
         _R.ERROR_REASON_AUTHORIZATION_DECLINED,
     ),
     errors.IdentityMismatch: (_C.FAILED_PRECONDITION, _R.ERROR_REASON_IDENTITY_MISMATCH),
+    errors.OtherUserConnected: (_C.FAILED_PRECONDITION, _R.ERROR_REASON_IDENTITY_MISMATCH),
     errors.ZoomUserAlreadyConnected: (_C.FAILED_PRECONDITION, _R.ERROR_REASON_ZOOM_USER_ALREADY_CONNECTED),
     errors.InvalidPath: (_C.INVALID_ARGUMENT, _R.ERROR_REASON_INVALID_PATH),
     errors.HeaderNotAllowed: (_C.INVALID_ARGUMENT, _R.ERROR_REASON_HEADER_NOT_ALLOWED),
