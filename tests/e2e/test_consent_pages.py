@@ -217,6 +217,16 @@ def test_error_without_state_is_shown_as_text(service: Service, window: webdrive
     assert findings(window) == []
 
 
+def test_home_page_is_accessible(service: Service, window: webdriver.Chrome) -> None:
+    """The page leads to the Zoom simulator."""
+    window.get(service.http)
+    assert heading(window) == "Zoomgate is running"
+    assert fits(window)
+    assert findings(window) == []
+    press(window, "Zoom simulator")
+    assert window.current_url.startswith(service.zoom)
+
+
 def test_result_is_not_shown_in_a_different_browser(service: Service, window: webdriver.Chrome) -> None:
     window.get(authorization_url(service, MONICA))
     press(window, "Continue to Zoom")

@@ -134,6 +134,11 @@ async def test_pages_are_served_through_the_proxy_only(tmp_path: Path) -> None:
             assert (await get(harness, "/metrics", **headers)).status == 200
 
 
+async def test_root_has_no_page_in_production(harness: Harness) -> None:
+    """The version is not public."""
+    assert (await get(harness, "/")).status == 404
+
+
 async def test_rejected_method_lists_the_allowed_method(harness: Harness) -> None:
     """A 405 response has an Allow header (RFC 9110, section 15.5.6)."""
     async with (

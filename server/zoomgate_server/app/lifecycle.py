@@ -77,6 +77,7 @@ async def run(
     *,
     anonymous: Principal | None = None,
     extra_keys: Mapping[str, Principal] = {},
+    home_links: Mapping[str, str] | None = None,
     shared_metrics: Path | None = None,
     peers_serving: bool = False,
     stop: asyncio.Event | None = None,
@@ -90,6 +91,7 @@ async def run(
     Args:
         anonymous: The principal of callers without a credential; for the bundled simulator only.
         extra_keys: Callers by the SHA-256 of their keys, in addition to those of the callers file.
+        home_links: Links of the page at the root of the HTTP server; see `WebServer`. For development only.
         shared_metrics: Directory of the metrics that several processes share. If set, the processes also share the ports.
         peers_serving: Whether other workers of this service are already serving. If true, the ports are bound last, after the
             process is ready to serve, and the wait for the store is unlimited. If false, the ports are bound first, and probes are
@@ -112,6 +114,7 @@ async def run(
                 connect_url=settings.connect_url,
             ),
             webhooks_enabled=bool(settings.webhook_secret),
+            home_links=home_links,
             timing=timing.web,
         )
 

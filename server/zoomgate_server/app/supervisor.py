@@ -55,12 +55,14 @@ class WorkerConfig:
         settings: The settings, with the actual port numbers.
         anonymous: The principal of callers without a credential, or None.
         keys: Callers by the SHA-256 of their keys, in addition to those of the callers file.
+        home_links: Links of the page at the root of the HTTP server, or None for no page.
         peers_serving: Whether other workers are serving while this worker starts.
     """
 
     settings: Settings
     anonymous: Principal | None
     keys: Mapping[str, Principal]
+    home_links: Mapping[str, str] | None = None
     peers_serving: bool = False
 
     @classmethod
@@ -98,6 +100,7 @@ async def supervise(
     announce: Callable[[ServiceAddresses], None],
     anonymous: Principal | None = None,
     keys: Mapping[str, Principal] = {},
+    home_links: Mapping[str, str] | None = None,
 ) -> None:
     """Serve with `settings.workers` processes until SIGTERM or SIGINT, then shut down gracefully; see `WorkerConfig`.
 
@@ -110,7 +113,8 @@ async def supervise(
         StartError: The service cannot start, or a worker could not be restarted.
     """
     with listeners.reserved(settings) as (grpc, http), _metrics_directory() as directory:
-        config = WorkerConfig(replace(settings, listen=grpc, http_listen=http), anonymous, keys)
+        bound = replace(settings, listen=grpc, http_listen=http)
+        config = WorkerConfig(bound, anonymous, keys, home_links)
         await _Workers(config, directory, announce).run()
 
 

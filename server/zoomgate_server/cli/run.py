@@ -116,7 +116,13 @@ async def _serve(
             click.echo(_guide(started, loaded, simulator), color=None)
             sys.stdout.flush()
 
-        await serve_with(loaded, announce=announce, anonymous=_DEV if simulator else None, keys=keys)
+        await serve_with(
+            loaded,
+            announce=announce,
+            anonymous=_DEV if simulator else None,
+            keys=keys,
+            home_links={"Zoom simulator": simulator.page_url} if simulator else {},
+        )
 
 
 @contextlib.contextmanager

@@ -57,17 +57,22 @@ async def serve_with(
     announce: Callable[[ServiceAddresses], None],
     anonymous: Principal | None = None,
     keys: Mapping[str, Principal] = {},
+    home_links: Mapping[str, str] | None = None,
 ) -> None:
     """Serve in the current process, or in worker processes if the setting for workers is greater than 1; see `lifecycle.serve`."""
     file_descriptors.raise_limit(file_descriptors.needed(loaded))  # worker processes inherit the limit
     if loaded.workers > 1:
         from zoomgate_server.app import supervisor  # noqa: PLC0415 - needed only with workers
 
-        await supervisor.supervise(loaded, announce=announce, anonymous=anonymous, keys=keys)
+        await supervisor.supervise(
+            loaded, announce=announce, anonymous=anonymous, keys=keys, home_links=home_links
+        )
         return
     from zoomgate_server.app import lifecycle  # noqa: PLC0415 - with workers, this process does not load gRPC
 
-    service = functools.partial(lifecycle.run, loaded, anonymous=anonymous, extra_keys=keys)
+    service = functools.partial(
+        lifecycle.run, loaded, anonymous=anonymous, extra_keys=keys, home_links=home_links
+    )
     await lifecycle.serve(service, announce)
 
 

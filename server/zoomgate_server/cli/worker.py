@@ -63,6 +63,7 @@ async def _serve(
             config.settings,
             anonymous=config.anonymous,
             extra_keys=config.keys,
+            home_links=config.home_links,
             shared_metrics=folder,
             peers_serving=config.peers_serving,
         )

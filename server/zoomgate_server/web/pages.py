@@ -158,7 +158,7 @@ ul{margin:.25rem 0;padding-left:1.25rem}strong,code{overflow-wrap:anywhere}
 .app{color:var(--soft);font-weight:600;margin:0}
 .go{display:inline-block;margin:1rem 0 .25rem;padding:.75rem 1.5rem;border-radius:.5rem;background:BRAND;color:INK;font-weight:600;
 text-decoration:none}
-.go:focus-visible{outline:3px solid var(--text);outline-offset:3px}
+a{color:inherit}.go:focus-visible,a:focus-visible{outline:3px solid var(--text);outline-offset:3px}
 footer{width:100%;max-width:32rem;margin-top:1.25rem;color:var(--soft);font-size:.875rem}
 @media (forced-colors:active){.go{border:2px solid}}
 """
@@ -197,6 +197,20 @@ class Pages:
             f"{_button(continue_url, 'Continue to Zoom')}"
             f"<h2>Not your {addresses}, or not expecting this?</h2>"
             "<p>Close this page. No access has been granted.</p>",
+        )
+
+    def home(self, version: str, not_ready_reason: str, links: Mapping[str, str]) -> str:
+        """Return the page at the root of a service for development.
+
+        Args:
+            links: URLs by their texts.
+        """
+        readiness = f"not ready ({not_ready_reason})" if not_ready_reason else "ready"
+        items = _list(f'<a href="{escape(url)}">{escape(text)}</a>' for text, url in links.items())
+        return self._page(
+            "Zoomgate is running",
+            "<p>Zoomgate stores users' Zoom authorizations and calls Zoom for other services, which use its gRPC API.</p>"
+            f"<p>Version {escape(version)}, {escape(readiness)}</p>{items}",
         )
 
     def result(

@@ -8,6 +8,7 @@ import secrets
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from urllib.parse import urlencode, urlsplit
 
@@ -119,6 +120,7 @@ class WebServer:
         secure: Whether browsers use https. With https, the cookie is `Secure` with the `__Host-` prefix, and HSTS is enabled.
         trusted_proxies: The networks of the reverse proxies. If any are configured, the `/oauth/` pages are served only through them,
             and `/metrics` only to clients that connect directly.
+        home_links: Further links of the page at `/`, as URLs by their texts. If None, there is no page at `/`.
     """
 
     def __init__(
@@ -129,8 +131,10 @@ class WebServer:
         webhooks_enabled: bool,
         secure: bool,
         trusted_proxies: Sequence[IPv4Network | IPv6Network] = (),
+        home_links: Mapping[str, str] | None = None,
         timing: Timing = Timing(),
     ) -> None:
+        self._home_links = home_links
         self._metrics = metrics
         self._pages = pages
         self._webhooks_enabled = webhooks_enabled
@@ -155,6 +159,8 @@ class WebServer:
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/metrics", self._render_metrics)
+        if self._home_links is not None:
+            app.router.add_get("/", self._home)
         if self._webhooks_enabled:
             app.router.add_post(WEBHOOKS, self._webhook)
         runner = web.AppRunner(
@@ -332,6 +338,11 @@ class WebServer:
         scopes = view.scopes or () if name == "connected" else ()
         page = self._pages.result(outcome, view.user_email, view.zoom_email, scopes)
         return web.Response(status=outcome.status, text=page, content_type="text/html")
+
+    async def _home(self, _request: web.Request) -> web.StreamResponse:
+        links = {"Readiness": "/readyz", "Metrics": "/metrics", **(self._home_links or {})}
+        page = self._pages.home(version("zoomgate-server"), self._not_ready, links)
+        return web.Response(text=page, content_type="text/html")
 
     async def _webhook(self, request: web.Request) -> web.StreamResponse:
         if self._webhooks is None:

@@ -13,8 +13,11 @@ import stat
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
+from urllib.parse import urljoin
 
 import click
 import pytest
@@ -157,6 +160,7 @@ def test_run_starts_everything_and_prints_a_guide(tmp_path: Path) -> None:
     """The ready line is printed first. The guide contains the path of the member's key file, which only the owner can read."""
     with start_process(tmp_path, *RUN, "--data-dir", "my data") as process:
         text = read_until(process, r"to stop\.$")
+        home = home_page(text)
         rest, log = stop(process, signal.SIGINT)
     ready, _, guide = text.partition("\n")
     address = re.fullmatch(r"zoomgate: ready grpc=(127\.0\.0\.1:\d+) http=127\.0\.0\.1:\d+", ready)
@@ -171,13 +175,42 @@ def test_run_starts_everything_and_prints_a_guide(tmp_path: Path) -> None:
     ):
         assert call in guide
     assert address[1] in guide
-    assert re.search(r"^  Zoom +(\S+) \(simulator.*\n +overview page: \1/_sim/$", text, re.MULTILINE)
+    overview = re.search(r"^  Zoom +(\S+) \(simulator.*\n +overview page: (\1/_sim/)$", text, re.MULTILINE)
+    assert overview is not None
+    assert f'<a href="{overview[2]}">Zoom simulator</a>' in home
     assert "'my data/member.key'" in guide
     key = (tmp_path / "my data" / "member.key").read_text()
     assert stat.S_IMODE((tmp_path / "my data" / "member.key").stat().st_mode) == 0o600
     assert stat.S_IMODE((tmp_path / "my data").stat().st_mode) == 0o700
     assert key not in text + rest + log
     assert "\x1b" not in text
+
+
+def home_page(text: str) -> str:
+    """Return the page at the root of the HTTP server of a command that printed the text."""
+    address = re.search(r"^zoomgate: ready grpc=\S+ http=(\S+)$", text, re.MULTILINE)
+    assert address is not None
+    with urllib.request.urlopen(f"http://{address[1]}/", timeout=SECONDS) as response:
+        page: str = response.read().decode()
+        return page
+
+
+@pytest.mark.parametrize("options", [(), pytest.param(("--workers", "2"), marks=pytest.mark.slow)])
+def test_root_of_the_development_server_describes_the_service(
+    tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    """The page shows the version and readiness. All its links work."""
+    with start_process(tmp_path, *RUN, *options, "--data-dir", "data") as process:
+        text = read_until(process, r"to stop\.$")
+        page = home_page(text)
+        links = re.findall(r'href="([^"]+)"', page)
+        base = f"http://{text.partition('http=')[2].split()[0]}"
+        for link in links:
+            with urllib.request.urlopen(urljoin(base, link), timeout=SECONDS) as response:
+                assert response.status == 200
+        stop(process)
+    assert f"Version {version('zoomgate-server')}, ready" in page
+    assert len(links) == 3
 
 
 def test_printed_commands_work_unchanged(tmp_path: Path) -> None:
