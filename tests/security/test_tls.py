@@ -1,6 +1,7 @@
 """Tests for gRPC over TLS and the replacement of certificates."""
 
 import asyncio
+import os
 import ssl
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -112,6 +113,8 @@ async def test_replacing_the_certificate_does_not_affect_open_connections(tmp_pa
         (lambda cert, _key: write_pair(cert.parent, begins=1), "is not valid before"),
         (lambda cert, _key: write_pair(cert.parent, passphrase=b"canary"), "has a passphrase"),
         (lambda cert, _key: cert.write_bytes(b"x" * (tls.MAX_BYTES + 1)), "larger than"),
+        (lambda cert, _key: (cert.unlink(), os.mkfifo(cert)), "ZOOMGATE_TLS_CERT: .*not a regular file"),
+        (lambda _cert, key: (key.unlink(), os.mkfifo(key, 0o600)), "ZOOMGATE_TLS_KEY: .*not a regular file"),
     ],
 )
 async def test_server_does_not_start_with_an_unusable_pair(

@@ -187,6 +187,9 @@ class TestAdopt:
         assert ADOPT in await start_error(zoom)
 
     async def test_declined_confirmation_changes_nothing(self, stopped: str, other: str) -> None:
+        assert "with --yes" in stderr_of(
+            await command("store", "adopt", environ={STORE: "sqlite:///other.db"})
+        )
         result = await command("store", "adopt", environ={STORE: "sqlite:///other.db"}, stdin="n\n")
         assert result.exit_code == 1
         assert bound_id() == stopped

@@ -1,5 +1,6 @@
 """Tests for the sources, validation, and error messages of settings."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -558,3 +559,27 @@ def test_invalid_brand_is_rejected(name: str, value: str) -> None:
     message = problem({f"ZOOMGATE_BRAND_{name}": value})
     assert message.startswith(f"ZOOMGATE_BRAND_{name} must")
     assert message.endswith(f", not {value!r}")
+
+
+@pytest.mark.parametrize("value", ["[" * 100_000, "9" * 100_000, "0x" + "f" * 100_000, "{a=" * 100_000])
+def test_settings_file_with_an_extreme_value_is_rejected(tmp_path: Path, value: str) -> None:
+    file = tmp_path / "zoomgate.toml"
+    file.write_text(f"workers = {value}\n")
+    assert problem({"ZOOMGATE_CONFIG": str(file)}).endswith(
+        "a number that is too long, or is nested too deeply"
+    )
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize(
+    "environ", [{"CONFIG": "pipe"}, {"CLIENT_SECRET_FILE": "pipe"}, {"SECRETS_DIR": "."}]
+)
+def test_pipe_in_place_of_a_file_is_rejected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environ: dict[str, str]
+) -> None:
+    """A pipe without a writer is not waited for."""
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe")
+    os.mkfifo(settings.VELO_SECRET)
+    given = {"ZOOMGATE_CLIENT_ID": "app"} | {f"ZOOMGATE_{name}": value for name, value in environ.items()}
+    assert any("cannot be read (not a regular file)" in text for text in problems(given))

@@ -101,7 +101,7 @@ async def run(
     """
     metrics = new_metrics(version("zoomgate-server"), shared_metrics)
     shared = shared_metrics is not None
-    files = ReloadableFiles(settings, extra_keys)
+    files = ReloadableFiles(settings, extra_keys, metrics, timing.files)
     async with AsyncExitStack() as stack:
         server = rpc_server.new_server(shared_port=shared)
         web = WebServer(
@@ -188,6 +188,7 @@ async def run(
                         components.key_ring,
                         components.audit,
                     ),
+                    "callers": partial(files.watch_callers, components.audit),
                 }
             )
         )

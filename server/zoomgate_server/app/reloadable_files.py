@@ -1,8 +1,10 @@
-"""The callers file and the certificate, and their reload on SIGHUP, together with the key file."""
+"""The callers file and the certificate, and their reload: on SIGHUP together with the key file, and when they change."""
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import dataclass
 
+from zoomgate_server import file_system
 from zoomgate_server.audit.event import ZOOMGATE, AuditEvent, AuditSink
 from zoomgate_server.encryption.reloading_key_ring import ReloadingKeyRing
 from zoomgate_server.identity import Principal
@@ -11,8 +13,20 @@ from zoomgate_server.rpc.middleware.authentication import CallerKeys
 from zoomgate_server.settings import Settings
 from zoomgate_server.startup import StartError
 from zoomgate_server.telemetry import logs
+from zoomgate_server.telemetry.metrics import Metrics
 
 _log = logs.get("zoomgate.app")
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """The timing of reloads, in seconds.
+
+    Attributes:
+        poll_interval: Time between two checks of the callers file.
+    """
+
+    poll_interval: float = 2.0
 
 
 class ReloadableFiles:
@@ -29,8 +43,18 @@ class ReloadableFiles:
         certificate: The certificate and its key, or None without TLS.
     """
 
-    def __init__(self, settings: Settings, extra_keys: Mapping[str, Principal]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        extra_keys: Mapping[str, Principal],
+        metrics: Metrics,
+        timing: Timing = Timing(),
+    ) -> None:
         self._settings = settings
+        self._metrics = metrics
+        self._timing = timing
+        self._callers_version: object = None
+        self._callers_problem = ""
         self._extra_keys = extra_keys
         self.callers = CallerKeys(self._load_callers())
         self.certificate = rpc_server.certificate(settings.tls, settings.names)
@@ -57,16 +81,42 @@ class ReloadableFiles:
             else:
                 _log.info("files.reloaded", loaded=loaded)
 
+    async def watch_callers(self, audit: AuditSink) -> None:
+        """Reload the callers file when it changes, and log the result. Runs until canceled.
+
+        A changed file is read once two checks have seen the same version, since some editors write files in place.
+        """
+        seen = self._callers_version
+        while self._settings.callers is not None:
+            await asyncio.sleep(self._timing.poll_interval)
+            previous, seen = seen, file_system.version(self._settings.callers)
+            known_problem = self._callers_problem
+            if seen != previous or (seen == self._callers_version and not known_problem):
+                continue
+            problem = self._reload_callers(audit)
+            if not problem:
+                _log.info("files.reloaded", loaded=["callers"])
+            elif problem != known_problem:
+                _log.warning("files.reload_failed", loaded=[], problems=[problem])
+
     def _load_callers(self) -> dict[str, Principal]:
+        if self._settings.callers is not None:
+            self._callers_version = file_system.version(self._settings.callers)
         from_file = rpc_server.caller_keys(self._settings.callers, self._settings.names["callers"])
+        if self._settings.callers is not None and not from_file:
+            _log.warning("callers_file.empty", file=str(self._settings.callers))
         return {**from_file, **self._extra_keys}
 
     def _reload_callers(self, audit: AuditSink) -> str:
         try:
             keys = self._load_callers()
         except StartError as error:
-            return str(error)
+            self._callers_problem = str(error)
+            self._metrics.callers_file_invalid.set(1)
+            return self._callers_problem
+        self._callers_problem = ""
+        self._metrics.callers_file_invalid.set(0)
         self.callers.replace(keys)
-        details: dict[str, str | int] = {"callers": len(keys), "file": str(self._settings.callers)}
+        details: dict[str, str | int] = {"callers": len(self.callers), "file": str(self._settings.callers)}
         audit(AuditEvent("callers.reloaded", "ok", "", ZOOMGATE, details=details))
         return ""

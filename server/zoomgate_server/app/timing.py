@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from zoomgate_server.app import stores
+from zoomgate_server.app import reloadable_files, stores
 from zoomgate_server.audit import trail
 from zoomgate_server.authorization import browser_flow
 from zoomgate_server.connections import (
@@ -41,6 +41,7 @@ class Timing:
     recovery: journal_recovery.Timing = journal_recovery.Timing()
     refreshes: protocol.Timing = protocol.Timing()
     feed: change_feed.Timing = change_feed.Timing()
+    files: reloadable_files.Timing = reloadable_files.Timing()
     key_ring: reloading_key_ring.Timing = reloading_key_ring.Timing()
     store: stores.Timing = stores.Timing()
     streams: pipeline.Timing = pipeline.Timing()

@@ -12,6 +12,7 @@ from zoomgate_server.cli.bulk.where_filter import Condition, matches, where_opti
 from zoomgate_server.cli.channel import calls_service, resume_command
 from zoomgate_server.cli.options import rate_option, time_with_zone, user_argument, yes_option
 from zoomgate_server.cli.output import (
+    confirm,
     enum_name,
     local_time,
     note,
@@ -21,7 +22,7 @@ from zoomgate_server.cli.output import (
     relative_time,
 )
 from zoomgate_server.rate_limiter import RateLimiter
-from zoomgate_server.telemetry.logs import escape, plain
+from zoomgate_server.telemetry.logs import escape
 
 _STATES = {enum_name(Connection.State, value): value for value in Connection.State.values()[1:]}
 
@@ -95,7 +96,7 @@ def delete(client: Client, as_json: bool, user: str, yes: bool) -> None:
     Example: zoomgate connections delete monica@example.com --yes
     """
     if not yes:
-        click.confirm(f"Disconnect {plain(user)}?", abort=True, err=True)
+        confirm(f"Disconnect {user}?")
     print_connection(client.auth.delete_connection(user_email=user).connection, as_json=as_json)
 
 
@@ -227,7 +228,7 @@ def revoke(
         return
     total = None if yes else operation.count()
     if total:
-        click.confirm(f"Disconnect {total} user{'' if total == 1 else 's'}?", abort=True, err=True)
+        confirm(f"Disconnect {total} user{'' if total == 1 else 's'}?")
     executor.run(
         operation,
         RateLimiter(rate),

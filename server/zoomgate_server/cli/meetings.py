@@ -10,8 +10,7 @@ from zoomgate import Client
 from zoomgate.v1.meeting_pb2 import Meeting, MeetingDetails
 from zoomgate_server.cli.channel import calls_service
 from zoomgate_server.cli.options import combined, user_argument, yes_option
-from zoomgate_server.cli.output import USAGE, fail, local_time, note, print_json, print_message
-from zoomgate_server.telemetry.logs import plain
+from zoomgate_server.cli.output import USAGE, confirm, fail, local_time, note, print_json, print_message
 
 _meeting_arguments = combined(user_argument(), click.argument("meeting_id", type=int, metavar="ID"))
 
@@ -96,7 +95,7 @@ def delete(client: Client, as_json: bool, user: str, meeting_id: int, occurrence
     Example: zoomgate meetings delete monica@example.com 85746065432 --yes
     """
     if not yes:
-        click.confirm(f"Delete meeting {meeting_id} of {plain(user)}?", abort=True, err=True)
+        confirm(f"Delete meeting {meeting_id} of {user}?")
     response = client.meetings.delete_meeting(
         user_email=user, meeting_id=_id(meeting_id), occurrence_id=occurrence
     )

@@ -38,6 +38,19 @@ def note(text: str) -> None:
     click.echo(plain(text), err=True)
 
 
+def confirm(question: str) -> None:
+    """Ask a question, and abort the command unless the answer is yes."""
+    try:
+        confirmed = click.confirm(plain(question), err=True)
+    except click.Abort:
+        if sys.stdin.isatty():
+            raise
+        click.echo(err=True)
+        fail("standard input contains no answer; run this command again with --yes to skip the question")
+    if not confirmed:
+        raise click.Abort
+
+
 def load_settings(alternative: str = "run this command on the machine of the service") -> settings.Settings:
     """Read the settings, become the owner of their files, and configure the logs.
 

@@ -9,7 +9,7 @@ import click
 from zoomgate_server.app import store_binding
 from zoomgate_server.cli.audit_log import AuditLog
 from zoomgate_server.cli.options import json_option, yes_option
-from zoomgate_server.cli.output import fail, load_settings, note, print_result
+from zoomgate_server.cli.output import confirm, fail, load_settings, note, print_result
 from zoomgate_server.cli.privileges import run_as_owner
 from zoomgate_server.cli.progress import progress
 from zoomgate_server.cli.store_access import exists, inspect_store, open_store, run
@@ -123,7 +123,7 @@ def _adopt(loaded: Settings, *, yes: bool, as_json: bool) -> None:
     for binding, store_id in changed:
         note(store_binding.mismatch(loaded, binding.store_id, store_id))
     if not yes:
-        click.confirm("Give up the other store?", abort=True, err=True)
+        confirm("Give up the other store?")
     with AuditLog(loaded, store=True) as audit:
         for binding, store_id in changed:
             store_binding.replace(binding, store_id)

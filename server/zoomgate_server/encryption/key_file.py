@@ -15,7 +15,7 @@ from typing import Any
 
 import orjson
 
-from zoomgate_server import private_file
+from zoomgate_server import file_system, private_file
 from zoomgate_server.encryption.cipher import KEY_BYTES, KEY_ID_BYTES, Key, KeyRing, KeyRingError
 
 _MAX_BYTES = 64 * 1024
@@ -143,7 +143,7 @@ def _locked(path: Path) -> Iterator[None]:
 def _rows(path: Path) -> _Rows:
     try:
         mode = path.stat().st_mode
-        content = path.read_bytes()
+        content = file_system.read_regular(path)
     except FileNotFoundError:
         raise KeyFileError(
             f"The key file {path} does not exist; restore it, or create one with `zoomgate keys new` if the store is empty"

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from zoomgate_server import file_system
 from zoomgate_server.clock import Clock
 from zoomgate_server.encryption import key_file
 from zoomgate_server.encryption.cipher import KeyRing
@@ -53,7 +54,7 @@ class ReloadingKeyRing:
         self._on_reload = on_reload
         self._timing = timing
         self._lock = threading.Lock()
-        self._loaded_version: object = None
+        self._loaded_version: object = ""  # differs from every version
         self._problem = ""
         self._next_check = clock.monotonic()
 
@@ -84,7 +85,7 @@ class ReloadingKeyRing:
 
     def reload(self) -> str:
         """Load the file now. Return the reason why it is unusable, or an empty string."""
-        self._loaded_version = None
+        self._loaded_version = ""
         self._reload()
         return self._problem
 
@@ -102,7 +103,7 @@ class ReloadingKeyRing:
     def _reload(self) -> None:
         """Load the file if it has changed, or if the last attempt to load it failed."""
         with self._lock:
-            version, due = self._file_version(), self._clock.monotonic() >= self._next_check
+            version, due = file_system.version(self._path), self._clock.monotonic() >= self._next_check
             if due:
                 self._next_check = self._clock.monotonic() + self._timing.poll_interval
             if version == self._loaded_version and not (self._problem and due):
@@ -136,11 +137,3 @@ class ReloadingKeyRing:
                 f"The key file {self._path} contains none of the keys in use and may belong to a different installation; restore the"
                 " correct file, or restart the service if this file is correct"
             )
-
-    def _file_version(self) -> object:
-        """Return a value that changes whenever the file changes."""
-        try:
-            status = self._path.stat()
-        except OSError:
-            return "missing"
-        return status.st_ino, status.st_mtime_ns, status.st_size, status.st_mode, status.st_uid

@@ -3,13 +3,16 @@
 A single invalid entry invalidates the whole file. Otherwise, a typing mistake could grant or deny access unnoticed.
 """
 
+import functools
+import os
 import re
 import stat
 import tomllib
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from zoomgate_server import file_system
 from zoomgate_server.identity import Principal, Role, UserPatterns
 from zoomgate_server.user_email import InvalidUserEmail, canonical_email, canonical_pattern
 
@@ -37,17 +40,22 @@ def load(path: Path, methods: Collection[str]) -> dict[str, Principal]:
     Raises:
         CallersError: The file is missing, unreadable, writable by other users, or invalid. `problems` lists all problems.
     """
+    return parse(read(path), str(path), methods)
+
+
+def read(path: Path) -> str:
+    """Return the text of a callers file; raise `CallersError` if it is missing, unreadable or writable by other users."""
     try:
-        if stat.S_IMODE(path.stat().st_mode) & 0o022:
-            raise CallersError([f"{path} is writable by other users; run chmod go-w on it"])
-        text = path.read_text(encoding="utf-8")
+        with file_system.open_regular(path) as file:
+            if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o022:
+                raise CallersError([f"{path} is writable by other users; run chmod go-w on it"])
+            return file.read().decode()
     except FileNotFoundError:
         raise CallersError([f"{path} does not exist; create it with `zoomgate callers add`"]) from None
     except OSError as error:
         raise CallersError([f"{path} cannot be read ({error.strerror})"]) from None
     except UnicodeDecodeError:
-        raise CallersError([f"{path} is not UTF-8"]) from None
-    return parse(text, str(path), methods)
+        raise CallersError([f"{path} is not UTF-8; save it as UTF-8"]) from None
 
 
 def parse(text: str, name: str, methods: Collection[str]) -> dict[str, Principal]:
@@ -56,6 +64,8 @@ def parse(text: str, name: str, methods: Collection[str]) -> dict[str, Principal
         content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise CallersError([f"{name} is not valid TOML: {error}"]) from None
+    except (ValueError, RecursionError):
+        raise CallersError([f"{name} contains a number that is too long, or is nested too deeply"]) from None
     lines = _Lines(text)
     problems = [
         f"{name}:{lines.of_key(0, key)}: unknown key {key}; only [[callers]] tables are allowed"
@@ -66,23 +76,32 @@ def parse(text: str, name: str, methods: Collection[str]) -> dict[str, Principal
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise CallersError([*problems, f"{name}: callers must be written as [[callers]] tables"])
     callers: dict[str, Principal] = {}
-    used_values: set[tuple[str, str]] = set()
+    names: set[str] = set()
     for number, entry in enumerate(entries, start=1):
-        parser = _EntryParser(entry, name, lines, number, methods)
-        digest, principal = parser.read()
-        for key, problem in (
-            ("name", "is already used by a different caller"),
-            ("key_sha256", "is the key of a different caller"),
-        ):
-            if (value := (key, str(entry.get(key, "")))) in used_values:
-                parser.add_problem(key, f"{problem}; use a unique value for each caller")
-            elif value[1]:
-                used_values.add(value)
+        parser = _EntryParser(entry, methods, functools.partial(lines.locate, name, number))
+        digests, principal = parser.read()
+        if principal.name in names:
+            parser.add_problem(
+                "name", "is already used by a different caller; use a unique name for each caller"
+            )
+        if not callers.keys().isdisjoint(digests) or len(set(digests)) < len(digests):
+            parser.add_problem(
+                "key_sha256", "contains a key that is already used; use a unique key for each caller"
+            )
+        names.update(filter(None, [principal.name]))
         problems.extend(parser.problems)
-        callers[digest] = principal
+        callers |= dict.fromkeys(digests, principal)
     if problems:
         raise CallersError(problems)
     return callers
+
+
+def check_entry(entry: Mapping[str, Any], methods: Collection[str], locate: Callable[[str], str]) -> None:
+    """Check the values of an entry before it is written. Raise `CallersError`, which refers to each key as `locate` returns."""
+    parser = _EntryParser(entry, methods, locate)
+    parser.read()
+    if parser.problems:
+        raise CallersError(parser.problems)
 
 
 class _Lines:
@@ -95,6 +114,10 @@ class _Lines:
                 self._tables.append([])
             self._tables[-1].append((number, line))
 
+    def locate(self, name: str, table: int, key: str) -> str:
+        """Return the file name, the line and the name of a key, for error messages."""
+        return f"{name}:{self.of_key(table, key)}: {key}"
+
     def of_key(self, table: int, key: str) -> int:
         """Return the line of a key in the n-th table (0: before the first table), or the table's first line if the key is missing."""
         lines = self._tables[table] if table < len(self._tables) else []
@@ -106,27 +129,23 @@ class _EntryParser:
     """A parser of one [[callers]] table that collects all problems."""
 
     def __init__(
-        self, entry: Mapping[str, Any], file: str, lines: _Lines, number: int, methods: Collection[str]
+        self, entry: Mapping[str, Any], methods: Collection[str], locate: Callable[[str], str]
     ) -> None:
         self._entry = entry
-        self._file = file
-        self._lines = lines
-        self._number = number
         self._methods = methods
+        self._locate = locate
         self.problems: list[str] = []
 
     def add_problem(self, key: str, problem: str) -> None:
         """Record a problem with a key."""
-        self.problems.append(f"{self._file}:{self._lines.of_key(self._number, key)}: {key} {problem}")
+        self.problems.append(f"{self._locate(key)} {problem}")
 
-    def read(self) -> tuple[str, Principal]:
-        """Return the digest of the caller's key, and the caller. If there are `problems`, both are unusable."""
+    def read(self) -> tuple[list[str], Principal]:
+        """Return the digests of the caller's keys, and the caller. If there are `problems`, both are unusable."""
         for key in sorted(set(self._entry) - _KEYS):
             self.add_problem(key, f"is not a known key; use {', '.join(sorted(_KEYS))}")
-        name = self._text(
-            "name", _NAME, "must be 1 to 63 characters of a-z 0-9 . _ - and start with a letter or digit"
-        )
-        digest = self._text("key_sha256", _DIGEST, "must be 64 lower-case hex digits: the SHA-256 of the key")
+        name = self._name()
+        digests = self._digests()
         role = self._role()
         email = self._email(role)
         if role is not None and role is not Role.SERVICE:
@@ -144,14 +163,31 @@ class _EntryParser:
             refresh_tokens=self._flag("refresh_tokens"),
             proxy_paths=self._proxy_paths(),
         )
-        return digest, principal
+        return digests, principal
 
-    def _text(self, key: str, pattern: re.Pattern[str], rule: str) -> str:
-        value = self._entry.get(key)
-        if not isinstance(value, str) or not pattern.fullmatch(value):
-            self.add_problem(key, rule)
+    def _name(self) -> str:
+        value = self._entry.get("name")
+        if not isinstance(value, str) or not _NAME.fullmatch(value):
+            self.add_problem(
+                "name", "must be 1 to 63 characters of a-z 0-9 . _ - and start with a letter or digit"
+            )
             return ""
         return value
+
+    def _digests(self) -> list[str]:
+        value = self._entry.get("key_sha256")
+        digests = [value] if isinstance(value, str) else value
+        if (
+            not isinstance(digests, list)
+            or not digests
+            or not all(isinstance(digest, str) and _DIGEST.fullmatch(digest) for digest in digests)
+        ):
+            self.add_problem(
+                "key_sha256",
+                "must be 64 lower-case hex digits, the SHA-256 of the key, or a list with one such value for each key",
+            )
+            return []
+        return digests
 
     def _role(self) -> Role | None:
         value = self._entry.get("role")

@@ -11,6 +11,8 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
+from zoomgate_server import file_system
+
 MAX_BYTES = 256 * 1024
 """Maximum size of a certificate or key file. A certificate chain usually takes a few thousand bytes."""
 
@@ -150,21 +152,13 @@ class ReloadingCertificate:
         )
 
     def _file_states(self) -> tuple[object, ...]:
-        return tuple(_file_state(path) for path in self._paths)
-
-
-def _file_state(path: Path) -> object:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_ino, status.st_mtime_ns, status.st_size, status.st_mode
+        return tuple(map(file_system.version, self._paths))
 
 
 def _read(setting: str, path: Path) -> tuple[bytes, int]:
     """Return a file's content and mode. Both are read from the same file descriptor, since the path may be replaced at any time."""
     try:
-        with path.open("rb") as file:
+        with file_system.open_regular(path) as file:
             status = os.fstat(file.fileno())
             if status.st_size > MAX_BYTES:
                 raise TlsError(f"{setting}: {path} is larger than {MAX_BYTES} bytes; specify a PEM file")

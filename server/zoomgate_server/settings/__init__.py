@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from zoomgate_server import file_system
 from zoomgate_server.secret import Secret
 from zoomgate_server.settings.address import Address
 from zoomgate_server.settings.definition import Rejected, Setting, setting
@@ -321,7 +322,7 @@ def _read_secrets(
         optional: Whether the file may be missing.
     """
     try:
-        return parse_secrets(path.read_text(encoding="utf-8"))
+        return parse_secrets(file_system.read_regular(path).decode())
     except OSError as error:
         if optional and isinstance(error, FileNotFoundError):
             return ()

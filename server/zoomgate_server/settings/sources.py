@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 
+from zoomgate_server import file_system
 from zoomgate_server.settings.definition import PREFIX, Rejected, Setting
 from zoomgate_server.settings.value_types import is_path
 
@@ -90,7 +91,7 @@ class Sources:
     def _add_file(self, path: str) -> None:
         """Add the values of a TOML file or of the Velo package's `config.json`."""
         try:
-            content = Path(path).read_bytes()
+            content = file_system.read_regular(Path(path))
             if path.endswith(".json"):
                 self._add_velo(content, path)
             else:
@@ -99,6 +100,11 @@ class Sources:
             self.reject("config", f"refers to {path}, which cannot be read ({error.strerror})")
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             self.reject("config", f"refers to {path}, which is not valid TOML: {error}")
+        except (ValueError, RecursionError):
+            self.reject(
+                "config",
+                f"refers to {path}, which contains a number that is too long, or is nested too deeply",
+            )
 
     def _add_toml(self, text: str, path: str) -> None:
         for key, value in tomllib.loads(text).items():

@@ -118,6 +118,11 @@ class Metrics:
             "watch_events", "Events sent to WatchConnections streams, by type.", ["type"]
         )
         self.key_ring_reloads = counter("key_ring_reloads", "Changes of the key ring that were loaded.")
+        self.callers_file_invalid = gauge(
+            "callers_file_invalid",
+            "1 while the callers file is invalid, and its previous content is in use, otherwise 0.",
+            multiprocess_mode="livemax",
+        )
         self.audit_failures = counter("audit_failures", "Audit trail lines that could not be written.")
         self.log_lines_dropped = counter(
             "log_lines_dropped", "Log lines dropped because the log reader is too slow."

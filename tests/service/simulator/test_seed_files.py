@@ -134,6 +134,8 @@ def test_problems_name_line_field_and_correction(text: str, problems: list[str])
         (None, "cannot be read"),
         (b"\xff", "is not UTF-8"),
         (b"users =", "is not valid TOML"),
+        (b"users = " + b"[" * 100_000, "nested too deeply"),
+        (b"users = " + b"9" * 100_000, "a number that is too long"),
         (b"[[users]]\nemail = 5\n", "seed.toml:2: users[1].email"),
     ],
 )

@@ -1,6 +1,7 @@
 """Tests for `zoomgate audit`, and for the audit lines of commands that make changes."""
 
 import gzip
+import hashlib
 import json
 import os
 import time
@@ -281,6 +282,10 @@ class TestCommands:
         key = stdout_of(
             await command("callers", "add", "calendar", "--role", "service", "--users", "*")
         ).strip()
+        old_id = hashlib.sha256(key.encode()).hexdigest()[:8]
+        stdout_of(await command("callers", "rotate", "calendar"))
+        stdout_of(await command("callers", "remove-key", "calendar", old_id))
+        stdout_of(await command("callers", "remove", "calendar", "--yes"))
         stdout_of(await command("store", "backup", "copy.db"))
         for path in Path("data").glob("zoomgate.db*"):
             path.unlink()
@@ -294,6 +299,9 @@ class TestCommands:
             "keys.reencrypted",
             "keys.retired",
             "callers.added",
+            "callers.key_added",
+            "callers.key_removed",
+            "callers.removed",
             "store.backed_up",
             "store.restored",
         ]

@@ -34,6 +34,10 @@ COMMANDS = (
     "connections refresh",
     "connections delete",
     "callers add",
+    "callers list",
+    "callers rotate",
+    "callers remove-key",
+    "callers remove",
     "keys new",
     "keys list",
     "keys rotate",
@@ -170,15 +174,15 @@ class TestCallersAdd:
     @pytest.mark.parametrize(
         ("arguments", "reason"),
         [
-            (["Calendar", "--role", "service"], "name must be"),
-            (['a"\nrole = "admin', "--role", "service"], "name must be"),
-            (["taken", "--role", "service"], "name is already used by a different caller"),
-            (["a", "--role", "member"], "email is required"),
-            (["a", "--role", "member", "--email", 'x@example.com"'], "email contains a domain"),
-            (["a", "--role", "admin", "--access-tokens"], "access_tokens is for services only"),
-            (["a", "--role", "service", "--users", "*@*"], "users contains '*@*'"),
-            (["a", "--role", "service", "--users", "\udcff"], "users contains"),
-            (["a", "--role", "service", "--methods", "Nope.*"], "methods contains 'Nope.*'"),
+            (["Calendar", "--role", "service"], "NAME must be"),
+            (['a"\nrole = "admin', "--role", "service"], "NAME must be"),
+            (["taken", "--role", "service"], "already contains a caller taken"),
+            (["a", "--role", "member"], "--email is required"),
+            (["a", "--role", "member", "--email", 'x@example.com"'], "--email contains a domain"),
+            (["a", "--role", "admin", "--access-tokens"], "--access-tokens is for services only"),
+            (["a", "--role", "service", "--users", "*@*"], "--users contains '*@*'"),
+            (["a", "--role", "service", "--users", "\udcff"], "--users contains"),
+            (["a", "--role", "service", "--methods", "Nope.*"], "--methods contains 'Nope.*'"),
         ],
     )
     def test_invalid_entry_is_not_written(self, folder: Path, arguments: Sequence[str], reason: str) -> None:
@@ -191,7 +195,7 @@ class TestCallersAdd:
 
     def test_invalid_file_is_not_changed(self, folder: Path) -> None:
         (folder / "callers.toml").write_bytes(b"\xff")
-        assert "not valid UTF-8" in stderr_of(zoomgate("callers", "add", "a", "--role", "admin"))
+        assert "not UTF-8" in stderr_of(zoomgate("callers", "add", "a", "--role", "admin"))
         (folder / "callers.toml").write_text("callers = []\n")
         assert "callers.toml" in stderr_of(zoomgate("callers", "add", "a", "--role", "admin"))
         assert "cannot be written" in stderr_of(

@@ -1,5 +1,6 @@
 """Tests for changes of the key file: atomicity, concurrency and validation."""
 
+import os
 import stat
 import subprocess
 import sys
@@ -145,3 +146,11 @@ def test_weak_or_ambiguous_key_ring_is_rejected_and_unchanged(
         key_file.add(path, key_file.load(tmp_path / "other.json"))
     assert path.read_bytes() == before
     assert not [entry for entry in rows if entry["secret"] in str(rejected.value)]
+
+
+@pytest.mark.timeout(10)
+def test_pipe_in_place_of_the_file_is_rejected(tmp_path: Path) -> None:
+    """A pipe without a writer is not waited for."""
+    os.mkfifo(tmp_path / "keys.json", 0o600)
+    with pytest.raises(key_file.KeyFileError, match="not a regular file"):
+        key_file.load(tmp_path / "keys.json")

@@ -90,6 +90,10 @@ def parse(text: str, name: str) -> Seed:
         content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise SeedFileError([f"{name} is not valid TOML: {error}"]) from None
+    except (ValueError, RecursionError):
+        raise SeedFileError(
+            [f"{name} contains a number that is too long, or is nested too deeply; shorten it"]
+        ) from None
     return _Reader(text, name).read(content)
 
 

@@ -73,8 +73,8 @@ class CallerKeys:
         self._accepted: dict[str, Principal] = {}
 
     def __len__(self) -> int:
-        """Return the number of keys."""
-        return len(self._keys)
+        """Return the number of callers."""
+        return len({principal.name for principal in self._keys.values()})
 
     def replace(self, keys: Mapping[str, Principal]) -> None:
         """Accept these keys only, also in running streams."""
