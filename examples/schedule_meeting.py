@@ -36,11 +36,10 @@ def main(user_email: str) -> None:
         except ConsentRequired:
             sys.exit(f"{user_email} must connect Zoom first; run connect_account.py")
         except InvalidRequest as error:
-            sys.exit(
-                "\n".join(
-                    f"{violation.field}: {violation.description}" for violation in error.field_violations
-                )
-            )
+            violations = [
+                f"{violation.field}: {violation.description}" for violation in error.field_violations
+            ]
+            sys.exit("\n".join([error.message, *violations]))
         print(f"{meeting.topic}: {meeting.join_url}")
         stored = zoomgate.meetings.get_meeting(user_email=user_email, meeting_id=meeting.id).meeting
         for occurrence in stored.occurrences:

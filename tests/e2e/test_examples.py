@@ -108,6 +108,29 @@ async def test_connect_schedule_and_forward_examples_run(zoomgate: str) -> None:
     assert "must connect Zoom first" in not_connected.stderr
 
 
+async def test_schedule_example_reports_a_rejection_by_zoom(zoomgate: str) -> None:
+    """Basil has no license for meetings; no field of the request is at fault."""
+    with process(
+        str(EXAMPLES / "connect_account.py"),
+        BASIL,
+        ready=r"must open this URL: (\S+)",
+        ZOOMGATE_SERVER=zoomgate,
+    ) as (program, match):
+        async with browser() as session:
+            await consent(session, match.group(1), BASIL)
+        assert program.wait(30) == 0
+    finished = subprocess.run(
+        [sys.executable, str(EXAMPLES / "schedule_meeting.py"), BASIL],
+        env={"ZOOMGATE_SERVER": zoomgate},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 1
+    assert finished.stderr.strip()
+    assert "Traceback" not in finished.stderr
+
+
 @pytest.fixture
 async def site(zoomgate: str, port: int) -> AsyncIterator[str]:
     web_app = (str(EXAMPLES / "web_app.py"), str(port))

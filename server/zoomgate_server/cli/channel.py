@@ -4,6 +4,7 @@ import functools
 import inspect
 import os
 import shlex
+import ssl
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,8 @@ _EXIT_CODES: tuple[tuple[type[errors.ZoomgateError], int], ...] = (
     (errors.ConsentRequired, CONSENT_REQUIRED),
 )
 
+
+_TLS_PROBE_SECONDS = 2.0
 
 _options = combined(
     click.option(
@@ -149,9 +152,21 @@ def _exit_code(error: errors.ZoomgateError) -> int:
     return next((code for kind, code in _EXIT_CODES if isinstance(error, kind)), FAILURE)
 
 
+def _speaks_tls(server: str) -> bool:
+    """Return whether a TLS handshake with a server succeeds, regardless of its certificate."""
+    address = Address.parse(server)
+    try:
+        ssl.get_server_certificate((address.host, address.port), timeout=_TLS_PROBE_SECONDS)
+    except OSError:
+        return False
+    return True
+
+
 def _sentence(error: errors.ZoomgateError, server: str, user: str) -> str:
     # without a reason, the error comes from gRPC and not from the service
     if isinstance(error, errors.ServiceUnavailable) and not error.reason:
+        if _speaks_tls(server):
+            return f"the service at {server} uses TLS; specify the CA that signed its certificate with --ca-file ({error.message})"
         return (
             f"the service at {server} cannot be reached; start it with `zoomgate run`, or set its address with --server"
             f" ({error.message})"

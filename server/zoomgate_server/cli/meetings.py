@@ -1,7 +1,8 @@
 """Command `zoomgate meetings`, which manages users' meetings through the running service."""
 
-from datetime import datetime
+from datetime import datetime, tzinfo
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import click
 from google.protobuf import json_format
@@ -127,6 +128,14 @@ def _set_start(details: MeetingDetails, text: str) -> None:
         )
 
 
+def _zone(name: str) -> tzinfo | None:
+    """Return the time zone of a meeting, or None if it is unknown on the local machine."""
+    try:
+        return ZoneInfo(name)
+    except (ValueError, KeyError, OSError):
+        return None
+
+
 def _print(meeting: Meeting, *, as_json: bool) -> None:
     print_message(
         meeting,
@@ -134,7 +143,7 @@ def _print(meeting: Meeting, *, as_json: bool) -> None:
             "id": str(meeting.id),
             "topic": meeting.topic,
             "agenda": meeting.agenda,
-            "starts": local_time(meeting.start_time),
+            "starts": local_time(meeting.start_time, _zone(meeting.timezone)),
             "time zone": meeting.timezone,
             "duration": f"{meeting.duration_minutes} minutes" if meeting.duration_minutes else "",
             "occurrences": str(len(meeting.occurrences) or ""),

@@ -5,7 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from itertools import islice
 from typing import Any, NoReturn
 
@@ -22,6 +22,9 @@ FAILURE, USAGE, NOT_FOUND, NOT_ALLOWED, UNREACHABLE, CONSENT_REQUIRED, OUTCOME_U
 
 _BATCH_SIZE = 500
 """Number of table rows that are formatted and printed together."""
+
+_MAX_SAFE_INTEGER = 2**53
+"""Bound of the integers that a double represents exactly."""
 
 _UNITS = (("year", 31_536_000), ("day", 86_400), ("hour", 3600), ("minute", 60), ("second", 1))
 
@@ -84,7 +87,18 @@ def print_json(document: Any) -> None:
         return
     from google.protobuf import json_format  # noqa: PLC0415 - not needed by commands without the service
 
-    click.echo(json_format.MessageToJson(document, indent=None))
+    click.echo(json.dumps(_with_integers(json_format.MessageToDict(document))))
+
+
+def _with_integers(value: Any) -> Any:
+    """Convert integral doubles to integers, since the JSON values in messages of the API have doubles only."""
+    if isinstance(value, dict):
+        return {name: _with_integers(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_with_integers(item) for item in value]
+    if isinstance(value, float) and value.is_integer() and abs(value) < _MAX_SAFE_INTEGER:
+        return int(value)
+    return value
 
 
 def print_result(sentence: str, document: Mapping[str, Any], *, as_json: bool) -> None:
@@ -137,11 +151,14 @@ def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
     return "  ".join(padded).rstrip()
 
 
-def local_time(timestamp: Any) -> str:
-    """Format a Timestamp as local time, followed by the time relative to now; return an empty string if the Timestamp is not set."""
+def local_time(timestamp: Any, zone: tzinfo | None = None) -> str:
+    """Format a Timestamp as a time in a zone, by default the local one, followed by the time relative to now.
+
+    Return an empty string if the Timestamp is not set.
+    """
     if not timestamp.seconds:
         return ""
-    local = datetime.fromtimestamp(timestamp.seconds, UTC).astimezone()
+    local = datetime.fromtimestamp(timestamp.seconds, UTC).astimezone(zone)
     return f"{local:%Y-%m-%d %H:%M:%S} ({relative_time(timestamp.seconds)})"
 
 

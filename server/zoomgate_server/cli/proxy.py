@@ -20,8 +20,8 @@ from zoomgate_server.telemetry.logs import escape
 def proxy() -> None:
     """Call Zoom's REST API on a user's behalf.
 
-    The body of the Zoom response is written to standard output unchanged; on a terminal, JSON is indented. The exit code is 1 if the HTTP
-    status is 400 or above.
+    The body of the Zoom response is written to standard output. JSON ends with a newline, and is indented on a terminal; any other body is
+    written unchanged to files and pipes. The exit code is 1 if the HTTP status is 400 or above.
 
     Example: zoomgate proxy get monica@example.com /users/me
     """
@@ -131,13 +131,22 @@ def _print(response: ZoomResponse, *, include: bool, as_json: bool) -> None:
                 click.echo(escape(f"{header.name}: {header.value}"))
             click.echo()
         if sys.stdout.isatty():
-            click.echo(_format(response.body), nl=bool(response.body))
+            text = _format(response.body)
+            click.echo(text, nl=bool(text) and not text.endswith("\n"))
         else:
             sys.stdout.buffer.write(response.body)
+            if _is_json(response) and not response.body.endswith(b"\n"):
+                sys.stdout.buffer.write(b"\n")
             sys.stdout.buffer.flush()
     if response.status >= 400:
         note(f"Zoom returned HTTP status {response.status}")
         raise SystemExit(FAILURE)
+
+
+def _is_json(response: ZoomResponse) -> bool:
+    return any(
+        header.name.lower() == "content-type" and "json" in header.value for header in response.headers
+    )
 
 
 def _format(body: bytes) -> str:

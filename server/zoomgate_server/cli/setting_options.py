@@ -25,8 +25,10 @@ def setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
         return command(overrides={name: text for name, text in given.items() if text is not None}, **values)
 
     decorated: Callable[..., Any] = collect
+    defaults = {setting.name: setting.default for setting in SETTINGS}
     for setting in reversed(settings):
         purpose = setting.description[:1].upper() + setting.description[1:]
-        text = f"{purpose} ({setting.type.values}). [{setting.variable}]"
+        default = f" Default: {setting.default.format(**defaults)}." if setting.default else ""
+        text = f"{purpose} ({setting.type.values}).{default} [{setting.variable}]"
         decorated = click.option(setting.option, metavar="TEXT", help=text)(decorated)
     return decorated

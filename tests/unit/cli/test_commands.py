@@ -82,6 +82,8 @@ def test_help_of_setting_options_contains_the_settings() -> None:
     for option, setting in (("--listen", "LISTEN"), ("--http-listen", "HTTP_LISTEN"), ("--store", "STORE")):
         assert option in text
         assert f"[ZOOMGATE_{setting}]" in " ".join(text.split())
+    assert "Default: sqlite:///.zoomgate/zoomgate.db. [ZOOMGATE_STORE]" in " ".join(text.split())
+    assert "Default: 127.0.0.1:50051. [ZOOMGATE_LISTEN]" in " ".join(text.split())
 
 
 @pytest.mark.parametrize("command", ["serve", "run"])

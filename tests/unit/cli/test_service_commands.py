@@ -16,10 +16,11 @@ import grpc.aio
 import pytest
 
 from support import terminal
+from support.certificates import write_pair
 from support.command_line import command
 from support.harness import BASIL, MONICA, OMAR, Harness, browser, caller_key, consent, consent_form, running
 from support.raw_upstream import http_response, raw_upstream
-from zoom_simulator.faults import Fault
+from zoom_simulator import Fault
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1.auth_service_pb2_grpc import AuthServiceServicer, add_AuthServiceServicer_to_server
 
@@ -322,6 +323,51 @@ async def test_requests_are_forwarded(harness: Harness, tmp_path: Path) -> None:
     not_found, errors = await zoomgate(harness, "proxy", "get", MONICA, path, code=1)
     assert json.loads(not_found)["code"] == 3001
     assert "Zoom returned HTTP status 404" in errors
+
+
+async def test_json_of_a_response_ends_with_a_newline_and_other_bodies_are_unchanged(
+    harness: Harness,
+) -> None:
+    path = "/users/me/meetings"
+    output, _ = await zoomgate(harness, "proxy", "get", MONICA, path)
+    assert output.endswith(b"}\n")
+    document, _ = await zoomgate(harness, "proxy", "get", MONICA, path, "--json")
+    assert document.endswith(b"}\n")
+    harness.simulator.faults.add(Fault("meetings", "html", status=404))
+    output, _ = await zoomgate(harness, "proxy", "get", MONICA, path, code=1)
+    assert output.endswith(b">")
+    created, _ = await zoomgate(harness, "proxy", "post", MONICA, path, "-d", "{}")
+    empty, _ = await zoomgate(harness, "proxy", "delete", MONICA, f"/meetings/{json.loads(created)['id']}")
+    assert not empty
+
+
+async def test_integers_of_a_response_are_printed_as_integers(harness: Harness) -> None:
+    document, _ = await zoomgate(harness, "proxy", "get", MONICA, "/users/me/meetings", "--json")
+    listed = json.loads(document)["json"]
+    assert (listed["page_size"], type(listed["page_size"])) == (30, int)
+    assert type(listed["total_records"]) is int
+
+
+async def test_start_of_a_meeting_is_shown_in_the_zone_of_the_meeting(harness: Harness) -> None:
+    """The zone of the terminal is different."""
+    start = ("--start", "2030-01-07T09:00:00", "--timezone", "Pacific/Auckland")
+    text, _ = await zoomgate(harness, "meetings", "create", MONICA, *start)
+    assert re.search(r"starts +2030-01-07 09:00:00 ", text.decode())
+
+
+async def test_service_with_tls_is_recognized_without_its_ca(tmp_path: Path) -> None:
+    """Neither plaintext nor a different CA leads to the advice to start the service."""
+    cert, key, _ = write_pair(tmp_path)
+    other = tmp_path / "other"
+    other.mkdir()
+    other_cert, _, _ = write_pair(other)
+    environ = {"ZOOMGATE_TLS_CERT": str(cert), "ZOOMGATE_TLS_KEY": str(key)}
+    async with running(tmp_path / "data", environ=environ) as harness:
+        for options in ((), ("--ca-file", str(other_cert))):
+            _, errors = await zoomgate(harness, "connections", "list", *options, code=5)
+            assert "uses TLS" in errors
+            assert "--ca-file" in errors
+            assert "zoomgate run" not in errors
 
 
 @pytest.mark.parametrize(
