@@ -24,6 +24,8 @@ from support.toolchain import require
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1.auth_service_pb2_grpc import AuthServiceStub
 from zoomgate.v1.connection_pb2 import Connection
+from zoomgate.v1.meetings_service_pb2 import CreateMeetingRequest, GetMeetingRequest
+from zoomgate.v1.meetings_service_pb2_grpc import MeetingsServiceStub
 
 pytestmark = pytest.mark.timeout(180)
 ROOT = Path(__file__).parents[2]
@@ -266,16 +268,19 @@ def test_two_services_cannot_share_a_port(tmp_path: Path) -> None:
 
 def test_services_can_start_concurrently_with_one_new_data_directory(tmp_path: Path) -> None:
     """Three services share a data directory that does not exist yet, and use the same key."""
+    (tmp_path / "callers.toml").touch(mode=0o600)
+    environ = {
+        "PATH": os.environ["PATH"],
+        "ZOOMGATE_CLIENT_ID": "x",
+        "ZOOMGATE_CLIENT_SECRET": "y",
+        "ZOOMGATE_CALLERS": "callers.toml",
+    }
+    options = ("--listen=127.0.0.1:0", "--http-listen=127.0.0.1:0", "--data-dir=shared")
     processes = [
         subprocess.Popen(
-            [
-                ZOOMGATE,
-                "run",
-                *isolated_options(tmp_path)[:2],
-                "--simulator-listen=127.0.0.1:0",
-                "--data-dir=shared",
-            ],
+            [ZOOMGATE, "serve", *options],
             cwd=tmp_path,
+            env=environ,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -379,3 +384,46 @@ def test_simulator_runs_without_the_service(tmp_path: Path) -> None:
         assert page.status == 200
     code, _, _ = stop(process)
     assert code == 0
+
+
+async def test_connections_and_meetings_survive_a_restart(tmp_path: Path) -> None:
+    """The token of a connection is refreshed with the simulator of the next run."""
+    options = isolated_options(tmp_path)
+    with start_service([ZOOMGATE, "run", *options], tmp_path) as (process, address, _):
+        async with grpc.aio.insecure_channel(address) as channel, browser() as session:
+            started = await AuthServiceStub(channel).BeginAuthorization(
+                pb.BeginAuthorizationRequest(user_email=MONICA), timeout=10
+            )
+            await consent(session, started.authorization_url, MONICA)
+            create = CreateMeetingRequest(user_email=MONICA)
+            created = await MeetingsServiceStub(channel).CreateMeeting(create, timeout=10)
+        process.kill()  # without a chance to save anything at the end
+        process.wait()
+    with start_service([ZOOMGATE, "run", *options], tmp_path) as (process, address, _):
+        async with grpc.aio.insecure_channel(address) as channel:
+            refreshed = await AuthServiceStub(channel).RefreshToken(
+                pb.RefreshTokenRequest(user_email=MONICA), timeout=10
+            )
+            assert refreshed.token.generation == 2
+            get = GetMeetingRequest(user_email=MONICA, meeting_id=created.meeting.id)
+            found = await MeetingsServiceStub(channel).GetMeeting(get, timeout=10)
+            assert found.meeting.join_url == created.meeting.join_url
+
+
+def test_second_run_on_the_same_directory_is_rejected(tmp_path: Path) -> None:
+    """One sentence names the directory, whether or not the ports are different; a run on a different directory starts."""
+    with start_service([ZOOMGATE, "run", *isolated_options(tmp_path)], tmp_path) as (
+        process,
+        grpc_address,
+        _,
+    ):
+        before = sorted(path.name for path in (tmp_path / "data").iterdir())
+        for options in ((), (f"--listen={grpc_address}",)):
+            error = start_error(tmp_path, "run", *isolated_options(tmp_path), *options)
+            assert error == (
+                f"zoomgate: another `zoomgate run` uses {tmp_path / 'data'}; stop it, or choose a different directory with --data-dir\n"
+            )
+        assert sorted(path.name for path in (tmp_path / "data").iterdir()) == before
+        with start_service([ZOOMGATE, "run", *isolated_options(tmp_path / "other")], tmp_path):
+            pass
+        assert process.poll() is None

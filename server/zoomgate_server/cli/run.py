@@ -1,6 +1,7 @@
 """Command `zoomgate run`, which starts the service, its store and the Zoom simulator for development."""
 
 import contextlib
+import fcntl
 import os
 import secrets
 import shlex
@@ -26,6 +27,8 @@ if TYPE_CHECKING:  # the simulator is a separate distribution, which is not need
 
 MEMBER = "monica@example.com"
 """User in the printed commands, who has an account in the Zoom simulator."""
+
+_LOCK_FILE = "run.lock"
 
 _DEV = Principal(
     name="dev",
@@ -56,7 +59,7 @@ def run(overrides: Mapping[str, str], simulator_listen: str) -> None:
     """
     loaded = load(overrides)
     if loaded.client_id:
-        run_forever(_serve(loaded, {CALLER_KEY_FILE: _DEV}), loaded)
+        run_forever(_with_zoom(loaded), loaded)
         return
     for name, address in (("listen", loaded.listen), ("http_listen", loaded.http_listen)):
         if not address.is_loopback:
@@ -64,94 +67,144 @@ def run(overrides: Mapping[str, str], simulator_listen: str) -> None:
                 f"{loaded.names[name]} is {address}, but calls need no key with the Zoom simulator;"
                 " listen on 127.0.0.1, or set ZOOMGATE_CLIENT_ID to use Zoom"
             )
-    run_forever(_with_simulator(overrides, simulator_listen), loaded)
+    run_forever(_with_simulator(loaded, overrides, simulator_listen), loaded)
 
 
-async def _with_simulator(overrides: Mapping[str, str], simulator_listen: str) -> None:
+async def _with_zoom(loaded: settings.Settings) -> None:
+    with _data_directory(loaded, {CALLER_KEY_FILE: _DEV}) as (keys, created):
+        await _serve(loaded, keys, created)
+
+
+async def _with_simulator(
+    loaded: settings.Settings, overrides: Mapping[str, str], simulator_listen: str
+) -> None:
     """Serve with the Zoom simulator; calls without credentials are attributed to the caller `dev`."""
-    from zoom_simulator import Simulator, SimulatorOptions  # noqa: PLC0415 - see above
+    from zoom_simulator import Simulator, SimulatorOptions, StateFileError  # noqa: PLC0415 - see above
     from zoom_simulator.command_line import parse_address  # noqa: PLC0415 - see above
 
     listen = parse_address("--simulator-listen", simulator_listen)
     secret = secrets.token_urlsafe(32)
-    simulator = Simulator(SimulatorOptions(host=listen.host, port=listen.port, webhook_secret=secret))
-    try:
-        await simulator.start()
-    except OSError as error:
-        fail(f"--simulator-listen: cannot listen on {listen} ({error.strerror}); choose a different port")
-    try:
-        loaded = load(
-            overrides,
-            os.environ
-            | {
+    member = Principal(name="monica", roles=frozenset({Role.MEMBER}), email=MEMBER, subject=MEMBER)
+    files = {MEMBER_KEY_FILE: member}
+    # if a previous run with Zoom created this key, commands send it, so it must be accepted
+    with contextlib.suppress(OSError):  # `_data_directory` reports an inaccessible directory
+        if (loaded.data_dir / CALLER_KEY_FILE).exists():
+            files[CALLER_KEY_FILE] = _DEV
+    with _data_directory(loaded, files) as (keys, created):
+        try:
+            simulator = Simulator(
+                SimulatorOptions(
+                    host=listen.host,
+                    port=listen.port,
+                    webhook_secret=secret,
+                    state_file=loaded.data_dir / "simulator.json",
+                )
+            )
+            await simulator.start()
+        except StateFileError as error:
+            raise StartError(str(error)) from None
+        except OSError as error:
+            raise StartError(
+                f"--simulator-listen: cannot listen on {listen} ({error.strerror}); choose a different port"
+            ) from None
+        try:
+            environ = os.environ | {
                 "ZOOMGATE_CLIENT_ID": simulator.options.client_id,
                 "ZOOMGATE_CLIENT_SECRET": simulator.options.client_secret,
                 "ZOOMGATE_ZOOM_API_URL": simulator.api_url,
                 "ZOOMGATE_ZOOM_OAUTH_URL": simulator.oauth_url,
                 "ZOOMGATE_WEBHOOK_SECRET": secret,
-            },
-        )
-        member = Principal(name="monica", roles=frozenset({Role.MEMBER}), email=MEMBER, subject=MEMBER)
-        files = {MEMBER_KEY_FILE: member}
-        # if a previous run with Zoom created this key, commands send it, so it must be accepted
-        with contextlib.suppress(OSError):  # `_keys` reports an inaccessible directory
-            if (loaded.data_dir / CALLER_KEY_FILE).exists():
-                files[CALLER_KEY_FILE] = _DEV
-        await _serve(loaded, files, simulator)
-    finally:
-        await simulator.stop()
+            }
+            await _serve(load(overrides, environ), keys, created, simulator)
+        finally:
+            await simulator.stop()
 
 
 async def _serve(
-    loaded: settings.Settings, files: Mapping[str, Principal], simulator: "Simulator | None" = None
+    loaded: settings.Settings,
+    keys: Mapping[str, Principal],
+    created: Mapping[Path, Principal],
+    simulator: "Simulator | None" = None,
 ) -> None:
-    """Serve callers with the keys in files, and print the commands to try next."""
-    with _keys(loaded, files) as (keys, created):
+    """Serve callers with these keys, and print the commands to try next."""
 
-        def announce(started: ServiceAddresses) -> None:
-            if simulator is not None:
-                simulator.webhooks.url = f"http://{started.http}/webhooks/zoom"
-            _audit_created_keys(loaded, created)
-            ready(started)
-            click.echo(_guide(started, loaded, simulator), color=None)
-            sys.stdout.flush()
+    def announce(started: ServiceAddresses) -> None:
+        if simulator is not None:
+            simulator.webhooks.url = f"http://{started.http}/webhooks/zoom"
+        _audit_created_keys(loaded, created)
+        ready(started)
+        click.echo(_guide(started, loaded, simulator), color=None)
+        sys.stdout.flush()
 
-        await serve_with(
-            loaded,
-            announce=announce,
-            anonymous=_DEV if simulator else None,
-            keys=keys,
-            home_links={"Zoom simulator": simulator.page_url} if simulator else {},
-        )
+    await serve_with(
+        loaded,
+        announce=announce,
+        anonymous=_DEV if simulator else None,
+        keys=keys,
+        home_links={"Zoom simulator": simulator.page_url} if simulator else {},
+    )
 
 
 @contextlib.contextmanager
-def _keys(
+def _data_directory(
     loaded: settings.Settings, files: Mapping[str, Principal]
 ) -> Iterator[tuple[dict[str, Principal], dict[Path, Principal]]]:
-    """Read the keys in the data directory and create missing keys; yield the callers by their digests, and those with created files.
+    """Lock the data directory, read its keys, and create missing keys; yield the callers by their digests, and those with created files.
 
     If the start fails, the created files are deleted.
+
+    Raises:
+        StartError: Another `zoomgate run` uses the directory.
     """
     folder = loaded.data_dir
+    lock = folder / _LOCK_FILE
     paths = {folder / name: principal for name, principal in files.items()}
+    with contextlib.ExitStack() as stack:
+        try:
+            created = [path for path in (folder, lock) if not path.exists()]
+            private_file.create_folder(folder)
+            stack.enter_context(_locked(lock))
+            created += [path for path in paths if not path.exists()]
+        except BlockingIOError:
+            raise StartError(
+                f"another `zoomgate run` uses {folder}; stop it, or choose a different directory with --data-dir"
+            ) from None
+        except OSError as error:
+            raise _unusable(loaded, error) from None
+        try:
+            keys = _obtain_keys(loaded, paths)
+            yield keys, {path: principal for path, principal in paths.items() if path in created}
+        except StartError:
+            for path in reversed(created):
+                with contextlib.suppress(OSError):
+                    path.rmdir() if path.is_dir() else path.unlink()
+            raise
+
+
+def _obtain_keys(loaded: settings.Settings, paths: Mapping[Path, Principal]) -> dict[str, Principal]:
     try:
-        created = [path for path in (folder, *paths) if not path.exists()]
-        private_file.create_folder(folder)
-        keys = {digest(obtain(path)): principal for path, principal in paths.items()}
+        return {digest(obtain(path)): principal for path, principal in paths.items()}
     except CallerKeyError as error:
-        fail(str(error))
+        raise StartError(str(error)) from None
     except OSError as error:
-        fail(
-            f"{loaded.names['data_dir']}: cannot create or use {folder} ({error.strerror}); check its owner and permissions"
-        )
+        raise _unusable(loaded, error) from None
+
+
+def _unusable(loaded: settings.Settings, error: OSError) -> StartError:
+    return StartError(
+        f"{loaded.names['data_dir']}: cannot create or use {loaded.data_dir} ({error.strerror}); check its owner and permissions"
+    )
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Lock a file, which is created if needed. Raise `BlockingIOError` if another process has locked it."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        yield keys, {path: principal for path, principal in paths.items() if path in created}
-    except StartError:
-        for path in reversed(created):
-            with contextlib.suppress(OSError):
-                path.rmdir() if path.is_dir() else path.unlink()
-        raise
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _audit_created_keys(loaded: settings.Settings, created: Mapping[Path, Principal]) -> None:

@@ -1,12 +1,13 @@
 """Zoom simulator for development and tests: consent, rotating tokens, meetings, and fault injection.
 
-The state is stored in memory, no real accounts are involved, and the server uses plain HTTP on the local machine.
+By default, the state is stored in memory only; no real accounts are involved, and the server uses plain HTTP on the local machine.
 """
 
 from zoom_simulator.faults import Fault
 from zoom_simulator.options import DEFAULT_USERS, SeededMeeting, SimulatedUser, SimulatorOptions
 from zoom_simulator.rules import RefreshTokenReuse, Revocation, Rules
 from zoom_simulator.server import Simulator, Tokens
+from zoom_simulator.state_file import StateFileError
 
 __all__ = [
     "DEFAULT_USERS",
@@ -18,5 +19,6 @@ __all__ = [
     "SimulatedUser",
     "Simulator",
     "SimulatorOptions",
+    "StateFileError",
     "Tokens",
 ]

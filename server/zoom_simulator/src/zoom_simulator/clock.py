@@ -13,16 +13,19 @@ class Clock:
     Args:
         source: The underlying clock.
         frozen_at: If set, the clock is frozen at this time until it is advanced.
+
+    Attributes:
+        ahead: The sum of all advances, in seconds.
     """
 
     def __init__(self, source: Callable[[], float], frozen_at: float | None = None) -> None:
         self._source = source
         self._frozen_at = frozen_at
-        self._ahead = 0.0
+        self.ahead = 0.0
 
     def __call__(self) -> float:
         """Return the current time."""
-        return (self._source() if self._frozen_at is None else self._frozen_at) + self._ahead
+        return (self._source() if self._frozen_at is None else self._frozen_at) + self.ahead
 
     def source_time(self) -> float:
         """Return the time of the underlying clock, ignoring freezes and advances."""
@@ -41,11 +44,11 @@ class Clock:
         """
         if not (seconds >= 0 and self() + seconds <= LAST):  # also rejects NaN
             raise ValueError("the clock only moves forward, up to 2100")
-        self._ahead += seconds
+        self.ahead += seconds
 
     def reset(self) -> None:
         """Undo all advances."""
-        self._ahead = 0.0
+        self.ahead = 0.0
 
 
 def parse(text: str) -> float:

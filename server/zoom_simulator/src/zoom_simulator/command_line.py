@@ -22,6 +22,7 @@ from zoom_simulator.options import SimulatorOptions
 from zoom_simulator.pages import printable
 from zoom_simulator.rules import Rules
 from zoom_simulator.server import Simulator
+from zoom_simulator.state_file import StateFileError
 from zoom_simulator.webhooks import EVENTS
 
 _DEFAULT_ADDRESS = "127.0.0.1:8090"
@@ -166,6 +167,12 @@ def _enum_option(
     callback=_check_webhook_url,
     help="URL that receives webhook events, such as the removal of the app.",
 )
+@click.option(
+    "--state-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="File that retains users, grants, tokens and meetings across restarts. Default: in memory only.",
+)
 @click.pass_context
 def simulator(
     context: click.Context, /, listen: LoopbackAddress, seed_file: seed_files.Seed | None, **options: Any
@@ -184,6 +191,8 @@ def simulator(
         simulator_options = replace(simulator_options, users=seed_file.users, meetings=seed_file.meetings)
     try:
         asyncio.run(_serve(simulator_options))
+    except StateFileError as error:
+        raise InvalidUsage(f"--state-file: {error}") from None
     except OSError as error:
         raise click.ClickException(
             f"cannot listen on {listen} ({error.strerror}); choose a different port with --listen"

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from zoom_simulator import meeting_rules
@@ -140,6 +141,7 @@ class SimulatorOptions:
         frozen_clock: Time in seconds since 1970 at which the clock is frozen until it is advanced; None if the clock runs.
         webhook_url: The URL that receives events; if empty, no events are sent.
         webhook_secret: The app's secret token for signing events. The default value is public.
+        state_file: The file that retains users, grants, tokens and meetings across restarts; None to store them in memory only.
     """
 
     host: str = "127.0.0.1"
@@ -157,3 +159,4 @@ class SimulatorOptions:
     frozen_clock: float | None = None
     webhook_url: str = ""
     webhook_secret: str = field(default="zoomgate-dev-webhook-secret", repr=False)
+    state_file: Path | None = None

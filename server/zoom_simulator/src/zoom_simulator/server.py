@@ -9,6 +9,7 @@ from types import TracebackType
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from zoom_simulator import state_file
 from zoom_simulator.admin import AdminEndpoints, reject_foreign_sites, reject_unknown_user
 from zoom_simulator.api import ApiEndpoints
 from zoom_simulator.faults import Faults
@@ -41,6 +42,9 @@ class Simulator:
     Args:
         wall: The underlying clock, in seconds since 1970. The simulator's clock follows it unless frozen.
 
+    Raises:
+        StateFileError: `SimulatorOptions.state_file` cannot be used.
+
     Attributes:
         zoom: The simulated state: users, grants, tokens, meetings and the clock.
         faults: The active faults.
@@ -53,6 +57,8 @@ class Simulator:
     ) -> None:
         self.options = options or SimulatorOptions()
         self.zoom = ZoomState(self.options, wall)
+        if self.options.state_file is not None:
+            state_file.load(self.options.state_file, self.zoom)
         self.faults = Faults(self.zoom)
         self.log = RequestLog(self.zoom.wall)
         self.webhooks = Webhooks(self.options, self.zoom.wall, self.zoom.random)
@@ -159,7 +165,7 @@ class Simulator:
         )
         app = web.Application(
             client_max_size=2 * 1024 * 1024,
-            middlewares=[self.log.record, reject_foreign_sites, reject_unknown_user],
+            middlewares=[self.log.record, reject_foreign_sites, self._save_changes, reject_unknown_user],
         )
         app.on_response_prepare.append(self._set_date)
         add = app.router.add_route
@@ -196,6 +202,15 @@ class Simulator:
         add("POST", "/_sim/authorize", admin.authorize)
         add("POST", "/_sim/reset", admin.reset)
         return app
+
+    @web.middleware
+    async def _save_changes(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Save the state after each request that may have changed it, before the response is sent."""
+        try:
+            return await handler(request)
+        finally:
+            if self.options.state_file is not None and request.method not in ("GET", "HEAD"):
+                state_file.save(self.options.state_file, self.zoom)
 
     async def _set_date(self, _request: web.Request, response: web.StreamResponse) -> None:
         """Set the `Date` header from the simulator's clock."""

@@ -112,6 +112,52 @@ class ZoomState:
         for seeded in self.options.meetings:
             self.schedule(self.user(seeded.owner), dict(seeded.fields), seeded=True)
 
+    def snapshot(self) -> dict[str, Any]:
+        """Return the users, grants, tokens, meetings and advances of the clock, for `restore`. Authorization codes are omitted."""
+        grants = {
+            id(grant): grant
+            for by_key in (self.grants, self.refresh_tokens, self._grants_by_access_token)
+            for grant in by_key.values()
+        }
+        numbers = {key: number for number, key in enumerate(grants)}
+
+        def references(by_key: dict[str, Grant]) -> dict[str, int]:
+            return {key: numbers[id(grant)] for key, grant in by_key.items()}
+
+        return {
+            "users": list(self.users.values()),
+            "all_grants": list(grants.values()),
+            "grants": references(self.grants),
+            "refresh_tokens": references(self.refresh_tokens),
+            "access_tokens": references(self._grants_by_access_token),
+            "replaced_tokens": list(self._replaced_tokens),
+            "meetings": list(self.meetings.values()),
+            "latest_meeting": self._latest_meeting,
+            "clock_ahead": self.wall.ahead,
+        }
+
+    def restore(self, snapshot: dict[str, Any]) -> None:
+        """Replace the state by a snapshot that was encoded as JSON.
+
+        Raises:
+            ValueError, KeyError, TypeError, AttributeError, IndexError: The snapshot is invalid; the state is incomplete.
+        """
+        users = [SimulatedUser(**row) for row in snapshot["users"]]
+        grants = [Grant(**row | {"user": SimulatedUser(**row["user"])}) for row in snapshot["all_grants"]]
+
+        def referenced(name: str) -> dict[str, Grant]:
+            return {key: grants[number] for key, number in snapshot[name].items()}
+
+        self.users = {email_key(user.email): user for user in users}
+        self.grants = referenced("grants")
+        self.refresh_tokens = referenced("refresh_tokens")
+        self._grants_by_access_token = referenced("access_tokens")
+        self._replaced_tokens = deque((access, refresh) for access, refresh in snapshot["replaced_tokens"])
+        restored = [Meeting(**row) for row in snapshot["meetings"]]
+        self.meetings = {meeting.body["id"]: meeting for meeting in restored}
+        self._latest_meeting = int(snapshot["latest_meeting"])
+        self.wall.advance(snapshot["clock_ahead"])
+
     @property
     def access_tokens(self) -> dict[str, Grant]:
         """The access tokens that have not been replaced or revoked."""
