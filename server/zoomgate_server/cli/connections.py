@@ -14,6 +14,7 @@ from zoomgate_server.cli.options import rate_option, time_with_zone, user_argume
 from zoomgate_server.cli.output import (
     confirm,
     enum_name,
+    fail_if_unreadable,
     local_time,
     note,
     print_json,
@@ -52,15 +53,20 @@ def list_(client: Client, as_json: bool, states: tuple[str, ...], where: tuple[C
     """
     if not states and any(condition.name in ("state", "cause") for condition in where):
         states = tuple(_STATES)
-    listed = client.connections(states=[_STATES[state] for state in states])
+    unreadable_users: list[str] = []
+    listed = client.connections(
+        states=[_STATES[state] for state in states], on_unreadable=unreadable_users.append
+    )
     selected = (connection for connection in listed if matches(where, connection))
     if as_json:
         for connection in selected:
             print_json(connection)
+        fail_if_unreadable(unreadable_users)
         return
     titles = ("USER", "STATE", "CONSENTED", "TOKEN EXPIRES", "SCOPES")
     count = print_table(titles, map(_row, selected))
     note(f"{count} connection{'' if count == 1 else 's'}")
+    fail_if_unreadable(unreadable_users)
     if not count and not states and not where:
         note("connect a user with `zoomgate connect USER`")
 
@@ -124,6 +130,10 @@ def watch(client: Client, as_json: bool, users: tuple[str, ...], resume_token: s
                 print_json(event)
             elif event.HasField("connection"):
                 click.echo(_event_line(event))
+            elif event.unreadable_count:
+                note(
+                    f"{event.unreadable_count} connection(s) cannot be decrypted and are missing; see `zoomgate keys list`"
+                )
             elif not is_synced:
                 is_synced = True
                 note("all existing connections are listed; waiting for changes (Ctrl+C to stop)")
@@ -225,6 +235,7 @@ def revoke(
             else:
                 click.echo(f"{escape(connection.user_email)}  {state_text(connection)}")
         note(f"{count} user(s) would be disconnected")
+        fail_if_unreadable(operation.unreadable_users)
         return
     total = None if yes else operation.count()
     if total:

@@ -4,7 +4,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, tzinfo
 from itertools import islice
 from typing import Any, NoReturn
@@ -19,6 +19,8 @@ from zoomgate_server.telemetry.logs import escape, plain
 
 FAILURE, USAGE, NOT_FOUND, NOT_ALLOWED, UNREACHABLE, CONSENT_REQUIRED, OUTCOME_UNKNOWN = 1, 2, 3, 4, 5, 6, 7
 """Exit codes."""
+
+_MAX_NAMED_USERS = 3
 
 _BATCH_SIZE = 500
 """Number of table rows that are formatted and printed together."""
@@ -39,6 +41,16 @@ def fail(message: str, code: int = FAILURE) -> NoReturn:
 def note(text: str) -> None:
     """Print a message to the user of the command on standard error."""
     click.echo(plain(text), err=True)
+
+
+def fail_if_unreadable(users: Collection[str]) -> None:
+    """Exit with an error if connections are missing because the service cannot decrypt them."""
+    if users:
+        named = ", ".join(sorted(users)[:_MAX_NAMED_USERS]) + (", …" if len(users) > _MAX_NAMED_USERS else "")
+        fail(
+            f"{len(users)} connection(s) cannot be decrypted and are missing: {named};"
+            " `zoomgate keys list` on the machine of the service shows missing keys"
+        )
 
 
 def confirm(question: str) -> None:

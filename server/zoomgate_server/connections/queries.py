@@ -18,10 +18,12 @@ class ConnectionPage:
     Attributes:
         connections: Ordered by email address.
         after: Email address after which the next page starts, or None on the last page.
+        unreadable_users: Email addresses of the connections that are missing because they cannot be decrypted.
     """
 
     connections: tuple[ConnectionRecord, ...]
     after: str | None
+    unreadable_users: tuple[str, ...]
 
 
 class ConnectionQueries:
@@ -41,7 +43,7 @@ class ConnectionQueries:
     async def page(self, call: Call, states: Collection[State], after: str, limit: int) -> ConnectionPage:
         """Return a page of the connections that the caller may view, ordered by email address.
 
-        A connection that cannot be decrypted is logged and omitted; `get` reports the reason.
+        A connection that cannot be decrypted is logged, and only its user is returned; `get` reports the reason.
 
         Args:
             states: The states to include; empty for all but disconnected ones.
@@ -52,10 +54,13 @@ class ConnectionQueries:
         records = await self._connections.page(
             Query(states=included_states, by_email=True, after=after, limit=limit)
         )
-        opened = (
-            self._connections.open_readable(record)
-            for record in records
-            if record.user_email is not None and call.principal.can_view(record.user_email)
-        )
-        connections = tuple(connection for connection in opened if connection is not None)
-        return ConnectionPage(connections, records[-1].user_email if len(records) == limit else None)
+        connections, unreadable_users = [], []
+        for record in records:
+            if record.user_email is not None and call.principal.can_view(record.user_email):
+                connection = self._connections.open_readable(record)
+                if connection is None:
+                    unreadable_users.append(record.user_email)
+                else:
+                    connections.append(connection)
+        next_after = records[-1].user_email if len(records) == limit else None
+        return ConnectionPage(tuple(connections), next_after, tuple(unreadable_users))

@@ -151,6 +151,7 @@ class ChangeFeed:
         timing: The timing of the feed.
         closing: Whether the process is shutting down.
         store_time: The store time of the latest poll.
+        unreadable_users: Users whose connections could not be decrypted when they were last read.
         watermark: The store time from which a client that has received all published records can resume.
         publishing: Held while records are read and published. A watch acquires the lock before it sends a record that it has read itself,
             so that a possibly older state, which is still being read, is in the queue by then.
@@ -178,6 +179,7 @@ class ChangeFeed:
         # the changes to publish; the changes whose records cannot be decrypted, and the keys with which all of these were tried
         self._pending: dict[str, Change] = {}
         self._undecrypted: dict[str, Change] = {}
+        self.unreadable_users: set[str] = set()
         self._key_ids = connections.key_ids
         self._cache: dict[str, ConnectionRecord] = {}
         self._reads = asyncio.Semaphore(CONCURRENT_READS)
@@ -342,11 +344,13 @@ class ChangeFeed:
 
     def open(self, record: Record) -> ConnectionRecord | None:
         """Decrypt a connection and return it without secrets. If it cannot be decrypted, log the error and return None."""
+        user_email = record.user_email
         try:
-            return without_secrets(self._connections.open(record))
+            opened = without_secrets(self._connections.open(record))
         except RecordFault as fault:
             _log.warning("connection.unreadable", error=type(fault).__name__, **fault.metadata)
-            user_email = record.user_email
+            if user_email is not None:
+                self.unreadable_users.add(user_email)
             if user_email is not None and not isinstance(fault, RecordUnreadable):
                 self._undecrypted[user_email] = change = Change(
                     record.key, record.rev, record.state, record.changed_at, user_email
@@ -355,6 +359,8 @@ class ChangeFeed:
                 self._published.pop(user_email, None)  # not every watch has received this state
                 self.watermark = self._limit(self.watermark, [change])
             return None
+        self.unreadable_users.discard(opened.user_email)
+        return opened
 
     async def read(self, user_email: str, change: Change | None = None) -> ConnectionRecord | None:
         """Return a connection without secrets; None if it does not exist or cannot be decrypted.
@@ -387,6 +393,8 @@ class ChangeFeed:
         """Read a connection and cache the record."""
         sealed, _ = await self._connections.find_encrypted(user_email)
         self._cache.pop(user_email, None)
+        if sealed is None:
+            self.unreadable_users.discard(user_email)
         if sealed is None or (record := self.open(sealed)) is None:
             return None
         self._cache[user_email] = record

@@ -3,7 +3,7 @@
 import asyncio
 import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from math import inf
 from typing import TypeVar
@@ -69,11 +69,13 @@ class Event:
 
     Attributes:
         record: The connection, without secrets; None for `SYNCED`.
+        unreadable_count: For `SYNCED`, the number of connections that are missing because they cannot be decrypted.
     """
 
     type: EventType
     record: ConnectionRecord | None
     position: Position
+    unreadable_count: int = 0
 
 
 class Watchers:
@@ -187,7 +189,8 @@ class _Watch:
                 continue
             if sync_due or self._feed.closing:
                 self._permit("")
-                yield self._event(EventType.SYNCED, None)
+                unreadable = sum(map(subscription.matches_user, self._feed.unreadable_users))
+                yield replace(self._event(EventType.SYNCED, None), unreadable_count=unreadable)
             self._check_open()
             sync_due = not await subscription.wait(self._timing.idle)
             if sync_due:

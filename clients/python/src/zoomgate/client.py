@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable, Iterator
 from types import TracebackType
 from typing import Any
 
@@ -92,11 +92,17 @@ class Client(_BaseClient):
         self.meetings = Meetings(channel, self._session)
         self.proxy = Proxy(channel, self._session)
 
-    def connections(self, *, states: Iterable[Connection.State.ValueType] = ()) -> Iterator[Connection]:
+    def connections(
+        self,
+        *,
+        states: Iterable[Connection.State.ValueType] = (),
+        on_unreadable: Callable[[str], None] = lambda _: None,
+    ) -> Iterator[Connection]:
         """Iterate over all connections that the caller may see, ordered by email address. Pages are fetched as needed.
 
         Args:
             states: The states of the connections to return. If empty, returns all states except STATE_DISCONNECTED.
+            on_unreadable: Called with the address of each user whose connection is missing because the service cannot decrypt it.
 
         Raises:
             ZoomgateError: A page could not be fetched.
@@ -105,6 +111,8 @@ class Client(_BaseClient):
         while True:
             page = self.auth.list_connections(page_size=_PAGE_SIZE, page_token=token, states=state_filter)
             yield from page.connections
+            for user_email in page.unreadable_users:
+                on_unreadable(user_email)
             if not page.next_page_token:
                 return
             token = page.next_page_token
@@ -235,7 +243,10 @@ class AsyncClient(_BaseClient):
         self.proxy = AsyncProxy(channel, self._session)
 
     async def connections(
-        self, *, states: Iterable[Connection.State.ValueType] = ()
+        self,
+        *,
+        states: Iterable[Connection.State.ValueType] = (),
+        on_unreadable: Callable[[str], None] = lambda _: None,
     ) -> AsyncIterator[Connection]:
         """Iterate over all connections that the caller may see. See `Client.connections`."""
         state_filter, token = tuple(states), ""
@@ -245,6 +256,8 @@ class AsyncClient(_BaseClient):
             )
             for connection in page.connections:
                 yield connection
+            for user_email in page.unreadable_users:
+                on_unreadable(user_email)
             if not page.next_page_token:
                 return
             token = page.next_page_token

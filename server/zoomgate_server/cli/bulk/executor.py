@@ -5,7 +5,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from types import FrameType
 
@@ -13,7 +13,7 @@ import click
 
 from zoomgate import errors
 from zoomgate.v1.connection_pb2 import Connection
-from zoomgate_server.cli.output import FAILURE, note, print_json
+from zoomgate_server.cli.output import FAILURE, fail_if_unreadable, note, print_json
 from zoomgate_server.cli.progress import progress
 from zoomgate_server.rate_limiter import RateLimiter
 from zoomgate_server.telemetry.logs import escape, plain
@@ -36,6 +36,7 @@ class BulkOperation:
         connections: Returns the connections, loaded page by page. It can be called repeatedly.
         apply: Performs the operation on a connection, and returns the outcome.
         is_due: Returns whether a connection needs the operation; other connections are skipped without a call.
+        unreadable_users: The users whose connections `connections` has omitted so far because the service cannot decrypt them.
     """
 
     participle: str
@@ -44,6 +45,7 @@ class BulkOperation:
     connections: Callable[[], Iterator[Connection]]
     apply: Callable[[Connection], str]
     is_due: Callable[[Connection], bool] = lambda _: True
+    unreadable_users: Collection[str] = ()
 
     def count(self) -> int:
         """Return the number of connections that need the operation."""
@@ -90,6 +92,7 @@ def run(
         _print_summary(operation, counts, stopped=stopped, as_json=as_json)
         if stopped or counts["failed"]:
             note(next_step)
+    fail_if_unreadable(operation.unreadable_users)
     if stopped or counts["failed"]:
         raise SystemExit(FAILURE)
 

@@ -22,6 +22,7 @@ def refresh(client: Client, since: datetime | None) -> BulkOperation:
             return "skipped"
         return "alreadyFresh" if token.generation == connection.generation else "refreshed"
 
+    unreadable_users: set[str] = set()
     return BulkOperation(
         participle="refreshing",
         unit="tokens",
@@ -31,7 +32,10 @@ def refresh(client: Client, since: datetime | None) -> BulkOperation:
             "skipped": "skipped",
             "failed": "failed",
         },
-        connections=lambda: client.connections(states=[Connection.STATE_ACTIVE]),
+        connections=lambda: client.connections(
+            states=[Connection.STATE_ACTIVE], on_unreadable=unreadable_users.add
+        ),
+        unreadable_users=unreadable_users,
         apply=apply,
         is_due=lambda connection: since is None or is_before(connection.refresh_time, since),
     )
@@ -43,9 +47,11 @@ def revoke(client: Client, where: tuple[Condition, ...]) -> BulkOperation:
     A page may be outdated by the time its last connection is processed. If there are conditions, each connection is therefore read and
     matched again before it is deleted, so that a user who has consented again in the meantime stays connected.
     """
+    unreadable_users: set[str] = set()
 
     def connections() -> Iterator[Connection]:
-        return (connection for connection in client.connections() if matches(where, connection))
+        listed = client.connections(on_unreadable=unreadable_users.add)
+        return (connection for connection in listed if matches(where, connection))
 
     def apply(connection: Connection) -> str:
         user_email = connection.user_email
@@ -62,5 +68,6 @@ def revoke(client: Client, where: tuple[Condition, ...]) -> BulkOperation:
         unit="users",
         outcomes={"disconnected": "disconnected", "skipped": "skipped", "failed": "failed"},
         connections=connections,
+        unreadable_users=unreadable_users,
         apply=apply,
     )

@@ -274,6 +274,7 @@ class AuthService(AuthServiceServicer):
         return pb.ListConnectionsResponse(
             connections=[connection_mapping.connection(record) for record in page.connections],
             next_page_token="" if page.after is None else self._page_tokens.make(page.after, *filters),
+            unreadable_users=page.unreadable_users,
         )
 
     async def DeleteConnection(
@@ -313,6 +314,7 @@ class AuthService(AuthServiceServicer):
                 type=_EVENT_TYPES[event.type],
                 connection=None if event.record is None else connection_mapping.connection(event.record),
                 resume_token=tokens.make(event.position),
+                unreadable_count=event.unreadable_count,
             )
 
     def _token(self, call: Call, user_email: str, token: AccessToken) -> pb.Token:

@@ -705,19 +705,27 @@ class ListConnectionsResponse(google.protobuf.message.Message):
 
     CONNECTIONS_FIELD_NUMBER: builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    UNREADABLE_USERS_FIELD_NUMBER: builtins.int
     next_page_token: builtins.str
     """The `page_token` for the next page. Empty on the last page."""
     @property
     def connections(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[zoomgate.v1.connection_pb2.Connection]:
         """The connections, ordered by `user_email`."""
 
+    @property
+    def unreadable_users(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """The users whose connections are missing from this page because the service cannot decrypt them, in order. GetConnection returns the
+        reason.
+        """
+
     def __init__(
         self,
         *,
         connections: collections.abc.Iterable[zoomgate.v1.connection_pb2.Connection] | None = ...,
         next_page_token: builtins.str = ...,
+        unreadable_users: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["connections", b"connections", "next_page_token", b"next_page_token"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["connections", b"connections", "next_page_token", b"next_page_token", "unreadable_users", b"unreadable_users"]) -> None: ...
 
 Global___ListConnectionsResponse: typing_extensions.TypeAlias = ListConnectionsResponse
 
@@ -836,11 +844,16 @@ class WatchConnectionsResponse(google.protobuf.message.Message):
     TYPE_FIELD_NUMBER: builtins.int
     CONNECTION_FIELD_NUMBER: builtins.int
     RESUME_TOKEN_FIELD_NUMBER: builtins.int
+    UNREADABLE_COUNT_FIELD_NUMBER: builtins.int
     type: Global___WatchConnectionsResponse.Type.ValueType
     """The type of the event."""
     resume_token: builtins.str
     """The token with which to resume the stream after this event. Opaque, at most 1 KiB. Valid only for the same caller and the same
     `user_emails`.
+    """
+    unreadable_count: builtins.int
+    """Only for TYPE_SYNCED: the number of connections that are missing from this stream because the service cannot decrypt them. They are
+    sent once their key is available. While the number is not zero, do not treat users missing from the snapshot as disconnected.
     """
     @property
     def connection(self) -> zoomgate.v1.connection_pb2.Connection:
@@ -852,8 +865,9 @@ class WatchConnectionsResponse(google.protobuf.message.Message):
         type: Global___WatchConnectionsResponse.Type.ValueType = ...,
         connection: zoomgate.v1.connection_pb2.Connection | None = ...,
         resume_token: builtins.str = ...,
+        unreadable_count: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["connection", b"connection"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["connection", b"connection", "resume_token", b"resume_token", "type", b"type"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["connection", b"connection", "resume_token", b"resume_token", "type", b"type", "unreadable_count", b"unreadable_count"]) -> None: ...
 
 Global___WatchConnectionsResponse: typing_extensions.TypeAlias = WatchConnectionsResponse
