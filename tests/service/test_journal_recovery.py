@@ -230,7 +230,7 @@ async def test_refreshes_work_without_a_journal(tmp_path: Path) -> None:
     """If the journal cannot be written, each failed write is counted: two for the consent, and one for the refresh."""
     data_dir = tmp_path / "data"
     data_dir.mkdir(mode=0o700)
-    (data_dir / "journal").write_text("not a directory")
+    (data_dir / "journal").symlink_to("/proc/self")  # no user can create files there
     async with Simulator(SimulatorOptions(port=0)) as zoom, serving(zoom, data_dir) as zoomgate:
         await zoomgate.connect()
         response = await zoomgate.call(zoomgate.auth.RefreshToken, pb.RefreshTokenRequest(user_email=MONICA))

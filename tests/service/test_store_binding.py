@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import fcntl
 import json
+import os
 import shutil
 import stat
 import time
@@ -147,6 +148,38 @@ async def test_services_that_start_at_the_same_time_agree_on_the_store(zoom: Sim
         await services[0].connect()
         await token_status(services[3])
     assert bound_id()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("prune",),
+        ("prune", "--dry-run"),
+        ("store", "backup", "backup.db"),
+        ("keys", "reencrypt"),
+        ("keys", "retire", "OLD"),
+        ("audit", "fingerprint"),
+    ],
+)
+async def test_commands_reject_a_store_of_a_different_journal(
+    zoom: Simulator, stopped: str, arguments: tuple[str, ...]
+) -> None:
+    """Neither store and no key is changed: a key that is unused in the other store can be in use in the right one."""
+    async with serving(
+        zoom, Path("elsewhere"), {"ZOOMGATE_KEYS": "data/keys.json", STORE: "sqlite:///other.db"}
+    ):
+        pass
+    keys = Path("data/keys.json")
+    old = key_file.load(keys).primary_id
+    added = key_file.add(keys, key_file.load(keys))
+    key_file.promote(keys, key_file.load(keys), added)
+    os.utime(keys, (0, 0))
+    before = keys.read_bytes(), Path("other.db").read_bytes()
+    command_line = [old if argument == "OLD" else argument for argument in arguments]
+    error = stderr_of(await command(*command_line, environ={STORE: "sqlite:///other.db"}, stdin="token"))
+    assert f"belongs to store {stopped}, but other.db is store" in error
+    assert (keys.read_bytes(), Path("other.db").read_bytes()) == before
+    assert not Path("backup.db").exists()
 
 
 async def test_unreadable_binding_fails_the_start(zoom: Simulator, stopped: str) -> None:

@@ -20,7 +20,7 @@ from zoomgate_server.cli.options import json_option
 from zoomgate_server.cli.output import log_warnings_to_stderr, print_result
 from zoomgate_server.cli.setting_options import setting_options
 from zoomgate_server.cli.store_access import inspect_store
-from zoomgate_server.encryption import key_check, key_file
+from zoomgate_server.encryption import key_check, key_file, key_usage
 from zoomgate_server.encryption.envelope import Envelope
 from zoomgate_server.errors import RecordFault
 from zoomgate_server.rpc import callers_file, tls
@@ -189,6 +189,9 @@ def _open_files(loaded: settings.Settings) -> Finding:
 
 
 def _journal(loaded: settings.Settings, contents: StoreInspection | None) -> Finding:
+    folder = loaded.data_dir / key_usage.JOURNAL
+    if os.access(folder, os.F_OK) and not folder.is_dir():
+        return FAILURE, f"{folder} is not a directory; move this file away"
     if contents is None and not (isinstance(loaded.store, Path) and _is_missing(loaded.store)):
         return WARNING, "cannot be compared with the store, which cannot be read"
     try:

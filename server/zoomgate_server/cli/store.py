@@ -160,9 +160,9 @@ async def _restore(loaded: Settings, file: Path) -> tuple[int, list[str]]:
                 ) from None
             records = await asyncio.to_thread(backups.copy_file, file, loaded.store, advance)
         else:
-            async with open_store(loaded) as target:
+            async with open_store(loaded, check_binding=False) as target:
                 records = await backups.restore_records(file, target, SystemClock().wall, advance)
-    async with open_store(loaded) as target:
+    async with open_store(loaded, check_binding=False) as target:
         return records, list(await key_usage.by_key(target))
 
 

@@ -164,7 +164,7 @@ class TokenJournal:
         """Create the directory and return whether entries can be written and locked there. Log a warning if they cannot.
 
         Raises:
-            StartError: The directory is on a network file system.
+            StartError: The directory is on a network file system, or is not a directory.
         """
         return await self._run(self._prepare, mounts)
 
@@ -268,6 +268,10 @@ class TokenJournal:
                     pass
             finally:
                 probe.unlink()
+        except FileExistsError:
+            raise StartError(
+                f"The journal {self._folder} is not a directory; move this file away, then start again"
+            ) from None
         except OSError as error:
             _log.warning(
                 "journal.unavailable",

@@ -259,6 +259,7 @@ class TestDoctor:
         (data / "keys.json").write_text("{}")
         (data / "keys.json").chmod(0o644)
         (data / "audit.jsonl").mkdir()
+        (data / "journal").touch()
         (folder / "callers.toml").write_text("[[callers]]\nname = 1\n")
         result = zoomgate(
             "doctor", "--json", "--data-dir", "data", environ={"ZOOMGATE_CALLERS": "callers.toml"}
@@ -269,6 +270,7 @@ class TestDoctor:
             "store",
             "audit trail",
             "key ring",
+            "journal",
             "callers",
         }
         assert findings["data directory"]["result"] == "warning"

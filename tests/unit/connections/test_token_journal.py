@@ -222,7 +222,7 @@ async def test_entry_of_a_different_app_or_key_is_retained(tmp_path: Path, other
 
 async def test_unwritable_journal_is_reported_without_an_exception(tmp_path: Path) -> None:
     """The failure is counted, and no file is left behind."""
-    (tmp_path / "journal").write_text("not a directory")
+    (tmp_path / "journal").symlink_to("/proc/self")  # no user can create files there
     metrics = Metrics("0")
     opened = journal(tmp_path / "journal", metrics)
     assert not await opened.prepare()
@@ -292,6 +292,16 @@ async def test_journal_on_a_network_file_system_is_rejected(tmp_path: Path) -> N
     with pytest.raises(StartError, match=r"on a network file system \(nfs4\).*; use a local disk"):
         await opened.prepare(mounts)
     assert not (tmp_path / "share").exists()
+    await opened.close()
+
+
+async def test_file_in_place_of_the_directory_prevents_a_start(tmp_path: Path) -> None:
+    """Otherwise, tokens would be lost if the process is killed. The file is not changed."""
+    (tmp_path / "journal").write_text("precious")
+    opened = journal(tmp_path / "journal")
+    with pytest.raises(StartError, match="is not a directory; move this file away"):
+        await opened.prepare()
+    assert (tmp_path / "journal").read_text() == "precious"
     await opened.close()
 
 
