@@ -364,10 +364,11 @@ async def test_service_with_tls_is_recognized_without_its_ca(tmp_path: Path) -> 
     environ = {"ZOOMGATE_TLS_CERT": str(cert), "ZOOMGATE_TLS_KEY": str(key)}
     async with running(tmp_path / "data", environ=environ) as harness:
         for options in ((), ("--ca-file", str(other_cert))):
-            _, errors = await zoomgate(harness, "connections", "list", *options, code=5)
-            assert "uses TLS" in errors
-            assert "--ca-file" in errors
-            assert "zoomgate run" not in errors
+            for arguments in (("connections", "list"), ("meetings", "create", MONICA)):
+                _, errors = await zoomgate(harness, *arguments, *options, code=5)
+                assert "uses TLS" in errors
+                assert "--ca-file" in errors
+                assert "zoomgate run" not in errors
 
 
 @pytest.mark.parametrize(
