@@ -78,7 +78,7 @@ EXCHANGES = {
     "invalid_grant": (error("400 Bad Request", error="invalid_grant"), REJECTED),
     "a redirect URI mismatch": (
         error("400 Bad Request", reason="Redirect URI mismatch", code=4709),
-        APP_ERROR,
+        ("INTERNAL", "REDIRECT_URI_REFUSED"),
     ),
     "a wrong secret": (error("401 Unauthorized", error="invalid_client"), APP_ERROR),
     "a redirect": (http_response("302 Found", b"", "Location: https://evil.com/oauth/token"), APP_ERROR),
