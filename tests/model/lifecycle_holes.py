@@ -6,6 +6,7 @@ one record. H15 (a first consent is written to an empty store, which then return
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import product
 from types import FunctionType
 
@@ -97,9 +98,23 @@ def h08_event_of_a_fast_clock_does_not_end_a_later_consent(world: World) -> None
     prepare(world, 1)
     world.remove_app("z1")
     world.run(world.consent(A, "z1"))
-    event = world.end_by_event("z1", world.records["z1"].consent_time + 65, Cause.APP_DEAUTHORIZED)
+    record = world.records["z1"]
+    world.records["z1"] = replace(record, zoom_consent_time=None)  # Zoom's response contained no date
+    event = world.end_by_event("z1", record.consent_time + 65, Cause.APP_DEAUTHORIZED)
     world.run(event)
     assert world.records["z1"].state is State.ACTIVE
+
+
+def event_after_the_consent_on_zooms_clock_ends_the_connection(world: World) -> None:
+    prepare(world, 1)
+    world.run(world.consent(A, "z1"))
+    reported_at = world.records["z1"].zoom_consent_time
+    assert reported_at is not None
+    world.run(world.end_by_event("z1", reported_at + 1.0, Cause.APP_DEAUTHORIZED))
+    assert world.records["z1"].state is State.ACTIVE
+    world.remove_app("z1")
+    world.run(world.end_by_event("z1", reported_at + 2.5, Cause.APP_DEAUTHORIZED))
+    assert world.records["z1"].state is State.DISCONNECTED
 
 
 def h09_event_is_decided_again_after_a_refresh(world: World) -> None:

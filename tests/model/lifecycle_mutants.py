@@ -312,7 +312,7 @@ MUTANTS = (
     Mutant(
         "event_near_consent_ends_connection",
         ending,
-        "        if abs(happened_at - record.consent_time) <= decisions.NEAR_CONSENT_SECONDS:\n",
+        "        if earliest <= happened_at <= latest:\n",
         "        if False:\n",
     ),
     Mutant(
@@ -322,12 +322,12 @@ MUTANTS = (
         "            return EventOutcome.NEAR_CONSENT, None\n",
         "                if not isinstance(identity, AccessTokenRejected):\n"
         "                    return EventOutcome.NEAR_CONSENT, None\n"
-        "                happened_at = record.consent_time\n",
+        "                happened_at = latest\n",
     ),
     Mutant(
         "event_before_consent_ends_connection",
         ending,
-        "        if happened_at < record.consent_time:\n            return EventOutcome.OLDER_THAN_CONSENT, None\n",
+        "        if happened_at < earliest:\n            return EventOutcome.OLDER_THAN_CONSENT, None\n",
         "",
     ),
     Mutant(

@@ -182,6 +182,7 @@ class World:
         self.burst: list[str] = []
         self.jumped_at = -1.0
         self._names = count(1)
+        self._times = count(1)
         self._revs = count(1)
         self.rules = ZoomRules(
             ("rejected", "tolerated", "ends")[self.draw(3)],
@@ -282,7 +283,8 @@ class World:
                     return AccessTokenRejected()
                 zoom_user_id = grant_or_none.zoom_user_id
                 grant_or_none.mismatch |= task.expected_email not in ("", self.emails[zoom_user_id])
-                return ZoomUser(zoom_user_id, self.emails[zoom_user_id], "account")
+                reported_at = float(int(self.now + self.rules.ahead)) if next(self._times) % 3 else None
+                return ZoomUser(zoom_user_id, self.emails[zoom_user_id], "account", reported_at)
             case _:
                 return self._revoke(task, effect.pair)
 

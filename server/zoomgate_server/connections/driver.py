@@ -207,6 +207,7 @@ class EffectDriver:
 
 def _parse_zoom_user(response: ZoomResponse) -> effects.Identity:
     """Parse Zoom's user profile response. An address that is not canonical becomes empty, so that it differs from every user's address."""
+    reported_at = retry_after.parse_date(response.header("date"))
     try:
         data = tolerant_json.loads(response.body)
         user_id, email, account_id = data["id"], data["email"], data.get("account_id") or ""
@@ -221,6 +222,6 @@ def _parse_zoom_user(response: ZoomResponse) -> effects.Identity:
         metadata = {"length": str(len(response.body))}
         return effects.Unidentified(ZoomBadResponse("Zoom did not identify the user", metadata=metadata))
     try:
-        return effects.ZoomUser(user_id, canonical_email(email), account_id)
+        return effects.ZoomUser(user_id, canonical_email(email), account_id, reported_at)
     except InvalidUserEmail:
-        return effects.ZoomUser(user_id, "", account_id)
+        return effects.ZoomUser(user_id, "", account_id, reported_at)

@@ -91,6 +91,7 @@ class ConnectionRecord:
         recent_refresh_times: Times of the refreshes of the last hour.
         create_time: When the user connected; after a disconnection, when the user connected again.
         consent_time: When Zoom last identified the user of a consent, or of imported tokens.
+        zoom_consent_time: The same time on Zoom's clock, or None if Zoom did not report it.
         update_time: When a visible field last changed. For a tombstone, when the connection ended.
         refresh_time: When the current pair was issued.
         access_expire_at: When the access token of the current pair expires. None without a pair.
@@ -120,6 +121,7 @@ class ConnectionRecord:
     refresh_time: float
     rev: int = 0
     read_update_time: float | None = field(default=None, compare=False)
+    zoom_consent_time: float | None = None
     cause: Cause | None = None
     epoch: int = 0
     lease: Lease | None = None
@@ -174,6 +176,7 @@ _HEADER = (
     "recent_refresh_times",
     "create_time",
     "consent_time",
+    "zoom_consent_time",
     "update_time",
     "refresh_time",
     "address_time",

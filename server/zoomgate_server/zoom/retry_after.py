@@ -1,4 +1,4 @@
-"""Parsing of Zoom's `Retry-After` values."""
+"""Parsing of the `Retry-After` values and dates in Zoom's responses."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -25,20 +25,17 @@ def parse(value: str, wall: Callable[[], float], *, daily: bool = False) -> floa
     seconds, longest = (_DAY - wall() % _DAY, _DAY) if daily else (DEFAULT_SECONDS, MAX_SECONDS)
     if text.isascii() and text.isdigit():
         seconds = float(text)
-    elif text:
-        date = _date(text)
-        if date is not None:
-            seconds = date.timestamp() - wall()
+    elif (time := parse_date(text)) is not None:
+        seconds = time - wall()
     return min(max(seconds, MIN_SECONDS), longest)
 
 
-def _date(text: str) -> datetime | None:
-    for parse_date in (datetime.fromisoformat, parsedate_to_datetime):
+def parse_date(text: str) -> float | None:
+    """Parse an HTTP or ISO date. Return seconds since 1970, or None if the date is invalid."""
+    for parse_text in (datetime.fromisoformat, parsedate_to_datetime):
         try:
-            date = parse_date(text)
-            date = date if date.tzinfo is not None else date.replace(tzinfo=UTC)
-            date.timestamp()
+            date = parse_text(text)
+            return (date if date.tzinfo is not None else date.replace(tzinfo=UTC)).timestamp()
         except (ValueError, TypeError, IndexError, OverflowError):
             continue
-        return date
     return None

@@ -88,14 +88,14 @@ class Webhooks:
         """
         if not self.url:
             return False
-        now = self._wall.source_time()
+        now = self._wall()
         self._deliveries.append(
             Delivery(
                 event,
                 user.email if user else "",
                 orjson.dumps(self._body(event, user, now)),
-                str(int(now)),
-                due=self._wall(),
+                str(int(self._wall.source_time())),  # the receiver compares it with its own clock
+                due=now,
             )
         )
         self._wake.set()

@@ -32,6 +32,10 @@ NEAR_CONSENT_SECONDS = 120.0
 """An event of Zoom within this time of a consent does not reveal which of the two happened first. The time covers the timeout of a call and
 the difference between the clocks."""
 
+ZOOM_TIME_PRECISION_SECONDS = 2.0
+"""Precision of the time of a consent that Zoom reported: a full second, and a second for the difference between the clocks of Zoom's
+servers. A later event happened after the consent."""
+
 MAX_SUPERSEDED_PAIRS = 8
 MAX_PAIRS_TO_REVOKE = 16
 MAX_PENDING_ATTEMPTS = 16
@@ -133,6 +137,7 @@ def link(
         previous_commit_ids=with_commit_id(previous.commit_id, previous),
         create_time=previous.create_time if is_connected(record) else now,
         consent_time=identified_at,
+        zoom_consent_time=zoom_user.reported_at,
         update_time=now,
         refresh_time=tokens.obtained_at,
         access_expire_at=tokens.access_expire_at,
@@ -228,6 +233,14 @@ def settled(record: ConnectionRecord, fingerprint: str, now: float) -> Connectio
         lease=None,
         update_time=now,
     )
+
+
+def around_consent(record: ConnectionRecord) -> tuple[float, float]:
+    """Return the earliest and latest time of an event of Zoom that may have happened before or after the latest consent."""
+    if record.zoom_consent_time is None:
+        return record.consent_time - NEAR_CONSENT_SECONDS, record.consent_time + NEAR_CONSENT_SECONDS
+    latest = record.zoom_consent_time + ZOOM_TIME_PRECISION_SECONDS
+    return record.zoom_consent_time - NEAR_CONSENT_SECONDS, latest
 
 
 def end(record: ConnectionRecord, cause: Cause, now: float) -> ConnectionRecord:

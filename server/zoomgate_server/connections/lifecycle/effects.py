@@ -127,11 +127,17 @@ class ReadZoomUser:
 
 @dataclass(frozen=True, slots=True)
 class ZoomUser:
-    """A Zoom user as reported by Zoom. The email address is in canonical form."""
+    """A Zoom user as reported by Zoom.
+
+    Attributes:
+        email: The email address in canonical form, or empty if it is not valid.
+        reported_at: When Zoom responded, in seconds since 1970 on Zoom's clock, or None if the response contains no time.
+    """
 
     user_id: str
     email: str
     account_id: str
+    reported_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,8 +57,8 @@ def end_by_event(
 ) -> Protocol[tuple[EventOutcome, ConnectionRecord | None]]:
     """End the connection of a Zoom user who removed the app or no longer exists.
 
-    Because of clock differences, an event near a consent may have happened before or after it. Such an event ends nothing: if Zoom rejects
-    the access token, a refresh must decide.
+    An event near a consent may have happened before or after it. Such an event ends nothing: if Zoom rejects the access token, a refresh
+    must decide.
 
     Returns:
         The outcome, and the tombstone, or the connection that must be refreshed, or None.
@@ -68,13 +68,14 @@ def end_by_event(
         record = snapshot.record
         if record is None or not decisions.is_connected(record):
             return EventOutcome.NOT_CONNECTED, None
-        if abs(happened_at - record.consent_time) <= decisions.NEAR_CONSENT_SECONDS:
+        earliest, latest = decisions.around_consent(record)
+        if earliest <= happened_at <= latest:
             if record.tokens is not None and record.state is State.ACTIVE:
                 identity = yield ReadZoomUser(record.tokens.access_token)
                 if isinstance(identity, AccessTokenRejected):
                     return EventOutcome.NEAR_CONSENT, record
             return EventOutcome.NEAR_CONSENT, None
-        if happened_at < record.consent_time:
+        if happened_at < earliest:
             return EventOutcome.OLDER_THAN_CONSENT, None
         tombstone = decisions.end(record, cause, snapshot.store_now)
         details = {"cause": cause.value}
