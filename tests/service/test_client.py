@@ -51,7 +51,7 @@ async def test_user_connects_and_manages_a_meeting(harness: Harness, client: Asy
     assert raw.response.status == 200
     assert (
         await client.meetings.delete_meeting(user_email=MONICA, meeting_id=created.meeting.id)
-    ).status == 204
+    ).response.status == 204
     with pytest.raises(errors.NotFound) as raised:
         await client.meetings.get_meeting(user_email=MONICA, meeting_id=created.meeting.id)
     assert (raised.value.reason, raised.value.zoom_code) == ("MEETING_NOT_FOUND", 3001)

@@ -126,8 +126,8 @@ async def test_app_removal_revokes_the_grant_and_sends_a_signed_event(
         "account_id": "acc-North-Harbour",
         "user_id": "u-Monica-7Yc1",
         "client_id": "zoomgate-dev",
-        "deauthorization_time": "2030-03-17T17:46:47.250Z",
-        "event_ts": "2030-03-17 17:46:47",
+        "deauthorization_time": "2030-03-17T17:55:47.250Z",
+        "event_ts": "2030-03-17 17:55:47",
         "signature": "",
     }
     assert app.events[0][0]["x-zm-request-timestamp"] == str(int(clock.now))
