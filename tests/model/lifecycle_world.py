@@ -943,7 +943,7 @@ class World:
             if entry.entry_id in self.claims:
                 continue
             if entry.origin is Origin.REFRESH:
-                protocol: Any = self.protocols.protocol.resume(entry, CONFIG)
+                protocol: Any = self.protocols.protocol.commit(entry, CONFIG)
             else:
                 protocol = self.protocols.linking.resume(entry, lambda _: 0)
             expected = "" if entry.origin is Origin.REFRESH else entry.zoom_email or entry.user_email

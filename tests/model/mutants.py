@@ -56,19 +56,21 @@ MUTANTS = (
     ),
     Mutant(
         "rejection_accepted_immediately",
-        "            if not unchanged:\n"
-        "                updated, verdict = released, _verdict_after_concurrent_change(request, record)\n"
-        "            elif any(candidate not in candidates for candidate in _candidates(record)):\n"
-        "                updated, verdict = released, LeaseHeld(retry_after=2.0)\n"
-        "            elif in_doubt:\n",
-        "            if False:\n",
+        "        if not unchanged and record.generation > request.seen_generation:\n"
+        "            verdict = TokenAvailable(record, refreshed=False)\n"
+        "        elif not unchanged:\n"
+        "            verdict = LeaseHeld(retry_after=1.0)\n"
+        "        elif any(candidate not in candidates for candidate in _candidates(record)):\n"
+        "            verdict = LeaseHeld(retry_after=2.0)\n"
+        "        elif in_doubt:\n",
+        "        if False:\n",
     ),
     Mutant(
         "commit_not_retried",
         "        except (StoreError, RecordFault):\n            yield Sleep(backoff.next_pause())\n",
         "        except (StoreError, RecordFault):\n"
         "            yield DeleteJournal(entry)\n"
-        "            return StoreFailed()\n",
+        "            raise\n",
     ),
     Mutant(
         "changed_generation_overwritten",
@@ -114,23 +116,25 @@ MUTANTS = (
         "abs(now - attempt.started_at) < timing.grace",
         "now - attempt.started_at < timing.grace",
     ),
-    Mutant("not_appended_to_journal", "            yield AppendJournal(entry)\n", ""),
+    Mutant(
+        "not_appended_to_journal", "        yield AppendJournal(entry)\n        current", "        current"
+    ),
     Mutant(
         "journal_deleted_before_commit",
-        "            yield AppendJournal(entry)\n",
-        "            yield AppendJournal(entry)\n            yield DeleteJournal(entry)\n",
+        "        yield AppendJournal(entry)\n        current",
+        "        yield AppendJournal(entry)\n        yield DeleteJournal(entry)\n        current",
     ),
     Mutant(
         "lost_response_not_recorded",
-        "    if response_lost:\n        lost",
-        "    if False:\n        lost",
+        "if response_lost and attempt.epoch == epoch",
+        "if False",
     ),
     Mutant(
         "lease_expiry_not_checked",
-        "if not timing.allows_call(lease.snapshot.monotonic, now):",
-        "if False:",
+        "send(ExchangeRefreshToken(candidate), lease.snapshot.monotonic, timing)",
+        'send(ExchangeRefreshToken(candidate), float("inf"), timing)',
     ),
-    Mutant("unconfirmed_lease_not_read_again", "rev, write_failed = None, True", "return StoreFailed()"),
+    Mutant("unconfirmed_lease_not_read_again", "yield from put_confirmed(leased)", "yield Put(leased)"),
 )
 """Mutants of the protocol, for the histories of `model.world`."""
 

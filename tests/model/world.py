@@ -12,6 +12,7 @@ from itertools import count
 from types import ModuleType
 from typing import Any
 
+from zoomgate_server.connections.lifecycle import effects
 from zoomgate_server.connections.record import Cause, ConnectionRecord, State
 from zoomgate_server.connections.refresh import protocol as shipped
 from zoomgate_server.connections.token_pair import TokenPair
@@ -145,23 +146,23 @@ class World:
 
     def perform(self, attempt: Attempt) -> Any:
         """Perform the next effect of an attempt and return its result."""
-        protocol, effect = self.protocol, attempt.effect
-        if isinstance(effect, protocol.Read):
-            return protocol.Snapshot(self.record, self.now + self.skew, self.now)
-        if isinstance(effect, protocol.Put):
+        effect = attempt.effect
+        if isinstance(effect, effects.Read):
+            return effects.Snapshot(self.record, self.now + self.skew, self.now)
+        if isinstance(effect, effects.Put):
             return self._put(attempt, effect.record)
-        if isinstance(effect, protocol.Now):
+        if isinstance(effect, effects.Now):
             attempt.checked_at = self.now
             return self.now
-        if isinstance(effect, protocol.ExchangeRefreshToken):
+        if isinstance(effect, effects.ExchangeRefreshToken):
             self._check_lease(attempt)
             outcome = self.zoom.refresh(effect.refresh_token)
             if isinstance(outcome, Issued):
                 attempt.received.add(outcome.refresh_token or "")
             return outcome
-        if isinstance(effect, protocol.AppendJournal) and self.journal_works:
+        if isinstance(effect, effects.AppendJournal) and self.journal_works:
             self.journal[effect.entry.entry_id] = (effect.entry, attempt)
-        if isinstance(effect, protocol.DeleteJournal):
+        if isinstance(effect, effects.DeleteJournal):
             if effect.entry.tokens.refresh_token not in self.written_tokens:
                 raise InvariantViolation("a journal entry was deleted before its tokens were stored")
             self.journal.pop(effect.entry.entry_id, None)
@@ -204,10 +205,10 @@ class World:
 
     def step(self, attempt: Attempt, fault: str = "") -> None:
         """Perform the next effect of an attempt, optionally with a fault."""
-        protocol, effect = self.protocol, attempt.effect
-        store = isinstance(effect, protocol.Read | protocol.Put)
+        effect = attempt.effect
+        store = isinstance(effect, effects.Read | effects.Put)
         try:
-            if isinstance(effect, protocol.ExchangeRefreshToken) and fault in (
+            if isinstance(effect, effects.ExchangeRefreshToken) and fault in (
                 "request_lost",
                 "response_lost",
                 "not_sent",
@@ -225,26 +226,24 @@ class World:
                     self.perform(attempt)
                 attempt.store_faults += 1
                 attempt.effect = attempt.protocol.throw(StoreError("injected"))
-            elif isinstance(effect, protocol.Read) and fault == "store_empty":
+            elif isinstance(effect, effects.Read) and fault == "store_empty":
                 # the store was replaced by an empty one, until it is restored
-                attempt.effect = attempt.protocol.send(
-                    protocol.Snapshot(None, self.now + self.skew, self.now)
-                )
-            elif isinstance(effect, protocol.Put) and fault == "write_retried":
+                attempt.effect = attempt.protocol.send(effects.Snapshot(None, self.now + self.skew, self.now))
+            elif isinstance(effect, effects.Put) and fault == "write_retried":
                 # the driver repeats a write whose response was lost; the second write conflicts with the first
                 self.perform(attempt)
                 attempt.store_faults += 1
                 attempt.effect = attempt.protocol.send(None)
             else:
                 attempt.effect = attempt.protocol.send(self.perform(attempt))
-        except StopIteration as end:
-            attempt.verdict = end.value
+        except (StopIteration, StoreError) as end:
+            attempt.verdict = end.value if isinstance(end, StopIteration) else end
             self.attempts.remove(attempt)
             self._check_orphaned_lease(attempt)
 
     def _check_orphaned_lease(self, attempt: Attempt) -> None:
         """Check that a single store failure before the call to Zoom leaves no lease, which would block the user until it expires."""
-        gave_up = isinstance(attempt.verdict, self.protocol.StoreFailed) and not attempt.exchanges
+        gave_up = isinstance(attempt.verdict, StoreError) and not attempt.exchanges
         lease = self.record.lease
         if gave_up and attempt.store_faults == 1 and lease is not None and lease.holder == attempt.name:
             raise InvariantViolation("an attempt gave up although it held the lease")
@@ -310,7 +309,7 @@ class World:
         own_entries = [name for name, (_, holder) in self.journal.items() if holder is attempt]
         for name in own_entries:
             self.journal[name] = (self.journal[name][0], None)
-        if not self.journal_works or isinstance(attempt.effect, self.protocol.AppendJournal):
+        if not self.journal_works or isinstance(attempt.effect, effects.AppendJournal):
             self.lost_tokens |= attempt.received - self.stored_tokens()
 
     def _restart(self) -> None:
@@ -318,7 +317,7 @@ class World:
         for name, (entry, holder) in list(self.journal.items()):
             if holder is None:
                 resumed = self._start(
-                    name, self.protocol.resume(entry, self.config), {entry.tokens.refresh_token}
+                    name, self.protocol.commit(entry, self.config), {entry.tokens.refresh_token}
                 )
                 self.journal[name] = (entry, resumed)
 

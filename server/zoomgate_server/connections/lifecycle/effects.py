@@ -6,7 +6,7 @@ unknown.
 """
 
 from collections.abc import Generator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from zoomgate_server.audit.event import AuditEvent
@@ -15,6 +15,7 @@ from zoomgate_server.connections.record import ConnectionRecord
 from zoomgate_server.connections.token_journal import Entry
 from zoomgate_server.connections.token_pair import TokenPair
 from zoomgate_server.errors import ZoomgateError
+from zoomgate_server.storage.record_store import StoreError
 
 POLL_SECONDS = 0.25
 """Time between two looks at a record or mark while a different process is expected to change it."""
@@ -218,6 +219,27 @@ Effect = StoreEffect | ZoomEffect | JournalEffect | Now | Sleep | Audit | DropTo
 
 _Verdict = TypeVar("_Verdict")
 Protocol = Generator[Effect, Any, _Verdict]
+
+
+def put_confirmed(record: ConnectionRecord) -> Protocol[int | None]:
+    """Write a record as `Put` does, and read it if it remains unknown whether the write has succeeded.
+
+    A conflict leaves it unknown as well, because the store's driver may have repeated a write whose confirmation was lost.
+    """
+    failure: StoreError | None = None
+    try:
+        rev: int | None = yield Put(record)
+        if rev is not None:
+            return rev
+    except StoreError as error:
+        failure = error
+    snapshot: Snapshot = yield Read(record.zoom_user_id)
+    stored = snapshot.record
+    if stored is not None and stored == replace(record, rev=stored.rev):
+        return stored.rev
+    if failure is not None:
+        raise failure
+    return None
 
 
 @dataclass(frozen=True, slots=True)

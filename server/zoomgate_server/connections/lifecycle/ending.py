@@ -12,10 +12,10 @@ from zoomgate_server.connections.lifecycle.effects import (
     DropToken,
     Find,
     Protocol,
-    Put,
     Read,
     ReadZoomUser,
     Snapshot,
+    put_confirmed,
 )
 from zoomgate_server.connections.record import Cause, ConnectionRecord, State
 from zoomgate_server.errors import RecordFault
@@ -94,24 +94,12 @@ def write_tombstone(tombstone: ConnectionRecord, event: AuditEvent) -> Protocol[
     call may find no connection to audit.
     """
     try:
-        rev: int | None = yield Put(tombstone)
-    except StoreError:
-        rev = yield from _rev_of(tombstone)
-        if rev is None:
-            yield Audit(event._replace(outcome="STORE_UNAVAILABLE"))
-            raise
+        rev = yield from put_confirmed(tombstone)
+    except (StoreError, RecordFault):
+        yield Audit(event._replace(outcome="STORE_UNAVAILABLE"))
+        raise
     if rev is None:
         return None
     yield DropToken(event.user_email)
     yield Audit(event)
     return replace(tombstone, rev=rev)
-
-
-def _rev_of(tombstone: ConnectionRecord) -> Protocol[int | None]:
-    """Return the revision of a tombstone whose write was not confirmed, or None if it is not stored or the store fails."""
-    try:
-        snapshot: Snapshot = yield Read(tombstone.zoom_user_id)
-    except (StoreError, RecordFault):
-        return None
-    record = snapshot.record
-    return record.rev if record is not None and record == replace(tombstone, rev=record.rev) else None

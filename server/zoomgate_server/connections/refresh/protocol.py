@@ -9,7 +9,7 @@ therefore guarantees:
 
 * A refresh token is exchanged only after a lease for the user has been written, which confirms that the store accepts writes.
 * Issued tokens are appended to the journal on the local disk before they are written to the store. After a crash, the process that finds
-  the journal entry stores the tokens with `resume()`.
+  the journal entry stores the tokens with `commit()`.
 * Issued tokens are checked against the generation and grant, never against the lease, because a late attempt may hold the only valid
   token. The tokens are stored as the next generation or as an alternate pair. If a newer consent or a disconnection has replaced the
   grant, the tokens are stored without being used, and are revoked after a disconnection.
@@ -38,8 +38,10 @@ from zoomgate_server.connections.lifecycle.effects import (
     Read,
     Sleep,
     Snapshot,
+    put_confirmed,
 )
 from zoomgate_server.connections.lifecycle.linking import LinkContext
+from zoomgate_server.connections.lifecycle.token_request import send
 from zoomgate_server.connections.record import (
     Cause,
     ConnectionRecord,
@@ -68,25 +70,12 @@ from zoomgate_server.zoom.token_outcome import (
 IN_DOUBT_PAUSE_SECONDS = 10.0
 """Pause after a rejection that cannot be accepted yet. Until then, no process sends the same token again."""
 
-UNKNOWN_RETRIES = 2
-"""Number of retries with the same token after a lost response. A retry loses nothing: without the response, the old token is the only
-one available."""
-
-UNKNOWN_PAUSE_SECONDS = 2.0
-"""Pause before a retry after a lost response, so that Zoom is no longer processing the first request."""
-
 MAX_ALTERNATE_PAIRS = 3
-MAX_PENDING = 16
-"""Maximum number of attempts with an unknown outcome that a record retains. Leases are 90 seconds apart, so the grace period of discarded
-attempts is over."""
-
 RATE_LIMIT_WINDOW_SECONDS = 3600.0
-MIN_RETRY_PAUSE_SECONDS, MAX_RETRY_PAUSE_SECONDS = 0.05, 2.0
-"""Minimum and maximum pause of the exponential backoff for storing issued tokens while the store fails."""
 
 _RATE_LIMIT_REASON = "SERVER_OVERLOADED"
-_SCOPE_CODES = frozenset({"4711"})
-_REVOKED_CODES = frozenset({"4735", "4737", "4738", "4741"})
+_CAUSES = {"4711": Cause.SCOPE, **dict.fromkeys(("4735", "4737", "4738", "4741"), Cause.REVOKED)}
+"""Why the user has to consent again, by Zoom's code for a rejection."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,11 +158,6 @@ class RateLimited:
 
 
 @dataclass(frozen=True, slots=True)
-class StoreFailed:
-    """The verdict that the store failed before a refresh token was exchanged, or while a rejection was being recorded."""
-
-
-@dataclass(frozen=True, slots=True)
 class Superseded:
     """The verdict that a newer consent or a disconnection replaced the grant during the call to Zoom.
 
@@ -184,7 +168,7 @@ class Superseded:
     record: ConnectionRecord | None
 
 
-Verdict = TokenAvailable | NotRefreshable | LeaseHeld | Failed | RateLimited | StoreFailed | Superseded
+Verdict = TokenAvailable | NotRefreshable | LeaseHeld | Failed | RateLimited | Superseded
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,8 +191,7 @@ class RefreshRequest:
 def refresh(request: RefreshRequest) -> Protocol[Verdict]:
     """Refresh one Zoom user's token with the guarantees listed in the module's docstring.
 
-    The driver may throw `StoreError` for `Read` and `Put`, and `RecordFault` for a record that cannot be decrypted. The outcome of a failed
-    `Put` is unknown.
+    A `StoreError` means that the store failed before a refresh token was exchanged, or while a rejection was being recorded.
     """
     acquired = yield from _acquire(request)
     if not isinstance(acquired, _AcquiredLease):
@@ -216,48 +199,21 @@ def refresh(request: RefreshRequest) -> Protocol[Verdict]:
     lease, timing = acquired, request.config.timing
     candidates = _candidates(lease.record)
     response_lost = False
-    rejection: Rejected | None = None
+    rejection = Rejected("")  # there is at least one candidate
     for candidate in candidates:
-        outcome: TokenOutcome = Unknown("not tried")
-        for retry in range(1 + UNKNOWN_RETRIES):
-            if retry:
-                yield Sleep(UNKNOWN_PAUSE_SECONDS)
-            now: float = yield Now()
-            if not timing.allows_call(lease.snapshot.monotonic, now):
-                expiring = Unknown("the lease would expire during the call")
-                yield from _release(request, lease, expiring, now, response_lost=response_lost)
-                return Failed(expiring) if response_lost else LeaseHeld(retry_after=1.0)
-            outcome = yield ExchangeRefreshToken(candidate)
-            if not isinstance(outcome, Unknown):
-                break
-            response_lost = True
+        response = yield from send(ExchangeRefreshToken(candidate), lease.snapshot.monotonic, timing)
+        outcome, sent_at = response.outcome, response.sent_at
+        response_lost = response_lost or response.is_lost
         if isinstance(outcome, Issued):
-            tokens = TokenPair.from_response(outcome, lease.snapshot.time_at(now), previous=candidate)
-            if not all(pair.is_exchanged for pair in lease.record.pairs):
-                return (yield from _link(request, lease, tokens, digest_of(candidate)))
-            entry = Entry(
-                entry_id=request.attempt_id,
-                origin=Origin.REFRESH,
-                user_email=lease.record.user_email,
-                zoom_user_id=request.zoom_user_id,
-                grant=lease.record.grant,
-                generation=lease.record.generation,
-                tokens=tokens,
-                epoch=lease.record.epoch,
-            )
-            yield AppendJournal(entry)
-            current = replace(lease.snapshot, record=lease.record)
-            return (yield from _commit(entry, current, request.seen_generation, request.config))
+            tokens = TokenPair.from_response(outcome, lease.snapshot.time_at(sent_at), previous=candidate)
+            return (yield from _store(request, lease, tokens, candidate))
         if not isinstance(outcome, Rejected):
-            yield from _release(request, lease, outcome, now, response_lost=response_lost)
-            return Failed(outcome)
+            failure = outcome or NotSent("the lease would expire during the call")
+            yield from _release(request, lease, failure, sent_at, response_lost=response_lost)
+            is_repeatable = outcome is None and not response_lost
+            return LeaseHeld(retry_after=1.0) if is_repeatable else Failed(failure)
         rejection = outcome
     return (yield from _handle_rejection(request, lease, candidates, rejection, response_lost=response_lost))
-
-
-def resume(entry: Entry, config: Config) -> Protocol[Verdict]:
-    """Store tokens from the journal of a crashed process, retrying until the store responds."""
-    return (yield from _commit(entry, None, 0, config))
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,42 +231,23 @@ def _candidates(record: ConnectionRecord) -> tuple[str, ...]:
 
 def _acquire(request: RefreshRequest) -> Protocol[_AcquiredLease | Verdict]:
     """Write and return the lease, or return the verdict if no token is to be exchanged."""
-    previous: Snapshot | None = None
-    write_failed = False
     while True:
-        try:
-            snapshot: Snapshot = yield Read(request.zoom_user_id)
-        except StoreError:
-            return StoreFailed()
+        snapshot: Snapshot = yield Read(request.zoom_user_id)
         record, now = snapshot.record, snapshot.store_now
         if record is None:
             return NotRefreshable(None)
-        if previous is not None and record.lease is not None and record.lease.holder == request.attempt_id:
-            # the lease was written, but its confirmation was lost, or the driver repeated the write and found a conflict
-            return _AcquiredLease(record, previous)
-        if write_failed:
-            return StoreFailed()
-        previous = snapshot
         verdict = _not_refreshable(request, record, now)
         if isinstance(verdict, RateLimited):
             yield from _record_rate_limit(record, now)
         if verdict is not None:
             return verdict
+        expire_at = now + request.config.timing.lease
         leased = replace(
-            record,
-            epoch=record.epoch + 1,
-            lease=Lease(
-                holder=request.attempt_id, epoch=record.epoch + 1, expire_at=now + request.config.timing.lease
-            ),
-            pending_attempts=(
-                *record.pending_attempts,
-                PendingAttempt(epoch=record.epoch + 1, started_at=now),
-            )[-MAX_PENDING:],
+            decisions.register(record, now),
+            lease=Lease(holder=request.attempt_id, epoch=record.epoch + 1, expire_at=expire_at),
         )
-        try:
-            rev = yield Put(leased)
-        except StoreError:
-            rev, write_failed = None, True
+        # a lease whose write was not confirmed would block the user until it expires
+        rev = yield from put_confirmed(leased)
         if rev is not None:
             return _AcquiredLease(replace(leased, rev=rev), snapshot)
 
@@ -373,35 +310,26 @@ def _without_attempt(
     If Zoom's response was lost, the attempt stays in the record, with its start time moved back by the grace period. The attempt then no
     longer prevents a rejection from being accepted, but still explains a later rejection.
     """
-    lease = record.lease
-    pending = tuple(attempt for attempt in record.pending_attempts if attempt.epoch != epoch)
-    if response_lost:
-        lost = (attempt for attempt in record.pending_attempts if attempt.epoch == epoch)
-        pending = (
-            *(replace(attempt, started_at=attempt.started_at - timing.grace) for attempt in lost),
-            *pending,
-        )
-    return replace(
-        record, lease=None if lease is not None and lease.epoch == epoch else lease, pending_attempts=pending
+    is_held = record.lease is not None and record.lease.epoch == epoch
+    lost = tuple(
+        replace(attempt, started_at=attempt.started_at - timing.grace)
+        for attempt in record.pending_attempts
+        if response_lost and attempt.epoch == epoch
     )
+    others = decisions.unregister(record, epoch).pending_attempts
+    return replace(record, lease=None if is_held else record.lease, pending_attempts=(*lost, *others))
 
 
-def _last_error(outcome: Failure | Rejected, now: float) -> LastError:
-    """Return the description of a failed refresh for the connection's `last_error`."""
-    match outcome:
-        case Throttled():
-            reason, message = "ZOOM_RATE_LIMITED", "Zoom is rate limiting token requests"
-        case AppRejected():
-            reason, message = "APP_CREDENTIALS_REJECTED", "Zoom rejected the app's own credentials"
-        case BadResponse():
-            reason, message = "ZOOM_BAD_RESPONSE", "Zoom's response to the token refresh is invalid"
-        case Refused():
-            reason, message = "TOKEN_REQUEST_REFUSED", "Zoom refused the token refresh"
-        case Rejected():
-            reason, message = "ZOOM_REAUTH_REQUIRED", "Zoom rejected the refresh token"
-        case _:
-            reason, message = "ZOOM_UNAVAILABLE", "Zoom could not be reached or its response was lost"
-    return LastError(reason=reason, message=message, time=now)
+_FAILURES: dict[type[TokenOutcome], tuple[str, str]] = {
+    Throttled: ("ZOOM_RATE_LIMITED", "Zoom is rate limiting token requests"),
+    AppRejected: ("APP_CREDENTIALS_REJECTED", "Zoom rejected the app's own credentials"),
+    BadResponse: ("ZOOM_BAD_RESPONSE", "Zoom's response to the token refresh is invalid"),
+    Refused: ("TOKEN_REQUEST_REFUSED", "Zoom refused the token refresh"),
+    Rejected: ("ZOOM_REAUTH_REQUIRED", "Zoom rejected the refresh token"),
+    NotSent: ("ZOOM_UNAVAILABLE", "Zoom could not be reached"),
+    Unknown: ("ZOOM_UNAVAILABLE", "Zoom's response was lost"),
+}
+"""The reason and the message of `last_error`, by outcome."""
 
 
 def _release(
@@ -413,7 +341,7 @@ def _release(
     response_lost: bool,
 ) -> Protocol[None]:
     """Release the lease and record the failure. Store failures are ignored, since the lease expires by itself."""
-    error = _last_error(outcome, lease.snapshot.time_at(now))
+    error = LastError(*_FAILURES[type(outcome)], lease.snapshot.time_at(now))
     record: ConnectionRecord | None = lease.record
     for _ in range(3):
         if (
@@ -435,11 +363,28 @@ def _release(
         record = snapshot.record
 
 
-def _link(
-    request: RefreshRequest, lease: _AcquiredLease, tokens: TokenPair, fingerprint: str
+def _store(
+    request: RefreshRequest, lease: _AcquiredLease, tokens: TokenPair, exchanged: str
 ) -> Protocol[Verdict]:
-    """Link the tokens of the first refresh of an imported pair. If they belong to a different user, a repetition finds the new state."""
+    """Store the tokens that Zoom issued for an exchanged refresh token.
+
+    The tokens of the first refresh of an imported pair are linked. If they belong to a different user, a repetition finds the new state.
+    """
     record = lease.record
+    if all(pair.is_exchanged for pair in record.pairs):
+        entry = Entry(
+            entry_id=request.attempt_id,
+            origin=Origin.REFRESH,
+            user_email=record.user_email,
+            zoom_user_id=request.zoom_user_id,
+            grant=record.grant,
+            generation=record.generation,
+            tokens=tokens,
+            epoch=record.epoch,
+        )
+        yield AppendJournal(entry)
+        current = replace(lease.snapshot, record=record)
+        return (yield from commit(entry, request.config, current, request.seen_generation))
     entry = Entry(
         entry_id=request.attempt_id,
         origin=Origin.IMPORT,
@@ -450,7 +395,7 @@ def _link(
         zoom_email=record.zoom_email,
         registered_with=record.zoom_user_id,
         epoch=record.epoch,
-        fingerprint=fingerprint,
+        fingerprint=digest_of(exchanged),
         marked_at=lease.snapshot.store_now,
         owner=record.owner,
         initiated_by=record.initiated_by,
@@ -464,8 +409,8 @@ def _link(
     return TokenAvailable(verdict.record, refreshed=True) if is_connected else Superseded(verdict.record)
 
 
-def _commit(
-    entry: Entry, current: Snapshot | None, seen_generation: int, config: Config
+def commit(
+    entry: Entry, config: Config, current: Snapshot | None = None, seen_generation: int = 0
 ) -> Protocol[Verdict]:
     """Store issued tokens, retrying until the store accepts the write: no other copy of the tokens exists.
 
@@ -473,7 +418,7 @@ def _commit(
         current: The record as last written; None to read the record first.
         seen_generation: The latest generation that the caller has seen. After a store rollback, the record's generation may be lower.
     """
-    backoff = Backoff(MIN_RETRY_PAUSE_SECONDS, MAX_RETRY_PAUSE_SECONDS)
+    backoff = Backoff(linking.MIN_RETRY_PAUSE_SECONDS, linking.MAX_RETRY_PAUSE_SECONDS)
     while True:
         try:
             snapshot: Snapshot = current or (yield Read(entry.zoom_user_id))
@@ -561,73 +506,46 @@ def _handle_rejection(
     request: RefreshRequest,
     lease: _AcquiredLease,
     candidates: tuple[str, ...],
-    rejection: Rejected | None,
+    rejection: Rejected,
     *,
     response_lost: bool,
 ) -> Protocol[Verdict]:
     """Decide whether the rejection of every candidate can be accepted, and record the result."""
     epoch, timing = lease.record.epoch, request.config.timing
     while True:
-        try:
-            snapshot: Snapshot = yield Read(request.zoom_user_id)
-            record, now = snapshot.record, snapshot.store_now
-            if record is None or record.state is not State.ACTIVE:
-                return NotRefreshable(record)
-            released = _without_attempt(record, epoch, timing, response_lost=response_lost)
-            unchanged = (
-                record.generation == lease.record.generation
-                and record.grant == lease.record.grant
-                and record.epoch == epoch
+        snapshot: Snapshot = yield Read(request.zoom_user_id)
+        record, now = snapshot.record, snapshot.store_now
+        if record is None or record.state is not State.ACTIVE:
+            return NotRefreshable(record)
+        updated = _without_attempt(record, epoch, timing, response_lost=response_lost)
+        unchanged = (
+            record.generation == lease.record.generation
+            and record.grant == lease.record.grant
+            and record.epoch == epoch
+        )
+        in_doubt = _in_doubt(record, epoch, now, timing)
+        verdict: Verdict
+        if not unchanged and record.generation > request.seen_generation:
+            verdict = TokenAvailable(record, refreshed=False)
+        elif not unchanged:
+            verdict = LeaseHeld(retry_after=1.0)
+        elif any(candidate not in candidates for candidate in _candidates(record)):
+            verdict = LeaseHeld(retry_after=2.0)
+        elif in_doubt:
+            graced_until = max(attempt.started_at for attempt in in_doubt) + timing.grace
+            until = min(now + IN_DOUBT_PAUSE_SECONDS, graced_until)
+            updated = replace(updated, lease=Lease(request.attempt_id, epoch, until))
+            verdict = LeaseHeld(retry_after=until - now)
+        else:
+            is_lost = bool(updated.pending_attempts)
+            updated = replace(
+                updated,
+                state=State.REAUTH_REQUIRED,
+                cause=Cause.OUTCOME_LOST if is_lost else _CAUSES.get(rejection.code, Cause.REJECTED),
+                last_error=LastError(*_FAILURES[Rejected], now),
+                update_time=now,
+                pending_attempts=(),
             )
-            in_doubt = _in_doubt(record, epoch, now, timing)
-            verdict: Verdict
-            if not unchanged:
-                updated, verdict = released, _verdict_after_concurrent_change(request, record)
-            elif any(candidate not in candidates for candidate in _candidates(record)):
-                updated, verdict = released, LeaseHeld(retry_after=2.0)
-            elif in_doubt:
-                until = min(
-                    now + IN_DOUBT_PAUSE_SECONDS,
-                    max(attempt.started_at for attempt in in_doubt) + timing.grace,
-                )
-                updated = replace(
-                    released, lease=Lease(holder=request.attempt_id, epoch=epoch, expire_at=until)
-                )
-                verdict = LeaseHeld(retry_after=until - now)
-            else:
-                error = None if rejection is None else _last_error(rejection, now)
-                cause = _cause(rejection, response_lost=bool(released.pending_attempts))
-                updated = replace(
-                    released,
-                    state=State.REAUTH_REQUIRED,
-                    cause=cause,
-                    last_error=error,
-                    update_time=now,
-                    pending_attempts=(),
-                )
-                verdict = NotRefreshable(updated)
-            rev = yield Put(updated)
-        except StoreError:
-            return StoreFailed()
-        if rev is not None:
+            verdict = NotRefreshable(updated)
+        if (yield Put(updated)) is not None:
             return verdict
-
-
-def _verdict_after_concurrent_change(
-    request: RefreshRequest, record: ConnectionRecord
-) -> TokenAvailable | LeaseHeld:
-    """Return the verdict on a rejection after a concurrent change of the record."""
-    if record.generation > request.seen_generation:
-        return TokenAvailable(record, refreshed=False)
-    return LeaseHeld(retry_after=1.0)
-
-
-def _cause(rejection: Rejected | None, *, response_lost: bool) -> Cause:
-    """Return why the user has to consent again."""
-    if response_lost:
-        return Cause.OUTCOME_LOST
-    if rejection is not None and rejection.code in _SCOPE_CODES:
-        return Cause.SCOPE
-    if rejection is not None and rejection.code in _REVOKED_CODES:
-        return Cause.REVOKED
-    return Cause.REJECTED

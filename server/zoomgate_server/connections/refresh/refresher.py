@@ -67,6 +67,7 @@ _Outcome = Literal[
 OUTCOMES = get_args(_Outcome)
 """All outcomes of attempts, as used in metrics and the log."""
 
+_Verdict = refresh_protocol.Verdict | StoreError | RecordFault
 _log = logs.get("zoomgate.refresh")
 
 
@@ -251,8 +252,6 @@ class Refresher:
                     if not in_flight.waiting:
                         return
                     verdict = await self._run_attempt(refresh_protocol.refresh(request), in_flight)
-                if verdict is None:
-                    return
                 if not isinstance(verdict, refresh_protocol.LeaseHeld) or not in_flight.waiting:
                     break
                 await asyncio.sleep(min(verdict.retry_after, self._config.timing.lease_poll_interval))
@@ -263,21 +262,18 @@ class Refresher:
             del self._in_flight[request.zoom_user_id]
 
     async def _resume(self, entry: Entry, in_flight: _InFlightRefresh) -> None:
-        verdict = await self._run_attempt(refresh_protocol.resume(entry, self._config), in_flight)
-        if verdict is not None:
-            self._conclude(verdict, in_flight)
+        verdict = await self._run_attempt(refresh_protocol.commit(entry, self._config), in_flight)
+        self._conclude(verdict, in_flight)
 
     async def _run_attempt(
         self, protocol: effects.Protocol[refresh_protocol.Verdict], in_flight: _InFlightRefresh
-    ) -> refresh_protocol.Verdict | None:
-        """Run the protocol once. If a record cannot be decrypted, fail waiting callers with the error and return None."""
+    ) -> _Verdict:
+        """Run the protocol once."""
         started = self._clock.monotonic()
         try:
-            verdict = await self._driver.run(protocol, partial(self._perform, in_flight))
-        except RecordFault as error:
-            self._metrics.refreshes.labels("record_error").inc()
-            in_flight.fail(error)
-            return None
+            verdict: _Verdict = await self._driver.run(protocol, partial(self._perform, in_flight))
+        except (StoreError, RecordFault) as error:
+            verdict = error
         except BaseException as error:
             _log.exception("refresh.crashed", user=in_flight.user_email, attempt=in_flight.attempt_id)
             in_flight.fail(
@@ -337,7 +333,7 @@ class Refresher:
         else:
             _log.info("refresh.circuit_breaker_closed")
 
-    def _conclude(self, verdict: refresh_protocol.Verdict, in_flight: _InFlightRefresh) -> None:
+    def _conclude(self, verdict: _Verdict, in_flight: _InFlightRefresh) -> None:
         """Set the result for waiting callers, and record the result in metrics, log and audit trail."""
         outcome, result = _interpret(verdict)
         self._metrics.refreshes.labels(outcome).inc()
@@ -365,7 +361,7 @@ class Refresher:
         else:
             in_flight.fail(result)
 
-    def _audit_outcome(self, verdict: refresh_protocol.Verdict, in_flight: _InFlightRefresh) -> None:
+    def _audit_outcome(self, verdict: _Verdict, in_flight: _InFlightRefresh) -> None:
         """Record the outcome of an exchanged refresh token and the issued tokens in the audit trail."""
         tokens, details = in_flight.issued, {"attempt": in_flight.attempt_id}
         match verdict:
@@ -400,7 +396,7 @@ def reauth_required(record: ConnectionRecord) -> ReauthRequired:
     )
 
 
-def _interpret(verdict: refresh_protocol.Verdict) -> tuple[_Outcome, ConnectionRecord | Exception]:
+def _interpret(verdict: _Verdict) -> tuple[_Outcome, ConnectionRecord | Exception]:
     """Return the metric label of a verdict, and the record or error for waiting callers."""
     match verdict:
         case refresh_protocol.TokenAvailable(record, refreshed, alternate_pair_kept):
@@ -419,8 +415,10 @@ def _interpret(verdict: refresh_protocol.Verdict) -> tuple[_Outcome, ConnectionR
                 metadata={"limit": "refreshes_per_hour"},
                 retry_after=retry_after,
             )
-        case refresh_protocol.StoreFailed():
-            return "store_unavailable", StoreError("the store failed during the refresh")
+        case StoreError():
+            return "store_unavailable", verdict
+        case RecordFault():
+            return "record_error", verdict
         case refresh_protocol.Superseded(record):
             if record is not None and record.state is State.ACTIVE:
                 return "superseded", record
