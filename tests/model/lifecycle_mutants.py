@@ -106,7 +106,7 @@ MUTANTS = (
     Mutant(
         "exchanged_pair_not_appended_to_journal",
         exchange,
-        "        yield AppendJournal(entry)\n",
+        "    yield AppendJournal(entry)\n",
         "",
     ),
     Mutant(
@@ -124,14 +124,14 @@ MUTANTS = (
     Mutant(
         "first_refresh_of_imported_pair_not_verified",
         protocol,
-        "if not all(pair.is_exchanged for pair in lease.record.pairs):",
-        "if False:",
+        "if all(pair.is_exchanged for pair in record.pairs):",
+        "if True:",
     ),
     Mutant(
         "journal_deleted_before_write",
         linking,
-        "        try:\n            rev = yield Put(decision.record)",
-        "        yield DeleteJournal(entry)\n        try:\n            rev = yield Put(decision.record)",
+        "        try:\n            rev = yield Put(linked.record)",
+        "        yield DeleteJournal(entry)\n        try:\n            rev = yield Put(linked.record)",
     ),
     Mutant(
         "journal_not_deleted",
@@ -142,29 +142,29 @@ MUTANTS = (
     Mutant(
         "commit_not_recognized",
         linking,
-        "snapshot.record.was_committed(entry.entry_id):",
-        "False:",
+        "if record is not None and record.was_committed(entry.entry_id):",
+        "if False:",
     ),
     Mutant(
         "store_failure_discards_pair",
         linking,
-        "            yield Sleep(backoff.next_pause())\n            continue\n",
+        "            yield Sleep(backoff.next_pause())\n",
         '            return (yield from _discard(entry, context, "STORE_UNAVAILABLE"))\n',
     ),
     Mutant(
         "late_key_discards_pair",
         linking,
-        "            return (yield from _defer(entry, error))",
-        '            return (yield from _discard(entry, context, "KEY"))',
+        "                return (yield from _defer(entry, error))",
+        '                return (yield from _discard(entry, context, "KEY"))',
     ),
     # -- order of consents
     Mutant(
         "later_mark_wins",
         linking,
-        "    while True:\n        decision = decisions.link(",
+        "    while True:\n        linked = decisions.link(",
         "    if record is not None and decisions.is_connected(record) and record.consent_time > entry.marked_at:\n"
         '        return (yield from _discard(entry, context, "SUPERSEDED"))\n'
-        "    while True:\n        decision = decisions.link(",
+        "    while True:\n        linked = decisions.link(",
     ),
     Mutant(
         "user_identified_before_record_is_read",
@@ -175,9 +175,9 @@ MUTANTS = (
     Mutant(
         "conflict_not_decided_again",
         linking,
-        "        if rev is None:\n            return entry\n        linked",
-        "        if rev is None:\n            snapshot = yield Read(identified.zoom_user.user_id, replaceable=True)\n"
-        "            continue\n        linked",
+        "        if rev is None:\n            return entry\n",
+        "        if rev is None:\n            snapshot = yield Read(zoom_user.user_id, replaceable=True)\n"
+        "            continue\n",
     ),
     # -- revocation
     Mutant(
@@ -231,13 +231,14 @@ MUTANTS = (
     Mutant(
         "exchange_not_registered",
         exchange,
-        "        registered = yield from _register(request)\n",
-        "        registered = None\n",
+        "        if record is None:\n            return draft\n",
+        "        if True:\n            return draft\n",
     ),
     Mutant(
         "registration_never_removed",
         linking,
-        "        if (yield Put(decisions.settled(unregistered, fingerprint, snapshot.store_now))) is not None:\n            return\n",
+        "        if (yield Put(decisions.settled(unregistered, entry.fingerprint, snapshot.store_now))) is not None:\n"
+        "            return\n",
         "        return\n",
     ),
     Mutant(
@@ -256,13 +257,13 @@ MUTANTS = (
     Mutant(
         "mark_ignored",
         exchange,
-        "        if mark is not None and mark.holder != request.holder:\n",
+        "        if mark is not None and mark.holder != holder:\n",
         "        if False:\n",
     ),
     Mutant(
         "mark_of_running_exchange_ignored",
         exchange,
-        "            if remaining > 0:\n",
+        "            if mark.marked_at + request.context.timing.lease > now:\n",
         "            if False:\n",
     ),
     Mutant(
@@ -280,32 +281,32 @@ MUTANTS = (
     Mutant(
         "retried_pair_not_noted_in_mark",
         linking,
-        "            yield from mark_delivered(entry)  # further",
+        "            yield from _mark_delivered(entry)  # further",
         "            pass  # further",
     ),
     Mutant(
         "stored_pair_not_noted_in_mark",
         linking,
-        "        yield PutMark(replace(found.mark, zoom_user_id=zoom_user_id))\n",
-        "        pass\n",
+        "            yield PutMark(replace(mark, zoom_user_id=zoom_user_id))\n",
+        "            pass\n",
     ),
     Mutant("code_sent_again", exchange, "            if request.code:\n", "            if False:\n"),
     Mutant(
         "exchange_after_mark",
         exchange,
-        "        if not timing.allows_call(marked.monotonic, now):\n            break\n",
-        "",
+        "        marked.monotonic,\n",
+        '        float("inf"),\n',
     ),
     Mutant(
         "held_token_sent",
         exchange,
-        "request.pair is not None and record.has_held(request.pair.refresh_token)",
+        "not request.code and record.has_held(request.draft.tokens.refresh_token)",
         "False",
     ),
     Mutant(
         "supplied_token_of_stored_pair_sent",
         exchange,
-        " or request.fingerprint in record.used_token_digests",
+        " or request.draft.fingerprint in record.used_token_digests",
         "",
     ),
     # -- events and disconnections
@@ -389,9 +390,9 @@ MUTANTS = (
     Mutant(
         "superseded_pairs_revoked",
         linking,
-        "        linked = replace(decision.record, rev=rev)\n",
-        f"        {_REVOKE}\n        for pair in decision.record.superseded_pairs:\n            yield Revoke(pair)\n"
-        "        linked = replace(decision.record, rev=rev)\n",
+        "        return (yield from _finish(entry, context, replace(linked.record",
+        f"        {_REVOKE}\n        for pair in linked.record.superseded_pairs:\n            yield Revoke(pair)\n"
+        "        return (yield from _finish(entry, context, replace(linked.record",
     ),
     Mutant(
         "late_pair_dropped",
@@ -416,19 +417,19 @@ MUTANTS = (
     Mutant(
         "mismatched_pair_discarded",
         linking,
-        "        if not entry.tokens.is_exchanged and decision.result is not LinkResult.LINKED:\n",
-        "        if entry.tokens.is_exchanged and decision.result is LinkResult.IDENTITY_MISMATCH:\n"
+        "        if not entry.tokens.is_exchanged and linked.result is not LinkResult.LINKED:\n",
+        "        if entry.tokens.is_exchanged and linked.result is LinkResult.IDENTITY_MISMATCH:\n"
         '            return (yield from _discard(entry, context, "IDENTITY_MISMATCH"))\n'
-        "        if not entry.tokens.is_exchanged and decision.result is not LinkResult.LINKED:\n",
+        "        if not entry.tokens.is_exchanged and linked.result is not LinkResult.LINKED:\n",
     ),
     Mutant(
         "mismatched_pair_revoked",
         linking,
-        "        if not entry.tokens.is_exchanged and decision.result is not LinkResult.LINKED:\n",
-        "        if entry.tokens.is_exchanged and decision.result is LinkResult.IDENTITY_MISMATCH:\n"
+        "        if not entry.tokens.is_exchanged and linked.result is not LinkResult.LINKED:\n",
+        "        if entry.tokens.is_exchanged and linked.result is LinkResult.IDENTITY_MISMATCH:\n"
         f"            {_REVOKE}\n            yield Revoke(entry.tokens)\n"
         '            return (yield from _discard(entry, context, "IDENTITY_MISMATCH"))\n'
-        "        if not entry.tokens.is_exchanged and decision.result is not LinkResult.LINKED:\n",
+        "        if not entry.tokens.is_exchanged and linked.result is not LinkResult.LINKED:\n",
     ),
     Mutant(
         "mismatch_linked",
@@ -439,9 +440,10 @@ MUTANTS = (
     Mutant(
         "import_exchanges_token_of_different_user",
         exchange,
-        "    return None if isinstance(verdict, Worthless) else verdict\n",
-        "    is_linked = isinstance(verdict, Linked) and verdict.result is LinkResult.LINKED\n"
-        "    return verdict if is_linked or isinstance(verdict, Skipped) else None\n",
+        "    return (yield from linking.link(replace(draft, tokens=tokens), request.context))\n",
+        "    linked = yield from linking.link(replace(draft, tokens=tokens), request.context)\n"
+        "    is_stored = linked is not None and linked.result in (LinkResult.LINKED, LinkResult.SKIPPED)\n"
+        "    return linked if is_stored else None\n",
     ),
     # -- addresses
     Mutant(

@@ -15,6 +15,7 @@ from typing import Any
 
 from model.lifecycle_mutants import Protocols
 from zoomgate_server.audit.event import ZOOMGATE, Actor, AuditEvent
+from zoomgate_server.connections.account_linking import NO_PAIR
 from zoomgate_server.connections.exchange_mark import ExchangeMark
 from zoomgate_server.connections.lifecycle.effects import (
     AccessTokenRejected,
@@ -30,7 +31,7 @@ from zoomgate_server.connections.record import Cause, ConnectionRecord, State
 from zoomgate_server.connections.refresh import protocol as refresh_protocol
 from zoomgate_server.connections.token_journal import Entry, Origin
 from zoomgate_server.connections.token_pair import TokenPair
-from zoomgate_server.errors import KeyUnavailable, RecordFault, ZoomUnavailable
+from zoomgate_server.errors import KeyUnavailable, RecordFault, ZoomgateError, ZoomUnavailable
 from zoomgate_server.storage.record_store import StoreError, UserEmailTaken
 from zoomgate_server.zoom.token_outcome import Issued, Rejected, TokenOutcome, Unknown
 
@@ -114,6 +115,7 @@ class Task:
         access: State of an access to the store: None, the time at which it began, or the result.
         found_address: The address of the record that the task found last, in which an exchange is registered; empty if there was none.
         clock_read_at: When the task last read the clock, to check whether its lease covers a call.
+        is_deferred: Whether the task has left its pair in the journal for a later task.
         has_audited_pair: Whether the task has audited what became of its pair.
         unaudited: The addresses whose connection the task has ended, with the number of audit events before. The end must be audited.
     """
@@ -128,6 +130,7 @@ class Task:
     access: Any = None
     found_address: str = ""
     clock_read_at: float = 0.0
+    is_deferred: bool = False
     has_audited_pair: bool = False
     unaudited: list[tuple[str, int]] = field(default_factory=list)
     held: list[str] = field(default_factory=list)
@@ -547,14 +550,14 @@ class World:
             task.effect = task.protocol.send(result) if error is None else task.protocol.throw(error)
         except StopIteration as end:
             self._finish(task, end.value)
-        except (StoreError, UserEmailTaken, RecordFault) as failure:
+        except (StoreError, UserEmailTaken, ZoomgateError) as failure:
             self._finish(task, failure)
 
     def _finish(self, task: Task, verdict: Any) -> None:
         task.done, task.verdict = True, verdict
         self.log(f"{task.name} ends: {type(verdict).__name__} {getattr(verdict, 'result', '')}")
         self.tasks.remove(task)
-        continues = verdict == "killed" or isinstance(verdict, self.protocols.linking.Waiting)
+        continues = verdict == "killed" or task.is_deferred
         for address, count_before in () if continues else task.unaudited:
             if address not in self.audited[count_before:]:
                 self.fail("I9", f"{task.name} does not audit the end of {address}")
@@ -617,6 +620,7 @@ class World:
                 self.claims.pop(task.effect.entry.entry_id, None)
             case "ReleaseJournal":
                 self.claims.pop(task.effect.entry.entry_id, None)
+                task.is_deferred = True
             case "Audit":
                 event = task.effect.event
                 task.has_audited_pair = task.has_audited_pair or event.action == "connection.stored"
@@ -814,16 +818,16 @@ class World:
         self.codes[code] = zoom_user_id
         self.sent[code] = ("", False)
         self.log(f"{zoom_user_id} ({self.emails[zoom_user_id]}) consents for {address} {zoom_email}")
-        request = LinkRequest(
-            user_email=address,
+        draft = Entry(
+            entry_id=f"holder-{code}",
             origin=Origin.CONSENT,
-            holder=f"holder-{code}",
-            fingerprint=_fingerprint(code),
-            context=self.context(),
+            user_email=address,
+            tokens=NO_PAIR,
             zoom_email=zoom_email,
-            code=code,
+            fingerprint=_fingerprint(code),
             owner=owner,
         )
+        request = LinkRequest(draft, self.context(), code)
         self.requests.append((request, zoom_email or address))
         return self.start(
             "consent",
@@ -852,24 +856,24 @@ class World:
         """Send the latest code again, as a caller does whose call has timed out."""
         if self.requests:
             request, expected = self.requests[-1]
-            request = replace(request, holder=f"holder-{next(self._names)}")
-            protocol = self.protocols.exchange.exchange(request)
-            self.start("repetition", protocol, request.user_email, expected_email=expected)
+            draft = replace(request.draft, entry_id=f"holder-{next(self._names)}")
+            protocol = self.protocols.exchange.exchange(replace(request, draft=draft))
+            self.start("repetition", protocol, draft.user_email, expected_email=expected)
 
     def supply(self, address: str, pair: TokenPair, *, is_import: bool) -> Task:
         """Let a caller supply a pair of a different system."""
         skips = _is_connected_or_ended if is_import else None
-        request = LinkRequest(
-            user_email=address,
+        draft = Entry(
+            entry_id=f"holder-{next(self._names)}",
             origin=Origin.IMPORT,
-            holder=f"holder-{next(self._names)}",
-            fingerprint=_fingerprint(pair.refresh_token),
-            context=self.context(skips),
-            pair=replace(pair, is_exchanged=False)
+            user_email=address,
+            tokens=replace(pair, is_exchanged=False)
             if is_import
-            else replace(pair, access_token="", access_expire_at=0.0),
+            else replace(NO_PAIR, refresh_token=pair.refresh_token),
+            fingerprint=_fingerprint(pair.refresh_token),
             owner="o1",
         )
+        request = LinkRequest(draft, self.context(skips))
         name = "import" if is_import else "request"
         return self.start(name, self.protocols.exchange.exchange(request), address, expected_email=address)
 
@@ -945,7 +949,7 @@ class World:
             if entry.origin is Origin.REFRESH:
                 protocol: Any = self.protocols.protocol.commit(entry, CONFIG)
             else:
-                protocol = self.protocols.linking.resume(entry, lambda _: 0)
+                protocol = self.protocols.linking.link(entry, LinkContext(ZOOMGATE, lambda _: 0))
             expected = "" if entry.origin is Origin.REFRESH else entry.zoom_email or entry.user_email
             subject = entry.user_email
             task = self.start("replay", protocol, subject, replica, expected_email=expected)

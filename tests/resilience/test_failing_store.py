@@ -378,9 +378,9 @@ async def test_corrupt_journal_entries_are_counted_and_retained(place: Place) ->
             after.commit_id,
             Origin.REFRESH,
             MONICA,
+            after.tokens,
             before.grant,
             before.generation,
-            after.tokens,
             zoom_user_id=before.zoom_user_id,
             epoch=after.epoch,
         )

@@ -80,11 +80,11 @@ def refresh_entry(record: ConnectionRecord, tokens: TokenPair, entry_id: str) ->
         entry_id,
         Origin.REFRESH,
         record.user_email,
+        tokens,
         record.grant,
         record.generation,
-        tokens,
         record.zoom_user_id,
-        record.epoch + 1,
+        epoch=record.epoch + 1,
     )
 
 
@@ -138,7 +138,7 @@ async def test_malformed_entry_does_not_block_the_others(tmp_path: Path) -> None
         malformed = replace(await refresh_with_zoom(zoom, record), obtained_at="later")  # type: ignore[arg-type]
         await write_journal(
             data_dir,
-            Entry("0" * 32, Origin.CONSENT, OMAR, "", 0, malformed, marked_at=time.time()),
+            Entry("0" * 32, Origin.CONSENT, OMAR, malformed, marked_at=time.time()),
             refresh_entry(record, replace(malformed, obtained_at=time.time()), "a" * 32),
         )
         async with serving(zoom, data_dir) as zoomgate:
@@ -155,9 +155,7 @@ async def test_deferred_consent_is_counted_once_it_is_stored(tmp_path: Path) -> 
             await zoomgate.connect()
         record = await stored(data_dir, MONICA)
         tokens = await refresh_with_zoom(zoom, record)
-        await write_journal(
-            data_dir, Entry("c" * 32, Origin.CONSENT, MONICA, "", 0, tokens, marked_at=time.time())
-        )
+        await write_journal(data_dir, Entry("c" * 32, Origin.CONSENT, MONICA, tokens, marked_at=time.time()))
         zoom.faults.add(Fault("users_me", "status", times=linking.IDENTITY_ATTEMPTS))
         async with serving(zoom, data_dir) as zoomgate:
             while zoomgate.stat("faults.status") < linking.IDENTITY_ATTEMPTS:
@@ -180,7 +178,7 @@ async def test_stored_consent_without_audit_event_is_audited_after_restart(tmp_p
         assert record.tokens is not None
         await write_journal(
             data_dir,
-            Entry(record.commit_id, Origin.CONSENT, MONICA, "", 0, record.tokens, initiated_by="key|service"),
+            Entry(record.commit_id, Origin.CONSENT, MONICA, record.tokens, initiated_by="key|service"),
         )
         async with serving(zoom, data_dir) as zoomgate:
             await wait_for_metrics(zoomgate, zoomgate_journal_replays_total=1.0, zoomgate_journal_entries=0.0)

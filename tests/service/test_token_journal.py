@@ -139,7 +139,7 @@ async def test_journaled_refresh_is_stored_as_the_next_generation(tmp_path: Path
         record = await stored(tmp_path, zoom)
         tokens = pair(zoom, zoom.zoom.refresh(zoom.zoom.grants[MONICA].refresh_token))
         refresh = Entry(
-            "cd" * 16, Origin.REFRESH, MONICA, record.grant, record.generation, tokens, record.zoom_user_id
+            "cd" * 16, Origin.REFRESH, MONICA, tokens, record.grant, record.generation, record.zoom_user_id
         )
         await write_journal(zoom, tmp_path, refresh)
         async with serving(zoom, tmp_path) as service:

@@ -2,40 +2,37 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 from uuid import uuid4
 
-from zoomgate_server.audit.event import BROWSER, Actor
+from zoomgate_server.audit.event import BROWSER, ZOOMGATE, Actor
 from zoomgate_server.call_context import Call
 from zoomgate_server.clock import Clock
 from zoomgate_server.connections.concurrency_limit import ConcurrencyLimit
 from zoomgate_server.connections.driver import EffectDriver
 from zoomgate_server.connections.exchange_mark import fingerprint_of
 from zoomgate_server.connections.lifecycle import decisions, exchange, linking
-from zoomgate_server.connections.lifecycle.decisions import LinkResult
-from zoomgate_server.connections.lifecycle.effects import LeaseTiming, Protocol
+from zoomgate_server.connections.lifecycle.decisions import Linked, LinkResult
+from zoomgate_server.connections.lifecycle.effects import POLL_SECONDS, LeaseTiming, Protocol
 from zoomgate_server.connections.lifecycle.exchange import LinkRequest
 from zoomgate_server.connections.lifecycle.linking import LinkContext
 from zoomgate_server.connections.ownership import check_owner
-from zoomgate_server.connections.record import Cause, ConnectionRecord
+from zoomgate_server.connections.record import ConnectionRecord
 from zoomgate_server.connections.token_journal import Entry, Origin
 from zoomgate_server.connections.token_pair import TokenPair
 from zoomgate_server.errors import (
-    CONNECTION_PENDING,
     IdentityMismatch,
     NotConnected,
     OtherUserConnected,
-    ReauthRequired,
-    RecordFault,
     RefreshInProgress,
-    ScopeMissing,
-    ZoomUnavailable,
+    ZoomgateError,
     ZoomUserAlreadyConnected,
 )
 from zoomgate_server.telemetry.background_tasks import TaskSet
-from zoomgate_server.zoom.token_outcome import Rejected, code_refused, error_for
 
+NO_PAIR = TokenPair("", "", scope="", access_expire_at=0.0, obtained_at=0.0, is_exchanged=False)
 _Result = TypeVar("_Result")
 
 
@@ -99,19 +96,19 @@ class AccountLinker:
             AppCredentialsRejected, ScopeMissing, ZoomRateLimited, ZoomOutcomeUnknown, ZoomBadResponse: The call to Zoom failed.
             StoreError, RecordFault: The store failed before the code was sent.
         """
-        request = LinkRequest(
-            user_email=user_email,
+        draft = Entry(
+            entry_id=uuid4().hex,
             origin=Origin.CONSENT,
-            holder=uuid4().hex,
-            fingerprint=fingerprint_of(self._key, "code", code),
-            context=LinkContext(_actor(call), self._seen_generation, timing=self._timing),
+            user_email=user_email,
+            tokens=NO_PAIR,
             zoom_email=zoom_email,
-            code=code,
-            code_verifier=code_verifier,
+            fingerprint=fingerprint_of(self._key, "code", code),
             owner=owner,
             initiated_by=initiated_by,
         )
-        record = connected(request, await self._run(request.holder, exchange.exchange(request)))
+        context = LinkContext(_actor(call), self._seen_generation, timing=self._timing)
+        request = LinkRequest(draft, context, code, code_verifier)
+        record = connected(user_email, await self._run(draft.entry_id, exchange.exchange(request)))
         if call is not None:
             check_owner(call, record.owner)
         return record
@@ -128,9 +125,8 @@ class AccountLinker:
             ServerOverloaded: Too many exchanges are running; nothing was sent.
             ZoomgateError, StoreError: See `link_code`.
         """
-        pair = TokenPair("", refresh_token, scope="", access_expire_at=0.0, obtained_at=0.0)
-        request = self.request_for(pair, user_email, owner, call)
-        record = connected(request, await self.run(request, call.deadline))
+        request = self.request_for(replace(NO_PAIR, refresh_token=refresh_token), user_email, owner, call)
+        record = connected(user_email, await self.run(request, call.deadline))
         check_owner(call, record.owner)
         return record
 
@@ -147,32 +143,31 @@ class AccountLinker:
         Args:
             skips: For an import, whether a record must not be replaced.
         """
-        return LinkRequest(
-            user_email=user_email,
+        draft = Entry(
+            entry_id=uuid4().hex,
             origin=Origin.IMPORT,
-            holder=uuid4().hex,
+            user_email=user_email,
+            tokens=pair,
             fingerprint=fingerprint_of(self._key, "refresh_token", pair.refresh_token),
-            context=LinkContext(_actor(call), self._seen_generation, skips, self._timing),
-            pair=pair,
             owner=owner,
             initiated_by=call.principal.identity,
         )
+        return LinkRequest(draft, LinkContext(_actor(call), self._seen_generation, skips, self._timing))
 
-    async def run(self, request: LinkRequest, deadline: float) -> exchange.Verdict:
+    async def run(self, request: LinkRequest, deadline: float) -> Linked:
         """Exchange and link, in a slot. While a different attempt exchanges the same token, wait for its result.
 
         Args:
             deadline: Reading of the monotonic clock until which to wait.
         """
         while True:
-            protocol = partial(self._run, request.holder, exchange.exchange(request))
-            verdict = await self.in_slot(protocol, deadline)
-            if (
-                not isinstance(verdict, exchange.InProgress)
-                or self._clock.monotonic() + verdict.retry_after >= deadline
-            ):
-                return verdict
-            await asyncio.sleep(verdict.retry_after)
+            protocol = partial(self._run, request.draft.entry_id, exchange.exchange(request))
+            try:
+                return await self.in_slot(protocol, deadline)
+            except RefreshInProgress:
+                if self._clock.monotonic() + POLL_SECONDS >= deadline:
+                    raise
+            await asyncio.sleep(POLL_SECONDS)
 
     async def in_slot(self, operation: Callable[[], Awaitable[_Result]], deadline: float) -> _Result:
         """Perform an operation that exchanges a code or refresh token, even if the current call is canceled.
@@ -191,9 +186,8 @@ class AccountLinker:
         Raises:
             ZoomgateError: The pair cannot be stored yet, and the entry stays in the journal.
         """
-        verdict = await self._run(entry.entry_id, linking.resume(entry, self._seen_generation))
-        if isinstance(verdict, linking.Waiting):
-            raise verdict.error
+        context = LinkContext(ZOOMGATE, self._seen_generation, timing=self._timing)
+        await self._run(entry.entry_id, linking.link(entry, context))
 
     async def _in_slot(self, operation: Callable[[], Awaitable[_Result]], deadline: float) -> _Result:
         async with self._limit.slot(deadline):
@@ -202,6 +196,8 @@ class AccountLinker:
     async def _run(self, entry_id: str, protocol: Protocol[_Result]) -> _Result:
         try:
             return await self._driver.run(protocol)
+        except ZoomgateError:
+            raise  # the protocol has released its entry
         except BaseException:
             await self._driver.release(entry_id)
             raise
@@ -211,47 +207,20 @@ def _actor(call: Call | None) -> Actor:
     return BROWSER if call is None else Actor.of_call(call)
 
 
-def connected(request: LinkRequest, verdict: exchange.Verdict) -> ConnectionRecord:
-    """Return the connection of a verdict, or raise the error for callers."""
-    match verdict:
-        case linking.Linked(record, LinkResult.IDENTITY_MISMATCH):
-            raise _identity_mismatch(
-                OtherUserConnected if decisions.is_connected(record) else IdentityMismatch
-            )
-        case linking.Linked(_, LinkResult.ZOOM_USER_ALREADY_CONNECTED):
-            raise already_connected()
-        case linking.Linked(record) | exchange.Known(record) | linking.Skipped(record):
-            if not decisions.is_connected(record):
-                raise NotConnected(
-                    "The user was disconnected in the meantime; call BeginAuthorization and have the user consent"
-                )
-            if record.user_email != request.user_email:
-                raise _identity_mismatch()
-            return record
-        case linking.Waiting(error, in_journal=False):
-            raise error
-        case linking.Waiting(error):
-            if not isinstance(error, ScopeMissing | RecordFault):
-                error = ZoomUnavailable(
-                    "Zoom accepted the code or refresh token but has not identified the user yet. The connection is created"
-                    " automatically later; do not send the code or token again",
-                    retry_after=5.0,
-                    internal=type(error).__name__,
-                )
-            error.metadata |= CONNECTION_PENDING
-            raise error
-        case exchange.InProgress():
-            raise RefreshInProgress(
-                "This code or refresh token is being exchanged; retry in a moment", retry_after=1.0
-            )
-        case exchange.Failed(Rejected() as rejection) if request.code:
-            raise code_refused(rejection)
-        case exchange.Failed(outcome) if not isinstance(outcome, Rejected):
-            raise error_for(outcome)
-    raise ReauthRequired(
-        "Zoom rejected this authorization; ask the user to consent again",
-        metadata={"cause": Cause.REJECTED.value},
-    )
+def connected(user_email: str, linked: Linked) -> ConnectionRecord:
+    """Return the connection in which a pair was stored for a user, or raise the error for callers."""
+    record, is_connected = linked.record, decisions.is_connected(linked.record)
+    if linked.result is LinkResult.ZOOM_USER_ALREADY_CONNECTED:
+        raise already_connected()
+    if linked.result is LinkResult.IDENTITY_MISMATCH:
+        raise _identity_mismatch(OtherUserConnected if is_connected else IdentityMismatch)
+    if not is_connected:
+        raise NotConnected(
+            "The user was disconnected in the meantime; call BeginAuthorization and have the user consent"
+        )
+    if record.user_email != user_email:
+        raise _identity_mismatch()
+    return record
 
 
 def already_connected() -> ZoomUserAlreadyConnected:

@@ -7,9 +7,9 @@ from enum import StrEnum
 from zoomgate_server.audit.event import Actor, AuditEvent, AuditSink
 from zoomgate_server.call_context import Call
 from zoomgate_server.connections.account_linking import AccountLinker, already_connected, connected
-from zoomgate_server.connections.lifecycle import exchange, linking
-from zoomgate_server.connections.lifecycle.decisions import LinkResult, is_connected
+from zoomgate_server.connections.lifecycle.decisions import Linked, LinkResult, is_connected
 from zoomgate_server.connections.record import ConnectionRecord, State
+from zoomgate_server.connections.token_journal import Entry
 from zoomgate_server.connections.token_pair import TokenPair
 from zoomgate_server.errors import IdentityMismatch, ReauthRequired
 from zoomgate_server.zoom.token_outcome import DEFAULT_EXPIRES_IN
@@ -23,12 +23,6 @@ class ImportOutcome(StrEnum):
     SKIPPED_CONNECTED = "SKIPPED_CONNECTED"
     SKIPPED_DISCONNECTED = "SKIPPED_DISCONNECTED"
     CONSENT_REQUIRED = "CONSENT_REQUIRED"
-
-
-_SKIPPED = {
-    State.ACTIVE: ImportOutcome.SKIPPED_CONNECTED,
-    State.DISCONNECTED: ImportOutcome.SKIPPED_DISCONNECTED,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,55 +78,50 @@ class ConnectionImporter:
             IdentityMismatch: The tokens belong to a different user.
             ZoomgateError, StoreError: See `AccountLinker.link_code`.
         """
+        email = request.user_email
         link = self._account_linker.request_for(
-            _pair(request), request.user_email, None, call, skips=lambda record: _is_skipped(record, request)
+            _pair(request), email, None, call, skips=lambda record: _is_skipped(record, request)
         )
-        verdict = await self._account_linker.run(link, call.deadline)
-        result = self._result(call, link, verdict)
+        try:
+            result = _result(link.draft, await self._account_linker.run(link, call.deadline))
+        except ReauthRequired:
+            self._audit(
+                AuditEvent("authorization.rejected", "ZOOM_REAUTH_REQUIRED", email, Actor.of_call(call))
+            )
+            result = ImportResult(ImportOutcome.CONSENT_REQUIRED, None)
         self._count(result.outcome)
         return result
 
-    def _result(self, call: Call, link: exchange.LinkRequest, verdict: exchange.Verdict) -> ImportResult:
-        match verdict:
-            case exchange.Known(
-                ConnectionRecord(user_email=link.user_email, state=State.REAUTH_REQUIRED) as record
-            ):
-                return ImportResult(ImportOutcome.CONSENT_REQUIRED, record)
-            case exchange.Known(
-                ConnectionRecord(user_email=link.user_email, state=State.DISCONNECTED) as record
-            ):
-                return ImportResult(ImportOutcome.SKIPPED_DISCONNECTED, record)
-            case exchange.Known(ConnectionRecord(state=State.DISCONNECTED)):
-                return ImportResult(ImportOutcome.CONSENT_REQUIRED, None)  # exchanged for a different address
-            case linking.Skipped(record) if is_connected(record) and record.user_email != link.user_email:
-                raise already_connected()
-            case linking.Skipped(record):
-                return ImportResult(_SKIPPED[record.state], record)
-            case linking.Linked(record, LinkResult.SUPERSEDED):
-                return ImportResult(ImportOutcome.SKIPPED_CONNECTED, record)
-            case linking.Linked(record, LinkResult.DISCONNECTED):
-                return ImportResult(ImportOutcome.SKIPPED_DISCONNECTED, record)
-        try:
-            record = connected(link, verdict)
-        except ReauthRequired:
-            event = AuditEvent(
-                "authorization.rejected", "ZOOM_REAUTH_REQUIRED", link.user_email, Actor.of_call(call)
-            )
-            self._audit(event)
-            return ImportResult(ImportOutcome.CONSENT_REQUIRED, None)
-        except IdentityMismatch:
-            raise IdentityMismatch(
-                f"The tokens belong to a Zoom user with a different email address; {_consequence(link, verdict)}"
-            ) from None
-        is_known = isinstance(verdict, exchange.Known)
-        return ImportResult(ImportOutcome.ALREADY_STORED if is_known else ImportOutcome.STORED, record)
+
+def _result(draft: Entry, linked: Linked) -> ImportResult:
+    record = linked.record
+    is_own = record.user_email == draft.user_email
+    match linked.result, record.state:
+        case LinkResult.KNOWN, State.DISCONNECTED if not is_own:
+            return ImportResult(ImportOutcome.CONSENT_REQUIRED, None)  # exchanged for a different address
+        case LinkResult.KNOWN, State.REAUTH_REQUIRED if is_own:
+            return ImportResult(ImportOutcome.CONSENT_REQUIRED, record)
+        case LinkResult.SKIPPED, State.ACTIVE if not is_own:
+            raise already_connected()
+        case ((LinkResult.SKIPPED | LinkResult.SUPERSEDED), State.ACTIVE):
+            return ImportResult(ImportOutcome.SKIPPED_CONNECTED, record)
+        case ((LinkResult.KNOWN | LinkResult.SKIPPED | LinkResult.DISCONNECTED), State.DISCONNECTED):
+            return ImportResult(ImportOutcome.SKIPPED_DISCONNECTED, record)
+    try:
+        record = connected(draft.user_email, linked)
+    except IdentityMismatch:
+        raise IdentityMismatch(
+            f"The tokens belong to a Zoom user with a different email address; {_consequence(draft, record)}"
+        ) from None
+    is_known = linked.result is LinkResult.KNOWN
+    return ImportResult(ImportOutcome.ALREADY_STORED if is_known else ImportOutcome.STORED, record)
 
 
-def _consequence(link: exchange.LinkRequest, verdict: exchange.Verdict) -> str:
+def _consequence(draft: Entry, record: ConnectionRecord) -> str:
     """Return what became of a pair that belongs to a different Zoom user."""
-    if not (isinstance(verdict, linking.Linked) and verdict.record.was_committed(link.holder)):
+    if not record.was_committed(draft.entry_id):
         return "they were not used"
-    if is_connected(verdict.record):
+    if is_connected(record):
         return "they were exchanged and stored as that user's connection"
     return "they were exchanged and are being revoked, so the user must consent again"
 
@@ -159,4 +148,4 @@ def _is_skipped(record: ConnectionRecord, request: ImportRequest) -> bool:
     is_renamed = record.user_email != request.user_email
     is_replaced = (request.replace or is_renamed) and request.updated_at > changed_at
     is_displaced = record.state is State.DISCONNECTED and record.cause is None
-    return record.state in _SKIPPED and not is_displaced and not is_replaced
+    return record.state is not State.REAUTH_REQUIRED and not is_displaced and not is_replaced

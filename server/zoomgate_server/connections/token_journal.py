@@ -71,8 +71,8 @@ class Entry:
         user_email: The user whose connection stores the tokens.
         zoom_user_id: The Zoom user to whom the tokens belong. Empty until Zoom has reported the user.
         zoom_email: See `ConnectionRecord`. Not for a refresh.
-        grant: The grant of the tokens.
-        generation: The connection's generation when the tokens were requested. 0 except for a refresh.
+        grant: The refreshed grant. Only for a refresh; otherwise, the tokens begin the grant `entry_id`.
+        generation: The connection's generation when the tokens were requested. Only for a refresh.
         tokens: The pair as Zoom issued it.
         registered_with: The Zoom user in whose record the exchange is registered, or empty. Not for a refresh.
         epoch: Epoch of the attempt in the record, or 0 if the exchange is not registered.
@@ -85,9 +85,9 @@ class Entry:
     entry_id: str
     origin: Origin
     user_email: str
-    grant: str
-    generation: int
     tokens: TokenPair
+    grant: str = ""
+    generation: int = 0
     zoom_user_id: str = ""
     zoom_email: str = ""
     registered_with: str = ""

@@ -27,7 +27,7 @@ from zoomgate_server.telemetry.metrics import Metrics
 
 RING = KeyRing([Key("0a0b0c0d", bytes(range(32)), primary=True)])
 TOKENS = TokenPair("access-canary", "refresh-canary", "a b", 2.0, 1.0)
-ENTRY = Entry("0" * 32, Origin.REFRESH, "monica@example.com", "grant-1", 3, TOKENS, epoch=7)
+ENTRY = Entry("0" * 32, Origin.REFRESH, "monica@example.com", TOKENS, "grant-1", 3, epoch=7)
 
 
 INTERRUPTED = [replace(ENTRY, entry_id=letter * 32) for letter in "abc"]

@@ -57,18 +57,24 @@ GRANT_MAY_SURVIVE = frozenset({Cause.USER_DEACTIVATED, Cause.USER_DISASSOCIATED}
 
 
 class LinkResult(StrEnum):
-    """What became of a pair, as written to the audit trail."""
+    """What became of a pair, as written to the audit trail.
+
+    The last two are not audited: a record holds or has held the pair of the code or token already, or an imported pair must not replace the
+    user's record.
+    """
 
     LINKED = "ok"
     IDENTITY_MISMATCH = "IDENTITY_MISMATCH"
     ZOOM_USER_ALREADY_CONNECTED = "ZOOM_USER_ALREADY_CONNECTED"
     DISCONNECTED = "DISCONNECTED"
     SUPERSEDED = "SUPERSEDED"
+    KNOWN = "KNOWN"
+    SKIPPED = "SKIPPED"
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
-    """The record to write for a token pair, and the result for the caller."""
+class Linked:
+    """What became of a pair, and the record that contains the pair or decides about it."""
 
     record: ConnectionRecord
     result: LinkResult
@@ -87,7 +93,7 @@ def link(
     identified_at: float,
     seen_generation: int,
     address_lost: bool,
-) -> Link:
+) -> Linked:
     """Decide where the pair of a consent, code exchange or import belongs. The snapshot is of the Zoom user's record.
 
     The pair was verified after the record was read. If Zoom ends earlier grants at a consent, the verified pair is therefore newer than the
@@ -105,7 +111,7 @@ def link(
         zoom_email = zoom_email or record.zoom_email
     is_requested = not address_lost and zoom_user.email == (zoom_email or entry.user_email)
     if (record is not None and _ended_since(record, entry)) or not (is_requested or is_connected(record)):
-        return Link(
+        return Linked(
             _revocable(entry, zoom_user, snapshot),
             LinkResult.DISCONNECTED if is_requested else LinkResult.IDENTITY_MISMATCH,
         )
@@ -156,7 +162,7 @@ def link(
         due_at=refresh_schedule.due_at(zoom_user.user_id, tokens, now),
         expire_at=None,
     )
-    return Link(linked, result)
+    return Linked(linked, result)
 
 
 def result_of(entry: Entry, record: ConnectionRecord) -> LinkResult:

@@ -9,15 +9,13 @@ from dataclasses import dataclass, field, replace
 
 from zoomgate_server.connections.exchange_mark import ExchangeMark
 from zoomgate_server.connections.lifecycle import decisions, linking
-from zoomgate_server.connections.lifecycle.decisions import LinkResult
+from zoomgate_server.connections.lifecycle.decisions import Linked, LinkResult
 from zoomgate_server.connections.lifecycle.effects import (
     POLL_SECONDS,
     AppendJournal,
-    DeleteMark,
     ExchangeCode,
     ExchangeRefreshToken,
     Find,
-    Now,
     Protocol,
     Put,
     PutMark,
@@ -26,11 +24,20 @@ from zoomgate_server.connections.lifecycle.effects import (
     Sleep,
     Snapshot,
 )
-from zoomgate_server.connections.lifecycle.linking import LinkContext, Linked, Skipped, Waiting, Worthless
-from zoomgate_server.connections.record import ConnectionRecord
-from zoomgate_server.connections.token_journal import Entry, Origin
+from zoomgate_server.connections.lifecycle.linking import LinkContext
+from zoomgate_server.connections.lifecycle.token_request import send
+from zoomgate_server.connections.record import Cause, ConnectionRecord
+from zoomgate_server.connections.token_journal import Entry
 from zoomgate_server.connections.token_pair import TokenPair
-from zoomgate_server.errors import RecordFault, ZoomUnavailable
+from zoomgate_server.errors import (
+    CONNECTION_PENDING,
+    ReauthRequired,
+    RecordFault,
+    RefreshInProgress,
+    ScopeMissing,
+    ZoomgateError,
+    ZoomUnavailable,
+)
 from zoomgate_server.storage.record_store import StoreError
 from zoomgate_server.zoom.token_outcome import (
     DEFAULT_EXPIRES_IN,
@@ -39,12 +46,9 @@ from zoomgate_server.zoom.token_outcome import (
     Rejected,
     TokenOutcome,
     Unknown,
+    code_refused,
+    error_for,
 )
-
-UNKNOWN_RETRIES = 2
-"""Number of retries with the same refresh token after a lost response. Codes are never sent again."""
-
-UNKNOWN_PAUSE_SECONDS = 2.0
 
 USED_CODE = "invalid_grant"
 """The error code of Zoom for a code that was used."""
@@ -55,232 +59,178 @@ class LinkRequest:
     """A code or pair to link to a user.
 
     Attributes:
-        zoom_email: The email address of the Zoom user, if it differs from `user_email`; otherwise empty.
-        holder: Unique ID of the attempt, 32 hexadecimal digits, which becomes the ID of the commit and of the grant.
-        fingerprint: Keyed fingerprint of the code or refresh token.
+        draft: The journal entry of the exchange, with the pair of a different system, whose access token may be empty or expired. For a
+            code, the pair is empty.
         code: The authorization code, or empty.
-        pair: The pair of a different system, or None. Its access token may be empty or expired.
-        owner: Identity of the member that will own the connection, or None.
-        initiated_by: Identity of the caller that started the authorization or import.
     """
 
-    user_email: str
-    origin: Origin
-    holder: str
-    fingerprint: str
+    draft: Entry
     context: LinkContext
-    zoom_email: str = ""
     code: str = field(default="", repr=False)
     code_verifier: str = field(default="", repr=False)
-    pair: TokenPair | None = None
-    owner: str | None = None
-    initiated_by: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
-    """The verdict that the code or refresh token is not sent, because the record holds or has held its pair."""
-
-    record: ConnectionRecord
-
-
-@dataclass(frozen=True, slots=True)
-class InProgress:
-    """The verdict that a different attempt is exchanging the same code or token. Retry in `retry_after` seconds."""
-
-    retry_after: float
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """The verdict that Zoom issued no pair."""
-
-    outcome: TokenOutcome
-
-
-Verdict = linking.Verdict | Known | InProgress | Failed
-
-
-@dataclass(frozen=True, slots=True)
-class _Revoking:
-    """A revocation of the user's pairs is running, so that nothing was sent."""
-
-
-def exchange(request: LinkRequest) -> Protocol[Verdict]:
+def exchange(request: LinkRequest) -> Protocol[Linked]:
     """Exchange a code or refresh token and link the pair; or link a pair of a different system, if its access token is still valid.
 
-    A `StoreError` or `RecordFault` means that nothing was sent.
+    Raises:
+        RefreshInProgress: A different attempt is exchanging the same code or token.
+        StoreError: The store failed; nothing was sent.
+        ZoomgateError: The code or token was not sent or not accepted; or the pair waits in the journal, and is linked later.
     """
     while True:
-        verdict = yield from _exchange_once(request)
-        if not isinstance(verdict, _Revoking):
-            return verdict
+        linked = yield from _exchange_once(request)
+        if linked is not None:
+            return linked
         yield Sleep(POLL_SECONDS)
 
 
-def _exchange_once(request: LinkRequest) -> Protocol[Verdict | _Revoking]:
-    """Exchange and link, unless a revocation of the user's pairs is running. A later attempt writes a new mark, which covers the call."""
+def _exchange_once(request: LinkRequest) -> Protocol[Linked | None]:
+    """Exchange and link. Return None if a revocation of the user's pairs is running: a later attempt writes a new mark for its call."""
     marked = yield from _acquire_mark(request)
-    if not isinstance(marked, Snapshot):
+    if isinstance(marked, Linked):
         return marked
-    verdict: Verdict | None = yield from _check_record(request)
-    if verdict is None:
-        # if the store fails, the mark remains, since the pair may have been stored
-        verdict = yield from _link_unexchanged(request, marked)
-        if verdict is not None and not (isinstance(verdict, Linked) and verdict.result is LinkResult.LINKED):
-            yield from _release(request)
-    if verdict is not None:
-        return verdict
+    draft = replace(request.draft, marked_at=marked.store_now)
     try:
-        registered = yield from _register(request)
-    except (StoreError, RecordFault):
-        yield from _release(request)
+        entry = yield from _register(request, draft)
+    except (StoreError, ZoomgateError):
+        yield from linking.release(draft)
         raise
-    if isinstance(registered, _Revoking):
-        return registered
-    outcome, sent_at = yield from _send(request, marked)
+    if not isinstance(entry, Entry):
+        return entry
+    token = draft.tokens.refresh_token
+    response = yield from send(
+        ExchangeCode(request.code, request.code_verifier) if request.code else ExchangeRefreshToken(token),
+        marked.monotonic,
+        request.context.timing,
+    )
+    outcome = response.outcome or NotSent("the time for the exchange is over")
     if isinstance(outcome, Issued):
-        previous = "" if request.pair is None else request.pair.refresh_token
-        tokens = TokenPair.from_response(outcome, marked.time_at(sent_at), previous=previous)
-        entry = _entry(request, tokens, marked.store_now)
-        if registered is not None:
-            entry = replace(entry, registered_with=registered.zoom_user_id, epoch=registered.epoch)
-        yield AppendJournal(entry)
-        return (yield from linking.link(entry, request.context))
+        tokens = TokenPair.from_response(outcome, marked.time_at(response.sent_at), previous=token)
+        return (yield from _link(replace(entry, tokens=tokens), request.context))
     if not isinstance(outcome, Unknown):
-        yield from _release(request, registered)
-    elif request.pair is not None:
-        yield from _release(request)  # only a repetition can show whether Zoom has used the token
-    return Failed(outcome)
+        yield from linking.release(entry)
+    elif not request.code:
+        yield from linking.release(draft)  # only a repetition can show whether Zoom has used the token
+    raise _error_for(request, outcome)
 
 
-def _acquire_mark(request: LinkRequest) -> Protocol[Snapshot | Verdict]:
-    """Write the mark, and return the snapshot on which the write was based. Return a verdict if the code or token must not be sent."""
+def _acquire_mark(request: LinkRequest) -> Protocol[Snapshot | Linked]:
+    """Write the mark, and return the snapshot on which the write was based. If a record contains the pair already, return the record."""
+    holder, fingerprint = request.draft.entry_id, request.draft.fingerprint
+    has_failed = False
     while True:
-        found: Snapshot = yield ReadMark(request.fingerprint)
+        found: Snapshot = yield ReadMark(fingerprint)
         mark, now = found.mark, found.store_now
-        if mark is not None and mark.holder != request.holder:
+        if mark is not None and mark.holder != holder:
             if mark.zoom_user_id:
                 stored: Snapshot = yield Read(mark.zoom_user_id)
                 if stored.record is not None and request.code and stored.record.grant != mark.holder:
-                    return Failed(Rejected(USED_CODE))  # a later authorization has replaced its connection
+                    # a later authorization has replaced its connection
+                    raise _error_for(request, Rejected(USED_CODE))
                 if stored.record is not None:
-                    return Known(stored.record)
+                    return Linked(stored.record, LinkResult.KNOWN)
             if mark.delivered:
-                return Waiting(
-                    ZoomUnavailable("Zoom has not identified the user of the earlier exchange yet")
+                raise _not_identified()
+            if mark.marked_at + request.context.timing.lease > now:
+                raise RefreshInProgress(
+                    "This code or refresh token is being exchanged; retry in a moment", retry_after=1.0
                 )
-            remaining = mark.marked_at + request.context.timing.lease - now
-            if remaining > 0:
-                return InProgress(min(remaining, POLL_SECONDS))
             if request.code:
-                return Failed(Unknown("the response to an earlier exchange of this code was lost"))
-        new = ExchangeMark(request.fingerprint, request.holder, now, rev=0 if mark is None else mark.rev)
+                raise error_for(Unknown("the response to an earlier exchange of this code was lost"))
+        new = ExchangeMark(fingerprint, holder, now, rev=0 if mark is None else mark.rev)
         try:
             if (yield PutMark(new)) is not None:
                 return found
         except StoreError:
-            found = yield ReadMark(request.fingerprint)
-            if found.mark is None or replace(found.mark, rev=new.rev) != new:
+            if has_failed:
                 raise
-            return replace(found, store_now=now)
+            has_failed = True
 
 
-def _check_record(request: LinkRequest) -> Protocol[Known | Skipped | None]:
-    """Return the verdict if the record of the address makes an exchange unnecessary."""
-    try:
-        found: Snapshot = yield Find(request.user_email, replaceable=True)
-        verdict = _known(request, found.record)
-        if isinstance(verdict, Known):
-            yield from linking.settle_mark(request.fingerprint, verdict.record.zoom_user_id)
-    except (StoreError, RecordFault):
-        yield from _release(request)
-        raise
-    if isinstance(verdict, Skipped):
-        yield from _release(request)
-    return verdict
+def _register(request: LinkRequest, draft: Entry) -> Protocol[Linked | Entry | None]:
+    """Register the exchange in the record of the address, and return the entry with the registration.
+
+    Return what became of the pair instead if no exchange is needed, or None if a revocation of the user's pairs is running.
+    """
+    snapshot: Snapshot = yield Find(draft.user_email, replaceable=True)
+    linked = _from_record(request, snapshot.record)
+    if linked is None:
+        linked = yield from _link_unexchanged(request, draft)
+    if linked is not None:
+        if linked.result is not LinkResult.LINKED:
+            is_known = linked.result is LinkResult.KNOWN
+            yield from linking.release(draft, linked.record.zoom_user_id if is_known else "")
+        return linked
+    while True:
+        snapshot = yield Find(draft.user_email, replaceable=True)
+        record = snapshot.record
+        if record is None:
+            return draft
+        if decisions.is_revoking(record, snapshot.store_now, request.context.timing):
+            return None
+        registered = decisions.register(record, snapshot.store_now)
+        if (yield Put(registered)) is not None:
+            return replace(draft, registered_with=registered.zoom_user_id, epoch=registered.epoch)
 
 
-def _known(request: LinkRequest, record: ConnectionRecord | None) -> Known | Skipped | None:
-    """Return the verdict if the record of the address makes an exchange unnecessary."""
+def _from_record(request: LinkRequest, record: ConnectionRecord | None) -> Linked | None:
+    """Return what became of the pair if the record of the address makes an exchange unnecessary."""
     if record is None:
         return None
-    is_held = request.pair is not None and record.has_held(request.pair.refresh_token)
-    if is_held or request.fingerprint in record.used_token_digests:
-        return Known(record)
+    is_held = not request.code and record.has_held(request.draft.tokens.refresh_token)
+    if is_held or request.draft.fingerprint in record.used_token_digests:
+        return Linked(record, LinkResult.KNOWN)
     if request.context.skips is not None and request.context.skips(record):
-        return Skipped(record)
+        return Linked(record, LinkResult.SKIPPED)
     return None
 
 
-def _link_unexchanged(request: LinkRequest, marked: Snapshot) -> Protocol[linking.Verdict | None]:
+def _link_unexchanged(request: LinkRequest, draft: Entry) -> Protocol[Linked | None]:
     """Link an imported pair as it is. Return None if its access token is not valid, so that the refresh token must be exchanged."""
-    pair, now = request.pair, marked.store_now
-    if pair is None or pair.access_expire_at - now <= linking.VERIFICATION_SECONDS:
+    pair, now = draft.tokens, draft.marked_at
+    if pair.access_expire_at - now <= linking.VERIFICATION_SECONDS:
         return None
     obtained_at = pair.obtained_at if 0 < pair.obtained_at < now else now
     expire_at = min(pair.access_expire_at, now + DEFAULT_EXPIRES_IN)
     tokens = replace(pair, obtained_at=obtained_at, access_expire_at=expire_at)
-    verdict = yield from linking.link(_entry(request, tokens, now), request.context)
-    return None if isinstance(verdict, Worthless) else verdict
+    return (yield from linking.link(replace(draft, tokens=tokens), request.context))
 
 
-def _register(request: LinkRequest) -> Protocol[ConnectionRecord | _Revoking | None]:
-    """Register the exchange in the record of the address, and return the record as written, or None if no record has the address."""
-    while True:
-        snapshot: Snapshot = yield Find(request.user_email, replaceable=True)
-        record = snapshot.record
-        if record is None:
-            return None
-        if decisions.is_revoking(record, snapshot.store_now, request.context.timing):
-            return _Revoking()
-        registered = decisions.register(record, snapshot.store_now)
-        if (yield Put(registered)) is not None:
-            return registered
-
-
-def _release(request: LinkRequest, registered: ConnectionRecord | None = None) -> Protocol[None]:
-    """Delete the request's mark and registration. A failure only delays a repetition, or a revocation."""
+def _link(entry: Entry, context: LinkContext) -> Protocol[Linked]:
+    """Link the pair that Zoom issued."""
+    yield AppendJournal(entry)
     try:
-        if registered is not None:
-            yield from linking.unregister(registered.zoom_user_id, registered.epoch)
-        found: Snapshot = yield ReadMark(request.fingerprint)
-        if found.mark is not None and found.mark.holder == request.holder and not found.mark.zoom_user_id:
-            yield DeleteMark(found.mark)
-    except (StoreError, RecordFault):
-        return
+        linked = yield from linking.link(entry, context)
+    except (ScopeMissing, RecordFault) as error:
+        error.metadata |= CONNECTION_PENDING
+        raise
+    except ZoomgateError as error:
+        raise _not_identified(type(error).__name__) from error
+    if linked is None:
+        raise _reauth_required()
+    return linked
 
 
-def _send(request: LinkRequest, marked: Snapshot) -> Protocol[tuple[TokenOutcome, float]]:
-    """Send the code or token to Zoom while the mark is valid. Return the outcome, and when the latest request was sent."""
-    timing = request.context.timing
-    outcome: TokenOutcome = NotSent("the time for the exchange is over")
-    for attempt in range(1 if request.pair is None else 1 + UNKNOWN_RETRIES):
-        if attempt:
-            yield Sleep(UNKNOWN_PAUSE_SECONDS)
-        now: float = yield Now()
-        if not timing.allows_call(marked.monotonic, now):
-            break
-        if request.pair is None:
-            outcome = yield ExchangeCode(request.code, request.code_verifier)
-        else:
-            outcome = yield ExchangeRefreshToken(request.pair.refresh_token)
-        if not isinstance(outcome, Unknown):
-            break
-    return outcome, now
+def _not_identified(internal: str = "") -> ZoomUnavailable:
+    return ZoomUnavailable(
+        "Zoom accepted the code or refresh token but has not identified the user yet. The connection is created automatically"
+        " later; do not send the code or token again",
+        metadata=CONNECTION_PENDING,
+        retry_after=5.0,
+        internal=internal,
+    )
 
 
-def _entry(request: LinkRequest, tokens: TokenPair, marked_at: float) -> Entry:
-    return Entry(
-        entry_id=request.holder,
-        origin=request.origin,
-        user_email=request.user_email,
-        grant=request.holder,
-        generation=0,
-        tokens=tokens,
-        zoom_email=request.zoom_email,
-        fingerprint=request.fingerprint,
-        marked_at=marked_at,
-        owner=request.owner,
-        initiated_by=request.initiated_by,
+def _error_for(request: LinkRequest, outcome: TokenOutcome) -> ZoomgateError:
+    """Return the error for a code or token for which Zoom issued no pair."""
+    if not isinstance(outcome, Rejected):
+        return error_for(outcome)
+    return code_refused(outcome) if request.code else _reauth_required()
+
+
+def _reauth_required() -> ReauthRequired:
+    return ReauthRequired(
+        "Zoom rejected this authorization; ask the user to consent again",
+        metadata={"cause": Cause.REJECTED.value},
     )

@@ -9,12 +9,13 @@ A pair that was exchanged is in the journal until a record contains it, or until
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import NoReturn
 
 from zoomgate_server.audit.event import ZOOMGATE, Actor, AuditEvent
 from zoomgate_server.backoff import Backoff
 from zoomgate_server.connections.exchange_mark import RETENTION_SECONDS
 from zoomgate_server.connections.lifecycle import decisions, ending
-from zoomgate_server.connections.lifecycle.decisions import LinkResult
+from zoomgate_server.connections.lifecycle.decisions import Linked, LinkResult
 from zoomgate_server.connections.lifecycle.effects import (
     POLL_SECONDS,
     AccessTokenRejected,
@@ -60,42 +61,6 @@ MIN_RETRY_PAUSE_SECONDS, MAX_RETRY_PAUSE_SECONDS = 0.05, 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class Linked:
-    """The verdict that a record contains the pair, has contained the pair, or contains the pair of a later consent of the Zoom user."""
-
-    record: ConnectionRecord
-    result: LinkResult
-
-
-@dataclass(frozen=True, slots=True)
-class Worthless:
-    """The verdict that Zoom no longer accepts the pair, which was discarded."""
-
-
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """The verdict that the user of the pair cannot be identified now.
-
-    Attributes:
-        error: The error that prevents the identification.
-        in_journal: Whether the pair waits in the journal, and is linked later. A pair that was not exchanged does not.
-    """
-
-    error: ZoomgateError
-    in_journal: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Skipped:
-    """The verdict that an imported pair was not stored because of the user's record."""
-
-    record: ConnectionRecord
-
-
-Verdict = Linked | Worthless | Waiting | Skipped
-
-
-@dataclass(frozen=True, slots=True)
 class LinkContext:
     """What linking needs to know besides the entry.
 
@@ -111,70 +76,47 @@ class LinkContext:
     timing: LeaseTiming = LeaseTiming()
 
 
-def resume(entry: Entry, seen_generation: Callable[[str], int]) -> Protocol[Verdict]:
-    """Link a pair from the journal of a crashed process, or one that was deferred."""
-    return (yield from link(entry, LinkContext(ZOOMGATE, seen_generation)))
-
-
-def link(entry: Entry, context: LinkContext) -> Protocol[Verdict]:
-    """Identify the user of a pair, and store the pair.
+def link(entry: Entry, context: LinkContext) -> Protocol[Linked | None]:
+    """Identify the user of a pair, and store the pair. Return None if Zoom no longer accepts the pair, which was discarded.
 
     If the store fails, retry once; if the pair was exchanged, retry until the store responds.
+
+    Raises:
+        ZoomgateError: The user cannot be identified now. An exchanged pair waits in the journal, and is linked later.
     """
     backoff = Backoff(MIN_RETRY_PAUSE_SECONDS, MAX_RETRY_PAUSE_SECONDS)
-    is_retry = is_second_failure = False
+    has_failed = False
     while True:
-        if is_retry and entry.tokens.is_exchanged:
-            yield from mark_delivered(entry)  # further attempts may take longer than the mark is valid
-        is_retry = True
         try:
-            identified = yield from _identify_entry(entry, context)
-            if not isinstance(identified, _Identified):
-                verdict: Verdict | Entry = identified
-            else:
-                entry = identified.entry
-                verdict = yield from _store(identified, context)
-        except StoreError:
-            if not entry.tokens.is_exchanged and is_second_failure:
+            result = yield from _link_once(entry, context)
+        except (StoreError, RecordFault) as error:
+            if has_failed and not entry.tokens.is_exchanged:
                 yield from _audit(entry, context.actor, "STORE_UNAVAILABLE")  # the pair may have been stored
                 raise
-            is_second_failure = True
+            if isinstance(error, RecordFault):
+                return (yield from _defer(entry, error))
+            has_failed, result = True, entry
             yield Sleep(backoff.next_pause())
-            continue
-        except RecordFault as error:
-            return (yield from _defer(entry, error))
-        if not isinstance(verdict, Entry):
-            return verdict
-        entry = verdict
+        if not isinstance(result, Entry):
+            return result
+        entry = result
+        if entry.tokens.is_exchanged:
+            yield from _mark_delivered(entry)  # further attempts may take longer than the mark is valid
 
 
-@dataclass(frozen=True, slots=True)
-class _Identified:
-    """An entry whose Zoom user is known, the Zoom user, and the Zoom user's record, which was read before.
-
-    Attributes:
-        at: When Zoom identified the user, in seconds since 1970 on the store's clock.
-    """
-
-    entry: Entry
-    zoom_user: ZoomUser
-    snapshot: Snapshot
-    at: float
-
-
-def _identify_entry(entry: Entry, context: LinkContext) -> Protocol[_Identified | Verdict | Entry]:
-    """Identify the user of an entry. Return the entry to try again with, or a verdict if the pair is not to be stored."""
+def _link_once(entry: Entry, context: LinkContext) -> Protocol[Linked | Entry | None]:
+    """Identify the user of a pair, and store the pair. Return the entry to try again with if the pair or a record has changed."""
     snapshot: Snapshot = yield (
         Read(entry.zoom_user_id, replaceable=True)
         if entry.zoom_user_id
         else Find(entry.user_email, replaceable=True)
     )
-    if snapshot.record is not None and snapshot.record.was_committed(entry.entry_id):
-        return (
-            yield from _finish(entry, context, snapshot.record, decisions.result_of(entry, snapshot.record))
-        )
+    record = snapshot.record
+    if record is not None and record.was_committed(entry.entry_id):
+        return (yield from _finish(entry, context, record, decisions.result_of(entry, record)))
     if snapshot.store_now - entry.marked_at > RETENTION_SECONDS:
-        return (yield from _discard(entry, context, "EXPIRED"))
+        yield from _discard(entry, context, "EXPIRED")
+        return None
     identity = yield from _identify(entry.tokens)
     if isinstance(identity, AccessTokenRejected):
         return (yield from _renew(entry, context, snapshot))
@@ -184,16 +126,18 @@ def _identify_entry(entry: Entry, context: LinkContext) -> Protocol[_Identified 
         entry = replace(entry, zoom_user_id=identity.user_id)
         if entry.tokens.is_exchanged:
             yield AppendJournal(entry)
-        if snapshot.record is None or snapshot.record.zoom_user_id != identity.user_id:
+        if record is None or record.zoom_user_id != identity.user_id:
             snapshot = yield Read(identity.user_id, replaceable=True)
             if snapshot.record is not None:
                 return entry  # the user is identified again after the record was read
-    return _Identified(entry, identity, snapshot, snapshot.time_at((yield Now())))
+    identified_at = snapshot.time_at((yield Now()))
+    return (yield from _store(entry, context, snapshot, identity, identified_at))
 
 
-def _store(identified: _Identified, context: LinkContext) -> Protocol[Verdict | Entry]:
+def _store(
+    entry: Entry, context: LinkContext, snapshot: Snapshot, zoom_user: ZoomUser, identified_at: float
+) -> Protocol[Linked | Entry]:
     """Write the pair into the Zoom user's record. Return the entry to try again with if the record has changed."""
-    entry, snapshot = identified.entry, identified.snapshot
     record, address_lost = snapshot.record, False
     if record is not None and decisions.is_revoking(record, snapshot.store_now, context.timing):
         yield Sleep(POLL_SECONDS)
@@ -202,30 +146,28 @@ def _store(identified: _Identified, context: LinkContext) -> Protocol[Verdict | 
         yield from _leave_tombstone(record)
         return entry
     while True:
-        decision = decisions.link(
+        linked = decisions.link(
             entry,
-            identified.zoom_user,
+            zoom_user,
             snapshot,
-            identified_at=identified.at,
-            seen_generation=context.seen_generation(identified.zoom_user.user_id),
+            identified_at=identified_at,
+            seen_generation=context.seen_generation(zoom_user.user_id),
             address_lost=address_lost,
         )
-        if not entry.tokens.is_exchanged and decision.result is not LinkResult.LINKED:
-            yield from _audit(entry, context.actor, decision.result.value)
-            unchanged = record or decisions.blank(identified.zoom_user.user_id, snapshot)
-            return Linked(unchanged, decision.result)
+        if not entry.tokens.is_exchanged and linked.result is not LinkResult.LINKED:
+            yield from _audit(entry, context.actor, linked.result.value)
+            return replace(linked, record=record or decisions.blank(zoom_user.user_id, snapshot))
         skips = None if entry.tokens.is_exchanged else context.skips
         if record is not None and skips is not None and skips(record):
-            return Skipped(record)
+            return Linked(record, LinkResult.SKIPPED)
         try:
-            rev = yield Put(decision.record)
+            rev = yield Put(linked.record)
         except UserEmailTaken as conflict:
             address_lost = yield from _take_address(entry, conflict.subject)
             continue
         if rev is None:
             return entry
-        linked = replace(decision.record, rev=rev)
-        return (yield from _finish(entry, context, linked, decision.result))
+        return (yield from _finish(entry, context, replace(linked.record, rev=rev), linked.result))
 
 
 def _take_address(entry: Entry, holder_id: str) -> Protocol[bool]:
@@ -259,7 +201,7 @@ def _finish(
     if record.user_email != entry.user_email and generation:
         event = AuditEvent("connection.relinked", "ok", record.user_email, ZOOMGATE, details=_details(entry))
         yield Audit(event.with_tokens(generation, entry.tokens.access_token, entry.tokens.refresh_token))
-    yield from settle(entry, record.zoom_user_id)
+    yield from _settle(entry, record.zoom_user_id)
     return Linked(record, result)
 
 
@@ -285,48 +227,44 @@ def _leave_tombstone(record: ConnectionRecord) -> Protocol[None]:
         current = snapshot.record
 
 
-def settle(entry: Entry, zoom_user_id: str) -> Protocol[None]:
-    """Note in the mark which record contains the pair, settle the exchange in its own record, and then delete the journal entry.
+def _settle(entry: Entry, zoom_user_id: str = "") -> Protocol[None]:
+    """Release an exchange, and then delete the journal entry."""
+    yield from release(entry, zoom_user_id)
+    yield DeleteJournal(entry)
+
+
+def release(entry: Entry, zoom_user_id: str = "") -> Protocol[None]:
+    """Note in the mark which record contains the pair, or delete the mark if no record does; and unregister the exchange.
 
     If the store fails, a repetition with the same code or token gets a less precise response, or a revocation is delayed.
     """
     try:
-        yield from settle_mark(entry.fingerprint, zoom_user_id)
-        yield from unregister(entry.registered_with, entry.epoch, entry.fingerprint)
+        found: Snapshot = yield ReadMark(entry.fingerprint)
+        mark = found.mark
+        if mark is not None and zoom_user_id:
+            yield PutMark(replace(mark, zoom_user_id=zoom_user_id))
+        elif mark is not None and mark.holder == entry.entry_id and not mark.zoom_user_id:
+            yield DeleteMark(mark)
+        yield from _unregister(entry)
     except (StoreError, RecordFault):
-        pass
-    yield DeleteJournal(entry)
+        return
 
 
-def settle_mark(fingerprint: str, zoom_user_id: str) -> Protocol[None]:
-    """Note in a mark which record contains the pair, so that a repetition finds it. Delete the mark if no record does."""
-    found: Snapshot = yield ReadMark(fingerprint)
-    if found.mark is not None and zoom_user_id:
-        yield PutMark(replace(found.mark, zoom_user_id=zoom_user_id))
-    elif found.mark is not None:
-        yield DeleteMark(found.mark)
-
-
-def unregister(zoom_user_id: str, epoch: int, fingerprint: str = "") -> Protocol[None]:
-    """Remove the registration of an exchange from a record.
-
-    Args:
-        fingerprint: The exchanged token, if a pair was issued.
-    """
-    while zoom_user_id:
-        snapshot: Snapshot = yield Read(zoom_user_id)
+def _unregister(entry: Entry) -> Protocol[None]:
+    """Remove the registration of an exchange from the record."""
+    while entry.registered_with:
+        snapshot: Snapshot = yield Read(entry.registered_with)
         record = snapshot.record
-        if record is None or not any(attempt.epoch == epoch for attempt in record.pending_attempts):
+        if record is None or not any(attempt.epoch == entry.epoch for attempt in record.pending_attempts):
             return
-        unregistered = decisions.unregister(record, epoch)
-        if (yield Put(decisions.settled(unregistered, fingerprint, snapshot.store_now))) is not None:
+        unregistered = decisions.unregister(record, entry.epoch)
+        if (yield Put(decisions.settled(unregistered, entry.fingerprint, snapshot.store_now))) is not None:
             return
 
 
-def _discard(entry: Entry, context: LinkContext, outcome: str) -> Protocol[Worthless]:
+def _discard(entry: Entry, context: LinkContext, outcome: str) -> Protocol[None]:
     yield from _audit(entry, context.actor, outcome)
-    yield from settle(entry, "")
-    return Worthless()
+    yield from _settle(entry)
 
 
 def _audit(entry: Entry, actor: Actor, outcome: str, generation: int = 0) -> Protocol[None]:
@@ -363,11 +301,11 @@ def _is_transient(identity: Identity, tokens: TokenPair) -> bool:
     return False
 
 
-def _renew(entry: Entry, context: LinkContext, snapshot: Snapshot) -> Protocol[Verdict | Entry]:
+def _renew(entry: Entry, context: LinkContext, snapshot: Snapshot) -> Protocol[Linked | Entry | None]:
     """Refresh a pair whose access token is rejected. Only the pair's own refresh token can prove that the pair is worthless."""
     if not entry.tokens.is_exchanged:
-        return Worthless()
-    yield from mark_delivered(entry)
+        return None
+    yield from _mark_delivered(entry)
     outcome: TokenOutcome = yield ExchangeRefreshToken(entry.tokens.refresh_token)
     if isinstance(outcome, Issued):
         now = snapshot.time_at((yield Now()))
@@ -375,23 +313,24 @@ def _renew(entry: Entry, context: LinkContext, snapshot: Snapshot) -> Protocol[V
         renewed = replace(entry, tokens=tokens)
         yield AppendJournal(renewed)
         return renewed
-    if isinstance(outcome, Rejected):
-        record = snapshot.record
-        if record is not None and decisions.is_superseded(entry, record):
-            return (yield from _finish(entry, context, record, LinkResult.SUPERSEDED))
-        return (yield from _discard(entry, context, "REJECTED"))
-    return (yield from _defer(entry, error_for(outcome)))
+    if not isinstance(outcome, Rejected):
+        return (yield from _defer(entry, error_for(outcome)))
+    record = snapshot.record
+    if record is not None and decisions.is_superseded(entry, record):
+        return (yield from _finish(entry, context, record, LinkResult.SUPERSEDED))
+    yield from _discard(entry, context, "REJECTED")
+    return None
 
 
-def _defer(entry: Entry, error: ZoomgateError) -> Protocol[Waiting]:
-    """Leave a pair in the journal for a later attempt. Until then, nobody sends the code or token again."""
+def _defer(entry: Entry, error: ZoomgateError) -> Protocol[NoReturn]:
+    """Leave an exchanged pair in the journal for a later attempt, and raise the error. Until then, nobody sends the code or token again."""
     if entry.tokens.is_exchanged:
-        yield from mark_delivered(entry)
+        yield from _mark_delivered(entry)
         yield ReleaseJournal(entry)
-    return Waiting(error, in_journal=entry.tokens.is_exchanged)
+    raise error
 
 
-def mark_delivered(entry: Entry) -> Protocol[None]:
+def _mark_delivered(entry: Entry) -> Protocol[None]:
     """Note in the mark that a journal contains the pair."""
     try:
         found: Snapshot = yield ReadMark(entry.fingerprint)

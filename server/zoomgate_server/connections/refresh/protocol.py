@@ -53,7 +53,7 @@ from zoomgate_server.connections.record import (
 )
 from zoomgate_server.connections.token_journal import Entry, Origin
 from zoomgate_server.connections.token_pair import TokenPair
-from zoomgate_server.errors import RecordFault
+from zoomgate_server.errors import RecordFault, ZoomgateError
 from zoomgate_server.storage.record_store import StoreError
 from zoomgate_server.zoom.token_outcome import (
     AppRejected,
@@ -389,8 +389,6 @@ def _store(
         entry_id=request.attempt_id,
         origin=Origin.IMPORT,
         user_email=record.user_email,
-        grant=request.attempt_id,
-        generation=0,
         tokens=tokens,
         zoom_email=record.zoom_email,
         registered_with=record.zoom_user_id,
@@ -402,11 +400,14 @@ def _store(
     )
     yield AppendJournal(entry)
     context = LinkContext(ZOOMGATE, lambda _: request.seen_generation, timing=request.config.timing)
-    verdict = yield from linking.link(entry, context)
-    if not isinstance(verdict, linking.Linked) or verdict.record.zoom_user_id != request.zoom_user_id:
+    try:
+        linked = yield from linking.link(entry, context)
+    except ZoomgateError:
+        linked = None
+    if linked is None or linked.record.zoom_user_id != request.zoom_user_id:
         return LeaseHeld(retry_after=1.0)
-    is_connected = decisions.is_connected(verdict.record)
-    return TokenAvailable(verdict.record, refreshed=True) if is_connected else Superseded(verdict.record)
+    is_connected = decisions.is_connected(linked.record)
+    return TokenAvailable(linked.record, refreshed=True) if is_connected else Superseded(linked.record)
 
 
 def commit(

@@ -376,7 +376,7 @@ async def test_late_tokens_reactivate_a_rejected_grant_as_alternate_pair(world: 
         )
     )
     late = TokenPair("a5", "r5", "s", time.time() + 3600, time.time())
-    world.refresher.resume(Entry("0" * 32, Origin.REFRESH, USER, "g1", 1, late, ZOOM_USER))
+    world.refresher.resume(Entry("0" * 32, Origin.REFRESH, USER, late, "g1", 1, ZOOM_USER))
     assert await world.refresher.drain(10)
     stored = await world.stored()
     assert (stored.state, stored.cause, stored.last_error) == (State.ACTIVE, None, None)
@@ -391,7 +391,7 @@ async def test_resumed_entry_that_was_already_stored_is_audited_with_its_own_tok
     await world.refresh(seen=2)
     assert first.tokens is not None
     world.audited.clear()
-    world.refresher.resume(Entry(first.commit_id, Origin.REFRESH, USER, "g1", 1, first.tokens, ZOOM_USER))
+    world.refresher.resume(Entry(first.commit_id, Origin.REFRESH, USER, first.tokens, "g1", 1, ZOOM_USER))
     assert await world.refresher.drain(10)
     assert (await world.stored()).generation == 3
     assert world.audited_tokens() == [("connection.refreshed", "ok", 0, first.tokens.refresh_token)]
@@ -407,7 +407,7 @@ async def journaled_late_tokens(world: World, age: float) -> TokenPair:
     assert await world.store.delete(RecordKey("app", Kind.USER, ZOOM_USER), missing.rev)
     obtained_at = time.time() - age
     late = TokenPair("a5", "r5", "s", obtained_at + 3600, obtained_at)
-    entry = Entry("0" * 32, Origin.REFRESH, USER, "g1", 1, late, ZOOM_USER)
+    entry = Entry("0" * 32, Origin.REFRESH, USER, late, "g1", 1, ZOOM_USER)
     assert await world.journal.append(entry)
     world.refresher.resume(entry)
     return late
@@ -480,7 +480,7 @@ async def test_lost_response_ends_the_attempt_if_the_lease_does_not_cover_a_retr
 
 def test_repr_of_effects_contains_no_token() -> None:
     tokens = TokenPair("canary-a", "canary-r", "", 0.0, 0.0)
-    entry = Entry("attempt", Origin.REFRESH, USER, "grant", 1, tokens, ZOOM_USER, 1)
+    entry = Entry("attempt", Origin.REFRESH, USER, tokens, "grant", 1, ZOOM_USER, epoch=1)
     assert "canary" not in repr(
         (
             effects.ExchangeCode("canary-code", "canary-verifier"),
