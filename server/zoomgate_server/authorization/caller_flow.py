@@ -8,7 +8,6 @@ consented has the requested email address.
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Never
 from urllib.parse import urlencode
 
@@ -139,7 +138,15 @@ class CallerFlow:
             ServerOverloaded: Too many codes are being exchanged; the state remains usable.
             ZoomgateError, StoreError: See `AccountLinker.link_code`.
         """
-        return await self._account_linker.in_slot(partial(self._complete, call, code, state), call.deadline)
+
+        async def complete() -> CompletedAuthorization:
+            pending = await self._consume_for(call, state, "authorization")
+            record = await self._link(
+                call, pending.user_email, code, pending.code_verifier, pending.zoom_email
+            )
+            return CompletedAuthorization(pending.options, record)
+
+        return await self._account_linker.in_slot(complete, call.deadline)
 
     async def redeem(self, call: Call, ticket: str) -> CompletedAuthorization:
         """Return the result of an authorization that the callback completed. The ticket is single-use, but remains usable after an error.
@@ -185,7 +192,13 @@ class CallerFlow:
             ServerOverloaded: Too many codes are being exchanged; the state remains usable.
             ZoomgateError, StoreError: See `AccountLinker.link_code`.
         """
-        create = partial(self._create_token, call, user_email, code, state, code_verifier)
+
+        async def create() -> ConnectionRecord:
+            if not state:
+                return await self._link(call, user_email, code, code_verifier)
+            pending = await self._consume_for(call, state, "authorization", user_email)
+            return await self._link(call, user_email, code, pending.code_verifier, pending.zoom_email)
+
         return await self._account_linker.in_slot(create, call.deadline)
 
     async def request_token(self, call: Call, user_email: str, refresh_token: str) -> ConnectionRecord:
@@ -203,24 +216,8 @@ class CallerFlow:
             self._audit_rejection(call, "ZOOM_REAUTH_REQUIRED", user_email)
             raise
 
-    async def _complete(self, call: Call, code: str, state: str) -> CompletedAuthorization:
-        pending = await self._consume_for(call, state, "authorization")
-        record = await self._link(
-            call, code, pending.code_verifier, user_email=pending.user_email, zoom_email=pending.zoom_email
-        )
-        return CompletedAuthorization(pending.options, record)
-
-    async def _create_token(
-        self, call: Call, user_email: str, code: str, state: str, code_verifier: str
-    ) -> ConnectionRecord:
-        zoom_email = ""
-        if state:
-            pending = await self._consume_for(call, state, "authorization", user_email)
-            code_verifier, zoom_email = pending.code_verifier, pending.zoom_email
-        return await self._link(call, code, code_verifier, user_email=user_email, zoom_email=zoom_email)
-
     async def _link(
-        self, call: Call, code: str, code_verifier: str, *, user_email: str, zoom_email: str
+        self, call: Call, user_email: str, code: str, code_verifier: str, zoom_email: str = ""
     ) -> ConnectionRecord:
         return await self._account_linker.link_code(
             code,
