@@ -87,8 +87,8 @@ MUTANTS = (
     Mutant(
         "pair_discarded_if_zoom_fails",
         linking,
-        "return (yield from _defer(entry, identity.error))",
-        'return (yield from _discard(entry, context, "UNIDENTIFIED"))',
+        "        return (yield from _defer(entry, error))\n    if zoom_user",
+        '        return (yield from _discard(entry, context, "UNIDENTIFIED"))\n    if zoom_user',
     ),
     Mutant(
         "pair_discarded_if_access_token_rejected",
@@ -136,8 +136,8 @@ MUTANTS = (
     Mutant(
         "journal_not_deleted",
         linking,
-        "    yield DeleteJournal(entry)\n",
-        "    yield ReleaseJournal(entry)\n",
+        "    yield DeleteJournal(entry)\n    return Linked",
+        "    yield ReleaseJournal(entry)\n    return Linked",
     ),
     Mutant(
         "commit_not_recognized",
@@ -154,8 +154,8 @@ MUTANTS = (
     Mutant(
         "late_key_discards_pair",
         linking,
-        "                return (yield from _defer(entry, error))",
-        '                return (yield from _discard(entry, context, "KEY"))',
+        "                return (yield from _defer(entry, error))\n",
+        '                return (yield from _discard(entry, context, "KEY"))\n',
     ),
     # -- order of consents
     Mutant(
@@ -319,11 +319,9 @@ MUTANTS = (
     Mutant(
         "rejected_access_token_near_consent_ends_connection",
         ending,
-        "                if isinstance(identity, AccessTokenRejected):\n                    return EventOutcome.NEAR_CONSENT, record\n"
-        "            return EventOutcome.NEAR_CONSENT, None\n",
-        "                if not isinstance(identity, AccessTokenRejected):\n"
-        "                    return EventOutcome.NEAR_CONSENT, None\n"
-        "                happened_at = latest\n",
+        "            return EventOutcome.NEAR_CONSENT, record if is_rejected else None\n",
+        "            if not is_rejected:\n                return EventOutcome.NEAR_CONSENT, None\n"
+        "            happened_at = latest\n",
     ),
     Mutant(
         "event_before_consent_ends_connection",
@@ -353,20 +351,20 @@ MUTANTS = (
     Mutant(
         "disconnection_drops_pairs",
         decisions,
-        "    pairs = (*record.pairs, *record.superseded_pairs, *record.pairs_to_revoke) if is_revocable else ()\n",
-        "    pairs: tuple[TokenPair, ...] = ()\n",
+        "() if cause in GRANT_HAS_ENDED else record.all_pairs",
+        "()",
     ),
     Mutant(
         "disconnection_drops_superseded_pairs",
         decisions,
-        "    pairs = (*record.pairs, *record.superseded_pairs, *record.pairs_to_revoke) if is_revocable else ()\n",
-        "    pairs = record.pairs if is_revocable else ()\n",
+        "() if cause in GRANT_HAS_ENDED else record.all_pairs",
+        "() if cause in GRANT_HAS_ENDED else record.pairs",
     ),
     Mutant(
         "retention_drops_pairs_of_deactivated_user",
         decisions,
-        "cause not in EVENT_CAUSES or cause in GRANT_MAY_SURVIVE",
-        "cause not in EVENT_CAUSES",
+        "() if cause in GRANT_HAS_ENDED else record.all_pairs",
+        "() if cause in EVENT_CAUSES else record.all_pairs",
     ),
     Mutant(
         "event_does_not_wait_for_exchange_in_flight",
@@ -378,14 +376,14 @@ MUTANTS = (
     Mutant(
         "superseded_pairs_dropped",
         decisions,
-        "superseded_pairs=_superseded(*previous.pairs, *previous.superseded_pairs, *previous.pairs_to_revoke),",
+        "superseded_pairs=_distinct(previous.all_pairs, MAX_SUPERSEDED_PAIRS),",
         "superseded_pairs=(),",
     ),
     Mutant(
         "pairs_to_revoke_dropped_by_consent",
         decisions,
-        "*previous.superseded_pairs, *previous.pairs_to_revoke),",
-        "*previous.superseded_pairs),",
+        "_distinct(previous.all_pairs, MAX_SUPERSEDED_PAIRS),",
+        "_distinct((*previous.pairs, *previous.superseded_pairs), MAX_SUPERSEDED_PAIRS),",
     ),
     Mutant(
         "superseded_pairs_revoked",

@@ -18,11 +18,9 @@ from zoomgate_server.audit.event import ZOOMGATE, Actor, AuditEvent
 from zoomgate_server.connections.account_linking import NO_PAIR
 from zoomgate_server.connections.exchange_mark import ExchangeMark
 from zoomgate_server.connections.lifecycle.effects import (
-    AccessTokenRejected,
     Protocol,
     Read,
     Snapshot,
-    Unidentified,
     ZoomUser,
 )
 from zoomgate_server.connections.lifecycle.exchange import LinkRequest
@@ -272,18 +270,14 @@ class World:
                 return self._refresh(task, effect.refresh_token)
             case "ReadZoomUser":
                 if self.burst and not self.calm:
-                    return (
-                        Unidentified(ZoomUnavailable("503"))
-                        if self.burst.pop() == "503"
-                        else AccessTokenRejected()
-                    )
+                    return ZoomUnavailable("503") if self.burst.pop() == "503" else None
                 grant_or_none = self.grant_of.get(effect.access_token)
                 if (
                     grant_or_none is None
                     or not grant_or_none.alive
                     or grant_or_none.access_tokens.get(effect.access_token, 0) <= self.now
                 ):
-                    return AccessTokenRejected()
+                    return None
                 zoom_user_id = grant_or_none.zoom_user_id
                 grant_or_none.mismatch |= task.expected_email not in ("", self.emails[zoom_user_id])
                 reported_at = float(int(self.now + self.rules.ahead)) if next(self._times) % 3 else None
@@ -546,6 +540,7 @@ class World:
 
     def _advance(self, task: Task, result: Any, error: Exception | None = None) -> None:
         task.call = task.access = None
+        error = result if isinstance(result, ZoomgateError) else error
         try:
             task.effect = task.protocol.send(result) if error is None else task.protocol.throw(error)
         except StopIteration as end:
@@ -709,7 +704,7 @@ class World:
         self.disturbed = True
         self.log(f"  {text} ({task.name})")
         self._lose_response(task)
-        lost = {"ReadZoomUser": Unidentified(ZoomUnavailable("lost")), "Revoke": False}
+        lost = {"ReadZoomUser": ZoomUnavailable("lost"), "Revoke": False}
         self._advance(task, lost.get(name, Unknown("injected")))
 
     def _lose_response(self, task: Task) -> None:
@@ -756,7 +751,7 @@ class World:
         self.log(f"{seconds:.0f} s pass")
 
     def _timeout(self, task: Task) -> None:
-        lost = {"ReadZoomUser": Unidentified(ZoomUnavailable("lost")), "Revoke": False}
+        lost = {"ReadZoomUser": ZoomUnavailable("lost"), "Revoke": False}
         task.call = (lost.get(type(task.effect).__name__, Unknown("timeout")),)
 
     def empty_store(self) -> None:

@@ -16,7 +16,7 @@ from zoomgate_server.connections.ownership import check_owner
 from zoomgate_server.connections.record import Cause, ConnectionRecord, State
 from zoomgate_server.connections.refresh.refresher import Refresher
 from zoomgate_server.connections.repository import ConnectionRepository
-from zoomgate_server.errors import ConnectionNotFound, RecordFault, ZoomgateError
+from zoomgate_server.errors import RecordFault, ZoomgateError
 from zoomgate_server.storage.record_store import Query, StoreError
 from zoomgate_server.telemetry import logs
 from zoomgate_server.telemetry.background_tasks import TaskSet
@@ -124,11 +124,9 @@ class Disconnector:
                 _log.warning("revocations.retry_failed", error=type(error).__name__)
 
     async def _disconnect(
-        self, protocol: Protocol[ConnectionRecord | None]
+        self, protocol: Protocol[ConnectionRecord]
     ) -> tuple[ConnectionRecord, asyncio.Task[bool]]:
         tombstone = await self._driver.run(protocol)
-        if tombstone is None:
-            raise ConnectionNotFound
         return tombstone, self.tasks.spawn(self._revoke(tombstone.zoom_user_id))
 
     async def _refresh(self, record: ConnectionRecord) -> None:

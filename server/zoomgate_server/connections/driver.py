@@ -13,7 +13,6 @@ from zoomgate_server.connections.repository import ConnectionRepository
 from zoomgate_server.connections.token_journal import TokenJournal
 from zoomgate_server.connections.token_pair import TokenPair
 from zoomgate_server.errors import (
-    RecordFault,
     RecordUnreadable,
     ScopeMissing,
     ZoomBadResponse,
@@ -85,7 +84,7 @@ class EffectDriver:
             result, failure = None, None
             try:
                 result = await perform(effect)
-            except (StoreError, RecordFault, UserEmailTaken) as error:
+            except (StoreError, ZoomgateError, UserEmailTaken) as error:
                 failure = error
 
     async def release(self, entry_id: str) -> None:
@@ -168,34 +167,25 @@ class EffectDriver:
             )
         return effects.Snapshot(opened, store_now, before, opened.rev, opened.generation)
 
-    async def _read_zoom_user(self, access_token: str) -> effects.Identity:
-        try:
-            response = await self._zoom.send(
-                endpoints.current_user(), access_token, timeout=VERIFICATION_SECONDS
-            )
-        except ZoomgateError as error:
-            return effects.Unidentified(error)
+    async def _read_zoom_user(self, access_token: str) -> effects.ZoomUser | None:
+        response = await self._zoom.send(endpoints.current_user(), access_token, timeout=VERIFICATION_SECONDS)
         if response.status == 200:
             return _parse_zoom_user(response)
         if zoom_errors.is_token_rejected(response):
-            return effects.AccessTokenRejected()
+            return None
         metadata = {"http_status": str(response.status)}
         if zoom_errors.rate_limit(response) is not None or response.status >= 500:
-            return effects.Unidentified(
-                ZoomUnavailable(
-                    "Zoom could not identify the user; retry later",
-                    metadata=metadata,
-                    retry_after=retry_after.parse(response.header("retry-after"), self._connections.now),
-                )
+            raise ZoomUnavailable(
+                "Zoom could not identify the user; retry later",
+                metadata=metadata,
+                retry_after=retry_after.parse(response.header("retry-after"), self._connections.now),
             )
         if 400 <= response.status < 500:
-            return effects.Unidentified(
-                ScopeMissing(
-                    "Zoom did not identify the user; add the scope user:read:user to the app and have the user consent again",
-                    metadata={"scopes": "user:read:user", **metadata},
-                )
+            raise ScopeMissing(
+                "Zoom did not identify the user; add the scope user:read:user to the app and have the user consent again",
+                metadata={"scopes": "user:read:user", **metadata},
             )
-        return effects.Unidentified(ZoomBadResponse("Zoom did not identify the user", metadata=metadata))
+        raise ZoomBadResponse("Zoom did not identify the user", metadata=metadata)
 
     async def _revoke(self, pair: TokenPair) -> bool:
         # the refresh token of a pair that was not exchanged might belong to a different user
@@ -205,7 +195,7 @@ class EffectDriver:
         return all(isinstance(outcome, Revoked) for outcome in outcomes)
 
 
-def _parse_zoom_user(response: ZoomResponse) -> effects.Identity:
+def _parse_zoom_user(response: ZoomResponse) -> effects.ZoomUser:
     """Parse Zoom's user profile response. An address that is not canonical becomes empty, so that it differs from every user's address."""
     reported_at = retry_after.parse_date(response.header("date"))
     try:
@@ -220,7 +210,7 @@ def _parse_zoom_user(response: ZoomResponse) -> effects.Identity:
         or "\ufffd" in user_id  # a damaged ID must not equal the ID of a different user
     ):
         metadata = {"length": str(len(response.body))}
-        return effects.Unidentified(ZoomBadResponse("Zoom did not identify the user", metadata=metadata))
+        raise ZoomBadResponse("Zoom did not identify the user", metadata=metadata)
     try:
         return effects.ZoomUser(user_id, canonical_email(email), account_id, reported_at)
     except InvalidUserEmail:

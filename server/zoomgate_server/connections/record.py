@@ -151,10 +151,14 @@ class ConnectionRecord:
         """The pairs of the grant, any of which may be the valid one, the current pair first."""
         return self.alternate_pairs if self.tokens is None else (self.tokens, *self.alternate_pairs)
 
+    @property
+    def all_pairs(self) -> tuple[TokenPair, ...]:
+        """The pairs of the grant, of earlier grants, and those to revoke."""
+        return (*self.pairs, *self.superseded_pairs, *self.pairs_to_revoke)
+
     def has_held(self, refresh_token: str) -> bool:
         """Return whether a refresh token belongs to one of the record's pairs, or did before it was exchanged."""
-        pairs = (*self.pairs, *self.superseded_pairs, *self.pairs_to_revoke)
-        is_held = any(pair.refresh_token == refresh_token for pair in pairs)
+        is_held = any(pair.refresh_token == refresh_token for pair in self.all_pairs)
         return is_held or digest_of(refresh_token) in self.used_token_digests
 
     def was_committed(self, commit_id: str) -> bool:

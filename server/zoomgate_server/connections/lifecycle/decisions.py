@@ -42,18 +42,12 @@ MAX_PENDING_ATTEMPTS = 16
 MAX_COMMIT_IDS = 8
 MAX_TOKEN_DIGESTS = 32
 
-EVENT_CAUSES = frozenset(
-    {
-        Cause.APP_DEAUTHORIZED,
-        Cause.USER_DELETED,
-        Cause.USER_DEACTIVATED,
-        Cause.USER_DISASSOCIATED,
-    }
-)
-"""Causes of a disconnection by an event of Zoom."""
+GRANT_HAS_ENDED = frozenset({Cause.APP_DEAUTHORIZED, Cause.USER_DELETED})
+"""Causes after which there is nothing to revoke: removing the app ends the grant, and a deleted user has no grant."""
 
-GRANT_MAY_SURVIVE = frozenset({Cause.USER_DEACTIVATED, Cause.USER_DISASSOCIATED})
-"""Causes after which Zoom may still accept the grant: the user can be reactivated, or has moved to a different Zoom account."""
+EVENT_CAUSES = GRANT_HAS_ENDED | {Cause.USER_DEACTIVATED, Cause.USER_DISASSOCIATED}
+"""Causes of a disconnection by an event of Zoom. A deactivated user can be reactivated, and a disassociated user has moved to a different
+Zoom account, so that Zoom may still accept the grant."""
 
 
 class LinkResult(StrEnum):
@@ -128,6 +122,8 @@ def link(
     keeps_name = result is not LinkResult.LINKED and record is not None
     keeps_owner = entry.origin is Origin.IMPORT and entry.owner is None and is_connected(record)
     previous = record or blank(zoom_user.user_id, snapshot)
+    if entry.registered_with == previous.zoom_user_id:
+        previous = unregister(previous, entry.epoch)
     tokens = entry.tokens
     linked = replace(
         previous,
@@ -138,7 +134,6 @@ def link(
         grant=entry.entry_id,
         generation=max(snapshot.generation, seen_generation) + 1,
         lease=None,
-        pending_attempts=_other_attempts(previous, entry),
         commit_id=entry.entry_id,
         previous_commit_ids=with_commit_id(previous.commit_id, previous),
         create_time=previous.create_time if is_connected(record) else now,
@@ -150,7 +145,7 @@ def link(
         tokens=tokens,
         alternate_pairs=(),
         used_token_digests=(entry.fingerprint, *previous.used_token_digests)[:MAX_TOKEN_DIGESTS],
-        superseded_pairs=_superseded(*previous.pairs, *previous.superseded_pairs, *previous.pairs_to_revoke),
+        superseded_pairs=_distinct(previous.all_pairs, MAX_SUPERSEDED_PAIRS),
         pairs_to_revoke=(),
         revoke_until=None,
         owner=previous.owner if keeps_name or keeps_owner else entry.owner,
@@ -199,7 +194,10 @@ def late_pair(record: ConnectionRecord, entry: Entry, now: float) -> ConnectionR
         unregister(record, entry.epoch), previous_commit_ids=with_commit_id(entry.entry_id, record)
     )
     if is_connected(record):
-        return replace(committed, superseded_pairs=_superseded(entry.tokens, *record.superseded_pairs))
+        return replace(
+            committed,
+            superseded_pairs=_distinct((entry.tokens, *record.superseded_pairs), MAX_SUPERSEDED_PAIRS),
+        )
     return _with_pairs_to_revoke(committed, (entry.tokens, *record.pairs_to_revoke), now)
 
 
@@ -207,12 +205,6 @@ def register(record: ConnectionRecord, now: float) -> ConnectionRecord:
     """Return the record with a pending attempt for an exchange on behalf of its user. It delays the revocation of the user's pairs."""
     pending = (*record.pending_attempts, PendingAttempt(epoch=record.epoch + 1, started_at=now))
     return replace(record, epoch=record.epoch + 1, pending_attempts=pending[-MAX_PENDING_ATTEMPTS:])
-
-
-def _other_attempts(record: ConnectionRecord, entry: Entry) -> tuple[PendingAttempt, ...]:
-    """Return the pending attempts of a record without the exchange of an entry."""
-    is_registered = entry.registered_with == record.zoom_user_id
-    return unregister(record, entry.epoch).pending_attempts if is_registered else record.pending_attempts
 
 
 def unregister(record: ConnectionRecord, epoch: int) -> ConnectionRecord:
@@ -252,12 +244,10 @@ def around_consent(record: ConnectionRecord) -> tuple[float, float]:
 def end(record: ConnectionRecord, cause: Cause, now: float) -> ConnectionRecord:
     """Return the tombstone of a connection.
 
-    All pairs are retained until they are revoked, since any of them may be valid. After most events of Zoom there is nothing to revoke:
-    removing the app ends the grant, and a deleted user has no grant. An event does not apply to exchanges under way, for which the
-    revocation waits.
+    All pairs are retained until they are revoked, since any of them may be valid. An event does not apply to exchanges under way, for which
+    the revocation waits.
     """
-    is_revocable = cause not in EVENT_CAUSES or cause in GRANT_MAY_SURVIVE
-    pairs = (*record.pairs, *record.superseded_pairs, *record.pairs_to_revoke) if is_revocable else ()
+    pairs = () if cause in GRANT_HAS_ENDED else record.all_pairs
     tombstone = replace(
         record,
         state=State.DISCONNECTED,
@@ -371,7 +361,7 @@ def _with_pairs_to_revoke(
         return tombstone
     return replace(
         tombstone,
-        pairs_to_revoke=_distinct(*pairs)[:MAX_PAIRS_TO_REVOKE],
+        pairs_to_revoke=_distinct(pairs, MAX_PAIRS_TO_REVOKE),
         revoke_until=now + REVOCATION_RETENTION_SECONDS,
         due_at=now,
         expire_at=now + TOMBSTONE_SECONDS,
@@ -395,9 +385,5 @@ def blank(zoom_user_id: str, snapshot: Snapshot) -> ConnectionRecord:
     )
 
 
-def _superseded(*pairs: TokenPair) -> tuple[TokenPair, ...]:
-    return _distinct(*pairs)[:MAX_SUPERSEDED_PAIRS]
-
-
-def _distinct(*pairs: TokenPair) -> tuple[TokenPair, ...]:
-    return tuple(dict.fromkeys(pairs))
+def _distinct(pairs: tuple[TokenPair, ...], limit: int) -> tuple[TokenPair, ...]:
+    return tuple(dict.fromkeys(pairs))[:limit]

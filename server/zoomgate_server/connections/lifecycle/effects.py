@@ -14,7 +14,6 @@ from zoomgate_server.connections.exchange_mark import ExchangeMark
 from zoomgate_server.connections.record import ConnectionRecord
 from zoomgate_server.connections.token_journal import Entry
 from zoomgate_server.connections.token_pair import TokenPair
-from zoomgate_server.errors import ZoomgateError
 from zoomgate_server.storage.record_store import StoreError
 
 POLL_SECONDS = 0.25
@@ -121,7 +120,11 @@ class ExchangeRefreshToken:
 
 @dataclass(frozen=True, slots=True)
 class ReadZoomUser:
-    """Ask Zoom for the user of an access token. Result: an `Identity`."""
+    """Ask Zoom for the user of an access token.
+
+    Result: a `ZoomUser`, or None if Zoom rejected the access token: it has expired, was replaced, or its grant has ended. The driver throws
+    a `ZoomgateError` if Zoom did not report the user.
+    """
 
     access_token: str = field(repr=False)
 
@@ -139,25 +142,6 @@ class ZoomUser:
     email: str
     account_id: str
     reported_at: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class AccessTokenRejected:
-    """Zoom rejected the access token: it has expired, was replaced, or its grant has ended."""
-
-
-@dataclass(frozen=True, slots=True)
-class Unidentified:
-    """Zoom did not report the user.
-
-    Attributes:
-        error: The error for callers.
-    """
-
-    error: ZoomgateError
-
-
-Identity = ZoomUser | AccessTokenRejected | Unidentified
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ from enum import StrEnum
 from zoomgate_server.audit.event import ZOOM, Actor, AuditEvent
 from zoomgate_server.connections.lifecycle import decisions
 from zoomgate_server.connections.lifecycle.effects import (
-    AccessTokenRejected,
     Audit,
     DropToken,
     Find,
@@ -18,7 +17,7 @@ from zoomgate_server.connections.lifecycle.effects import (
     put_confirmed,
 )
 from zoomgate_server.connections.record import Cause, ConnectionRecord, State
-from zoomgate_server.errors import RecordFault
+from zoomgate_server.errors import ConnectionNotFound, RecordFault, ZoomgateError
 from zoomgate_server.storage.record_store import StoreError
 
 
@@ -33,17 +32,20 @@ class EventOutcome(StrEnum):
 
 def disconnect(
     user_email: str, actor: Actor, authorize: Callable[[ConnectionRecord], None]
-) -> Protocol[ConnectionRecord | None]:
-    """End the connection with an address on behalf of a caller. Return the tombstone, or None if there is no connection.
+) -> Protocol[ConnectionRecord]:
+    """End the connection with an address on behalf of a caller, and return the tombstone.
 
     Args:
         authorize: Called with the connection; raises an error if the caller may not end it.
+
+    Raises:
+        ConnectionNotFound: There is no connection.
     """
     while True:
         snapshot: Snapshot = yield Find(user_email)
         record = snapshot.record
         if record is None or not decisions.is_connected(record):
-            return None
+            raise ConnectionNotFound
         authorize(record)
         tombstone = decisions.end(record, Cause.REVOKED, snapshot.store_now)
         event = AuditEvent("connection.disconnected", "ok", user_email, actor, record.generation)
@@ -70,11 +72,8 @@ def end_by_event(
             return EventOutcome.NOT_CONNECTED, None
         earliest, latest = decisions.around_consent(record)
         if earliest <= happened_at <= latest:
-            if record.tokens is not None and record.state is State.ACTIVE:
-                identity = yield ReadZoomUser(record.tokens.access_token)
-                if isinstance(identity, AccessTokenRejected):
-                    return EventOutcome.NEAR_CONSENT, record
-            return EventOutcome.NEAR_CONSENT, None
+            is_rejected = yield from _is_access_token_rejected(record)
+            return EventOutcome.NEAR_CONSENT, record if is_rejected else None
         if happened_at < earliest:
             return EventOutcome.OLDER_THAN_CONSENT, None
         tombstone = decisions.end(record, cause, snapshot.store_now)
@@ -85,6 +84,15 @@ def end_by_event(
         ended = yield from write_tombstone(tombstone, event)
         if ended is not None:
             return EventOutcome.DISCONNECTED, ended
+
+
+def _is_access_token_rejected(record: ConnectionRecord) -> Protocol[bool]:
+    if record.tokens is None or record.state is not State.ACTIVE:
+        return False
+    try:
+        return (yield ReadZoomUser(record.tokens.access_token)) is None
+    except ZoomgateError:
+        return False
 
 
 def write_tombstone(tombstone: ConnectionRecord, event: AuditEvent) -> Protocol[ConnectionRecord | None]:

@@ -18,7 +18,6 @@ from zoomgate_server.connections.lifecycle import decisions, ending
 from zoomgate_server.connections.lifecycle.decisions import Linked, LinkResult
 from zoomgate_server.connections.lifecycle.effects import (
     POLL_SECONDS,
-    AccessTokenRejected,
     AppendJournal,
     Audit,
     DeleteJournal,
@@ -26,7 +25,6 @@ from zoomgate_server.connections.lifecycle.effects import (
     DropToken,
     ExchangeRefreshToken,
     Find,
-    Identity,
     LeaseTiming,
     Now,
     Protocol,
@@ -38,7 +36,6 @@ from zoomgate_server.connections.lifecycle.effects import (
     ReleaseJournal,
     Sleep,
     Snapshot,
-    Unidentified,
     ZoomUser,
 )
 from zoomgate_server.connections.record import ConnectionRecord
@@ -117,21 +114,22 @@ def _link_once(entry: Entry, context: LinkContext) -> Protocol[Linked | Entry | 
     if snapshot.store_now - entry.marked_at > RETENTION_SECONDS:
         yield from _discard(entry, context, "EXPIRED")
         return None
-    identity = yield from _identify(entry.tokens)
-    if isinstance(identity, AccessTokenRejected):
+    try:
+        zoom_user = yield from _identify(entry.tokens)
+    except ZoomgateError as error:
+        return (yield from _defer(entry, error))
+    if zoom_user is None:
         return (yield from _renew(entry, context, snapshot))
-    if isinstance(identity, Unidentified):
-        return (yield from _defer(entry, identity.error))
-    if entry.zoom_user_id != identity.user_id:
-        entry = replace(entry, zoom_user_id=identity.user_id)
+    if entry.zoom_user_id != zoom_user.user_id:
+        entry = replace(entry, zoom_user_id=zoom_user.user_id)
         if entry.tokens.is_exchanged:
             yield AppendJournal(entry)
-        if record is None or record.zoom_user_id != identity.user_id:
-            snapshot = yield Read(identity.user_id, replaceable=True)
+        if record is None or record.zoom_user_id != zoom_user.user_id:
+            snapshot = yield Read(zoom_user.user_id, replaceable=True)
             if snapshot.record is not None:
                 return entry  # the user is identified again after the record was read
     identified_at = snapshot.time_at((yield Now()))
-    return (yield from _store(entry, context, snapshot, identity, identified_at))
+    return (yield from _store(entry, context, snapshot, zoom_user, identified_at))
 
 
 def _store(
@@ -201,7 +199,8 @@ def _finish(
     if record.user_email != entry.user_email and generation:
         event = AuditEvent("connection.relinked", "ok", record.user_email, ZOOMGATE, details=_details(entry))
         yield Audit(event.with_tokens(generation, entry.tokens.access_token, entry.tokens.refresh_token))
-    yield from _settle(entry, record.zoom_user_id)
+    yield from release(entry, record.zoom_user_id)
+    yield DeleteJournal(entry)
     return Linked(record, result)
 
 
@@ -225,12 +224,6 @@ def _leave_tombstone(record: ConnectionRecord) -> Protocol[None]:
             return
         snapshot = yield Read(record.zoom_user_id)
         current = snapshot.record
-
-
-def _settle(entry: Entry, zoom_user_id: str = "") -> Protocol[None]:
-    """Release an exchange, and then delete the journal entry."""
-    yield from release(entry, zoom_user_id)
-    yield DeleteJournal(entry)
 
 
 def release(entry: Entry, zoom_user_id: str = "") -> Protocol[None]:
@@ -264,7 +257,8 @@ def _unregister(entry: Entry) -> Protocol[None]:
 
 def _discard(entry: Entry, context: LinkContext, outcome: str) -> Protocol[None]:
     yield from _audit(entry, context.actor, outcome)
-    yield from _settle(entry)
+    yield from release(entry)
+    yield DeleteJournal(entry)
 
 
 def _audit(entry: Entry, actor: Actor, outcome: str, generation: int = 0) -> Protocol[None]:
@@ -277,28 +271,23 @@ def _details(entry: Entry) -> dict[str, str | int]:
     return details | ({"zoom_email": entry.zoom_email} if entry.zoom_email else {})
 
 
-def _identify(tokens: TokenPair) -> Protocol[Identity]:
-    """Ask Zoom for the user of a pair. A failed request does not prove that the pair is worthless."""
-    identity: Identity = yield ReadZoomUser(tokens.access_token)
+def _identify(tokens: TokenPair) -> Protocol[ZoomUser | None]:
+    """Ask Zoom for the user of a pair, or return None if Zoom rejects the access token.
+
+    A single failure or rejection proves nothing. If Zoom rejects a pair that was not exchanged, its refresh token can be exchanged instead.
+    """
     for _ in range(1, IDENTITY_ATTEMPTS):
-        if not _is_transient(identity, tokens):
-            break
+        try:
+            zoom_user: ZoomUser | None = yield ReadZoomUser(tokens.access_token)
+            if zoom_user is not None or not tokens.is_exchanged:
+                return zoom_user
+        except ZoomgateError as error:
+            is_pause_too_long = (error.retry_after or 0.0) > MAX_IDENTITY_PAUSE_SECONDS
+            if is_pause_too_long or isinstance(error, ScopeMissing):
+                raise
         yield Sleep(IDENTITY_PAUSE_SECONDS)
-        identity = yield ReadZoomUser(tokens.access_token)
-    return identity
-
-
-def _is_transient(identity: Identity, tokens: TokenPair) -> bool:
-    """Return whether it is worth asking again in a moment."""
-    match identity:
-        case Unidentified(error):
-            return (
-                not isinstance(error, ScopeMissing)
-                and (error.retry_after or 0.0) <= MAX_IDENTITY_PAUSE_SECONDS
-            )
-        case AccessTokenRejected():
-            return tokens.is_exchanged  # otherwise, the refresh token is exchanged
-    return False
+    zoom_user = yield ReadZoomUser(tokens.access_token)
+    return zoom_user
 
 
 def _renew(entry: Entry, context: LinkContext, snapshot: Snapshot) -> Protocol[Linked | Entry | None]:
