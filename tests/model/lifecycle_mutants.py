@@ -124,8 +124,8 @@ MUTANTS = (
     Mutant(
         "first_refresh_of_imported_pair_not_verified",
         protocol,
-        "if all(pair.is_exchanged for pair in record.pairs):",
-        "if True:",
+        "is_verified = all(pair.is_exchanged for pair in record.pairs)",
+        "is_verified = True",
     ),
     Mutant(
         "journal_deleted_before_write",
@@ -183,14 +183,14 @@ MUTANTS = (
     Mutant(
         "revocation_without_lease",
         revocation,
-        "        rev = yield Put(leased)\n",
-        "        rev = record.rev\n",
+        "        if (yield Put(replace(record, lease=lease))) is not None:\n            break\n",
+        "        break\n",
     ),
     Mutant(
         "revocation_after_lease",
         revocation,
-        "        if not timing.allows_call(snapshot.monotonic, now):\n            break\n",
-        "",
+        "        if not timing.allows_call(snapshot.monotonic, (yield Now())):\n            break\n",
+        "        yield Now()\n",
     ),
     Mutant(
         "unconfirmed_revocation_erases_pair",

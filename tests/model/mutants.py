@@ -116,18 +116,16 @@ MUTANTS = (
         "abs(now - attempt.started_at) < timing.grace",
         "now - attempt.started_at < timing.grace",
     ),
-    Mutant(
-        "not_appended_to_journal", "        yield AppendJournal(entry)\n        current", "        current"
-    ),
+    Mutant("not_appended_to_journal", "    yield AppendJournal(entry)\n", ""),
     Mutant(
         "journal_deleted_before_commit",
-        "        yield AppendJournal(entry)\n        current",
-        "        yield AppendJournal(entry)\n        yield DeleteJournal(entry)\n        current",
+        "    yield AppendJournal(entry)\n",
+        "    yield AppendJournal(entry)\n    yield DeleteJournal(entry)\n",
     ),
     Mutant(
         "lost_response_not_recorded",
-        "if response_lost and attempt.epoch == epoch",
-        "if False",
+        "if attempt.epoch != epoch or response_lost",
+        "if attempt.epoch != epoch",
     ),
     Mutant(
         "lease_expiry_not_checked",

@@ -15,7 +15,7 @@ from zoomgate_server.connections.driver import EffectDriver
 from zoomgate_server.connections.exchange_mark import fingerprint_of
 from zoomgate_server.connections.lifecycle import decisions, exchange, linking
 from zoomgate_server.connections.lifecycle.decisions import Linked, LinkResult
-from zoomgate_server.connections.lifecycle.effects import POLL_SECONDS, LeaseTiming, Protocol
+from zoomgate_server.connections.lifecycle.effects import POLL_SECONDS, LeaseTiming
 from zoomgate_server.connections.lifecycle.exchange import LinkRequest
 from zoomgate_server.connections.lifecycle.linking import LinkContext
 from zoomgate_server.connections.ownership import check_owner
@@ -27,7 +27,6 @@ from zoomgate_server.errors import (
     NotConnected,
     OtherUserConnected,
     RefreshInProgress,
-    ZoomgateError,
     ZoomUserAlreadyConnected,
 )
 from zoomgate_server.telemetry.background_tasks import TaskSet
@@ -108,7 +107,7 @@ class AccountLinker:
         )
         context = LinkContext(_actor(call), self._seen_generation, timing=self._timing)
         request = LinkRequest(draft, context, code, code_verifier)
-        record = connected(user_email, await self._run(draft.entry_id, exchange.exchange(request)))
+        record = connected(user_email, await self._driver.run(exchange.exchange(request), draft.entry_id))
         if call is not None:
             check_owner(call, record.owner)
         return record
@@ -161,7 +160,7 @@ class AccountLinker:
             deadline: Reading of the monotonic clock until which to wait.
         """
         while True:
-            protocol = partial(self._run, request.draft.entry_id, exchange.exchange(request))
+            protocol = partial(self._driver.run, exchange.exchange(request), request.draft.entry_id)
             try:
                 return await self.in_slot(protocol, deadline)
             except RefreshInProgress:
@@ -187,20 +186,11 @@ class AccountLinker:
             ZoomgateError: The pair cannot be stored yet, and the entry stays in the journal.
         """
         context = LinkContext(ZOOMGATE, self._seen_generation, timing=self._timing)
-        await self._run(entry.entry_id, linking.link(entry, context))
+        await self._driver.run(linking.link(entry, context), entry.entry_id)
 
     async def _in_slot(self, operation: Callable[[], Awaitable[_Result]], deadline: float) -> _Result:
         async with self._limit.slot(deadline):
             return await operation()
-
-    async def _run(self, entry_id: str, protocol: Protocol[_Result]) -> _Result:
-        try:
-            return await self._driver.run(protocol)
-        except ZoomgateError:
-            raise  # the protocol has released its entry
-        except BaseException:
-            await self._driver.release(entry_id)
-            raise
 
 
 def _actor(call: Call | None) -> Actor:

@@ -65,14 +65,26 @@ class EffectDriver:
     async def run(
         self,
         protocol: effects.Protocol[_Verdict],
+        entry_id: str = "",
         perform: Callable[[effects.Effect], Awaitable[Any]] | None = None,
     ) -> _Verdict:
         """Run a protocol and return its verdict, or raise its error.
 
         Args:
+            entry_id: The protocol's journal entry, which is left to any process if the protocol fails unexpectedly.
             perform: Performs the effects instead of `EffectDriver.perform`.
         """
-        perform = perform or self.perform
+        try:
+            return await self._run(protocol, perform or self.perform)
+        except (StoreError, ZoomgateError):
+            raise
+        except Exception:
+            await self._journal.release(entry_id)
+            raise
+
+    async def _run(
+        self, protocol: effects.Protocol[_Verdict], perform: Callable[[effects.Effect], Awaitable[Any]]
+    ) -> _Verdict:
         result: Any = None
         failure: Exception | None = None
         while True:
@@ -87,11 +99,7 @@ class EffectDriver:
             except (StoreError, ZoomgateError, UserEmailTaken) as error:
                 failure = error
 
-    async def release(self, entry_id: str) -> None:
-        """Leave the journal entry of a protocol that failed unexpectedly to any process."""
-        await self._journal.release(entry_id)
-
-    async def perform(self, effect: effects.Effect) -> Any:
+    async def perform(self, effect: effects.Effect) -> Any:  # noqa: C901, PLR0912 - one case for each effect
         """Perform an effect and return its result."""
         match effect:
             case effects.Now():
@@ -108,17 +116,6 @@ class EffectDriver:
                 return await self._journal.delete(entry.entry_id)
             case effects.ReleaseJournal(entry):
                 return await self._journal.release(entry.entry_id)
-            case (
-                effects.ExchangeCode()
-                | effects.ExchangeRefreshToken()
-                | effects.ReadZoomUser()
-                | effects.Revoke()
-            ):
-                return await self._call_zoom(effect)
-        return await self._access_store(effect)
-
-    async def _access_store(self, effect: effects.StoreEffect) -> Any:
-        match effect:
             case effects.Find(user_email, replaceable):
                 return await self._snapshot(
                     self._connections.find_encrypted, user_email, replaceable=replaceable
@@ -137,9 +134,6 @@ class EffectDriver:
                 return await self._marks.write(mark)
             case effects.DeleteMark(mark):
                 return await self._marks.delete(mark)
-
-    async def _call_zoom(self, effect: effects.ZoomEffect) -> Any:
-        match effect:
             case effects.ExchangeCode(code, code_verifier):
                 return await self._oauth.exchange_code(code, code_verifier=code_verifier or None)
             case effects.ExchangeRefreshToken(refresh_token):

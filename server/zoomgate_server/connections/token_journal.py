@@ -70,16 +70,16 @@ class Entry:
         origin: A refresh of a stored connection, a consent, or an imported refresh token.
         user_email: The user whose connection stores the tokens.
         zoom_user_id: The Zoom user to whom the tokens belong. Empty until Zoom has reported the user.
-        zoom_email: See `ConnectionRecord`. Not for a refresh.
-        grant: The refreshed grant. Only for a refresh; otherwise, the tokens begin the grant `entry_id`.
-        generation: The connection's generation when the tokens were requested. Only for a refresh.
+        zoom_email: See `ConnectionRecord`.
+        grant: The refreshed grant. Empty for an exchange, which begins the grant `entry_id`.
+        generation: The connection's generation when the tokens were requested. 0 for an exchange.
         tokens: The pair as Zoom issued it.
-        registered_with: The Zoom user in whose record the exchange is registered, or empty. Not for a refresh.
+        registered_with: The Zoom user in whose record the refresh or exchange is registered, or empty.
         epoch: Epoch of the attempt in the record, or 0 if the exchange is not registered.
-        fingerprint: Keyed fingerprint of the exchanged code or refresh token. Not for a refresh.
-        marked_at: When the exchange was marked, in seconds since 1970 on the store's clock. Not for a refresh.
-        owner: See `ConnectionRecord`. Not for a refresh.
-        initiated_by: See `ConnectionRecord`. Not for a refresh.
+        fingerprint: Keyed fingerprint of the exchanged code or supplied token; for a refresh, the digest of the refreshed token.
+        marked_at: When the exchange was marked or the lease was written, in seconds since 1970 on the store's clock.
+        owner: See `ConnectionRecord`.
+        initiated_by: See `ConnectionRecord`.
     """
 
     entry_id: str

@@ -17,7 +17,7 @@ from zoomgate_server.connections.lifecycle.effects import (
     Revoke,
     Snapshot,
 )
-from zoomgate_server.connections.record import ConnectionRecord, Lease
+from zoomgate_server.connections.record import Lease
 from zoomgate_server.connections.token_pair import TokenPair
 
 
@@ -26,15 +26,18 @@ def revoke(zoom_user_id: str, holder: str, timing: LeaseTiming) -> Protocol[bool
 
     Once their retention is over, pairs are erased after one attempt.
     """
-    leased = yield from _acquire(zoom_user_id, holder, timing)
-    if leased is None:
-        return True
-    record, snapshot = leased
+    while True:
+        snapshot: Snapshot = yield Read(zoom_user_id)
+        record, now = snapshot.record, snapshot.store_now
+        if record is None or not decisions.is_revocation_due(record, now, timing):
+            return True
+        lease = Lease(holder=holder, epoch=record.epoch, expire_at=now + timing.lease)
+        if (yield Put(replace(record, lease=lease))) is not None:
+            break
     is_expired = record.revoke_until is not None and snapshot.store_now >= record.revoke_until
     erased: tuple[TokenPair, ...] = ()
     for pair in record.pairs_to_revoke:
-        now: float = yield Now()
-        if not timing.allows_call(snapshot.monotonic, now):
+        if not timing.allows_call(snapshot.monotonic, (yield Now())):
             break
         is_confirmed = yield Revoke(pair)
         if not (is_confirmed or is_expired):
@@ -47,18 +50,3 @@ def revoke(zoom_user_id: str, holder: str, timing: LeaseTiming) -> Protocol[bool
             return is_complete
         if (yield Put(decisions.without_pairs(current.record, erased))) is not None:
             return is_complete
-
-
-def _acquire(
-    zoom_user_id: str, holder: str, timing: LeaseTiming
-) -> Protocol[tuple[ConnectionRecord, Snapshot] | None]:
-    """Write the lease, and return the record as written and the snapshot on which the write was based. Return None if nothing is due."""
-    while True:
-        snapshot: Snapshot = yield Read(zoom_user_id)
-        record, now = snapshot.record, snapshot.store_now
-        if record is None or not decisions.is_revocation_due(record, now, timing):
-            return None
-        leased = replace(record, lease=Lease(holder=holder, epoch=record.epoch, expire_at=now + timing.lease))
-        rev = yield Put(leased)
-        if rev is not None:
-            return replace(leased, rev=rev), snapshot

@@ -73,7 +73,9 @@ IN_DOUBT_PAUSE_SECONDS = 10.0
 MAX_ALTERNATE_PAIRS = 3
 RATE_LIMIT_WINDOW_SECONDS = 3600.0
 
-_RATE_LIMIT_REASON = "SERVER_OVERLOADED"
+_RATE_LIMIT = ("SERVER_OVERLOADED", "The limit on token refreshes per user and hour was reached")
+"""The reason and the message of `last_error` if no further refresh is allowed."""
+
 _CAUSES = {"4711": Cause.SCOPE, **dict.fromkeys(("4735", "4737", "4738", "4741"), Cause.REVOKED)}
 """Why the user has to consent again, by Zoom's code for a rejection."""
 
@@ -280,13 +282,9 @@ def _not_refreshable(request: RefreshRequest, record: ConnectionRecord, now: flo
 
 def _record_rate_limit(record: ConnectionRecord, now: float) -> Protocol[None]:
     """Record once in the connection that the limit was reached. Store failures are ignored."""
-    if record.last_error is not None and record.last_error.reason == _RATE_LIMIT_REASON:
+    error = LastError(*_RATE_LIMIT, now)
+    if record.last_error is not None and record.last_error.reason == error.reason:
         return
-    error = LastError(
-        reason=_RATE_LIMIT_REASON,
-        message="The limit on token refreshes per user and hour was reached",
-        time=now,
-    )
     try:
         yield Put(replace(record, last_error=error, update_time=now))
     except StoreError:
@@ -311,13 +309,12 @@ def _without_attempt(
     longer prevents a rejection from being accepted, but still explains a later rejection.
     """
     is_held = record.lease is not None and record.lease.epoch == epoch
-    lost = tuple(
-        replace(attempt, started_at=attempt.started_at - timing.grace)
+    pending = tuple(
+        attempt if attempt.epoch != epoch else replace(attempt, started_at=attempt.started_at - timing.grace)
         for attempt in record.pending_attempts
-        if response_lost and attempt.epoch == epoch
+        if attempt.epoch != epoch or response_lost
     )
-    others = decisions.unregister(record, epoch).pending_attempts
-    return replace(record, lease=None if is_held else record.lease, pending_attempts=(*lost, *others))
+    return replace(record, lease=None if is_held else record.lease, pending_attempts=pending)
 
 
 _FAILURES: dict[type[TokenOutcome], tuple[str, str]] = {
@@ -371,25 +368,15 @@ def _store(
     The tokens of the first refresh of an imported pair are linked. If they belong to a different user, a repetition finds the new state.
     """
     record = lease.record
-    if all(pair.is_exchanged for pair in record.pairs):
-        entry = Entry(
-            entry_id=request.attempt_id,
-            origin=Origin.REFRESH,
-            user_email=record.user_email,
-            zoom_user_id=request.zoom_user_id,
-            grant=record.grant,
-            generation=record.generation,
-            tokens=tokens,
-            epoch=record.epoch,
-        )
-        yield AppendJournal(entry)
-        current = replace(lease.snapshot, record=record)
-        return (yield from commit(entry, request.config, current, request.seen_generation))
+    is_verified = all(pair.is_exchanged for pair in record.pairs)
     entry = Entry(
         entry_id=request.attempt_id,
-        origin=Origin.IMPORT,
+        origin=Origin.REFRESH if is_verified else Origin.IMPORT,
         user_email=record.user_email,
         tokens=tokens,
+        grant=record.grant,
+        generation=record.generation,
+        zoom_user_id=record.zoom_user_id if is_verified else "",
         zoom_email=record.zoom_email,
         registered_with=record.zoom_user_id,
         epoch=record.epoch,
@@ -399,6 +386,9 @@ def _store(
         initiated_by=record.initiated_by,
     )
     yield AppendJournal(entry)
+    if is_verified:
+        current = replace(lease.snapshot, record=record)
+        return (yield from commit(entry, request.config, current, request.seen_generation))
     context = LinkContext(ZOOMGATE, lambda _: request.seen_generation, timing=request.config.timing)
     try:
         linked = yield from linking.link(entry, context)

@@ -271,7 +271,9 @@ class Refresher:
         """Run the protocol once."""
         started = self._clock.monotonic()
         try:
-            verdict: _Verdict = await self._driver.run(protocol, partial(self._perform, in_flight))
+            verdict: _Verdict = await self._driver.run(
+                protocol, in_flight.attempt_id, partial(self._perform, in_flight)
+            )
         except (StoreError, RecordFault) as error:
             verdict = error
         except BaseException as error:
@@ -279,8 +281,6 @@ class Refresher:
             in_flight.fail(
                 error if isinstance(error, Exception) else RuntimeError("the refresh was canceled")
             )
-            if isinstance(error, Exception):
-                await self._driver.release(in_flight.attempt_id)  # journal recovery stores the issued tokens
             raise
         if in_flight.called_zoom:
             self._metrics.refresh_seconds.observe(self._clock.monotonic() - started)
