@@ -15,7 +15,6 @@ from typing import Any
 
 from model.lifecycle_mutants import Protocols
 from zoomgate_server.audit.event import ZOOMGATE, Actor, AuditEvent
-from zoomgate_server.connections.account_linking import NO_PAIR
 from zoomgate_server.connections.exchange_mark import ExchangeMark
 from zoomgate_server.connections.lifecycle.effects import (
     Protocol,
@@ -28,7 +27,7 @@ from zoomgate_server.connections.lifecycle.linking import LinkContext
 from zoomgate_server.connections.record import Cause, ConnectionRecord, State
 from zoomgate_server.connections.refresh import protocol as refresh_protocol
 from zoomgate_server.connections.token_journal import Entry, Origin
-from zoomgate_server.connections.token_pair import TokenPair
+from zoomgate_server.connections.token_pair import NO_PAIR, TokenPair
 from zoomgate_server.errors import KeyUnavailable, RecordFault, ZoomgateError, ZoomUnavailable
 from zoomgate_server.storage.record_store import StoreError, UserEmailTaken
 from zoomgate_server.zoom.token_outcome import Issued, Rejected, TokenOutcome, Unknown

@@ -21,7 +21,7 @@ from zoomgate_server.connections.lifecycle.linking import LinkContext
 from zoomgate_server.connections.ownership import check_owner
 from zoomgate_server.connections.record import ConnectionRecord
 from zoomgate_server.connections.token_journal import Entry, Origin
-from zoomgate_server.connections.token_pair import TokenPair
+from zoomgate_server.connections.token_pair import NO_PAIR, TokenPair
 from zoomgate_server.errors import (
     IdentityMismatch,
     NotConnected,
@@ -31,7 +31,6 @@ from zoomgate_server.errors import (
 )
 from zoomgate_server.telemetry.background_tasks import TaskSet
 
-NO_PAIR = TokenPair("", "", scope="", access_expire_at=0.0, obtained_at=0.0, is_exchanged=False)
 _Result = TypeVar("_Result")
 
 

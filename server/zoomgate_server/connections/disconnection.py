@@ -10,7 +10,7 @@ from zoomgate_server.clock import Clock
 from zoomgate_server.connections.concurrency_limit import ConcurrencyLimit
 from zoomgate_server.connections.driver import EffectDriver
 from zoomgate_server.connections.lifecycle import ending, revocation
-from zoomgate_server.connections.lifecycle.effects import LeaseTiming, Protocol
+from zoomgate_server.connections.lifecycle.effects import LeaseTiming
 from zoomgate_server.connections.lifecycle.ending import EventOutcome
 from zoomgate_server.connections.ownership import check_owner
 from zoomgate_server.connections.record import Cause, ConnectionRecord, State
@@ -86,11 +86,8 @@ class Disconnector:
             StoreError: The store failed; the disconnection may or may not have been stored.
             RecordFault: The connection cannot be decrypted.
         """
-        protocol = ending.disconnect(
-            user_email, Actor.of_call(call), lambda record: check_owner(call, record.owner)
-        )
         # The audit event and the revocation must take place even if the call is canceled.
-        tombstone, revocation_task = await self.tasks.shield(self._disconnect(protocol))
+        tombstone, revocation_task = await self.tasks.shield(self._disconnect(call, user_email))
         timeout = min(self._timing.revocation_wait, call.deadline - self._clock.monotonic())
         await asyncio.wait({revocation_task}, timeout=max(0.0, timeout))
         return tombstone
@@ -123,10 +120,10 @@ class Disconnector:
             except (StoreError, ZoomgateError) as error:
                 _log.warning("revocations.retry_failed", error=type(error).__name__)
 
-    async def _disconnect(
-        self, protocol: Protocol[ConnectionRecord]
-    ) -> tuple[ConnectionRecord, asyncio.Task[bool]]:
-        tombstone = await self._driver.run(protocol)
+    async def _disconnect(self, call: Call, user_email: str) -> tuple[ConnectionRecord, asyncio.Task[bool]]:
+        tombstone = await self._driver.run(
+            ending.disconnect(user_email, Actor.of_call(call), lambda record: check_owner(call, record.owner))
+        )
         return tombstone, self.tasks.spawn(self._revoke(tombstone.zoom_user_id))
 
     async def _refresh(self, record: ConnectionRecord) -> None:

@@ -46,3 +46,7 @@ class TokenPair:
     def scopes(self) -> tuple[str, ...]:
         """The granted scopes."""
         return tuple(self.scope.split())
+
+
+NO_PAIR = TokenPair("", "", scope="", access_expire_at=0.0, obtained_at=0.0, is_exchanged=False)
+"""The pair of an authorization code that has not been exchanged yet."""
