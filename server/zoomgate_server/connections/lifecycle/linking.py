@@ -80,6 +80,7 @@ def link(entry: Entry, context: LinkContext) -> Protocol[Linked | None]:
 
     Raises:
         ZoomgateError: The user cannot be identified now. An exchanged pair waits in the journal, and is linked later.
+        StoreError: The store failed twice; a pair that was not exchanged may have been stored.
     """
     backoff = Backoff(MIN_RETRY_PAUSE_SECONDS, MAX_RETRY_PAUSE_SECONDS)
     has_failed = False
