@@ -727,6 +727,10 @@ class World:
             for token in task.held if type(task.effect).__name__ in ("Now", "AppendJournal") else ():
                 if self.grant_of[token].refresh_token == token:
                     self.grant_of[token].lost = True
+                # documented: nobody knows that Zoom has issued a pair
+                self.sent |= {
+                    secret: (task.name, True) for secret in self.sent if self.sent[secret][0] == task.name
+                }
             task.protocol.close()
             self._finish(task, "killed")
 

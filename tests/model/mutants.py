@@ -56,14 +56,14 @@ MUTANTS = (
     ),
     Mutant(
         "rejection_accepted_immediately",
-        "        if not unchanged and record.generation > request.seen_generation:\n"
+        "        elif not unchanged and record.generation > request.seen_generation:\n"
         "            verdict = TokenAvailable(record, refreshed=False)\n"
         "        elif not unchanged:\n"
         "            verdict = LeaseHeld(retry_after=1.0)\n"
         "        elif any(candidate not in candidates for candidate in _candidates(record)):\n"
         "            verdict = LeaseHeld(retry_after=2.0)\n"
         "        elif in_doubt:\n",
-        "        if False:\n",
+        "        elif False:\n",
     ),
     Mutant(
         "commit_not_retried",

@@ -264,7 +264,7 @@ async def test_rejected_app_credentials_stop_at_the_first_row(
         output = await Workspace.of(tmp_path, wrong).run(
             "import", "velo-users", "ZoomUsers.csv", *FAST, code=1
         )
-    assert "client ID, secret or redirect URI" in output.err
+    assert "client ID or secret" in output.err
     assert (await velo(workspace))["stored"] == 3
 
 

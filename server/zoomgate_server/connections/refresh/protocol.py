@@ -341,18 +341,15 @@ def _release(
     error = LastError(*_FAILURES[type(outcome)], lease.snapshot.time_at(now))
     record: ConnectionRecord | None = lease.record
     for _ in range(3):
-        if (
-            record is None
-            or record.grant != lease.record.grant
-            or record.generation != lease.record.generation
-        ):
+        if record is None:
             return
+        released = _without_attempt(
+            record, lease.record.epoch, request.config.timing, response_lost=response_lost
+        )
+        if (record.grant, record.generation) == (lease.record.grant, lease.record.generation):
+            released = replace(released, last_error=error, update_time=error.time)
         try:
-            released = _without_attempt(
-                record, lease.record.epoch, request.config.timing, response_lost=response_lost
-            )
-            rev = yield Put(replace(released, last_error=error, update_time=error.time))
-            if rev is not None:
+            if released == record or (yield Put(released)) is not None:
                 return
             snapshot: Snapshot = yield Read(record.zoom_user_id)
         except (StoreError, RecordFault):
@@ -506,8 +503,8 @@ def _handle_rejection(
     while True:
         snapshot: Snapshot = yield Read(request.zoom_user_id)
         record, now = snapshot.record, snapshot.store_now
-        if record is None or record.state is not State.ACTIVE:
-            return NotRefreshable(record)
+        if record is None:
+            return NotRefreshable(None)
         updated = _without_attempt(record, epoch, timing, response_lost=response_lost)
         unchanged = (
             record.generation == lease.record.generation
@@ -516,7 +513,11 @@ def _handle_rejection(
         )
         in_doubt = _in_doubt(record, epoch, now, timing)
         verdict: Verdict
-        if not unchanged and record.generation > request.seen_generation:
+        if record.state is not State.ACTIVE:
+            if updated == record:
+                return NotRefreshable(record)
+            verdict = NotRefreshable(record)  # the attempt would delay the revocation of a tombstone's pairs
+        elif not unchanged and record.generation > request.seen_generation:
             verdict = TokenAvailable(record, refreshed=False)
         elif not unchanged:
             verdict = LeaseHeld(retry_after=1.0)
