@@ -228,6 +228,7 @@ class World:
                 attempt.effect = attempt.protocol.throw(StoreError("injected"))
             elif isinstance(effect, effects.Read) and fault == "store_empty":
                 # the store was replaced by an empty one, until it is restored
+                attempt.store_faults += 1
                 attempt.effect = attempt.protocol.send(effects.Snapshot(None, self.now + self.skew, self.now))
             elif isinstance(effect, effects.Put) and fault == "write_retried":
                 # the driver repeats a write whose response was lost; the second write conflicts with the first
