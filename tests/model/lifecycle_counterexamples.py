@@ -71,6 +71,23 @@ BY_HISTORY: dict[str, str] = {
 """The written histories (`model.lifecycle_holes`) that detect mutants, by the name of the mutant."""
 
 BY_MUTANT: dict[str, dict[int, int]] = {
+    "zoom_user_forgotten_after_store_failure": {
+        3: 2,
+        6: 1,
+        8: 10,
+        9: 1,
+        10: 3,
+        11: 1,
+        12: 4,
+        35: 75,
+        43: 94,
+        48: 2,
+        59: 3,
+        82: 98,
+        103: 72,
+        116: 81,
+        117: 5,
+    },
     "exchanged_pair_not_appended_to_journal": {
         6: 1,
         7: 3,

@@ -148,8 +148,14 @@ MUTANTS = (
     Mutant(
         "store_failure_discards_pair",
         linking,
-        "            yield Sleep(backoff.next_pause())\n",
+        "            has_failed, result = True, entry\n            yield Sleep(backoff.next_pause())\n",
         '            return (yield from _discard(entry, context, "STORE_UNAVAILABLE"))\n',
+    ),
+    Mutant(
+        "zoom_user_forgotten_after_store_failure",
+        linking,
+        "        yield Sleep(backoff.next_pause())\n        return entry\n",
+        "        raise\n",
     ),
     Mutant(
         "late_key_discards_pair",

@@ -412,6 +412,18 @@ async def test_exchanged_pair_whose_user_zoom_has_not_confirmed_is_not_exchanged
         assert zoomgate.stat("token.refresh_token.refused") == 0
 
 
+async def test_pair_whose_access_tokens_zoom_rejects_is_renewed_once_per_attempt(tmp_path: Path) -> None:
+    """Zoom issues tokens, and rejects them at every call. The pair waits for the next attempt of the journal recovery."""
+    timing = Timing(recovery=journal_recovery.Timing(poll_interval=100.0))
+    async with running(tmp_path, timing=timing) as zoomgate:
+        zoomgate.simulator.faults.add(Fault("users_me", "status", times=-1, status=401))
+        request = expired(zoomgate.simulator)
+        error = await zoomgate.error_of(zoomgate.auth.ImportConnection, request)
+        assert (error.short, error.metadata["connection"]) == (("UNAVAILABLE", "ZOOM_UNAVAILABLE"), "pending")
+        assert zoomgate.stat("token.refresh_token.issued") == 2
+        assert len(list((tmp_path / "journal").glob("*.entry"))) == 1
+
+
 async def test_unused_pair_whose_user_zoom_has_not_confirmed_is_not_stored_later(zoomgate: Harness) -> None:
     """The error does not announce a connection, and a repeated import verifies the pair again."""
     request = exported(zoomgate.simulator)

@@ -41,7 +41,7 @@ from zoomgate_server.connections.lifecycle.effects import (
 from zoomgate_server.connections.record import ConnectionRecord
 from zoomgate_server.connections.token_journal import Entry
 from zoomgate_server.connections.token_pair import TokenPair
-from zoomgate_server.errors import RecordFault, ScopeMissing, ZoomgateError
+from zoomgate_server.errors import RecordFault, ScopeMissing, ZoomgateError, ZoomUnavailable
 from zoomgate_server.storage.record_store import StoreError, UserEmailTaken
 from zoomgate_server.zoom.token_outcome import Issued, Rejected, TokenOutcome, error_for
 
@@ -83,10 +83,10 @@ def link(entry: Entry, context: LinkContext) -> Protocol[Linked | None]:
         StoreError: The store failed twice; a pair that was not exchanged may have been stored.
     """
     backoff = Backoff(MIN_RETRY_PAUSE_SECONDS, MAX_RETRY_PAUSE_SECONDS)
-    has_failed = False
+    issued, has_failed = entry.tokens, False
     while True:
         try:
-            result = yield from _link_once(entry, context)
+            result = yield from _link_once(entry, context, backoff, is_renewed=entry.tokens != issued)
         except (StoreError, RecordFault) as error:
             if has_failed and not entry.tokens.is_exchanged:
                 yield from _audit(entry, context.actor, "STORE_UNAVAILABLE")  # the pair may have been stored
@@ -102,8 +102,13 @@ def link(entry: Entry, context: LinkContext) -> Protocol[Linked | None]:
             yield from _mark_delivered(entry)  # further attempts may take longer than the mark is valid
 
 
-def _link_once(entry: Entry, context: LinkContext) -> Protocol[Linked | Entry | None]:
-    """Identify the user of a pair, and store the pair. Return the entry to try again with if the pair or a record has changed."""
+def _link_once(
+    entry: Entry, context: LinkContext, backoff: Backoff, *, is_renewed: bool
+) -> Protocol[Linked | Entry | None]:
+    """Identify the user of a pair, and store the pair.
+
+    Return the entry to try again with if the pair or a record has changed, or if an exchanged pair could not be written.
+    """
     snapshot: Snapshot = yield (
         Read(entry.zoom_user_id, replaceable=True)
         if entry.zoom_user_id
@@ -117,6 +122,8 @@ def _link_once(entry: Entry, context: LinkContext) -> Protocol[Linked | Entry | 
         return None
     try:
         zoom_user = yield from _identify(entry.tokens)
+        if zoom_user is None and is_renewed:
+            raise ZoomUnavailable("Zoom rejects new access tokens", retry_after=MAX_IDENTITY_PAUSE_SECONDS)
     except ZoomgateError as error:
         return (yield from _defer(entry, error))
     if zoom_user is None:
@@ -130,7 +137,13 @@ def _link_once(entry: Entry, context: LinkContext) -> Protocol[Linked | Entry | 
             if snapshot.record is not None:
                 return entry  # the user is identified again after the record was read
     identified_at = snapshot.time_at((yield Now()))
-    return (yield from _store(entry, context, snapshot, zoom_user, identified_at))
+    try:
+        return (yield from _store(entry, context, snapshot, zoom_user, identified_at))
+    except StoreError:
+        if not entry.tokens.is_exchanged:
+            raise
+        yield Sleep(backoff.next_pause())
+        return entry
 
 
 def _store(
