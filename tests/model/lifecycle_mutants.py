@@ -148,8 +148,8 @@ MUTANTS = (
     Mutant(
         "store_failure_discards_pair",
         linking,
-        "            has_failed, result = True, entry\n            yield Sleep(backoff.next_pause())\n",
-        '            return (yield from _discard(entry, context, "STORE_UNAVAILABLE"))\n',
+        "        yield Sleep(backoff.next_pause())\n        return entry\n",
+        '        yield from _discard(entry, context, "STORE_UNAVAILABLE")\n        return None\n',
     ),
     Mutant(
         "zoom_user_forgotten_after_store_failure",
