@@ -211,12 +211,13 @@ def trace_protocols(points: Points) -> None:
     async def traced_run(
         self: EffectDriver,
         protocol: effects.Protocol[Any],
+        entry_id: str = "",
         perform: Callable[[effects.Effect], Awaitable[Any]] | None = None,
     ) -> Any:
         arguments = inspect.getgeneratorlocals(protocol)
         request = arguments.get("request") or arguments.get("entry")
-        attempt = getattr(request, "holder", "") or getattr(request, "entry_id", "")
-        steps = Steps(protocol.gi_code.co_name if perform is None else "refresh", attempt)
+        request = getattr(request, "draft", request)
+        steps = Steps(protocol.gi_code.co_name if perform is None else "refresh", entry_id)
         user = await _user_email_of(self, arguments, request)
 
         async def passed(point: str) -> None:
@@ -231,7 +232,7 @@ def trace_protocols(points: Points) -> None:
                 await passed(steps.after(effect))
             return result
 
-        return await run(self, protocol, traced_perform)
+        return await run(self, protocol, entry_id, traced_perform)
 
     EffectDriver.run = traced_run  # type: ignore[method-assign]
 
