@@ -230,6 +230,11 @@ async def test_response_above_the_limit_is_an_error_with_size_limit_and_remedy(
         assert error.metadata == expected
         assert "page_size" in error.message
         assert "ZOOMGATE_MAX_RESPONSE_BYTES" in error.message
+    raw.responses = [response, CUT]
+    error = await zoomgate.error_of(
+        zoomgate.proxy.Post, pb.PostRequest(user_email=MONICA, url="/users/me/meetings")
+    )
+    assert "do not repeat it" in error.message
 
 
 async def test_json_is_omitted_if_the_response_would_exceed_the_limit_with_it(

@@ -110,7 +110,7 @@ class ZoomClient:
                 body = await bounded_body.read(response, self._limit)
                 return ZoomResponse(response.status, self._headers(response), body)
         except bounded_body.BodyTooLarge as error:
-            raise _response_too_large(response.status, error.size, self._limit) from None
+            raise _response_too_large(request, response.status, error.size, self._limit) from None
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
             raise unavailable() from None
         except (aiohttp.ClientError, TimeoutError, OSError):
@@ -178,13 +178,19 @@ def response_lost(request: ZoomRequest, **metadata: str) -> ZoomgateError:
     )
 
 
-def _response_too_large(status: int, size: int | None, limit: int) -> ZoomResponseTooLarge:
+def _response_too_large(
+    request: ZoomRequest, status: int, size: int | None, limit: int
+) -> ZoomResponseTooLarge:
     """Return the error for a response that is larger than the limit; `size` is None if it is unknown."""
     metadata = {"http_status": str(status), "limit_bytes": str(limit)}
     if size is not None:
         metadata["size_bytes"] = str(size)
+    remedy = (
+        "request less data, for example with page_size, or have the operator raise ZOOMGATE_MAX_RESPONSE_BYTES"
+        if request.method in _READS
+        else "Zoom has processed the call, so do not repeat it; the operator can raise ZOOMGATE_MAX_RESPONSE_BYTES"
+    )
     return ZoomResponseTooLarge(
-        f"Zoom responded with status {status} and {'too many' if size is None else size} bytes, but the limit is {limit}; request less"
-        " data, for example with page_size, or have the operator raise ZOOMGATE_MAX_RESPONSE_BYTES",
+        f"Zoom responded with status {status} and {'too many' if size is None else size} bytes, but the limit is {limit}; {remedy}",
         metadata=metadata,
     )

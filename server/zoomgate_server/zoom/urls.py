@@ -129,7 +129,7 @@ def _split(url: str, base_urls: Sequence[str]) -> tuple[str, list[str], str]:
     base = next((base for base in base_urls if url.startswith(base + "/")), "")
     url, hash_sign, _ = url.removeprefix(base).partition("#")
     path, _, query = url.partition("?")
-    path = path.removeprefix("/v2") if path.startswith("/v2/") else path
+    path = path.removeprefix("/v2") if f"{path}/".startswith("/v2/") else path
     return path, ["must not contain a fragment; omit it"] if hash_sign else [], query
 
 

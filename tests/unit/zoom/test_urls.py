@@ -70,6 +70,7 @@ def test_slash_after_a_meeting_id_is_not_part_of_a_uuid() -> None:
         "https://api.zoom.us/v2x/users",
         "https://u:p@api.zoom.us/v2/users",
         "https://api-eu.zoom.us/v2/users",
+        "/v2",
         "/v2/",
     ],
 )
