@@ -420,9 +420,9 @@ def _interpret(verdict: _Verdict) -> tuple[_Outcome, ConnectionRecord | Exceptio
         case RecordFault():
             return "record_error", verdict
         case refresh_protocol.Superseded(record):
-            if record is not None and record.state is State.ACTIVE:
-                return "superseded", record
-            return "superseded", NotConnected()
+            if record is None or record.state is State.DISCONNECTED:
+                return "superseded", NotConnected()
+            return "superseded", record if record.state is State.ACTIVE else reauth_required(record)
         case refresh_protocol.Failed(outcome):
             return _failure(outcome)
 
