@@ -208,12 +208,13 @@ Protocol = Generator[Effect, Any, _Verdict]
 def put_confirmed(record: ConnectionRecord) -> Protocol[int | None]:
     """Write a record as `Put` does, and read it if it remains unknown whether the write has succeeded.
 
-    A conflict leaves it unknown as well, because the store's driver may have repeated a write whose confirmation was lost.
+    A conflict leaves it unknown as well, because the store's driver may have repeated a write whose confirmation was lost. It is only
+    resolved for a lease, which names its holder: a different process may have written an equal tombstone.
     """
     failure: StoreError | None = None
     try:
         rev: int | None = yield Put(record)
-        if rev is not None:
+        if rev is not None or record.lease is None:
             return rev
     except StoreError as error:
         failure = error
