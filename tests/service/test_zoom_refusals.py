@@ -88,6 +88,34 @@ async def test_endpoint_that_rejects_every_token_causes_one_refresh_per_pause(tm
         assert await refreshes_after(read, get_meeting(5)) == 5
 
 
+async def test_ended_authorization_is_detected_while_an_endpoint_rejects_every_token(tmp_path: Path) -> None:
+    """A token that Zoom rejects elsewhere too is refreshed, which finds that the authorization has ended."""
+    async with running(tmp_path, environ={"ZOOMGATE_FORCED_REFRESH_SECONDS": "0"}) as zoomgate:
+        await zoomgate.connect()
+        zoomgate.simulator.faults.add(Fault("meetings", "status", times=-1, status=401))
+        assert (
+            await zoomgate.error_of(zoomgate.meetings.GetMeeting, get_meeting(1))
+        ).reason == "ZOOM_REFUSED"
+        zoom = zoomgate.simulator.zoom
+        zoom.revoke_grant(zoom.grants[MONICA])
+        error = await zoomgate.error_of(zoomgate.meetings.GetMeeting, get_meeting(2))
+        assert error.short == ("FAILED_PRECONDITION", "ZOOM_REAUTH_REQUIRED")
+        assert await state_of(zoomgate) == "STATE_REAUTH_REQUIRED"
+
+
+async def test_expired_token_is_refreshed_while_an_endpoint_rejects_every_token(tmp_path: Path) -> None:
+    async with running(tmp_path, environ={"ZOOMGATE_FORCED_REFRESH_SECONDS": "0"}) as zoomgate:
+        await zoomgate.connect()
+        zoomgate.simulator.faults.add(Fault("meetings", "status", times=-1, status=401))
+        assert (
+            await zoomgate.error_of(zoomgate.meetings.GetMeeting, get_meeting(1))
+        ).reason == "ZOOM_REFUSED"
+        zoomgate.simulator.faults.clear()
+        zoomgate.simulator.zoom.expire(MONICA)
+        error = await zoomgate.error_of(zoomgate.meetings.GetMeeting, get_meeting(2))
+        assert error.reason == "MEETING_NOT_FOUND"
+
+
 async def test_nothing_is_sent_after_the_user_has_to_consent_again(zoomgate: Harness) -> None:
     """The first call finds that Zoom has ended the authorization. No later call sends the invalid token."""
     await zoomgate.connect()

@@ -11,6 +11,7 @@ from zoomgate_server.clock import Clock
 from zoomgate_server.connections.access_tokens import AccessToken, AccessTokens
 from zoomgate_server.connections.concurrency_limit import ConcurrencyLimit
 from zoomgate_server.errors import RefreshInProgress
+from zoomgate_server.zoom import endpoints
 from zoomgate_server.zoom import errors as zoom_errors
 from zoomgate_server.zoom.client import ZoomClient
 from zoomgate_server.zoom.request import ZoomRequest, ZoomResponse
@@ -20,8 +21,8 @@ _Result = TypeVar("_Result")
 CAPACITY = 10_000
 """Maximum number of endpoints that are known to reject a user's token. The oldest is evicted first."""
 
-_ID = re.compile(r"[^/]*[^a-z_/-][^/]*")
-"""A segment of a path that is an ID, not a name of Zoom's API."""
+_NAME = re.compile(r"[a-z_-]*")
+"""A segment of a path that is a name of Zoom's API, not an ID."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,8 @@ class Timing:
     """The timing of calls, in seconds.
 
     Attributes:
-        refresh_pause: How long an endpoint that rejects a user's token even after a refresh causes no further refresh for that user.
+        refresh_pause: How long an endpoint that rejects a user's token even after a refresh causes no further refresh for that user, as
+            long as Zoom accepts the token for the user's profile.
     """
 
     refresh_pause: float = 600.0
@@ -60,7 +62,8 @@ class ZoomCalls:
 
         If Zoom rejects the token, Zoom has not processed the call. In this case, the record is read again, the token is refreshed at most
         once, and the request is retried once with a token of the same Zoom user. Some endpoints reject every token of a user, for example
-        if the Zoom plan does not cover them. Their response is returned, and they cause no further refresh for a while.
+        if the Zoom plan does not cover them. Their response is returned, and they cause no further refresh for a while, unless Zoom
+        rejects the token elsewhere too.
 
         Raises:
             ServerOverloaded: Too many calls to Zoom are running; nothing was sent.
@@ -73,10 +76,16 @@ class ZoomCalls:
         """
         token = await self._access_tokens.for_call(call, user_email)
         response = await self._send(call, request, token)
-        endpoint = (token.zoom_user_id, request.method, _ID.sub("*", request.target.path))
+        segments = request.target.path.split("/")
+        path = "/".join(segment if _NAME.fullmatch(segment) else "*" for segment in segments)
+        endpoint = (token.zoom_user_id, request.method, path)
         if not zoom_errors.is_token_rejected(response):
             self._paused.pop(endpoint, None)
-        elif self._paused.get(endpoint, 0.0) <= self._clock.monotonic():
+        elif (
+            self._paused.get(endpoint, 0.0) <= self._clock.monotonic()
+            # the authorization itself may have ended since
+            or zoom_errors.is_token_rejected(await self._send(call, endpoints.current_user(), token))
+        ):
             response = await self._retry(call, user_email, request, token, response, endpoint)
         failure = zoom_errors.rate_limit(response, self._clock.wall) or zoom_errors.scope_missing(response)
         if failure is not None:

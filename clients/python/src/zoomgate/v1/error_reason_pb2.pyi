@@ -170,7 +170,7 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     ERROR_REASON_ZOOM_REFUSED: _ErrorReason.ValueType  # 27
     """Zoom rejected the request of a typed RPC. The code follows Zoom's HTTP status: INVALID_ARGUMENT for 400, PERMISSION_DENIED for 403,
     FAILED_PRECONDITION for 409, and NOT_FOUND for a 404 that has no more specific reason. Zoom error code 124 means that this endpoint
-    rejects the user's token although the token is valid; the code is PERMISSION_DENIED.
+    rejects the user's token even after a refresh; the code is PERMISSION_DENIED.
 
     Example: {"reason": "ZOOM_REFUSED", "domain": "zoomgate", "metadata": {"http_status": "400", "zoom_code": "300"}}
     """
@@ -387,7 +387,7 @@ Example: {"reason": "ZOOM_RESPONSE_TOO_LARGE", "domain": "zoomgate",
 ERROR_REASON_ZOOM_REFUSED: ErrorReason.ValueType  # 27
 """Zoom rejected the request of a typed RPC. The code follows Zoom's HTTP status: INVALID_ARGUMENT for 400, PERMISSION_DENIED for 403,
 FAILED_PRECONDITION for 409, and NOT_FOUND for a 404 that has no more specific reason. Zoom error code 124 means that this endpoint
-rejects the user's token although the token is valid; the code is PERMISSION_DENIED.
+rejects the user's token even after a refresh; the code is PERMISSION_DENIED.
 
 Example: {"reason": "ZOOM_REFUSED", "domain": "zoomgate", "metadata": {"http_status": "400", "zoom_code": "300"}}
 """
