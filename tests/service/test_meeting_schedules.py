@@ -165,6 +165,39 @@ async def test_end_of_a_series_before_its_start_is_rejected(
     assert set(error.violations) == {"meeting_details.recurrence.end_time"}
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("timezone", "Asia/Tokyo"),
+        ("start_time", "2030-01-08T23:30:00"),
+        ("start_time", "2030-01-08T23:30:00Z"),
+        *[("type", value) for value in (1, 2, 3, 4, 8, 10)],
+    ],
+)
+async def test_schedule_in_additional_fields_is_rejected(
+    zoomgate: Harness, name: str, value: str | int
+) -> None:
+    """The days of the series could not be derived from it."""
+    series = {"recurrence": {"type": "TYPE_WEEKLY", "end_times": 5}}
+    for details in ({}, series):
+        error = await rejection(zoomgate, additional_fields={name: value}, **details)
+        assert f"meeting_details.additional_fields.{name}" in error.violations
+
+
+async def test_type_of_a_recurrence_in_additional_fields_is_rejected(zoomgate: Harness) -> None:
+    error = await rejection(zoomgate, recurrence={"additional_fields": {"type": 2}, "end_times": 5})
+    assert set(error.violations) == {"meeting_details.recurrence.additional_fields.type"}
+
+
+@pytest.mark.parametrize("value", [99, [8], {"value": 8}])
+async def test_unknown_type_in_additional_fields_is_sent_unchanged(zoomgate: Harness, value: object) -> None:
+    """Zoom may have added it."""
+    request = create_request(additional_fields={"type": value})
+    await zoomgate.connect()
+    error = await zoomgate.error_of(zoomgate.meetings.CreateMeeting, request)
+    assert error.reason == "ZOOM_REFUSED"
+
+
 async def test_end_of_a_series_at_its_start_is_accepted(zoomgate: Harness) -> None:
     body = await sent(
         zoomgate,

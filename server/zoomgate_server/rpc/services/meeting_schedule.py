@@ -4,11 +4,13 @@ Zoom ignores or replaces parts of a schedule without an error. Such schedules ar
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, tzinfo
 from zoneinfo import ZoneInfo
 
 from zoomgate.v1 import meeting_pb2 as pb
+from zoomgate_server.rpc.services.json_mapping import ADDITIONAL
+from zoomgate_server.rpc.services.meeting_mapping import CONVENTIONS
 from zoomgate_server.rpc.services.validation import Violations
 from zoomgate_server.time_zone import is_time_zone
 
@@ -33,6 +35,7 @@ def complete(
         default_zone: The time zone of a meeting without one.
         now: The current time in seconds since 1970. Zoom uses it for a start that is unset or in the past.
     """
+    _check_additional(details, path, violations, CONVENTIONS.enums["MeetingType"].values())
     zone = details.timezone if details.HasField("timezone") else default_zone
     if not is_time_zone(zone):
         violations.add(f"{path}.timezone", "must be an IANA time zone; send a name such as Europe/Berlin")
@@ -60,9 +63,24 @@ def complete(
             "is only for MEETING_TYPE_RECURRING_FIXED_TIME; omit it or send this type",
         )
     if details.HasField("recurrence"):
+        types = CONVENTIONS.enums["Recurrence.Type"].values()
+        _check_additional(details.recurrence, f"{path}.recurrence", violations, types)
         _check_end(details.recurrence, f"{path}.recurrence", violations, start, now)
         _check_days(details.recurrence, f"{path}.recurrence", violations)
         _set_default_days(details.recurrence, start)
+
+
+def _check_additional(
+    message: pb.MeetingDetails | pb.Recurrence, path: str, violations: Violations, types: Collection[object]
+) -> None:
+    """Reject additional fields that determine the days of a series. Only an unknown type has no field of its own."""
+    extra = message.additional_fields
+    for name in ("start_time", "timezone", "type"):
+        if name in extra and (name != "type" or extra[name] in types):
+            violations.add(
+                f"{path}.{ADDITIONAL}.{name}",
+                "determines the days of a series, which could not be validated; set the field of the message instead",
+            )
 
 
 def _is_set(message: pb.MeetingDetails | pb.Recurrence, name: str) -> bool:

@@ -205,7 +205,7 @@ class MeetingDetails(google.protobuf.message.Message):
 
     @property
     def additional_fields(self) -> google.protobuf.struct_pb2.Struct:
-        """Additional Zoom fields, passed to Zoom unchanged."""
+        """Additional Zoom fields, passed to Zoom unchanged. `start_time`, `timezone` and the known values of `type` are rejected here."""
 
     def __init__(
         self,
