@@ -175,7 +175,7 @@ def _sentence(error: errors.ZoomgateError, server: str, user: str) -> str:
         return f"the service at {server} did not respond in time; see the log of the service for the cause, and run the command again"
     if isinstance(error, errors.OutcomeUnknown) and not error.reason:
         return (
-            f"the service at {server} did not respond, and may have made the change; check this before you run the command again,"
+            f"the outcome is unknown: the service at {server} may have made the change; check this before you run the command again,"
             f" and see the log of the service for the cause ({error.code().name}: {error.message})"
         )
     text = f"{error.code().name}: {error.message}"

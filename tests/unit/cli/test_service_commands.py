@@ -201,6 +201,23 @@ async def test_lost_response_to_a_change_has_its_own_exit_code(harness: Harness)
     assert "cannot be reached" in errors
 
 
+async def test_change_that_the_service_does_not_implement_is_not_an_unknown_outcome(harness: Harness) -> None:
+    async with serve(Silent()) as address:
+        _, errors = await zoomgate(
+            harness, "connections", "delete", MONICA, "--yes", "--server", address, code=1
+        )
+    assert "UNIMPLEMENTED" in errors
+    assert "may have made the change" not in errors
+
+
+async def test_status_of_an_intermediary_is_not_reported_as_a_missing_response(harness: Harness) -> None:
+    async with serve(Lost()) as address:
+        _, errors = await zoomgate(
+            harness, "connections", "delete", MONICA, "--yes", "--server", address, code=7
+        )
+    assert "did not respond" not in errors
+
+
 async def test_lost_response_of_zoom_has_the_same_exit_code(harness: Harness) -> None:
     harness.simulator.faults.add(Fault("meetings", "cut_after"))
     _, errors = await zoomgate(harness, "meetings", "create", MONICA, "--topic", "Talk", code=7)

@@ -200,7 +200,6 @@ def test_status_without_valid_zoomgate_details_has_no_reason(
         grpc.StatusCode.UNKNOWN,
         grpc.StatusCode.DEADLINE_EXCEEDED,
         grpc.StatusCode.RESOURCE_EXHAUSTED,
-        grpc.StatusCode.UNIMPLEMENTED,
     ],
 )
 @pytest.mark.parametrize(
@@ -219,6 +218,27 @@ def test_outcome_of_a_write_is_unknown_if_the_service_did_not_respond(
     error = call.exception()
     assert type(error) is errors.OutcomeUnknown
     assert (error.code(), error.reason) == (code, "")
+
+
+def test_outcome_of_a_write_with_a_too_large_response_is_unknown(
+    client: Client, channel: grpc_testing.Channel, pool: ThreadPoolExecutor
+) -> None:
+    """Zoom has processed the write. A read has no effect that could be repeated."""
+    code, trailers = grpc.StatusCode.RESOURCE_EXHAUSTED, failure_trailers("ZOOM_RESPONSE_TOO_LARGE")
+    write = pool.submit(client.meetings.create_meeting, user_email="x")
+    respond(channel, CREATE, code=code, trailers=trailers)
+    assert type(write.exception()) is errors.OutcomeUnknown
+    read = pool.submit(client.auth.get_token, user_email="x")
+    respond(channel, GET_TOKEN, code=code, trailers=trailers)
+    assert type(read.exception()) is errors.ZoomgateError
+
+
+def test_write_that_the_service_does_not_implement_has_no_effect(
+    client: Client, channel: grpc_testing.Channel, pool: ThreadPoolExecutor
+) -> None:
+    call = pool.submit(client.meetings.create_meeting, user_email="x")
+    respond(channel, CREATE, code=grpc.StatusCode.UNIMPLEMENTED, details="Method not found!")
+    assert type(call.exception()) is errors.ZoomgateError
 
 
 @pytest.mark.parametrize(

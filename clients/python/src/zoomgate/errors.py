@@ -142,7 +142,8 @@ class RateLimited(ZoomgateError):
 class ServiceUnavailable(ZoomgateError):
     """The service, its store or Zoom is temporarily unavailable, and the call had no effect, or is safe to retry.
 
-    Calls that are safe to retry have already been retried.
+    Calls that are safe to retry have already been retried. If `metadata["connection"]` is `pending`, do not send the code or refresh token
+    again: the connection is created automatically later.
     """
 
 
@@ -160,8 +161,9 @@ class DeadlineExceeded(ZoomgateError):
 class OutcomeUnknown(ZoomgateError):
     """A write may have taken effect. Before retrying, check whether it did.
 
-    Zoom's response to the service was lost (reason `ZOOM_OUTCOME_UNKNOWN`), or the service's response to this client: a connection failure,
-    an exceeded deadline or an error of an intermediary, without a reason, on an RPC that is not safe to retry.
+    Zoom's response to the service was lost (reason `ZOOM_OUTCOME_UNKNOWN`) or exceeds the size limit of the service (reason
+    `ZOOM_RESPONSE_TOO_LARGE`; Zoom has processed the write), or the service's response to this client was lost: a connection failure, an
+    exceeded deadline or an error of an intermediary, without a reason, on an RPC that is not safe to retry.
     """
 
 
@@ -207,9 +209,11 @@ def from_rpc_error(error: Any, request_id: str = "", *, retry_safe: bool = False
             _unpack(detail, known)
     reason = info.reason if info.domain == _DOMAIN else ""
     message = error.details() or ""
-    was_not_sent = code is grpc.StatusCode.UNAVAILABLE and message.startswith(_NEVER_CONNECTED)
+    never_ran = code is grpc.StatusCode.UNIMPLEMENTED or (
+        code is grpc.StatusCode.UNAVAILABLE and message.startswith(_NEVER_CONNECTED)
+    )
     kind = _BY_REASON.get(reason) or _BY_CODE.get(code, ZoomgateError)
-    if not reason and not retry_safe and not was_not_sent:
+    if not retry_safe and (reason == "ZOOM_RESPONSE_TOO_LARGE" or (not reason and not never_ran)):
         kind = OutcomeUnknown
     return kind(
         code,
