@@ -134,20 +134,27 @@ async def test_zoom_outage_shows_a_retry_page(zoomgate: Harness) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "outcome"),
+    ("kind", "status", "outcome"),
     [
-        (400, (500, "misconfigured")),
-        (403, (500, "misconfigured")),
-        (429, (202, "pending")),
-        (500, (202, "pending")),
+        ("status", 400, (500, "misconfigured")),
+        ("status", 403, (500, "misconfigured")),
+        ("status", 408, (202, "pending")),
+        ("status", 429, (202, "pending")),
+        ("status", 500, (202, "pending")),
+        ("html", 400, (202, "pending")),
+        ("html", 403, (202, "pending")),
+        ("redirect", 302, (202, "pending")),
     ],
 )
 async def test_user_is_connected_later_if_zoom_does_not_identify_the_user(
-    zoomgate: Harness, status: int, outcome: tuple[int, str]
+    zoomgate: Harness, kind: str, status: int, outcome: tuple[int, str]
 ) -> None:
-    """The page does not ask for another consent. Reloading the page of an outage shows the connection."""
+    """The page does not ask for another consent. Reloading the page of an outage shows the connection.
+
+    Only Zoom itself can report a misconfigured app, not an intermediary.
+    """
     started = await zoomgate.begin_authorization()
-    zoomgate.simulator.faults.add(Fault("users_me", "status", times=-1, status=status))
+    zoomgate.simulator.faults.add(Fault("users_me", kind, times=-1, status=status))
     async with browser() as session:
         page = await consent(session, started.authorization_url, MONICA)
         assert (page.status, page.url.query["outcome"]) == outcome

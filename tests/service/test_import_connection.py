@@ -424,10 +424,13 @@ async def test_pair_whose_access_tokens_zoom_rejects_is_renewed_once_per_attempt
         assert len(list((tmp_path / "journal").glob("*.entry"))) == 1
 
 
-async def test_unused_pair_whose_user_zoom_has_not_confirmed_is_not_stored_later(zoomgate: Harness) -> None:
+@pytest.mark.parametrize("kind", ["status", "html", "garbage", "redirect"])
+async def test_unused_pair_whose_user_zoom_has_not_confirmed_is_not_stored_later(
+    zoomgate: Harness, kind: str
+) -> None:
     """The error does not announce a connection, and a repeated import verifies the pair again."""
     request = exported(zoomgate.simulator)
-    zoomgate.simulator.faults.add(Fault("users_me", "status", times=-1))
+    zoomgate.simulator.faults.add(Fault("users_me", kind, times=-1))
     error = await zoomgate.error_of(zoomgate.auth.ImportConnection, request)
     assert error.short == ("UNAVAILABLE", "ZOOM_UNAVAILABLE")
     assert "later; do not send" not in error.message

@@ -17,6 +17,7 @@ from zoomgate_server.errors import (
     ScopeMissing,
     ZoomBadResponse,
     ZoomgateError,
+    ZoomRateLimited,
     ZoomUnavailable,
 )
 from zoomgate_server.storage.record_store import Record, StoreError, UserEmailTaken
@@ -162,24 +163,20 @@ class EffectDriver:
         return effects.Snapshot(opened, store_now, before, opened.rev, opened.generation)
 
     async def _read_zoom_user(self, access_token: str) -> effects.ZoomUser | None:
-        response = await self._zoom.send(endpoints.current_user(), access_token, timeout=VERIFICATION_SECONDS)
-        if response.status == 200:
-            return _parse_zoom_user(response)
-        if zoom_errors.is_token_rejected(response):
-            return None
-        metadata = {"http_status": str(response.status)}
-        if zoom_errors.rate_limit(response) is not None or response.status >= 500:
-            raise ZoomUnavailable(
-                "Zoom could not identify the user; retry later",
-                metadata=metadata,
-                retry_after=retry_after.parse(response.header("retry-after"), self._connections.now),
-            )
-        if 400 <= response.status < 500:
+        request = endpoints.current_user()
+        response = await self._zoom.send(request, access_token, timeout=VERIFICATION_SECONDS)
+        zoom_user = _parse_zoom_user(response) if response.status == 200 else None
+        if zoom_user is not None or zoom_errors.is_token_rejected(response):
+            return zoom_user
+        error = zoom_errors.error_for(request, response, self._connections.now)
+        if not isinstance(error, ZoomBadResponse | ZoomRateLimited | ZoomUnavailable):
             raise ScopeMissing(
                 "Zoom did not identify the user; add the scope user:read:user to the app and have the user consent again",
-                metadata={"scopes": "user:read:user", **metadata},
+                metadata={"scopes": "user:read:user", **error.metadata},
             )
-        raise ZoomBadResponse("Zoom did not identify the user", metadata=metadata)
+        # a daily limit may be raised before it is reset
+        error.retry_after = error.retry_after and min(error.retry_after, retry_after.MAX_SECONDS)
+        raise error
 
     async def _revoke(self, pair: TokenPair) -> bool:
         # the refresh token of a pair that was not exchanged might belong to a different user
@@ -189,8 +186,11 @@ class EffectDriver:
         return all(isinstance(outcome, Revoked) for outcome in outcomes)
 
 
-def _parse_zoom_user(response: ZoomResponse) -> effects.ZoomUser:
-    """Parse Zoom's user profile response. An address that is not canonical becomes empty, so that it differs from every user's address."""
+def _parse_zoom_user(response: ZoomResponse) -> effects.ZoomUser | None:
+    """Parse Zoom's user profile response. Return None if it does not identify a user.
+
+    An address that is not canonical becomes empty, so that it differs from every user's address.
+    """
     reported_at = retry_after.parse_date(response.header("date"))
     try:
         data = tolerant_json.loads(response.body)
@@ -203,8 +203,7 @@ def _parse_zoom_user(response: ZoomResponse) -> effects.ZoomUser:
         or not user_id
         or "\ufffd" in user_id  # a damaged ID must not equal the ID of a different user
     ):
-        metadata = {"length": str(len(response.body))}
-        raise ZoomBadResponse("Zoom did not identify the user", metadata=metadata)
+        return None
     try:
         return effects.ZoomUser(user_id, canonical_email(email), account_id, reported_at)
     except InvalidUserEmail:

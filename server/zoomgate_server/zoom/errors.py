@@ -113,14 +113,16 @@ def rate_limit(response: ZoomResponse, wall: Callable[[], float] = time.time) ->
     )
 
 
-def error_for(request: ZoomRequest, response: ZoomResponse) -> ZoomgateError:
+def error_for(
+    request: ZoomRequest, response: ZoomResponse, wall: Callable[[], float] = time.time
+) -> ZoomgateError:
     """Return the error for a response to a request that the service itself built, such as one of `endpoints`.
 
     The response is not the one that Zoom documents for success. Only a refusal by Zoom proves that a write had no effect.
     """
     error, metadata = _parse(response), _metadata(response)
     code = _code(error)
-    if failure := rate_limit(response) or scope_missing(response):
+    if failure := rate_limit(response, wall) or scope_missing(response):
         return failure
     if code == _MEETING_NOT_FOUND and not _is_html(response):
         return MeetingNotFound(

@@ -158,7 +158,7 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     ERROR_REASON_ZOOM_BAD_RESPONSE: _ErrorReason.ValueType  # 25
     """INTERNAL. Zoom's response to a read or to a token request is JSON, but not the documented one.
 
-    Example: {"reason": "ZOOM_BAD_RESPONSE", "domain": "zoomgate", "metadata": {"http_status": "200", "length": "512"}}
+    Example: {"reason": "ZOOM_BAD_RESPONSE", "domain": "zoomgate", "metadata": {"http_status": "200"}}
     """
     ERROR_REASON_ZOOM_RESPONSE_TOO_LARGE: _ErrorReason.ValueType  # 26
     """RESOURCE_EXHAUSTED. Zoom's response exceeds the size limit of this service. Zoom has processed the request with this `http_status`.
@@ -375,7 +375,7 @@ Example: {"reason": "ZOOM_OUTCOME_UNKNOWN", "domain": "zoomgate", "metadata": {"
 ERROR_REASON_ZOOM_BAD_RESPONSE: ErrorReason.ValueType  # 25
 """INTERNAL. Zoom's response to a read or to a token request is JSON, but not the documented one.
 
-Example: {"reason": "ZOOM_BAD_RESPONSE", "domain": "zoomgate", "metadata": {"http_status": "200", "length": "512"}}
+Example: {"reason": "ZOOM_BAD_RESPONSE", "domain": "zoomgate", "metadata": {"http_status": "200"}}
 """
 ERROR_REASON_ZOOM_RESPONSE_TOO_LARGE: ErrorReason.ValueType  # 26
 """RESOURCE_EXHAUSTED. Zoom's response exceeds the size limit of this service. Zoom has processed the request with this `http_status`.
