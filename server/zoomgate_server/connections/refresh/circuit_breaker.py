@@ -72,7 +72,9 @@ class CircuitBreaker:
     def record(self, zoom_user_id: str, outcome: TokenOutcome) -> None:
         """Record the outcome of a user's request."""
         match outcome:
-            case Issued() | Rejected() | Refused() | BadResponse():
+            case Refused():
+                pass  # the reason may concern the user or the app
+            case Issued() | Rejected() | BadResponse():
                 # Zoom processed a user's token, so the app's credentials are accepted
                 self._kind = None
                 if self._outcome is not None:
