@@ -27,12 +27,12 @@ from zoomgate_server.zoom.token_outcome import (
     BadResponse,
     Issued,
     NotSent,
-    Refused,
     Rejected,
     Revoked,
     RevokeOutcome,
     Throttled,
     TokenOutcome,
+    UnexplainedRejection,
     Unknown,
     is_token,
 )
@@ -231,7 +231,7 @@ def classify(
 
 def _classify_error(
     status: int, response: Mapping[str, Any] | None, form: Mapping[str, str]
-) -> Rejected | AppRejected | Refused | Unknown:
+) -> Rejected | AppRejected | UnexplainedRejection | Unknown:
     """Classify an unsuccessful response. Only a JSON object with a 4xx status is treated as a rejection by Zoom."""
     if 300 <= status < 400:
         return AppRejected(f"redirect {status}")
@@ -252,7 +252,7 @@ def _classify_error(
         or ("code" in form and _CODE_REASON.search(reason))
     ):
         return Rejected(name, text)
-    return Refused(name, text, status)
+    return UnexplainedRejection(name, text, status)
 
 
 def _is_invalid_client(status: int, _: Mapping[str, str], body: bytes) -> bool:

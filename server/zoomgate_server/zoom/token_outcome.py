@@ -71,8 +71,8 @@ class AppRejected:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
-    """A refusal for a reason that Zoom does not document. The state of the authorization code or refresh token is unchanged.
+class UnexplainedRejection:
+    """A rejection for a reason that Zoom does not document. The state of the authorization code or refresh token is unchanged.
 
     Attributes:
         code: See `Rejected`.
@@ -113,7 +113,9 @@ class BadResponse:
     detail: str
 
 
-TokenOutcome = Issued | Rejected | AppRejected | Refused | Throttled | NotSent | Unknown | BadResponse
+TokenOutcome = (
+    Issued | Rejected | AppRejected | UnexplainedRejection | Throttled | NotSent | Unknown | BadResponse
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +150,7 @@ def error_for(outcome: TokenOutcome, *, retry_after: float | None = None) -> Zoo
                 ),
                 metadata={"zoom_code": code, "zoom_message": text},
             )
-        case Refused(code, text, status):
+        case UnexplainedRejection(code, text, status):
             return TokenRequestRefused(
                 _quoting("Zoom refused the token request", text),
                 metadata={"http_status": str(status), "zoom_code": code, "zoom_message": text},

@@ -10,9 +10,9 @@ from zoomgate_server.zoom.token_outcome import (
     AppRejected,
     BadResponse,
     Issued,
-    Refused,
     Rejected,
     Throttled,
+    UnexplainedRejection,
     Unknown,
 )
 
@@ -59,10 +59,10 @@ CASES: list[tuple[int, object, type]] = [
     (400, {"errorCode": 4702}, AppRejected),
     (302, b"", AppRejected),
     (429, b"", Throttled),
-    (403, {"error": "invalid_grant"}, Refused),
-    (400, {"error": "access_denied", "reason": "The account is locked"}, Refused),
-    (401, {"error": "invalid_request", "reason": "Invalid authorization code x"}, Refused),
-    (422, {}, Refused),
+    (403, {"error": "invalid_grant"}, UnexplainedRejection),
+    (400, {"error": "access_denied", "reason": "The account is locked"}, UnexplainedRejection),
+    (401, {"error": "invalid_request", "reason": "Invalid authorization code x"}, UnexplainedRejection),
+    (422, {}, UnexplainedRejection),
     (400, {"error": "temporarily_unavailable"}, Unknown),
     (400, {"error": "server_error"}, Unknown),
     (408, {"error": "invalid_grant"}, Unknown),
@@ -85,7 +85,7 @@ def test_response_is_classified(status: int, body: object, expected: type) -> No
         ({"error": "invalid_request", "reason": "Invalid authorization code abc"}, Rejected),
         ({"error": "invalid_request", "reason": "Code is expired."}, Rejected),
         ({"errorCode": 4733, "errorMessage": "x"}, Rejected),
-        ({"error": "invalid_request", "reason": "The account is locked"}, Refused),
+        ({"error": "invalid_request", "reason": "The account is locked"}, UnexplainedRejection),
         ({"error": "invalid_grant", "reason": "Redirect URI mismatch."}, AppRejected),
         (
             {"error": "invalid_request", "reason": "Invalid redirect: https://x.example/cb (4,700)"},
@@ -110,7 +110,7 @@ def test_message_of_zoom_is_returned_without_secrets(secret: str, name: str) -> 
     """The values of the request are removed, and other words that may be tokens."""
     reason = f"The account is locked ({secret}; sim-at-0123456789abcdef0123)"
     outcome = classify(400, {"error": "access_denied", "reason": reason}, form={name: secret})
-    assert outcome == Refused("access_denied", "The account is locked (***; ***)", 400)
+    assert outcome == UnexplainedRejection("access_denied", "The account is locked (***; ***)", 400)
 
 
 @given(st.integers(100, 599), st.binary(max_size=60))

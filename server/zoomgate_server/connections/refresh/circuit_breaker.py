@@ -12,10 +12,10 @@ from zoomgate_server.zoom.token_outcome import (
     BadResponse,
     Issued,
     NotSent,
-    Refused,
     Rejected,
     Throttled,
     TokenOutcome,
+    UnexplainedRejection,
     Unknown,
 )
 
@@ -72,7 +72,7 @@ class CircuitBreaker:
     def record(self, zoom_user_id: str, outcome: TokenOutcome) -> None:
         """Record the outcome of a user's request."""
         match outcome:
-            case Refused():
+            case UnexplainedRejection():
                 pass  # the reason may concern the user or the app
             case Issued() | Rejected() | BadResponse():
                 # Zoom processed a user's token, so the app's credentials are accepted

@@ -60,10 +60,10 @@ from zoomgate_server.zoom.token_outcome import (
     BadResponse,
     Issued,
     NotSent,
-    Refused,
     Rejected,
     Throttled,
     TokenOutcome,
+    UnexplainedRejection,
     Unknown,
 )
 
@@ -113,7 +113,7 @@ class Config:
     timing: Timing = Timing()
 
 
-Failure = NotSent | Unknown | Throttled | AppRejected | Refused | BadResponse
+Failure = NotSent | Unknown | Throttled | AppRejected | UnexplainedRejection | BadResponse
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,7 +321,7 @@ _FAILURES: dict[type[TokenOutcome], tuple[str, str]] = {
     Throttled: ("ZOOM_RATE_LIMITED", "Zoom is rate limiting token requests"),
     AppRejected: ("APP_CREDENTIALS_REJECTED", "Zoom rejected the app's own credentials"),
     BadResponse: ("ZOOM_BAD_RESPONSE", "Zoom's response to the token refresh is invalid"),
-    Refused: ("TOKEN_REQUEST_REFUSED", "Zoom refused the token refresh"),
+    UnexplainedRejection: ("TOKEN_REQUEST_REFUSED", "Zoom refused the token refresh"),
     Rejected: ("ZOOM_REAUTH_REQUIRED", "Zoom rejected the refresh token"),
     NotSent: ("ZOOM_UNAVAILABLE", "Zoom could not be reached"),
     Unknown: ("ZOOM_UNAVAILABLE", "Zoom's response was lost"),

@@ -38,9 +38,9 @@ from zoomgate_server.zoom.token_outcome import (
     AppRejected,
     BadResponse,
     NotSent,
-    Refused,
     Throttled,
     TokenOutcome,
+    UnexplainedRejection,
     Unknown,
     error_for,
 )
@@ -436,6 +436,6 @@ def _failure(outcome: TokenOutcome, *, retry_after: float | None = None) -> tupl
         Throttled: "zoom_rate_limited",
         AppRejected: "app_credentials_rejected",
         BadResponse: "bad_response",
-        Refused: "refused",
+        UnexplainedRejection: "refused",
     }
     return labels.get(type(outcome), "zoom_unavailable"), error_for(outcome, retry_after=retry_after)

@@ -17,10 +17,10 @@ from zoomgate_server.zoom.token_outcome import (
     AppRejected,
     Issued,
     NotSent,
-    Refused,
     Rejected,
     Throttled,
     TokenOutcome,
+    UnexplainedRejection,
     Unknown,
 )
 
@@ -80,16 +80,16 @@ def test_rejected_users_never_open_the_breaker_and_reset_the_count() -> None:
     assert world.changes == []
 
 
-def test_unexplained_refusals_neither_count_nor_reset_the_count() -> None:
+def test_unexplained_rejections_neither_count_nor_reset_the_count() -> None:
     """They do not show whether Zoom accepts the app."""
-    world, refusal = World(), Refused("access_denied", "The account is locked", 400)
-    world.record(refusal, 100)
+    world, rejection = World(), UnexplainedRejection("access_denied", "The account is locked", 400)
+    world.record(rejection, 100)
     world.record(AppRejected("invalid_client"), APP_REJECTION_USERS - 1)
-    world.record(refusal)
+    world.record(rejection)
     assert world.breaker.open_for() is None
     world.record(AppRejected("invalid_client"))
     assert world.breaker.open_for() is not None
-    world.record(refusal)
+    world.record(rejection)
     assert world.breaker.open_for() is not None
 
 
