@@ -140,7 +140,7 @@ def test_declined_link_cannot_be_used_again(service: Service, window: webdriver.
     window.get(url)
     press(window, "Continue to Zoom")
     press(window, "Decline")
-    assert heading(window) == "You are not connected"
+    assert heading(window) == "The request was declined in Zoom"
     assert BASIL in main_text(window)
     assert findings(window) == []
     window.get(url)

@@ -679,6 +679,19 @@ async def test_all_invalid_fields_are_reported_together(zoomgate: Harness) -> No
     assert set((await zoomgate.error_of(zoomgate.auth.GetToken, longest)).violations) == {"min_validity"}
 
 
+async def test_declined_consent_of_a_connected_user_changes_nothing(zoomgate: Harness) -> None:
+    """The page does not claim that the user is disconnected."""
+    await zoomgate.connect(MONICA)
+    request = pb.GetConnectionRequest(user_email=MONICA)
+    connected = await zoomgate.call(zoomgate.auth.GetConnection, request)
+    started = await zoomgate.begin_authorization()
+    async with browser() as session:
+        page = await (await consent(session, started.authorization_url, MONICA, "decline")).text()
+    assert "If you were already connected, you still are." in page
+    assert "not connected" not in page
+    assert await zoomgate.call(zoomgate.auth.GetConnection, request) == connected
+
+
 async def test_declined_consent_stores_nothing(zoomgate: Harness) -> None:
     """The consent link cannot be used again."""
     started = await zoomgate.begin_authorization()

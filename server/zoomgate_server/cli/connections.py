@@ -13,6 +13,7 @@ from zoomgate_server.cli.channel import calls_service, resume_command
 from zoomgate_server.cli.options import rate_option, time_with_zone, user_argument, yes_option
 from zoomgate_server.cli.output import (
     confirm,
+    counted,
     enum_name,
     fail_if_unreadable,
     local_time,
@@ -65,7 +66,7 @@ def list_(client: Client, as_json: bool, states: tuple[str, ...], where: tuple[C
         return
     titles = ("USER", "STATE", "CONSENTED", "TOKEN EXPIRES", "SCOPES")
     count = print_table(titles, map(_row, selected))
-    note(f"{count} connection{'' if count == 1 else 's'}")
+    note(counted(count, "connection"))
     fail_if_unreadable(unreadable_users)
     if not count and not states and not where:
         note("connect a user with `zoomgate connect USER`")
@@ -239,7 +240,7 @@ def revoke(
         return
     total = None if yes else operation.count()
     if total:
-        confirm(f"Disconnect {total} user{'' if total == 1 else 's'}?")
+        confirm(f"Disconnect {counted(total, 'user')}?")
     executor.run(
         operation,
         RateLimiter(rate),

@@ -17,7 +17,7 @@ from zoomgate_server import file_system, settings
 from zoomgate_server.app import file_descriptors, store_binding
 from zoomgate_server.cli import privileges
 from zoomgate_server.cli.options import json_option
-from zoomgate_server.cli.output import log_warnings_to_stderr, print_result
+from zoomgate_server.cli.output import counted, log_warnings_to_stderr, print_result
 from zoomgate_server.cli.setting_options import setting_options
 from zoomgate_server.cli.store_access import inspect_store
 from zoomgate_server.encryption import key_check, key_file, key_usage
@@ -52,7 +52,7 @@ def doctor(overrides: Mapping[str, str], as_json: bool) -> None:
         failed = failed or result == FAILURE
         mark = {OK: "ok  ", WARNING: "warn", FAILURE: "FAIL"}[result]
         fields = {"check": check, "result": result, "text": text}
-        print_result(f"{mark}  {check:<13} {plain(text)}", fields, as_json=as_json)
+        print_result(f"{mark}  {check:<14}  {plain(text)}", fields, as_json=as_json)
     raise SystemExit(1 if failed else 0)
 
 
@@ -85,7 +85,7 @@ def _run_checks(overrides: Mapping[str, str]) -> Iterator[tuple[str, Finding]]:
 
 def _app(loaded: settings.Settings) -> Finding:
     if loaded.client_id:
-        return OK, f"client ID and {len(loaded.client_secret)} secret(s) are set"
+        return OK, f"a client ID and {counted(len(loaded.client_secret), 'secret')}"
     return (
         WARNING,
         "no client ID; `zoomgate run` uses the Zoom simulator, `zoomgate serve` requires ZOOMGATE_CLIENT_ID",
@@ -140,7 +140,7 @@ def _store(loaded: settings.Settings) -> tuple[Finding, StoreInspection | None]:
     if isinstance(loaded.store, Secret) and not contents.replicated:
         text = f"{contents.location} is a single server; if its disk fails, all connections are lost"
         return (WARNING, text), contents
-    return (OK, f"{contents.location}, {contents.users} connection record(s)"), contents
+    return (OK, f"{contents.location}, {counted(contents.users, 'connection record')}"), contents
 
 
 def _is_missing(path: Path) -> bool:
@@ -164,7 +164,7 @@ def _keys(loaded: settings.Settings, contents: StoreInspection | None) -> Findin
         ring = key_file.load(loaded.keys)
     except key_file.KeyFileError as error:
         return FAILURE, str(error)
-    text = f"{len(ring.ids)} key(s), primary key {ring.primary_id}"
+    text = f"{counted(len(ring.ids), 'key')}, primary key {ring.primary_id}"
     if contents is None:
         return OK, text
     # without a client ID, the settings do not name the app (`zoomgate run` uses the simulator's app), so check all apps in the store
@@ -223,7 +223,7 @@ def _callers(loaded: settings.Settings) -> Finding:
             WARNING,
             "the callers file is empty, so every call is rejected; add callers with `zoomgate callers add`",
         )
-    return OK, f"{len(principals)} caller(s)"
+    return OK, counted(len({principal.name for principal in principals.values()}), "caller")
 
 
 def _tls(cert: Path, key: Path, names: Mapping[str, str]) -> Finding:
@@ -261,7 +261,7 @@ def _webhooks(loaded: settings.Settings) -> Finding:
             "no secret, so Zoom's events are not received; set ZOOMGATE_WEBHOOK_SECRET to be notified when users remove the app",
         )
     url = (loaded.public_url or f"http://{loaded.http_listen}") + "/webhooks/zoom"
-    return OK, f"{len(loaded.webhook_secret)} secret(s) are set; endpoint for Zoom's events: {url}"
+    return OK, f"{counted(len(loaded.webhook_secret), 'secret')}; endpoint for Zoom's events: {url}"
 
 
 def _zoom(oauth_url: str) -> Iterator[tuple[str, Finding]]:

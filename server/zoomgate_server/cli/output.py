@@ -174,6 +174,11 @@ def local_time(timestamp: Any, zone: tzinfo | None = None) -> str:
     return f"{local:%Y-%m-%d %H:%M:%S} ({relative_time(timestamp.seconds)})"
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a count and a noun, in the plural unless the count is 1."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 def relative_time(seconds: float) -> str:
     """Format a Unix time relative to now, such as `in 5 minutes` or `2 hours ago`; return an empty string for 0."""
     if not seconds:
@@ -182,6 +187,6 @@ def relative_time(seconds: float) -> str:
     for unit, size in _UNITS:
         count = abs(difference) // size
         if count:
-            text = f"{count} {unit}{'' if count == 1 else 's'}"
+            text = counted(count, unit)
             return f"in {text}" if difference > 0 else f"{text} ago"
     return "now"

@@ -48,8 +48,8 @@ OUTCOMES = {
     ),
     "declined": Outcome(
         200,
-        "You are not connected",
-        "The request was declined in Zoom. {app} has no access, and nothing was stored.",
+        "The request was declined in Zoom",
+        "Nothing was changed. If you were already connected, you still are.",
         f"Declined by mistake? {_NEW_LINK}",
     ),
     "zoom_error": Outcome(

@@ -245,6 +245,7 @@ class TestDoctor:
     def test_empty_directory_passes_and_stays_empty(self, folder: Path) -> None:
         text = stdout_of(zoomgate("doctor"))
         assert "FAIL" not in text
+        assert all(line[4:6] == line[20:22] == "  " for line in text.splitlines())
         assert list(folder.iterdir()) == []
 
     def test_all_settings_problems_are_listed(self) -> None:
@@ -286,8 +287,9 @@ class TestDoctor:
         assert f"{missing} cannot be created; create its directory" in result.stdout
 
     async def test_all_checks_pass_with_a_running_service(self, zoomgate: Harness, folder: Path) -> None:
-        """The data directory does not change."""
+        """The data directory does not change. A caller that has two keys during a rotation is counted once."""
         stdout_of(await command("callers", "add", "ops", "--role", "admin"))
+        stdout_of(await command("callers", "rotate", "ops"))
         before = sorted(path.name for path in zoomgate.data_dir.iterdir())
         result = await command(
             "doctor",
@@ -302,8 +304,9 @@ class TestDoctor:
                 "ZOOMGATE_WEBHOOK_SECRET": "hush newer",
             },
         )
-        events = "2 secret(s) are set; endpoint for Zoom's events: https://zoom.example.com/webhooks/zoom"
+        events = "2 secrets; endpoint for Zoom's events: https://zoom.example.com/webhooks/zoom"
         assert events in stdout_of(result)
+        assert "1 caller\n" in result.stdout
         assert {line.split()[0] for line in stdout_of(result).splitlines()} == {"ok"}
         assert sorted(path.name for path in zoomgate.data_dir.iterdir()) == before
         assert "hush" not in result.output
