@@ -103,6 +103,8 @@ def main() -> None:
     Characters that the output encoding cannot represent are escaped.
     """
     _open_standard_streams()
+    # gRPC's own messages would appear between the lines of the JSON log and before error messages
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:

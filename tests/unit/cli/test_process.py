@@ -22,6 +22,7 @@ from urllib.parse import urljoin
 import click
 import pytest
 
+from support.certificates import write_pair
 from zoomgate import Client
 from zoomgate_server.app import file_descriptors
 from zoomgate_server.cli import cli
@@ -354,6 +355,21 @@ def test_output_to_a_full_disk_is_reported(tmp_path: Path) -> None:
         )
     assert result.returncode == 1
     assert result.stderr == "zoomgate: output is incomplete (No space left on device); free some disk space\n"
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_failed_tls_handshakes_print_no_lines_of_grpc(tmp_path: Path, workers: str) -> None:
+    """The log contains only JSON, and the client prints one message."""
+    cert, key, _ = write_pair(tmp_path)
+    tls = {"ZOOMGATE_TLS_CERT": str(cert), "ZOOMGATE_TLS_KEY": str(key), "ZOOMGATE_WORKERS": workers}
+    with start_process(tmp_path, *RUN, environ=tls) as process:
+        address = re.search(r"ready grpc=(\S+)", read_until(process, "ready grpc="))
+        assert address is not None
+        result = run(tmp_path, "connections", "list", "--server", address.group(1))
+        _, log = stop(process)
+    assert (result.returncode, result.stderr.count("\n")) == (5, 1), result.stderr
+    assert result.stderr.startswith("zoomgate: the service at ")
+    assert all(json.loads(line)["event"] for line in log.splitlines()), log
 
 
 def test_standard_streams_may_be_closed(tmp_path: Path) -> None:
