@@ -189,8 +189,9 @@ async def test_page_has_a_strict_policy_and_is_not_cached(client: Client) -> Non
     assert "<script" not in page
 
 
-async def test_path_without_slash_redirects_to_the_page(client: Client) -> None:
-    async with client.session.get(f"{client.simulator.url}/_sim") as response:
+@pytest.mark.parametrize("path", ["", "/", "/_sim"])
+async def test_root_and_path_without_slash_redirect_to_the_page(client: Client, path: str) -> None:
+    async with client.session.get(client.simulator.url + path) as response:
         assert (response.status, response.url.path) == (200, "/_sim/")
 
 

@@ -49,7 +49,7 @@ class AdminEndpoints:
         return web.Response(text=page, content_type="text/html", headers=pages.SECURITY_HEADERS)
 
     async def redirect_to_overview(self, _request: web.Request) -> web.StreamResponse:
-        """Redirect `/_sim` to `/_sim/`."""
+        """Redirect to `/_sim/`."""
         return web.Response(status=302, headers={"Location": "/_sim/"})
 
     async def stats(self, _request: web.Request) -> web.StreamResponse:

@@ -185,7 +185,8 @@ class Simulator:
         ):
             add(method, path, self._with_faults("meetings", api.with_authorization(name, endpoint)))
         add("*", "/v2/{tail:.*}", self._with_faults("any", api.unknown))
-        add("GET", "/_sim", admin.redirect_to_overview)
+        for path in ("/", "/_sim"):
+            add("GET", path, admin.redirect_to_overview)
         add("GET", "/_sim/", admin.overview)
         add("GET", "/_sim/stats", admin.stats)
         add("POST", "/_sim/fault", admin.add_fault)
