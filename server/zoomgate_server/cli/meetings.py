@@ -1,11 +1,14 @@
 """Command `zoomgate meetings`, which manages users' meetings through the running service."""
 
+import json
 from datetime import datetime, tzinfo
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import click
 from google.protobuf import json_format
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
 
 from zoomgate import Client
 from zoomgate.v1.meeting_pb2 import Meeting, MeetingDetails
@@ -50,10 +53,11 @@ def create(client: Client, as_json: bool, user: str, details: Any, start: str | 
     """
     meeting_details = MeetingDetails()
     if details is not None:
+        content = details.read()
         try:
-            json_format.Parse(details.read(), meeting_details)
-        except (json_format.ParseError, UnicodeDecodeError, RecursionError) as error:
-            fail(f"--details: {error}; see MeetingDetails in the API", USAGE)
+            json_format.Parse(content, meeting_details)
+        except (json_format.ParseError, UnicodeDecodeError, RecursionError):
+            fail(f"--details: {_details_problem(content)}; see docs/meetings.md", USAGE)
     fields["duration_minutes"] = fields.pop("duration")
     for name, value in fields.items():
         if value is not None:
@@ -104,6 +108,40 @@ def delete(client: Client, as_json: bool, user: str, meeting_id: int, occurrence
         print_json(response)
     else:
         note(f"deleted meeting {meeting_id}")
+
+
+def _details_problem(content: bytes) -> str:
+    """Return the reason why content is not a MeetingDetails message."""
+    try:
+        document = json.loads(content.decode())
+    except (ValueError, RecursionError) as error:
+        return f"not valid JSON ({error})"
+    if not isinstance(document, dict):
+        return "not a JSON object"
+    return _invalid_field(document, MeetingDetails) or (
+        "a field is set twice, or fields exclude each other, such as startTime and localStartTime"
+    )
+
+
+def _invalid_field(document: dict[str, Any], kind: type[Message], path: str = "") -> str:
+    """Describe the first field that is unknown or has an invalid value, without the value, which can be a password."""
+    fields = {name: field for field in kind.DESCRIPTOR.fields for name in (field.name, field.json_name)}
+    for name, value in document.items():
+        field = fields.get(name)
+        if field is None:
+            return f"unknown field {path}{name}"
+        try:
+            json_format.ParseDict({name: value}, kind())
+        except json_format.ParseError:
+            if field.enum_type is not None:
+                names = [known.name for known in field.enum_type.values if known.number]
+                return f"invalid value of {path}{name}; use one of {', '.join(names)}"
+            nested = ""
+            if isinstance(value, dict) and field.message_type is not None:
+                nested_kind = GetMessageClass(field.message_type)  # type: ignore[arg-type]
+                nested = _invalid_field(value, nested_kind, f"{path}{name}.")
+            return nested or f"invalid value of {path}{name}"
+    return ""
 
 
 def _id(number: int) -> int:

@@ -320,6 +320,39 @@ async def test_invalid_meetings_are_rejected(harness: Harness, arguments: tuple[
     assert text in errors
 
 
+@pytest.mark.parametrize(
+    ("details", "problem"),
+    [
+        ("{", "not valid JSON (Expecting property name enclosed in double quotes: line 1 column 2 (char 1))"),
+        ("null", "not a JSON object"),
+        ('{"colour": 1}', "unknown field colour"),
+        ('{"recurrence": {"every": 1}}', "unknown field recurrence.every"),
+        ('{"password": 123456}', "invalid value of password"),
+        ('{"startTime": "tomorrow"}', "invalid value of startTime"),
+        ('{"startTime": {}}', "invalid value of startTime"),
+        ('{"settings": {"waiting_room": "yes"}}', "invalid value of settings.waiting_room"),
+        ('{"settings": 3}', "invalid value of settings"),
+        ('{"trackingFields": {}}', "invalid value of trackingFields"),
+        ('{"trackingFields": [{"name": "x"}]}', "invalid value of trackingFields"),
+        (
+            '{"recurrence": {"type": "HOURLY"}}',
+            "invalid value of recurrence.type; use one of TYPE_DAILY, TYPE_WEEKLY, TYPE_MONTHLY",
+        ),
+        (
+            '{"startTime": "2030-01-07T09:00:00Z", "localStartTime": "2030-01-07T09:00:00"}',
+            "a field is set twice, or fields exclude each other, such as startTime and localStartTime",
+        ),
+    ],
+)
+async def test_invalid_details_are_explained_in_one_line(
+    harness: Harness, details: str, problem: str
+) -> None:
+    """The line contains the field and the valid names of an enum, but no value."""
+    arguments = ("meetings", "create", MONICA, "--details", "-")
+    _, errors = await zoomgate(harness, *arguments, stdin=details.encode(), code=2)
+    assert errors == f"zoomgate: --details: {problem}; see docs/meetings.md\n"
+
+
 async def test_requests_are_forwarded(harness: Harness, tmp_path: Path) -> None:
     """Zoom receives the query, headers and data (from text, a file or standard input); the response is printed unchanged."""
     output, _ = await zoomgate(harness, "proxy", "get", MONICA, "/users/me", "-H", "accept: application/json")
