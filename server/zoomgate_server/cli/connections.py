@@ -64,7 +64,7 @@ def list_(client: Client, as_json: bool, states: tuple[str, ...], where: tuple[C
             print_json(connection)
         fail_if_unreadable(unreadable_users)
         return
-    titles = ("USER", "STATE", "CONSENTED", "TOKEN EXPIRES", "SCOPES")
+    titles = ("USER", "STATE", "CONSENT OR IMPORT", "TOKEN EXPIRES", "SCOPES")
     count = print_table(titles, map(_row, selected))
     note(counted(count, "connection"))
     fail_if_unreadable(unreadable_users)
@@ -78,7 +78,7 @@ def _row(connection: Connection) -> tuple[str, ...]:
         state_text(connection),
         relative_time(connection.consent_time.seconds),
         relative_time(connection.access_expire_time.seconds),
-        str(len(connection.scopes)),
+        str(len(connection.scopes)) if connection.scopes else _no_scopes(connection),
     )
 
 
@@ -261,9 +261,9 @@ def print_connection(connection: Connection, *, as_json: bool) -> None:
             "Zoom user": connection.zoom_user_id,
             "Zoom account": connection.zoom_account_id,
             "Zoom email": connection.zoom_email,
-            "scopes": " ".join(connection.scopes),
-            "first connected": local_time(connection.create_time),
-            "consented": local_time(connection.consent_time),
+            "scopes": " ".join(connection.scopes) or _no_scopes(connection),
+            "connected": local_time(connection.create_time),
+            "consented or imported": local_time(connection.consent_time),
             "refreshed": local_time(connection.refresh_time),
             "token expires": local_time(connection.access_expire_time),
             "next refresh": local_time(connection.next_refresh_time),
@@ -272,6 +272,11 @@ def print_connection(connection: Connection, *, as_json: bool) -> None:
         },
         as_json=as_json,
     )
+
+
+def _no_scopes(connection: Connection) -> str:
+    """Return the text for a connection without scopes. Zoom grants at least one; an import does not need to contain them."""
+    return "unknown" if connection.state == Connection.STATE_ACTIVE else ""
 
 
 def state_text(connection: Connection) -> str:

@@ -8,6 +8,7 @@ import pty
 import re
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -279,6 +280,34 @@ async def test_meetings_are_created_shown_and_deleted(harness: Harness) -> None:
     assert "deleted meeting" in errors
     _, errors = await zoomgate(harness, "meetings", "get", MONICA, meeting["id"], code=3)
     assert "NOT_FOUND" in errors
+
+
+async def test_scopes_are_unknown_after_an_import_without_them_and_empty_after_the_end(
+    tmp_path: Path,
+) -> None:
+    """They are never shown as 0. The time of the import is not called a consent."""
+    async with running(tmp_path / "data") as harness:
+        tokens = harness.simulator.connect(BASIL)
+        request = pb.ImportConnectionRequest(
+            user_email=BASIL,
+            access_token=tokens.access_token,
+            refresh_token=tokens.refresh_token,
+            expires_in=3600,
+            update_time={"seconds": int(time.time())},
+        )
+        await harness.call(harness.auth.ImportConnection, request)
+        listed, _ = await zoomgate(harness, "connections", "list")
+        assert listed.decode().splitlines()[1].endswith(" unknown")
+        shown, _ = await zoomgate(harness, "connections", "show", BASIL)
+        assert re.search(
+            r"^scopes +unknown\nconnected .+\nconsented or imported ", shown.decode(), re.MULTILINE
+        )
+        await zoomgate(harness, "connections", "delete", BASIL, "--yes")
+        listed, _ = await zoomgate(harness, "connections", "list", "--state", "disconnected")
+        titles, ended = listed.decode().splitlines()
+        assert len(ended) <= titles.index("SCOPES")
+        shown, _ = await zoomgate(harness, "connections", "show", BASIL)
+        assert b"scopes" not in shown
 
 
 async def test_direction_of_a_topic_does_not_affect_the_terminal(harness: Harness) -> None:
