@@ -29,6 +29,7 @@ and for request data, `-` means standard input. If `NO_COLOR` is set, the output
 | 4 | the key is missing or unknown, or the caller is not allowed to do this |
 | 5 | the service or Zoom cannot be reached, or timed out |
 | 6 | the user must consent: run `zoomgate connect USER` |
+| 7 | a change may or may not have been made: check before you run the command again |
 """
 
 

@@ -85,17 +85,18 @@ def test_problems_in_the_file_have_file_and_line(tmp_path: Path) -> None:
     with pytest.raises(SettingsError) as error:
         load_file(
             file,
-            'lisen = "x"\n\nlisten = "0.0.0.0:1"\ndrain_seconds = 1.5\nlog_level = "loud"\n'
+            'lisen = "x"\nqqqq = 1\nlisten = "0.0.0.0:1"\ndrain_seconds = 1.5\nlog_level = "loud"\n'
             '[return_to]\nx = "ftp://y"\n',
             {"ZOOMGATE_LOG_LEVEL": "louder"},
         )
     text = "\n".join(error.value.problems)
     assert f"unknown setting lisen in {file}:1; did you mean listen?" in text
+    assert f"unknown setting qqqq in {file}:2; remove it (" in text
     assert f"listen ({file}:3) is '0.0.0.0:1'" in text
     assert f"drain_seconds ({file}:4) must be" in text
     assert f"return_to ({file}:6) contains item 1, which is not" in text
     assert "ZOOMGATE_LOG_LEVEL must be one of debug, info, warning, error, not 'louder'" in text
-    assert len(error.value.problems) == 5
+    assert len(error.value.problems) == 6
 
 
 @pytest.mark.parametrize("text", ["listen = ", "\x00", "a = 1\na = 2"])
@@ -159,7 +160,9 @@ def test_unknown_variables_are_rejected() -> None:
     """The message suggests the setting with the most similar name."""
     assert problem({"ZOOMGATE_LISTN": "x"}) == "unknown setting ZOOMGATE_LISTN; did you mean ZOOMGATE_LISTEN?"
     for name in ("ZOOMGATE_QQQQQQ", "ZOOMGATE_TLS_CLIENT_CA"):
-        assert problem({name: "x"}) == f"unknown setting {name}"
+        assert problem({name: "x"}) == (
+            f"unknown setting {name}; remove it (docs/configuration.md lists all settings)"
+        )
     settings.load({"ZOOMGATE_SERVER": "x", "ZOOMGATE_KEY": "y"})
 
 

@@ -18,7 +18,7 @@ _COMMANDS = {
     "simulator": "Start the Zoom simulator without the service, or control it.",
     "connect": "Connect a user: print the consent link, and wait.",
     "connections": "List, show, watch, refresh and revoke connections.",
-    "meetings": "Create, show and delete meetings.",
+    "meetings": "Create, get and delete meetings.",
     "proxy": "Call Zoom's REST API on a user's behalf.",
     "token": "Check or print a user's access token.",
     "callers": "Manage callers.",

@@ -128,7 +128,7 @@ def show(as_json: bool, files: tuple[Path, ...], **conditions: Any) -> None:
         raise SystemExit(NOT_FOUND)
 
 
-@audit.command("fingerprint")
+@audit.command("fingerprint", short_help="Print the audit fingerprint of a token.")
 def fingerprint_() -> None:
     """Print the audit fingerprint of a token read from standard input.
 

@@ -19,6 +19,7 @@ from zoomgate_server.cli.options import json_option, yes_option
 from zoomgate_server.cli.output import (
     NOT_FOUND,
     confirm,
+    counted,
     fail,
     load_settings,
     note,
@@ -52,7 +53,7 @@ def callers() -> None:
     """
 
 
-@callers.command()
+@callers.command(short_help="Add a caller and print its new key.")
 @click.argument("name")
 @click.option(
     "--role", type=click.Choice(["service", "member", "admin"]), required=True, help="The caller's role."
@@ -162,7 +163,7 @@ def list_(path: str | None, as_json: bool) -> None:
             for principal, digests in rows
         ),
     )
-    note(f"{count} caller{'' if count == 1 else 's'}")
+    note(counted(count, "caller"))
 
 
 @callers.command()

@@ -9,7 +9,7 @@ from zoomgate import Client, NotConnected
 from zoomgate_server.cli.channel import calls_service
 from zoomgate_server.cli.connections import print_connection
 from zoomgate_server.cli.options import user_argument, user_email
-from zoomgate_server.cli.output import fail, note, print_json
+from zoomgate_server.cli.output import counted, fail, note, print_json
 
 
 @click.command()
@@ -80,7 +80,7 @@ def connect(
         connection = client.wait_for_connection(user, after=previous, timeout=wait)
     except TimeoutError:
         fail(
-            f"{consenting} did not consent within {wait} seconds, but the link may still be valid;"
+            f"{consenting} did not consent within {counted(wait, 'second')}, but the link may still be valid;"
             f" check later with `zoomgate connections show {user}`"
         )
     print_connection(connection, as_json=as_json)

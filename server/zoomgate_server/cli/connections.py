@@ -107,7 +107,7 @@ def delete(client: Client, as_json: bool, user: str, yes: bool) -> None:
     print_connection(client.auth.delete_connection(user_email=user).connection, as_json=as_json)
 
 
-@connections.command()
+@connections.command(short_help="Print changes of connections as they happen.")
 @user_argument("users", metavar="[USER]...", nargs=-1)
 @click.option(
     "--resume-token",
@@ -151,7 +151,7 @@ def _event_line(event: WatchConnectionsResponse) -> str:
     return f"{updated:%Y-%m-%d %H:%M:%S}  {kind.ljust(8)}  {escape(connection.user_email)}  {escape(state_text(connection))}"
 
 
-@connections.command()
+@connections.command(short_help="Refresh the tokens of USER, or of all users.")
 @user_argument(required=False)
 @click.option("--all", "all_users", is_flag=True, help="All users with an active connection.")
 @rate_option(100, 5, "With --all: maximum number of refreshes per second. Tokens are refreshed sequentially.")
@@ -198,7 +198,7 @@ def refresh(
     print_connection(client.auth.get_connection(user_email=user).connection, as_json=as_json)
 
 
-@connections.command()
+@connections.command(short_help="Disconnect the users who match filters, or all users.")
 @where_option
 @click.option(
     "--all", "all_users", is_flag=True, help="Disconnect all users, for example before retiring the app."

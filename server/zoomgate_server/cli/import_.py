@@ -21,7 +21,7 @@ from zoomgate_server.cli.importing.results import Results, ResultsFileError, Row
 from zoomgate_server.cli.importing.scan import Scan, scanned
 from zoomgate_server.cli.importing.text import ImportFileError
 from zoomgate_server.cli.options import combined, rate_option
-from zoomgate_server.cli.output import FAILURE, UNREACHABLE, USAGE, fail, note, print_result
+from zoomgate_server.cli.output import FAILURE, UNREACHABLE, USAGE, counted, fail, note, print_result
 from zoomgate_server.cli.privileges import run_as_owner
 from zoomgate_server.cli.progress import progress
 from zoomgate_server.rate_limiter import RateLimiter
@@ -44,8 +44,8 @@ def import_() -> None:
     is used only if the access token has expired.
 
     To resume an interrupted import, run the same command again. Exit codes: 1 if rows are rejected, incomplete or require
-    consent, 5 if the service or Zoom does not respond. There is no export; docs/importing.md explains the reasons and the
-    alternatives.
+    consent, 2 if FILE is invalid, 4 if the caller is not allowed to import, 5 if the service or Zoom does not respond. There is
+    no export; docs/importing.md explains the reasons and the alternatives.
 
     Example: zoomgate import velo-users ZoomUsers.csv --dry-run
     """
@@ -72,7 +72,7 @@ _options = combined(
 """The parameters of all formats."""
 
 
-@import_.command("velo-users")
+@import_.command("velo-users", short_help="Import the collection ZoomUsers of Wix Velo.")
 @_options
 @click.option(
     "--user-column",
@@ -90,7 +90,7 @@ async def velo_users(client: AsyncClient, file: Path, user_column: str, **option
     await _import(client, formats.velo_users(file, user_column), **options)
 
 
-@import_.command("nango")
+@import_.command("nango", short_help="Import connections from Nango.")
 @_options
 @click.option(
     "--user-field",
@@ -181,16 +181,16 @@ def _print_warnings(source: Source, scan: Scan) -> None:
         note(f"other users of the local machine can read the tokens in {source.path}; run `chmod 600` on it")
     if scan.invalid_times:
         note(
-            f"{scan.invalid_times} row(s) contain an invalid time, which is ignored: their access tokens are treated as expired,"
-            " and, if a user has several such rows, the last one is imported; use times such as 2030-01-07T10:00:00Z"
+            f"invalid times in {counted(scan.invalid_times, 'row')} are ignored: the access tokens of such rows are treated as expired,"
+            " and, if a user has several of them, the last one is imported; use times such as 2030-01-07T10:00:00Z"
         )
 
 
 def _print_summary(scan: Scan, *, as_json: bool) -> None:
     """Print a summary of a file that was only validated, and set the exit code."""
     print_result(
-        f"{scan.rows} row(s): {scan.usable} to import, {scan.superseded} superseded by newer rows of the same user,"
-        f" {scan.rejected} rejected. {scan.valid_access_tokens} access token(s) are still valid; for the other rows,"
+        f"{counted(scan.rows, 'row')}: {scan.usable} to import, {scan.superseded} superseded by newer rows of the same user,"
+        f" {scan.rejected} rejected. {counted(scan.valid_access_tokens, 'valid access token')}; for the other rows,"
         " the refresh token will be used. Nothing was sent, stored or written.",
         {
             "rows": scan.rows,
@@ -203,7 +203,7 @@ def _print_summary(scan: Scan, *, as_json: bool) -> None:
         as_json=as_json,
     )
     for row in scan.invalid_rows:
-        note(f"line {row.line}: {row.user_email or 'unknown user'}: {row.reason}")
+        note(": ".join(filter(None, (f"line {row.line}", row.user_email, row.reason))))
     if scan.rejected > len(scan.invalid_rows):
         note(f"and {scan.rejected - len(scan.invalid_rows)} more")
     if scan.rejected:
@@ -218,7 +218,7 @@ def _report(
     by_status = {status.value: counts[status] for status in RowStatus}
     listed = ", ".join(f"{count} {name}" for name, count in by_status.items() if count) or "none processed"
     print_result(
-        f"{rows} row(s): {listed}{f', {remaining} remaining' if remaining else ''}. The result of each row is in {path}.",
+        f"{counted(rows, 'row')}: {listed}{f', {remaining} remaining' if remaining else ''}. The result of each row is in {path}.",
         {"rows": rows, **by_status, "left": remaining, "results": str(path)},
         as_json=as_json,
     )
@@ -226,11 +226,11 @@ def _report(
         note(f"zoomgate: {importer.problem}")
     if counts[RowStatus.REAUTH_REQUIRED]:
         note(
-            f"{counts[RowStatus.REAUTH_REQUIRED]} user(s) must consent; send each of them the link that `zoomgate connect USER` prints"
+            f"{counted(counts[RowStatus.REAUTH_REQUIRED], 'user')} must consent; send each the link that `zoomgate connect USER` prints"
         )
     if counts[RowStatus.REJECTED]:
         note(
-            f"{counts[RowStatus.REJECTED]} row(s) were rejected; see {path} for the reasons, and import the corrected file with"
+            f"{counted(counts[RowStatus.REJECTED], 'row')} rejected; see {path} for the reasons, and import the corrected file with"
             " a different results file (--results)"
         )
     if remaining or results.incomplete:

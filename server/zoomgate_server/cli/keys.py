@@ -14,6 +14,7 @@ from zoomgate_server import settings
 from zoomgate_server.cli.audit_log import AuditLog
 from zoomgate_server.cli.options import json_option
 from zoomgate_server.cli.output import (
+    counted,
     fail,
     load_settings,
     note,
@@ -43,7 +44,7 @@ def keys() -> None:
     """
 
 
-@keys.command()
+@keys.command(short_help="Create a key ring with one new key.")
 @click.argument("path", required=False)
 def new(path: str | None) -> None:
     """Create a key ring with one new key in PATH and print the key's ID.
@@ -179,7 +180,7 @@ def rotate(loaded: settings.Settings, file: Path, ring: KeyRing, now: bool, as_j
         fail(summary.problem)
 
 
-@keys.command("reencrypt")
+@keys.command("reencrypt", short_help="Re-encrypt all records under the primary key.")
 @_changes_key_ring
 @json_option()
 def reencrypt_(loaded: settings.Settings, file: Path, ring: KeyRing, as_json: bool) -> None:  # noqa: ARG001 - passed by the decorator
@@ -218,7 +219,7 @@ def retire(loaded: settings.Settings, file: Path, ring: KeyRing, key_id: str, as
     _require_settled(file)
     used = _count_encrypted_with(loaded, key_id)
     if used:
-        listed = ", ".join(f"{count} {item}" for item, count in sorted(used.items()))
+        listed = ", ".join(counted(count, item) for item, count in sorted(used.items()))
         remedy = (
             "it is the newest key; make it the primary key with `zoomgate keys rotate`"
             if key_id == key_file.next_key(ring)
@@ -270,8 +271,8 @@ def _count_encrypted_with(loaded: settings.Settings, key_id: str) -> Counter[str
                 return await key_usage.sealed_with(store, key_id, advance)
 
     try:
-        counts = Counter({f"record(s) of kind {kind}": n for kind, n in asyncio.run(count()).items()})
-        counts["journal file(s)"] = key_usage.journal_by_key(loaded.data_dir)[key_id]
+        counts = Counter({f"{kind} record": n for kind, n in asyncio.run(count()).items()})
+        counts["journal file"] = key_usage.journal_by_key(loaded.data_dir)[key_id]
     except (StoreOpenError, StoreError, key_usage.UnknownFileError) as error:
         fail(f"key {key_id} cannot be retired, since its use cannot be determined: {error}")
     return +counts

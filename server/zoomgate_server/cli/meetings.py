@@ -21,7 +21,7 @@ _meeting_arguments = combined(user_argument(), click.argument("meeting_id", type
 
 @click.group()
 def meetings() -> None:
-    """Create, show and delete meetings.
+    """Create, get and delete meetings.
 
     Example: zoomgate meetings create monica@example.com --topic "Weekly review"
     """

@@ -12,7 +12,7 @@ import click
 
 from zoomgate_server.cli.audit_log import AuditLog
 from zoomgate_server.cli.options import json_option
-from zoomgate_server.cli.output import load_settings, print_json, print_table, relative_time
+from zoomgate_server.cli.output import counted, load_settings, print_json, print_table, relative_time
 from zoomgate_server.cli.progress import progress
 from zoomgate_server.cli.store_access import exists, load_key_ring, open_store, run
 from zoomgate_server.clock import SystemClock
@@ -137,10 +137,10 @@ def _print(outcome: Outcome, *, dry_run: bool) -> None:
     listed = ", ".join(f"{count} {kind}" for kind, count in _count_by_kind(outcome).items()) or "nothing"
     sentence = f"{'Would be pruned' if dry_run else 'Pruned'}: {listed}."
     if outcome.kept:
-        sentence += f" {outcome.kept} record(s) were retained because they were modified during the run."
+        sentence += f" Retained {counted(outcome.kept, 'record')} modified during the run."
     if outcome.unreadable:
         sentence += (
-            f" {outcome.unreadable} connection(s) were retained because they cannot be decrypted;"
+            f" Retained {counted(outcome.unreadable, 'connection')} that cannot be decrypted;"
             " `zoomgate keys list` shows the missing key."
         )
     click.echo(sentence)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from zoomgate_server.cli.audit_log import AuditLog
+from zoomgate_server.cli.output import counted
 from zoomgate_server.cli.progress import progress
 from zoomgate_server.cli.store_access import exists, open_store, run
 from zoomgate_server.encryption import key_usage
@@ -57,14 +58,14 @@ async def _reencrypt(loaded: Settings, ring: KeyRing) -> Summary:
     problem = ""
     if result.failed:
         names = ", ".join(f"{name} ({error})" for name, error in list(result.failed.items())[:_MAX_LISTED])
-        problem = f"{len(result.failed)} record(s) cannot be decrypted and are unchanged: {names}"
+        problem = f"{counted(len(result.failed), 'record')} cannot be decrypted and stayed unchanged: {names}"
     elif other_keys:
         problem = (
-            f"{sum(other_keys.values())} record(s) were encrypted with a different key during the run;"
+            f"a service encrypted {counted(sum(other_keys.values()), 'record')} with a different key during the run;"
             " run `zoomgate keys reencrypt` again"
         )
     return Summary(
-        f"Re-encrypted {result.reencrypted} record(s); {result.current} were already up to date ({rate:.0f} records/s).",
+        f"Re-encrypted {counted(result.reencrypted, 'record')}; {result.current} were already up to date ({rate:.0f} records/s).",
         {
             "reencrypted": result.reencrypted,
             "current": result.current,

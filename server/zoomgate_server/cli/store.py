@@ -9,7 +9,7 @@ import click
 from zoomgate_server.app import store_binding
 from zoomgate_server.cli.audit_log import AuditLog
 from zoomgate_server.cli.options import json_option, yes_option
-from zoomgate_server.cli.output import confirm, fail, load_settings, note, print_result
+from zoomgate_server.cli.output import confirm, counted, fail, load_settings, note, print_result
 from zoomgate_server.cli.privileges import run_as_owner
 from zoomgate_server.cli.progress import progress
 from zoomgate_server.cli.store_access import exists, inspect_store, open_store, run
@@ -47,14 +47,14 @@ def backup(file: Path, as_json: bool) -> None:
         records = run(_backup(loaded, file))
         audit.record("store.backed_up", file=str(file), records=records)
     print_result(
-        f"Copied {records} record(s) to {file} and verified them. The keys are not included: store a copy of {loaded.keys} in a"
+        f"Copied {counted(records, 'record')} to {file} and verified them. The keys are not included: store a copy of {loaded.keys} in a"
         " different place.",
         {"file": str(file), "records": records},
         as_json=as_json,
     )
 
 
-@store.command()
+@store.command(short_help="Restore a backup into an empty or missing store.")
 @click.argument("file", type=click.Path(path_type=Path))
 @json_option()
 def restore(file: Path, as_json: bool) -> None:
@@ -71,7 +71,7 @@ def restore(file: Path, as_json: bool) -> None:
         audit.record("store.restored", file=str(file), records=records)
     missing = sorted(set(used_keys) - _ids(loaded.keys) - {""})
     print_result(
-        f"Restored {records} record(s) from {file}.",
+        f"Restored {counted(records, 'record')} from {file}.",
         {"file": str(file), "records": records, "missingKeys": missing},
         as_json=as_json,
     )

@@ -21,6 +21,9 @@ _SERVICE_LINK = re.compile(
 )
 
 
+_REMOVE = "remove it (docs/configuration.md lists all settings)"
+
+
 class Sources:
     """The settings as given by the user, and all problems found.
 
@@ -81,8 +84,8 @@ class Sources:
         for name in sorted(environ):
             if name.startswith(PREFIX) and name not in known and not _is_service_link(name, environ[name]):
                 nearest = self._nearest(name.removeprefix(PREFIX).lower())
-                hint = f"; did you mean {self._settings[nearest].variable}?" if nearest else ""
-                self.problems.append(f"unknown setting {name}{hint}")
+                hint = f"did you mean {self._settings[nearest].variable}?" if nearest else _REMOVE
+                self.problems.append(f"unknown setting {name}; {hint}")
 
     def _nearest(self, name: str) -> str:
         """Return the name of a setting that is misspelled as `name`, or an empty string."""
@@ -111,8 +114,8 @@ class Sources:
             location = f"{path}:{_line(text, key)}"
             if key not in self._settings or key == "config":
                 nearest = self._nearest(key)
-                hint = f"; did you mean {nearest}?" if nearest else ""
-                self.problems.append(f"unknown setting {key} in {location}{hint}")
+                hint = f"did you mean {nearest}?" if nearest else _REMOVE
+                self.problems.append(f"unknown setting {key} in {location}; {hint}")
                 continue
             try:
                 self._add(key, f"{key} ({location})", _toml_text(key, value))

@@ -126,7 +126,7 @@ def error_for(
         return failure
     if code == _MEETING_NOT_FOUND and not _is_html(response):
         return MeetingNotFound(
-            "the user has no such meeting in Zoom; check the meeting ID", metadata=metadata
+            "The user has no such meeting in Zoom; check the meeting ID", metadata=metadata
         )
     if 300 <= response.status < 400 and response.status != _SEE_OTHER:
         return ZoomUnavailable(

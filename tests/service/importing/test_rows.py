@@ -69,7 +69,7 @@ async def test_service_serves_imported_users(
     users = [exported_user(zoom, user.email, expired=number % 2 > 0) for number, user in enumerate(USERS[:6])]
     workspace.write("ZoomUsers.csv", as_csv(users))
     output = await workspace.run("import", "velo-users", "ZoomUsers.csv", *FAST)
-    assert output.out == "6 row(s): 6 stored. The result of each row is in ZoomUsers.csv.results.jsonl.\n"
+    assert output.out == "6 rows: 6 stored. The result of each row is in ZoomUsers.csv.results.jsonl.\n"
     assert "delete ZoomUsers.csv, ZoomUsers.csv.results.jsonl, and the collection ZoomUsers" in output.err
     assert {path.name for path in tmp_path.iterdir()} == {"ZoomUsers.csv", "ZoomUsers.csv.results.jsonl"}
     assert stat.S_IMODE((tmp_path / "ZoomUsers.csv.results.jsonl").stat().st_mode) == 0o600
@@ -112,7 +112,7 @@ async def test_tokens_of_a_different_user_are_rejected(workspace: Workspace, zoo
     workspace.write("ZoomUsers.csv", as_csv(rows))
     assert (await velo(workspace, code=1))["rejected"] == 2
     output = await workspace.run("import", "velo-users", "ZoomUsers.csv", code=1)
-    assert "2 row(s) were rejected; see ZoomUsers.csv.results.jsonl for the reasons" in output.err
+    assert "2 rows rejected; see ZoomUsers.csv.results.jsonl for the reasons" in output.err
     reasons = [entry["reason"] for entry in workspace.results("ZoomUsers.csv")]
     assert reasons[0].endswith("; they were not used")
     assert reasons[1].endswith("; they were exchanged and are being revoked, so the user must consent again")
@@ -292,7 +292,7 @@ async def test_import_continues_after_a_restart_of_the_service(
     async with serving(zoom._simulator, tmp_path / "data", {"ZOOMGATE_LISTEN": first.grpc_address}):
         out, err = (text.decode() for text in await process.communicate())
     assert process.returncode == 0, err
-    assert out.startswith("12 row(s): 12 stored. ")
+    assert out.startswith("12 rows: 12 stored. ")
     assert zoom.counters().get("token.refresh_token.refused", 0) == 0
 
 

@@ -77,6 +77,13 @@ def test_help_of_every_command_has_an_example(command: str) -> None:
     assert "Example: " in text
 
 
+@pytest.mark.parametrize("group", sorted({name.partition(" ")[0] for name in COMMANDS if " " in name}))
+def test_summaries_of_commands_fit_on_a_terminal(group: str) -> None:
+    summaries = stdout_of(zoomgate(group, "--help")).partition("Commands:")[2]
+    assert summaries
+    assert "..." not in summaries
+
+
 def test_help_of_setting_options_contains_the_settings() -> None:
     text = stdout_of(zoomgate("serve", "--help"))
     for option, setting in (("--listen", "LISTEN"), ("--http-listen", "HTTP_LISTEN"), ("--store", "STORE")):

@@ -143,7 +143,7 @@ class TestReencrypt:
         stdout_of(await command("keys", "rotate", "--now"))
         fields = json.loads(stdout_of(await command("keys", "reencrypt", "--json")))
         assert (fields["reencrypted"], fields["failed"]) == (0, 0)
-        assert "Re-encrypted 0 record(s)" in stdout_of(await command("keys", "reencrypt"))
+        assert "Re-encrypted 0 records" in stdout_of(await command("keys", "reencrypt"))
 
     def test_progress_is_reported_as_lines_without_a_terminal(
         self, capsys: pytest.CaptureFixture[str]
@@ -184,7 +184,7 @@ class TestReencrypt:
         await store.put(record.__class__(record.key, corrupt, key_id=record.key_id), record.rev)
         result = await command("keys", "rotate", "--now")
         assert result.exit_code == 1
-        assert "1 record(s) cannot be decrypted and are unchanged: user/" in result.stderr
+        assert "1 record cannot be decrypted and stayed unchanged: user/" in result.stderr
         assert MONICA not in result.output
         stored, _ = await store.get(record.key)
         assert stored is not None
@@ -212,11 +212,11 @@ class TestRetire:
         age_key_file()
         text = stderr_of(await command("keys", "retire", old))
         for item in (
-            "2 record(s) of kind user",
-            "record(s) of kind state",
-            "1 record(s) of kind key_check",
-            "2 record(s) of kind exchange",
-            "3 record(s) of kind meta",
+            "2 user records",
+            "state record",
+            "1 key_check record",
+            "2 exchange records",
+            "3 meta records",
         ):
             assert item in text
         assert "zoomgate keys reencrypt" in text
@@ -232,7 +232,7 @@ class TestRetire:
         (journal / "1").write_bytes(b"\x03\x01" + bytes.fromhex(old) + b"sealed")
         (journal / "2").write_bytes(b"\x03\x01" + bytes.fromhex(ring().primary_id) + b"sealed")
         (journal / "truncated").write_bytes(b"\x03\x01")
-        assert "1 journal file(s)" in stderr_of(await command("keys", "retire", old))
+        assert "1 journal file;" in stderr_of(await command("keys", "retire", old))
         (journal / "1").unlink()
         (journal / "3").write_bytes(b"\x07 another format")
         assert "has an unknown format" in stderr_of(await command("keys", "retire", old))

@@ -164,7 +164,7 @@ async def test_link_is_printed_without_waiting(harness: Harness) -> None:
     assert json.loads(output)["authorizationUrl"].startswith("http://127.0.0.1:")
     output, errors = await zoomgate(harness, "connect", BASIL, "--wait", "1", "--json", code=1)
     assert not output
-    assert "did not consent within 1 seconds" in errors
+    assert "did not consent within 1 second," in errors
 
 
 class Silent(AuthServiceServicer):

@@ -258,7 +258,7 @@ def fault(at: LoopbackAddress, as_json: bool, endpoint: str, kind: str | None, *
     _print(response, as_json=as_json, text=text)
 
 
-@simulator.command()
+@simulator.command(short_help="Expire the access tokens of USER, or of all users.")
 @click.argument("user", required=False)
 @_common_options
 def expire(at: LoopbackAddress, as_json: bool, user: str | None) -> None:

@@ -1,5 +1,6 @@
 """The HTTP server of the simulator."""
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -95,9 +96,11 @@ class Simulator:
         await runner.setup()
         try:
             await web.TCPSite(runner, self.options.host, self.options.port).start()
-        except OSError:
+        except OSError as error:
             await runner.cleanup()
-            raise
+            raise OSError(
+                error.errno, os.strerror(error.errno or 0)
+            ) from None  # asyncio's text repeats the address
         self._runner = runner
         self._port = runner.addresses[0][1]
         await self.webhooks.start()
