@@ -25,4 +25,6 @@ def main(user_email: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    if len(sys.argv) != 2:
+        sys.exit("usage: python examples/connect_account.py EMAIL")
+    main(*sys.argv[1:])

@@ -26,4 +26,6 @@ def main(api_url: str, access_token: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit("usage: python examples/pyzoom_against_simulator.py API_URL ACCESS_TOKEN")
     main(*sys.argv[1:])

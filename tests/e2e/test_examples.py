@@ -41,6 +41,14 @@ def process(
             started.stdout.read()
 
 
+@pytest.mark.parametrize("name", ["connect_account", "forward_request", "schedule_meeting"])
+def test_example_without_its_argument_prints_its_usage(name: str) -> None:
+    result = subprocess.run(
+        [sys.executable, str(EXAMPLES / f"{name}.py")], capture_output=True, text=True, check=False
+    )
+    assert (result.returncode, result.stderr) == (1, f"usage: python examples/{name}.py EMAIL\n")
+
+
 @pytest.fixture
 def port() -> Iterator[int]:
     """Reserve a free port and yield it. The system assigns the port to no other program, but a program can bind it explicitly."""

@@ -4,6 +4,7 @@ import asyncio
 import fcntl
 import json
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -578,6 +579,13 @@ async def test_export_readable_by_others_causes_a_warning(
 ) -> None:
     workspace.write("ZoomUsers.csv", as_csv([exported_user(zoom, FIRST)])).chmod(0o644)
     assert "chmod 600" in (await workspace.run("import", "velo-users", "ZoomUsers.csv", "--dry-run")).err
+
+
+async def test_row_without_an_address_is_listed_with_its_line_and_reason(workspace: Workspace) -> None:
+    """The message does not claim that the user is unknown."""
+    workspace.write("tokens.jsonl", '{"user_email": "", "refresh_token": "r"}\n')
+    errors = (await workspace.run("import", "jsonl", "tokens.jsonl", "--dry-run", code=1)).err
+    assert re.search(r"^line 1: the email address is required", errors, re.MULTILINE)
 
 
 async def test_results_contain_no_tokens(workspace: Workspace, zoom: RunningSimulator) -> None:
