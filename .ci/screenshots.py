@@ -105,10 +105,8 @@ def main() -> None:
                 capture_terminal(
                     "terminal",
                     ready.group(1),
-                    "zoomgate connections list",
-                    "zoomgate meetings create monica@example.com --topic 'First meeting' --start 2030-01-07T09:00:00Z",
-                    "zoomgate proxy get monica@example.com /users/nobody",
-                    "zoomgate token check omar@example.com",
+                    'zoomgate meetings create monica@example.com --topic "First meeting"',
+                    "zoomgate proxy get monica@example.com /users/me",
                 )
                 capture_terminal("help", ready.group(1), "zoomgate --help")
             finally:
