@@ -24,8 +24,8 @@ _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 class InvalidUserEmail(ValueError):
     """An error for a string that is not the email address of a user. The message says what to send instead."""
 
-    def quoting(self, text: str) -> str:
-        """Return the message with the invalid string, unless that could be a token, code or key in the wrong place."""
+    def message_for(self, text: str) -> str:
+        """Return the message for an invalid string, which it quotes unless the string could be a token, code or key in the wrong place."""
         if not text or (len(text) > _SHORTER_THAN_SECRETS and "@" not in text):
             return str(self)
         return f"{self}; got {text if len(text) <= _MAX_QUOTED else f'{text[:_MAX_QUOTED]}…'!r}"

@@ -311,7 +311,7 @@ async def test_page_after_consent_with_a_different_account_says_what_happened(
         page = await consent(session, started.authorization_url, OMAR)
         text = await page.text()
     assert page.url.query["outcome"] == ("other_user_connected" if connected else "other_user")
-    assert ("That connection remains" in text, "gives up the access" in text) == (
+    assert ("That connection remains" in text, "allowed is revoked" in text) == (
         connected,
         not connected,
     )

@@ -121,6 +121,7 @@ class BrowserFlow:
 
         Raises:
             InvalidState: The state is unknown, expired, already used (cause USED), or bound to a different browser (cause OTHER_BROWSER).
+                If a concurrent request uses the state, this error is the failure of the result.
             StoreError: The store failed; the state remains usable.
         """
         ticket, _, binding = state.partition(".")
@@ -134,10 +135,8 @@ class BrowserFlow:
             return await self._account_linker.in_slot(
                 finish, self._clock.monotonic() + self._timing.slot_wait
             )
-        except (
-            ZoomgateError,
-            StoreError,
-        ) as failure:  # nothing was used, or a concurrent request used the state
+        # nothing was used, or a concurrent request used the state
+        except (ZoomgateError, StoreError) as failure:
             return replace(result, failure=failure)
 
     async def result_view(self, view: str, cookie: str) -> BrowserView:

@@ -30,7 +30,7 @@ def user_email(text: str) -> str:
     try:
         return canonical_email(text)
     except InvalidUserEmail as invalid:
-        raise click.BadParameter(invalid.quoting(text)) from None
+        raise click.BadParameter(invalid.message_for(text)) from None
 
 
 def time_with_zone(text: str) -> datetime:

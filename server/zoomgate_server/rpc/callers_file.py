@@ -203,7 +203,7 @@ class _EntryParser:
             try:
                 return canonical_email(text)
             except InvalidUserEmail as invalid:
-                self.add_problem("email", invalid.quoting(text))
+                self.add_problem("email", invalid.message_for(text))
         elif value is not None:
             self.add_problem("email", "is for members only; remove the key")
         return None

@@ -201,7 +201,7 @@ class Settings:
     brand_name: str = setting(text(60), "Zoomgate", "brand name on the consent pages")
     brand_color: str = setting(COLOR, "#0b5cff", "brand color on the consent pages")
     connect_url: str = setting(
-        CONNECT_URL, "", "page of your application where users connect Zoom; the consent pages link to it"
+        CONNECT_URL, "", "page of your application where users connect Zoom; the result pages link to it"
     )
     webhook_secret: tuple[Secret, ...] = setting(SECRETS, "", "webhook secret token of the Zoom app")
 

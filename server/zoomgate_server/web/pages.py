@@ -43,7 +43,7 @@ OUTCOMES = {
     "app_added": Outcome(
         200,
         "One more step to connect {app}",
-        "Zoom has registered that you added the app in the Zoom App Marketplace. {app} is not connected to your Zoom account yet.",
+        "You added the app in the Zoom App Marketplace. {app} is not connected to your Zoom account yet.",
         _LINK_FROM_ADMINISTRATOR,
     ),
     "declined": Outcome(
@@ -80,8 +80,8 @@ OUTCOMES = {
     "other_user": Outcome(
         409,
         "You used a different Zoom account",
-        "The Zoom account you signed in with has a different email address, so {app} was not connected to it, and gives up the access that"
-        " you allowed. If you were already connected, you still are.",
+        "The Zoom account you signed in with has a different email address, so {app} was not connected to it. The access that you"
+        " allowed is revoked. If you were already connected, you still are.",
         _RIGHT_ACCOUNT,
     ),
     "other_user_connected": Outcome(

@@ -96,11 +96,8 @@ def _start(
         seconds = details.start_time.seconds if details.HasField("start_time") else now
         try:
             return datetime.fromtimestamp(seconds, zone)
-        except (
-            ValueError,
-            OverflowError,
-            OSError,
-        ):  # outside the years 1970 to 9999, which is a violation already
+        # outside the years 1970 to 9999, which is a violation already
+        except (ValueError, OverflowError, OSError):
             return None
     field = f"{path}.local_start_time"
     try:

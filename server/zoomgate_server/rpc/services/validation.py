@@ -26,7 +26,7 @@ class Violations:
         try:
             return canonical_email(value)
         except InvalidUserEmail as invalid:
-            self.add(field, invalid.quoting(value))
+            self.add(field, invalid.message_for(value))
             return ""
 
     def text(self, field: str, value: str, *, limit: int, required: bool = False) -> None:
@@ -65,4 +65,4 @@ def parse_user_email(value: str) -> str:
     try:
         return canonical_email(value)
     except InvalidUserEmail as invalid:
-        raise InvalidRequest.of("user_email", invalid.quoting(value)) from None
+        raise InvalidRequest.of("user_email", invalid.message_for(value)) from None
