@@ -23,7 +23,7 @@ from zoomgate.v1 import (
 
 ROOT = Path(__file__).parents[2]
 CREDENTIAL = re.compile(
-    r"(start|join|authorization)_url|(\w+_)?password|(access|refresh)_token|code(_verifier)?|state|ticket|dynamic_host_key"
+    r"(start|join|chat_join|authorization|callback)_url|(\w+_)?password|(access|refresh)_token|code(_verifier)?|state|ticket|dynamic_host_key"
 )
 STUBS = ROOT / "clients/python/src/zoomgate/v1"
 IMPORTS = "import zoomgate; " + "; ".join(

@@ -1,12 +1,16 @@
 """Tests for the MeetingsService RPCs."""
 
+from pathlib import Path
+
 import pytest
 from google.protobuf.json_format import ParseDict
 
-from support.harness import BASIL, MONICA, Harness
+from support.harness import BASIL, MONICA, Harness, running
 from zoom_simulator.faults import Fault
 from zoomgate.v1 import meeting_pb2
 from zoomgate.v1 import meetings_service_pb2 as pb
+from zoomgate_server.app.timing import Timing
+from zoomgate_server.connections import zoom_calls
 from zoomgate_server.rpc.services.meeting_validation import MAX_MEETING_ID
 
 
@@ -132,16 +136,19 @@ async def test_expired_access_token_is_refreshed_and_the_call_retried(zoomgate: 
     assert len(zoomgate.simulator.zoom.meetings) == 2
 
 
-async def test_permanently_rejected_token_is_refreshed_once_per_minute(zoomgate: Harness) -> None:
-    """While Zoom rejects every access token, at most one call per minute causes a refresh."""
-    await zoomgate.connect()
-    zoomgate.simulator.faults.add(Fault("meetings", "status", times=-1, status=401))
-    target = pb.GetMeetingRequest(user_email=MONICA, meeting_id=1)
-    for _ in range(3):
-        error = await zoomgate.error_of(zoomgate.meetings.GetMeeting, target)
-        assert error.short == ("PERMISSION_DENIED", "ZOOM_REFUSED")
-        assert error.metadata["zoom_code"] == "124"
-    assert zoomgate.stat("token.refresh_token.issued") == 1
+async def test_permanently_rejected_token_is_refreshed_once_per_minute(tmp_path: Path) -> None:
+    """While Zoom rejects every access token, at most one call per minute causes a refresh, whatever the endpoint allows."""
+    async with running(
+        tmp_path / "data", timing=Timing(zoom_requests=zoom_calls.Timing(refresh_pause=0.0))
+    ) as zoomgate:
+        await zoomgate.connect()
+        zoomgate.simulator.faults.add(Fault("meetings", "status", times=-1, status=401))
+        target = pb.GetMeetingRequest(user_email=MONICA, meeting_id=1)
+        for _ in range(3):
+            error = await zoomgate.error_of(zoomgate.meetings.GetMeeting, target)
+            assert error.short == ("PERMISSION_DENIED", "ZOOM_REFUSED")
+            assert error.metadata["zoom_code"] == "124"
+        assert zoomgate.stat("token.refresh_token.issued") == 1
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,15 @@ async def status(client: Client, path: str, body: str, headers: dict[str, str]) 
         return response.status
 
 
+async def state_of(client: Client) -> list[str]:
+    """Return all that the simulator reports about its state."""
+    reports = []
+    for path in ("stats", "clock", "users", "webhooks"):
+        async with client.session.get(f"{client.simulator.url}/_sim/{path}") as response:
+            reports.append(await response.text())
+    return reports
+
+
 def test_every_endpoint_that_changes_the_simulator_is_tested() -> None:
     documented = re.findall(
         r"^\| `POST /_sim/([a-z_]+)`", (ROOT / "docs/simulator.md").read_text(), re.MULTILINE
@@ -51,10 +60,12 @@ def test_every_endpoint_that_changes_the_simulator_is_tested() -> None:
 async def test_request_from_a_different_site_is_rejected(client: Client, path: str) -> None:
     """Nothing changes, whichever header the browser sends."""
     await client.consent()
+    before = await state_of(client)
     for headers in FOREIGN:
         assert (
             await status(client, path, SWITCHES[path], {"Content-Type": "application/json"} | headers) == 403
         )
+    assert await state_of(client) == before
     assert (await client.api("GET", "/users/me"))[0] == 200
     async with client.session.delete(f"{client.simulator.url}/_sim/fault", headers=FOREIGN[0]) as response:
         assert response.status == 403

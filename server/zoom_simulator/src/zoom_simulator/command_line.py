@@ -158,7 +158,8 @@ def _enum_option(
     type=click.Path(path_type=Path),
     metavar="FILE",
     callback=_load_seed_file,
-    help="TOML file with the users, which replace the default users, and the meetings at startup.",
+    help="TOML file with the users, which replace the default users, and the meetings of the initial state. An existing"
+    " state file has priority.",
 )
 @click.option(
     "--webhook-url",

@@ -132,8 +132,8 @@ class SimulatorOptions:
         client_secret: The app's client secret. The default value is public.
         redirect_uris: The allowed redirect URIs, compared exactly. `LOOPBACK_REDIRECTS` allows any URI with a loopback host.
         scopes: The scopes that a consent grants.
-        users: The users at startup.
-        meetings: The meetings at startup.
+        users: The users of the initial state. An existing `state_file` has priority.
+        meetings: The meetings of the initial state. An existing `state_file` has priority.
         access_token_seconds: Lifetime of an access token.
         refresh_token_seconds: Lifetime of an unused refresh token. Zoom documents "about 90 days", subject to change.
         rules: The rules that Zoom's documentation leaves open; by default, what Zoom most likely does.

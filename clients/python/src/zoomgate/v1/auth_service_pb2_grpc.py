@@ -259,7 +259,7 @@ class AuthServiceServicer(object):
         Authorization: same as GetToken.
 
         Errors:
-        - The errors of CompleteAuthorization, except INVALID_STATE and CODE_REFUSED.
+        - The errors of CompleteAuthorization, except INVALID_STATE, CODE_REFUSED and AUTHORIZATION_DECLINED.
         - FAILED_PRECONDITION / ZOOM_REAUTH_REQUIRED: Zoom rejected the refresh token.
 
         Retries: not automatic. A retry with the same refresh token returns the connection that an earlier call has stored. While that call is
@@ -285,7 +285,8 @@ class AuthServiceServicer(object):
         behalf of a member.
 
         Errors:
-        - The errors of CompleteAuthorization, except INVALID_STATE and CODE_REFUSED. ZOOM_NOT_CONNECTED and ZOOM_REAUTH_REQUIRED are outcomes.
+        - The errors of CompleteAuthorization, except INVALID_STATE, CODE_REFUSED and AUTHORIZATION_DECLINED. ZOOM_NOT_CONNECTED and
+        ZOOM_REAUTH_REQUIRED are outcomes.
 
         Retries: safe, also after UNKNOWN / ZOOM_OUTCOME_UNKNOWN and after a deadline.
         """

@@ -467,7 +467,7 @@ class AuthServiceStub(typing.Generic[_AuthServiceBeginAuthorizationType, _AuthSe
     Authorization: same as GetToken.
 
     Errors:
-    - The errors of CompleteAuthorization, except INVALID_STATE and CODE_REFUSED.
+    - The errors of CompleteAuthorization, except INVALID_STATE, CODE_REFUSED and AUTHORIZATION_DECLINED.
     - FAILED_PRECONDITION / ZOOM_REAUTH_REQUIRED: Zoom rejected the refresh token.
 
     Retries: not automatic. A retry with the same refresh token returns the connection that an earlier call has stored. While that call is
@@ -490,7 +490,8 @@ class AuthServiceStub(typing.Generic[_AuthServiceBeginAuthorizationType, _AuthSe
     behalf of a member.
 
     Errors:
-    - The errors of CompleteAuthorization, except INVALID_STATE and CODE_REFUSED. ZOOM_NOT_CONNECTED and ZOOM_REAUTH_REQUIRED are outcomes.
+    - The errors of CompleteAuthorization, except INVALID_STATE, CODE_REFUSED and AUTHORIZATION_DECLINED. ZOOM_NOT_CONNECTED and
+      ZOOM_REAUTH_REQUIRED are outcomes.
 
     Retries: safe, also after UNKNOWN / ZOOM_OUTCOME_UNKNOWN and after a deadline.
     """
@@ -780,7 +781,7 @@ class AuthServiceServicer(metaclass=abc.ABCMeta):
         Authorization: same as GetToken.
 
         Errors:
-        - The errors of CompleteAuthorization, except INVALID_STATE and CODE_REFUSED.
+        - The errors of CompleteAuthorization, except INVALID_STATE, CODE_REFUSED and AUTHORIZATION_DECLINED.
         - FAILED_PRECONDITION / ZOOM_REAUTH_REQUIRED: Zoom rejected the refresh token.
 
         Retries: not automatic. A retry with the same refresh token returns the connection that an earlier call has stored. While that call is
@@ -808,7 +809,8 @@ class AuthServiceServicer(metaclass=abc.ABCMeta):
         behalf of a member.
 
         Errors:
-        - The errors of CompleteAuthorization, except INVALID_STATE and CODE_REFUSED. ZOOM_NOT_CONNECTED and ZOOM_REAUTH_REQUIRED are outcomes.
+        - The errors of CompleteAuthorization, except INVALID_STATE, CODE_REFUSED and AUTHORIZATION_DECLINED. ZOOM_NOT_CONNECTED and
+          ZOOM_REAUTH_REQUIRED are outcomes.
 
         Retries: safe, also after UNKNOWN / ZOOM_OUTCOME_UNKNOWN and after a deadline.
         """
