@@ -118,7 +118,9 @@ class CodeRefused(ZoomgateError):
 class AuthorizationDeclined(ZoomgateError):
     """Zoom returned an error instead of an authorization code, usually because the user declined."""
 
-    message = "Zoom returned an error instead of a code; start a new authorization"
+
+class AuthorizationRequestRefused(AuthorizationDeclined):
+    """Zoom returned an error instead of an authorization code, because of the configuration of the app."""
 
 
 class IdentityMismatch(ZoomgateError):

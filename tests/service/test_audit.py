@@ -13,6 +13,7 @@ from typing import Any
 
 import grpc
 import pytest
+from yarl import URL
 
 from conftest import SECRETS
 from support.harness import BASIL, MONICA, OMAR, Harness, browser, consent, consent_form, running
@@ -154,7 +155,7 @@ async def test_life_of_a_connection_is_audited(tmp_path: Path) -> None:
 
 
 async def test_failed_consents_are_audited(zoomgate: Harness) -> None:
-    """Cases: a consent that is declined, completed in a different browser, or given by a different user, whose tokens are then relinked."""
+    """Cases: a consent that is declined, fails, is completed in a different browser, or is given by a different user and relinked."""
     authorization = await zoomgate.begin_authorization()
     async with browser() as session:
         await consent(session, authorization.authorization_url, MONICA, "deny")
@@ -167,6 +168,15 @@ async def test_failed_consents_are_audited(zoomgate: Harness) -> None:
         "user": MONICA,
         "method": "",
     }
+    authorization = await zoomgate.begin_authorization()
+    async with browser() as session:
+        async with session.get(
+            authorization.authorization_url.replace("/start", "/continue"), allow_redirects=False
+        ) as page:
+            state = URL(page.headers["Location"]).query["state"]
+        callback = URL(f"{zoomgate.http_url}/oauth/callback").with_query(state=state, error="server_error")
+        async with session.get(callback):
+            assert (await last_line(zoomgate, "authorization.rejected"))["outcome"] == "ZOOM_UNAVAILABLE"
     authorization = await zoomgate.begin_authorization()
     async with browser() as first, browser() as other:
         action, fields = await consent_form(first, authorization.authorization_url)

@@ -407,6 +407,19 @@ async def test_callback_url_of_a_declined_consent_reports_the_error_of_zoom(zoom
         assert (error.reason, error.metadata) == ("AUTHORIZATION_DECLINED", {"error": "invalid_scope"})
 
 
+@pytest.mark.parametrize("outage", ["server_error", "temporarily_unavailable"])
+async def test_callback_url_with_an_outage_is_not_reported_as_declined(
+    zoomgate: Harness, outage: str
+) -> None:
+    async with running(zoomgate.data_dir / "own", environ=CALLERS_PAGE) as service:
+        started = await service.begin_authorization()
+        request = pb.CompleteAuthorizationRequest(callback_url=f"?error={outage}&state={started.state}")
+        error = await service.error_of(service.auth.CompleteAuthorization, request)
+        assert error.short == ("UNAVAILABLE", "ZOOM_UNAVAILABLE")
+        assert error.metadata == {"zoom_code": outage}
+        assert error.retry_after
+
+
 @pytest.mark.parametrize(
     ("fields", "word"),
     [

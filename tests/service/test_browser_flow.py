@@ -169,6 +169,40 @@ async def test_user_is_connected_later_if_zoom_does_not_identify_the_user(
     assert zoomgate.stat("revoke.known") == 0
 
 
+async def test_earlier_connection_is_not_shown_as_the_result_of_a_pending_consent(zoomgate: Harness) -> None:
+    await zoomgate.connect()
+    started = await zoomgate.begin_authorization()
+    zoomgate.simulator.faults.add(Fault("users_me", "status", times=-1))
+    async with browser() as session:
+        page = await consent(session, started.authorization_url, MONICA)
+        assert (page.status, "You will be connected soon" in await page.text()) == (202, True)
+    assert await outcome_of(zoomgate, "/oauth/result?outcome=pending") == (404, "pending")
+
+
+@pytest.mark.parametrize("is_identified", [True, False])
+async def test_consent_whose_result_cannot_be_stored_is_not_shown_as_lost(
+    zoomgate: Harness, is_identified: bool
+) -> None:
+    started = await zoomgate.begin_authorization()
+    if not is_identified:
+        zoomgate.simulator.faults.add(Fault("users_me", "status", times=-1))
+    used = False
+
+    async def fail_for_the_view(proceed: Any, record: Record, *rest: Any) -> Any:
+        nonlocal used
+        if record.key.kind is Kind.STATE:
+            if used:
+                raise StoreError("injected")
+            used = True
+        return await proceed(record, *rest)
+
+    async with browser() as session:
+        with zoomgate.store.intercept("put", fail_for_the_view):
+            page = await consent(session, started.authorization_url, MONICA)
+        assert (page.status, page.url.query["outcome"]) == (200, "details_unavailable")
+    assert await is_connected(zoomgate) is is_identified
+
+
 async def test_missing_scope_is_not_reported_as_an_outage(tmp_path: Path) -> None:
     """Zoom does not identify the user to an app without the scope `user:read:user`."""
     options = SimulatorOptions(port=0, scopes=("meeting:read:meeting",))

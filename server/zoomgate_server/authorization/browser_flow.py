@@ -8,13 +8,14 @@ from typing import Any
 
 from zoomgate_server.audit.event import BROWSER, AuditEvent, AuditSink
 from zoomgate_server.authorization.browser_binding import binding_of, challenge_of, is_bound
+from zoomgate_server.authorization.denial import denial
 from zoomgate_server.authorization.pending import PendingAuthorization
 from zoomgate_server.authorization.repository import AuthorizationRepository, invalid_state
 from zoomgate_server.clock import Clock
 from zoomgate_server.connections.account_linking import AccountLinker
 from zoomgate_server.connections.record import State
 from zoomgate_server.connections.repository import ConnectionRepository
-from zoomgate_server.errors import AuthorizationDeclined, CodeRefused, ZoomgateError
+from zoomgate_server.errors import CodeRefused, ZoomgateError
 from zoomgate_server.storage.record_store import StoreError
 from zoomgate_server.zoom.oauth import OAuthClient
 
@@ -54,11 +55,13 @@ class BrowserView:
     Attributes:
         zoom_email: The email address of the Zoom user who had to consent, or empty for `user_email`.
         scopes: The granted scopes, or None without an active connection.
+        is_new: Whether there is an active connection that is not older than the consent.
     """
 
     user_email: str
     zoom_email: str
-    scopes: tuple[str, ...] | None
+    scopes: tuple[str, ...] | None = None
+    is_new: bool = False
 
 
 class BrowserFlow:
@@ -112,11 +115,12 @@ class BrowserFlow:
         state = f"{ticket}.{binding_of(key, ticket, cookie)}"
         return self._oauth.authorize_url(state, challenge_of(pending.code_verifier))
 
-    async def callback(self, state: str, code: str, cookie: str) -> BrowserResult:
+    async def callback(self, state: str, code: str, error: str, cookie: str) -> BrowserResult:
         """Process a redirect from Zoom to the service's own callback.
 
         Args:
-            code: The returned code, or empty if the user declined.
+            code: The returned code, or empty if Zoom returned an error.
+            error: The returned error, or empty.
             cookie: The browser's cookie, or empty.
 
         Raises:
@@ -130,7 +134,7 @@ class BrowserFlow:
             self._audit_rejection("OTHER_BROWSER", pending)
             raise invalid_state("OTHER_BROWSER")
         result = BrowserResult(self._return_to.get(pending.return_to, ""))
-        finish = partial(self._finish, result, ticket, pending, code, key, cookie)
+        finish = partial(self._finish, result, ticket, pending, code, error, key, cookie)
         try:
             return await self._account_linker.in_slot(
                 finish, self._clock.monotonic() + self._timing.slot_wait
@@ -152,8 +156,9 @@ class BrowserFlow:
             raise invalid_state("OTHER_BROWSER")
         record, _ = await self._connections.find(result.user_email)
         if record is None or record.state is not State.ACTIVE or record.tokens is None:
-            return BrowserView(result.user_email, result.zoom_email, None)
-        return BrowserView(result.user_email, result.zoom_email, record.tokens.scopes)
+            return BrowserView(result.user_email, result.zoom_email)
+        is_new = record.consent_time >= result.create_at
+        return BrowserView(result.user_email, result.zoom_email, record.tokens.scopes, is_new)
 
     async def _finish(
         self,
@@ -161,6 +166,7 @@ class BrowserFlow:
         ticket: str,
         pending: PendingAuthorization,
         code: str,
+        error: str,
         key: str,
         cookie: str,
     ) -> BrowserResult:
@@ -168,17 +174,18 @@ class BrowserFlow:
         if not result.return_url:
             result = replace(result, view=await self._save_view(pending, key, cookie))
         try:
-            await self._link(pending, code)
+            await self._link(pending, code, error)
         except (ZoomgateError, StoreError) as failure:
             return replace(result, failure=failure)
         if result.return_url:
             result = replace(result, ticket=await self._create_copy(pending, kind="ticket", browser_key=None))
         return result
 
-    async def _link(self, pending: PendingAuthorization, code: str) -> None:
-        if not code:
-            self._audit_rejection("DECLINED", pending)
-            raise AuthorizationDeclined
+    async def _link(self, pending: PendingAuthorization, code: str, error: str) -> None:
+        if error:
+            failure, outcome = denial(error)
+            self._audit_rejection(outcome, pending)
+            raise failure
         try:
             await self._account_linker.link_code(
                 code,

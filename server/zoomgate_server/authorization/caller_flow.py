@@ -13,6 +13,7 @@ from urllib.parse import urlencode
 
 from zoomgate_server.audit.event import Actor, AuditEvent, AuditSink
 from zoomgate_server.authorization.browser_binding import challenge_of, start_url_of
+from zoomgate_server.authorization.denial import denial
 from zoomgate_server.authorization.limits import PendingLimits
 from zoomgate_server.authorization.pending import AuthorizationKind, PendingAuthorization
 from zoomgate_server.authorization.repository import AuthorizationRepository, invalid_state
@@ -20,12 +21,8 @@ from zoomgate_server.call_context import Call
 from zoomgate_server.connections.account_linking import AccountLinker
 from zoomgate_server.connections.record import ConnectionRecord, State
 from zoomgate_server.connections.repository import ConnectionRepository
-from zoomgate_server.errors import AuthorizationDeclined, InvalidRequest, NotConnected, ReauthRequired
-from zoomgate_server.zoom.errors import sanitize
+from zoomgate_server.errors import InvalidRequest, NotConnected, ReauthRequired
 from zoomgate_server.zoom.oauth import OAuthClient
-
-MAX_REASON = 500
-"""The maximum length of Zoom's reason for an error in a message, in characters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,17 +167,15 @@ class CallerFlow:
             state: The state, or empty if Zoom returned none.
 
         Raises:
-            AuthorizationDeclined: Always, unless the state is invalid.
+            AuthorizationDeclined: The user declined, or the app is not set up correctly.
+            ZoomUnavailable: Zoom reports an outage.
             InvalidState: The state is unknown, used, expired, issued to a different caller, or bound to a browser.
             StoreError: The store failed; the state remains usable.
         """
         pending = await self._consume_for(call, state, "authorization") if state else None
-        self._audit_rejection(call, "DECLINED", pending.user_email if pending else "")
-        reason = sanitize(f"{error}: {description}", MAX_REASON).rstrip(": ")
-        raise AuthorizationDeclined(
-            f"Zoom returned an error instead of a code ({reason}); start a new authorization",
-            metadata={"error": error},
-        )
+        failure, outcome = denial(error, description)
+        self._audit_rejection(call, outcome, pending.user_email if pending else "")
+        raise failure
 
     async def create_token(
         self, call: Call, user_email: str, code: str, *, state: str, code_verifier: str

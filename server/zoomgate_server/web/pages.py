@@ -40,6 +40,12 @@ OUTCOMES = {
         "Zoom has confirmed your consent, but has not sent all the information yet. {app} connects your Zoom account automatically.",
         "You do not have to do anything. Reload this page in a minute to see the result.",
     ),
+    "details_unavailable": Outcome(
+        200,
+        "The details are not available",
+        "If you have just allowed access in Zoom, {app} has received it. This page cannot show the result.",
+        "You do not have to do anything, and can close this page.",
+    ),
     "app_added": Outcome(
         200,
         "One more step to connect {app}",

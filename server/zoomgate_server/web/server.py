@@ -16,10 +16,12 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from zoomgate_server.authorization.browser_flow import BrowserFlow, BrowserView
+from zoomgate_server.authorization.denial import reason_of
 from zoomgate_server.errors import (
     CONNECTION_PENDING,
     AppCredentialsRejected,
     AuthorizationDeclined,
+    AuthorizationRequestRefused,
     CodeRefused,
     IdentityMismatch,
     InvalidRequest,
@@ -42,16 +44,12 @@ from zoomgate_server.web import webhook_endpoint
 from zoomgate_server.web.pages import OUTCOMES, Pages
 from zoomgate_server.webhooks.receiver import PATH as WEBHOOKS
 from zoomgate_server.webhooks.receiver import WebhookReceiver
-from zoomgate_server.zoom.errors import sanitize
 
 MAX_REQUEST_LINE = 8 * 1024
 """The maximum size of a request line in bytes. A URL with a code and a state is much shorter."""
 
 MAX_PARAMETER = 2048
 """The maximum length of a query parameter in characters."""
-
-MAX_REASON = 200
-"""The maximum length of Zoom's reason for an error on a page, in characters."""
 
 _COOKIE = "zoomgate-browser"
 _COOKIE_SECONDS = 900
@@ -66,21 +64,17 @@ _ERRORS: Mapping[type[Exception], str] = {
     ReauthRequired: "code_refused",
     TokenRequestRefused: "code_refused",
     NotConnected: "disconnected",
+    AuthorizationDeclined: "declined",
+    AuthorizationRequestRefused: "misconfigured",
     AppCredentialsRejected: "misconfigured",
     RedirectUriRefused: "misconfigured",
     ScopeMissing: "misconfigured",
     ZoomBadResponse: "misconfigured",  # a retry would fail again
 }
+_SHOWN_WITH_VIEW = ("connected", "pending")
+"""The outcomes whose pages are shown only to the browser of the user."""
+
 _INVALID_STATES = {"OTHER_BROWSER": "other_browser", "USED": "link_used"}
-_DENIALS = {
-    "server_error": "try_later",
-    "temporarily_unavailable": "try_later",
-    "invalid_request": "misconfigured",
-    "invalid_scope": "misconfigured",
-    "unauthorized_client": "misconfigured",
-    "unsupported_response_type": "misconfigured",
-}
-"""The outcome of each `error` parameter of the callback (RFC 6749, section 4.1.2.1). Any other error means that the user declined."""
 
 _log = logs.get("zoomgate.web")
 
@@ -293,18 +287,19 @@ class WebServer:
         if not state:
             return self._without_state(request, error)
         try:
-            result = await (await self._when_open()).callback(state, code, self._browser_cookie(request))
+            result = await (await self._when_open()).callback(
+                state, code, error, self._browser_cookie(request)
+            )
         except (ZoomgateError, StoreError) as failure:
             _log.info("oauth.callback_failed", reason=type(failure).__name__)
             raise
         outcome = "connected"
-        if isinstance(result.failure, AuthorizationDeclined):
-            outcome = _DENIALS.get(error, "declined")
-        elif result.failure is not None:
-            outcome = _outcome(result.failure)
         if result.failure is not None:
+            outcome = _outcome(result.failure)
             _log.info("oauth.callback_failed", reason=type(result.failure).__name__, error=error[:64])
         if not result.return_url:
+            if outcome in _SHOWN_WITH_VIEW and not result.view:
+                outcome = "details_unavailable"
             return _redirect(outcome, result.view)
         parameters = {"outcome": outcome} | ({"ticket": result.ticket} if result.ticket else {})
         return _see_other(result.return_url, parameters)
@@ -314,7 +309,7 @@ class WebServer:
         if not error:
             _log.info("oauth.app_added")
             return _redirect("app_added")
-        reason = sanitize(f"{error}: {request.query.get('error_description', '')}", MAX_REASON).rstrip(": ")
+        reason = reason_of(error, request.query.get("error_description", ""))
         _log.info("oauth.callback_error", reason=reason)
         outcome = OUTCOMES["zoom_error"]
         page = self._pages.result(outcome, reason=reason)
@@ -328,13 +323,14 @@ class WebServer:
             # on failure, the page is shown without user and scopes
             with contextlib.suppress(ZoomgateError, StoreError):
                 view = await (await self._when_open()).result_view(_parameter(request, "view"), cookie)
-        is_connected = view is not None and view.scopes is not None
-        if name == "connected" and not is_connected:
-            name = "disconnected" if view else "result_unavailable"
-        elif name == "pending" and is_connected:
+        if name in _SHOWN_WITH_VIEW and view is None:
+            name = "result_unavailable"
+        elif name == "connected" and view is not None and view.scopes is None:
+            name = "disconnected"
+        elif name == "pending" and view is not None and view.is_new:
             name = "connected"
         outcome = OUTCOMES.get(name, OUTCOMES["bad_request"])
-        view = view or BrowserView("", "", None)
+        view = view or BrowserView("", "")
         scopes = view.scopes or () if name == "connected" else ()
         page = self._pages.result(outcome, view.user_email, view.zoom_email, scopes)
         return web.Response(status=outcome.status, text=page, content_type="text/html")

@@ -48,6 +48,10 @@ MAPPING: Mapping[type[errors.ZoomgateError], tuple[grpc.StatusCode, "ErrorReason
         _C.FAILED_PRECONDITION,
         _R.ERROR_REASON_AUTHORIZATION_DECLINED,
     ),
+    errors.AuthorizationRequestRefused: (
+        _C.FAILED_PRECONDITION,
+        _R.ERROR_REASON_AUTHORIZATION_DECLINED,
+    ),
     errors.IdentityMismatch: (_C.FAILED_PRECONDITION, _R.ERROR_REASON_IDENTITY_MISMATCH),
     errors.OtherUserConnected: (_C.FAILED_PRECONDITION, _R.ERROR_REASON_IDENTITY_MISMATCH),
     errors.ZoomUserAlreadyConnected: (_C.FAILED_PRECONDITION, _R.ERROR_REASON_ZOOM_USER_ALREADY_CONNECTED),

@@ -169,7 +169,8 @@ class AuthServiceServicer(object):
         Errors:
         - INVALID_ARGUMENT / INVALID_STATE: the state or ticket is unknown, used or expired, or belongs to a different caller.
         - INVALID_ARGUMENT / CODE_REFUSED: Zoom rejected the authorization code.
-        - FAILED_PRECONDITION / AUTHORIZATION_DECLINED: `callback_url` contains an error of Zoom, usually because the user declined.
+        - FAILED_PRECONDITION / AUTHORIZATION_DECLINED: `callback_url` contains an error of Zoom other than an outage, usually because the user
+        declined.
         - FAILED_PRECONDITION / IDENTITY_MISMATCH: a different Zoom user consented.
         - FAILED_PRECONDITION / ZOOM_USER_ALREADY_CONNECTED: the Zoom user is connected under a different email address.
         - RESOURCE_EXHAUSTED / SERVER_OVERLOADED: too many exchanges are running. Nothing was used; retry with the same request.
@@ -181,7 +182,7 @@ class AuthServiceServicer(object):
         - FAILED_PRECONDITION / TOKEN_REQUEST_REFUSED: Zoom refused the exchange for a different reason.
         - RESOURCE_EXHAUSTED / ZOOM_RATE_LIMITED: Zoom is rate limiting.
         - UNAVAILABLE / REFRESH_IN_PROGRESS: a different call is exchanging the same code.
-        - UNAVAILABLE / ZOOM_UNAVAILABLE: Zoom could not be reached or responded with 5xx.
+        - UNAVAILABLE / ZOOM_UNAVAILABLE: Zoom could not be reached or responded with 5xx, or `callback_url` contains an outage of Zoom.
         - UNKNOWN / ZOOM_OUTCOME_UNKNOWN: Zoom's response was lost.
         - INTERNAL / ZOOM_BAD_RESPONSE: Zoom's response could not be parsed.
 

@@ -144,8 +144,9 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     Example: {"reason": "SERVER_OVERLOADED", "domain": "zoomgate", "metadata": {"limit": "pending_authorizations_per_user"}}
     """
     ERROR_REASON_ZOOM_UNAVAILABLE: _ErrorReason.ValueType  # 23
-    """UNAVAILABLE with RetryInfo. Zoom could not be reached, responded with a redirect, or did not respond properly to a read (5xx, a page
-    of an intermediary). The call changed nothing, unless `connection` is `pending`: the connection is then created automatically later.
+    """UNAVAILABLE with RetryInfo. Zoom could not be reached, responded with a redirect, did not respond properly to a read (5xx, a page
+    of an intermediary), or reported an outage in place of an authorization code. The call changed nothing, unless `connection` is
+    `pending`: the connection is then created automatically later.
 
     Example: {"reason": "ZOOM_UNAVAILABLE", "domain": "zoomgate", "metadata": {"http_status": "503", "connection": "pending"}}
     """
@@ -224,8 +225,8 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     Example: {"reason": "TOKEN_REQUEST_REFUSED", "domain": "zoomgate", "metadata": {"http_status": "400", "zoom_code": "access_denied"}}
     """
     ERROR_REASON_AUTHORIZATION_DECLINED: _ErrorReason.ValueType  # 37
-    """FAILED_PRECONDITION. Zoom returned an error instead of an authorization code, usually because the user declined. `error` is Zoom's
-    error (RFC 6749, section 4.1.2.1). The user's stored connection is unchanged.
+    """FAILED_PRECONDITION. Zoom returned an error other than an outage instead of an authorization code, usually because the user declined.
+    `error` is Zoom's error (RFC 6749, section 4.1.2.1). The user's stored connection is unchanged.
 
     Example: {"reason": "AUTHORIZATION_DECLINED", "domain": "zoomgate", "metadata": {"error": "access_denied"}}
     """
@@ -361,8 +362,9 @@ ERROR_REASON_SERVER_OVERLOADED: ErrorReason.ValueType  # 22
 Example: {"reason": "SERVER_OVERLOADED", "domain": "zoomgate", "metadata": {"limit": "pending_authorizations_per_user"}}
 """
 ERROR_REASON_ZOOM_UNAVAILABLE: ErrorReason.ValueType  # 23
-"""UNAVAILABLE with RetryInfo. Zoom could not be reached, responded with a redirect, or did not respond properly to a read (5xx, a page
-of an intermediary). The call changed nothing, unless `connection` is `pending`: the connection is then created automatically later.
+"""UNAVAILABLE with RetryInfo. Zoom could not be reached, responded with a redirect, did not respond properly to a read (5xx, a page
+of an intermediary), or reported an outage in place of an authorization code. The call changed nothing, unless `connection` is
+`pending`: the connection is then created automatically later.
 
 Example: {"reason": "ZOOM_UNAVAILABLE", "domain": "zoomgate", "metadata": {"http_status": "503", "connection": "pending"}}
 """
@@ -441,8 +443,8 @@ are unaffected.
 Example: {"reason": "TOKEN_REQUEST_REFUSED", "domain": "zoomgate", "metadata": {"http_status": "400", "zoom_code": "access_denied"}}
 """
 ERROR_REASON_AUTHORIZATION_DECLINED: ErrorReason.ValueType  # 37
-"""FAILED_PRECONDITION. Zoom returned an error instead of an authorization code, usually because the user declined. `error` is Zoom's
-error (RFC 6749, section 4.1.2.1). The user's stored connection is unchanged.
+"""FAILED_PRECONDITION. Zoom returned an error other than an outage instead of an authorization code, usually because the user declined.
+`error` is Zoom's error (RFC 6749, section 4.1.2.1). The user's stored connection is unchanged.
 
 Example: {"reason": "AUTHORIZATION_DECLINED", "domain": "zoomgate", "metadata": {"error": "access_denied"}}
 """
