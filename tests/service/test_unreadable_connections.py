@@ -1,7 +1,12 @@
 """Tests for lists, watches and bulk commands with connections that cannot be decrypted."""
 
+import asyncio
 import json
+import os
+import signal
 import sqlite3
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
@@ -12,6 +17,8 @@ from support.command_line import command
 from support.harness import MONICA, OMAR, Harness, caller_key, running
 from zoomgate import AsyncClient
 from zoomgate.v1 import auth_service_pb2 as pb
+from zoomgate_server.app.timing import Timing
+from zoomgate_server.watch import watchers
 
 
 @pytest.fixture
@@ -60,6 +67,45 @@ async def test_new_watch_counts_missing_connections(harness: Harness, user_email
             assert event.connection.user_email == OMAR
 
 
+async def test_watch_command_reports_missing_connections_once(tmp_path: Path) -> None:
+    async with running(tmp_path / "data") as first:
+        await first.connect(MONICA)
+    corrupt(tmp_path / "data", MONICA)
+    timing = Timing(watches=watchers.Timing(idle=0.05))
+    async with running(tmp_path / "data", timing=timing) as harness:
+        process = await asyncio.create_subprocess_exec(
+            *(
+                sys.executable,
+                "-m",
+                "zoomgate_server",
+                "connections",
+                "watch",
+                "--server",
+                harness.grpc_address,
+            ),
+            env=os.environ | {"ZOOMGATE_KEY": caller_key("service")},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        assert process.stderr is not None
+        async with asyncio.timeout(60):
+            assert b"1 connection is missing" in await process.stderr.readline()
+            assert b"waiting for changes" in await process.stderr.readline()
+            synced = 0
+            async with AsyncClient(harness.grpc_address, key=caller_key("service")) as client:
+                async for event in client.auth.watch_connections():
+                    synced += event.type == pb.WatchConnectionsResponse.TYPE_SYNCED
+                    if synced == 5:
+                        break
+            await harness.connect(OMAR)
+            assert OMAR.encode() in await process.stdout.readline()
+            process.send_signal(signal.SIGINT)
+            remaining = await process.stderr.read()
+            await process.wait()
+    assert remaining.startswith(b"Continue with: ")
+
+
 async def test_watch_of_other_users_counts_nothing(harness: Harness) -> None:
     await harness.call(harness.auth.ListConnections, pb.ListConnectionsRequest())
     async with AsyncClient(harness.grpc_address, key=caller_key("service")) as client:
@@ -85,6 +131,6 @@ async def test_commands_fail_if_connections_are_missing(harness: Harness, argume
     environ = {"ZOOMGATE_SERVER": harness.grpc_address, "ZOOMGATE_KEY": caller_key("service")}
     result = await command("connections", *arguments, environ=environ)
     assert result.exit_code == 1
-    assert f"1 connection(s) cannot be decrypted and are missing: {MONICA}" in result.stderr
+    assert f"1 connection is missing because the service cannot decrypt it: {MONICA}" in result.stderr
     if arguments == ("list", "--json"):
         assert json.loads(result.stdout)["userEmail"] == OMAR

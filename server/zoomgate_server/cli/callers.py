@@ -37,7 +37,7 @@ _KEY_ID_LENGTH = 8
 
 _HEADER = re.compile(r"^[ \t]*\[\[[ \t]*callers[ \t]*\]\]", re.MULTILINE)
 _KEYS = re.compile(r"""^([ \t]*["']?key_sha256["']?[ \t]*=[ \t]*)("[^"]*"|'[^']*'|\[[^]]*\])""", re.MULTILINE)
-_COMMENTS = re.compile(r"(?:^[ \t]*(?:#.*)?\r?\n)*\Z", re.MULTILINE)
+_COMMENTS = re.compile(r"(?:^[ \t]*(?:#.*)?\r?\n)*(?:^[ \t]*#.*)?\Z", re.MULTILINE)
 """Blank lines and comments at the end of an entry, which may describe the next one."""
 
 _file_option = click.option(
@@ -232,6 +232,8 @@ def remove(name: str, path: str | None, yes: bool) -> None:
     Example: zoomgate callers remove calendar --yes
     """
     if not yes:
+        with _changing(path) as file:
+            file.digests(name)
         confirm(f"Remove the caller {name}?")
     with _changing(path) as file:
         file.digests(name)
@@ -279,7 +281,8 @@ class _CallersFile:
         entries, text = list(self._entries), self._text
         index = next(number for number, entry in enumerate(entries) if entry["name"] == name)
         bounds = [*(header.start() for header in _HEADER.finditer(text)), len(text)]
-        start, end = (*bounds[index : index + 2], 0, 0)[:2]
+        is_table = index + 1 < len(bounds)  # otherwise `_save` rejects the text, in which nothing is changed
+        start, end = bounds[index : index + 2] if is_table else (0, 0)
         if digests:
             value = digests if len(digests) > 1 else digests[0]
             entries[index] = entries[index] | {"key_sha256": value}

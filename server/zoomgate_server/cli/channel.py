@@ -4,6 +4,7 @@ import functools
 import inspect
 import os
 import shlex
+import socket
 import ssl
 from collections.abc import Callable
 from pathlib import Path
@@ -81,7 +82,8 @@ def calls_service(command: Callable[..., Any]) -> Callable[..., Any]:
             with Client(**connection) as client:
                 return command(client=client, **values)
         except errors.ZoomgateError as error:
-            fail(_sentence(error, server, values.get("user") or "USER"), _exit_code(error))
+            roots = connection["root_certificates"]
+            fail(_sentence(error, server, roots, values.get("user") or "USER"), _exit_code(error))
         except UnicodeEncodeError:
             fail("an argument is not valid UTF-8; encode it as UTF-8", USAGE)
 
@@ -152,20 +154,26 @@ def _exit_code(error: errors.ZoomgateError) -> int:
     return next((code for kind, code in _EXIT_CODES if isinstance(error, kind)), FAILURE)
 
 
-def _speaks_tls(server: str) -> bool:
-    """Return whether a TLS handshake with a server succeeds, regardless of its certificate."""
+def _requires_ca(server: str, roots: bytes | None) -> bool:
+    """Return whether a server uses TLS, and the command either used none or did not trust the server's certificate."""
     address = Address.parse(server)
     try:
-        ssl.get_server_certificate((address.host, address.port), timeout=_TLS_PROBE_SECONDS)
-    except OSError:
+        context = ssl.create_default_context(cadata=roots.decode("ascii", "replace") if roots else None)
+        with (
+            socket.create_connection((address.host, address.port), _TLS_PROBE_SECONDS) as connection,
+            context.wrap_socket(connection, server_hostname=address.host),
+        ):
+            return roots is None and address.is_loopback
+    except ssl.SSLCertVerificationError:
+        return True
+    except (OSError, UnicodeError):  # such as a label of a host name with more than 63 characters
         return False
-    return True
 
 
-def _sentence(error: errors.ZoomgateError, server: str, user: str) -> str:
+def _sentence(error: errors.ZoomgateError, server: str, roots: bytes | None, user: str) -> str:
     # without a reason, the error comes from gRPC and not from the service
     if isinstance(error, errors.ServiceUnavailable) and not error.reason:
-        if _speaks_tls(server):
+        if _requires_ca(server, roots):
             return f"the service at {server} uses TLS; specify the CA that signed its certificate with --ca-file ({error.message})"
         return (
             f"the service at {server} cannot be reached; start it with `zoomgate run`, or set its address with --server"

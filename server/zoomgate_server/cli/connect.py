@@ -9,7 +9,7 @@ from zoomgate import Client, NotConnected
 from zoomgate_server.cli.channel import calls_service
 from zoomgate_server.cli.connections import print_connection
 from zoomgate_server.cli.options import user_argument, user_email
-from zoomgate_server.cli.output import counted, fail, note, print_json
+from zoomgate_server.cli.output import counted, fail, note, print_json, prompt
 
 
 @click.command()
@@ -71,7 +71,7 @@ def connect(
     if not no_browser and sys.stdout.isatty():
         click.launch(link)
     if paste:
-        callback_url = click.prompt("URL to which Zoom redirected the browser", err=True)
+        callback_url = prompt("URL to which Zoom redirected the browser")
         completed = client.auth.complete_authorization(callback_url=callback_url)
         print_connection(completed.connection, as_json=as_json)
         return

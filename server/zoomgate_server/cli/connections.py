@@ -22,6 +22,7 @@ from zoomgate_server.cli.output import (
     print_message,
     print_table,
     relative_time,
+    unreadable_text,
 )
 from zoomgate_server.rate_limiter import RateLimiter
 from zoomgate_server.telemetry.logs import escape
@@ -124,20 +125,21 @@ def watch(client: Client, as_json: bool, users: tuple[str, ...], resume_token: s
 
     Example: zoomgate connections watch
     """
-    token, is_synced = resume_token, False
+    token, is_synced, unreadable_count = resume_token, False, 0
     try:
         for event in client.watch(users, resume_token=resume_token):
             if as_json:
                 print_json(event)
             elif event.HasField("connection"):
                 click.echo(_event_line(event))
-            elif event.unreadable_count:
-                note(
-                    f"{event.unreadable_count} connection(s) cannot be decrypted and are missing; see `zoomgate keys list`"
-                )
-            elif not is_synced:
-                is_synced = True
-                note("all existing connections are listed; waiting for changes (Ctrl+C to stop)")
+            else:
+                if event.unreadable_count not in (unreadable_count, 0):
+                    note(unreadable_text(event.unreadable_count))
+                unreadable_count = event.unreadable_count
+                if not is_synced:
+                    is_synced = True
+                    listed = "all readable connections" if unreadable_count else "all existing connections"
+                    note(f"{listed} are listed; waiting for changes (Ctrl+C to stop)")
             token = event.resume_token  # set after printing, so that resuming skips no event
     except KeyboardInterrupt:
         position = ("--resume-token", token) if token else ()
@@ -235,7 +237,7 @@ def revoke(
                 print_json(connection)
             else:
                 click.echo(f"{escape(connection.user_email)}  {state_text(connection)}")
-        note(f"{count} user(s) would be disconnected")
+        note(f"{count} user{'' if count == 1 else 's'} would be disconnected")
         fail_if_unreadable(operation.unreadable_users)
         return
     total = None if yes else operation.count()

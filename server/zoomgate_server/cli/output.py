@@ -1,10 +1,11 @@
 """Output of commands: machine-readable, styled on a terminal, and without terminal control sequences from data."""
 
+import contextlib
 import json
 import os
 import sys
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, tzinfo
 from itertools import islice
 from typing import Any, NoReturn
@@ -47,23 +48,44 @@ def fail_if_unreadable(users: Collection[str]) -> None:
     """Exit with an error if connections are missing because the service cannot decrypt them."""
     if users:
         named = ", ".join(sorted(users)[:_MAX_NAMED_USERS]) + (", …" if len(users) > _MAX_NAMED_USERS else "")
-        fail(
-            f"{len(users)} connection(s) cannot be decrypted and are missing: {named};"
-            " `zoomgate keys list` on the machine of the service shows missing keys"
-        )
+        fail(unreadable_text(len(users), f": {named}"))
+
+
+def unreadable_text(count: int, named: str = "") -> str:
+    """Return the message about connections that are missing because the service cannot decrypt them."""
+    return (
+        f"{count} connection{' is' if count == 1 else 's are'} missing because the service cannot decrypt"
+        f" {'it' if count == 1 else 'them'}{named}; `zoomgate keys list` on the machine of the service shows missing keys"
+    )
 
 
 def confirm(question: str) -> None:
     """Ask a question, and abort the command unless the answer is yes."""
-    try:
+    with _input_required(
+        "standard input contains no answer; run this command again with --yes to skip the question"
+    ):
         confirmed = click.confirm(plain(question), err=True)
+    if not confirmed:
+        raise click.Abort
+
+
+def prompt(label: str) -> str:
+    """Ask for a text."""
+    with _input_required(f"standard input is empty; write to it: {label}"):
+        text: str = click.prompt(plain(label), err=True)
+    return text
+
+
+@contextlib.contextmanager
+def _input_required(problem: str) -> Iterator[None]:
+    """Exit with an error if standard input ends, unless the user aborts at a terminal."""
+    try:
+        yield
     except click.Abort:
         if sys.stdin.isatty():
             raise
         click.echo(err=True)
-        fail("standard input contains no answer; run this command again with --yes to skip the question")
-    if not confirmed:
-        raise click.Abort
+        fail(problem)
 
 
 def load_settings(alternative: str = "run this command on the machine of the service") -> settings.Settings:

@@ -105,6 +105,12 @@ def test_removed_caller_is_no_longer_in_the_file(file: Path) -> None:
     assert callers_file.load(file, CALLABLE_METHODS) == {}
 
 
+def test_comment_at_the_end_of_the_file_is_retained_without_a_newline(file: Path) -> None:
+    file.write_text(f"{file.read_text()}\n# end of file")
+    stdout_of(zoomgate("callers", "remove", "ops", "--yes"))
+    assert file.read_text().endswith("\n# end of file")
+
+
 def test_removal_without_an_answer_names_the_option(file: Path) -> None:
     before = file.read_bytes()
     assert "run this command again with --yes" in stderr_of(zoomgate("callers", "remove", "ops"))
@@ -112,7 +118,13 @@ def test_removal_without_an_answer_names_the_option(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [("rotate", "nobody"), ("remove-key", "nobody", OPS[:8]), ("remove", "nobody", "--yes")]
+    "arguments",
+    [
+        ("rotate", "nobody"),
+        ("remove-key", "nobody", OPS[:8]),
+        ("remove", "nobody", "--yes"),
+        ("remove", "nobody"),
+    ],
 )
 def test_unknown_caller_is_reported(file: Path, arguments: tuple[str, ...]) -> None:
     before = file.read_bytes()

@@ -87,7 +87,7 @@ async def test_confirmation_is_required(harness: Harness) -> None:
     assert result.exit_code == 1
     listed = await revoke(harness, "--where", "scope=user:read:user", "--dry-run")
     assert [line.split()[0] for line in stdout_of(listed).splitlines()] == list(USERS)
-    assert "3 user(s) would be disconnected" in listed.stderr
+    assert "3 users would be disconnected" in listed.stderr
     unmatched = await revoke(harness, "--where", "user=unknown@example.com")
     assert stdout_of(unmatched) == ""
     assert unmatched.stderr == "0 disconnected, 0 skipped, 0 failed\n"
@@ -209,7 +209,7 @@ async def test_state_and_cause_filters_include_disconnected_users(harness: Harne
     assert [json.loads(line)["userEmail"] for line in shown.splitlines()] == [OMAR]
     others = stdout_of(await command(*listed, "user=*@example.com", environ=environ(harness)))
     assert [json.loads(line)["userEmail"] for line in others.splitlines()] == [BASIL, MONICA]
-    assert "0 user(s) would be disconnected" in (await revoke(harness, "--where", where, "--dry-run")).stderr
+    assert "0 users would be disconnected" in (await revoke(harness, "--where", where, "--dry-run")).stderr
 
 
 @pytest.mark.parametrize(

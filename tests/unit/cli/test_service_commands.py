@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import ssl
 import subprocess
 import sys
 import time
@@ -153,6 +154,12 @@ async def test_connect_completes_with_the_pasted_url(
         output, errors = await process.communicate(f"{callback_url}\n".encode())
     assert process.returncode == code, errors
     assert text in (errors if code else output).decode()
+
+
+async def test_connect_without_the_pasted_url_names_what_is_missing(harness: Harness) -> None:
+    _, errors = await zoomgate(harness, "connect", BASIL, "--paste", code=1)
+    assert "standard input is empty" in errors
+    assert "URL to which Zoom redirected the browser" in errors.splitlines()[-1]
 
 
 async def test_link_is_printed_without_waiting(harness: Harness) -> None:
@@ -448,6 +455,29 @@ async def test_service_with_tls_is_recognized_without_its_ca(tmp_path: Path) -> 
                 assert "uses TLS" in errors
                 assert "--ca-file" in errors
                 assert "zoomgate run" not in errors
+
+
+@pytest.mark.slow
+async def test_failure_of_a_trusted_service_is_not_attributed_to_its_certificate(tmp_path: Path) -> None:
+    """The service accepts the TLS handshake, and then closes every connection."""
+    cert, key, _ = write_pair(tmp_path)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(cert, key)
+    context.set_alpn_protocols(["h2"])
+    async with await asyncio.start_server(
+        lambda _, writer: writer.close(), "127.0.0.1", 0, ssl=context
+    ) as server:
+        address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        environ = {"ZOOMGATE_SERVER": address, "ZOOMGATE_KEY": caller_key("service")}
+        result = await command("connections", "list", "--ca-file", str(cert), environ=environ)
+    assert result.exit_code == 5
+    assert f"the service at {address} cannot be reached" in result.stderr
+
+
+async def test_host_name_that_cannot_be_encoded_is_reported_as_unreachable() -> None:
+    environ = {"ZOOMGATE_SERVER": f"{'a' * 64}.example:50051", "ZOOMGATE_KEY": caller_key("service")}
+    result = await command("connections", "list", environ=environ)
+    assert (result.exit_code, "cannot be reached" in result.stderr) == (5, True)
 
 
 @pytest.mark.parametrize(

@@ -852,8 +852,10 @@ class WatchConnectionsResponse(google.protobuf.message.Message):
     `user_emails`.
     """
     unreadable_count: builtins.int
-    """Only for TYPE_SYNCED: the number of connections that are missing from this stream because the service cannot decrypt them. They are
-    sent once their key is available. While the number is not zero, do not treat users missing from the snapshot as disconnected.
+    """Only for TYPE_SYNCED: the number of connections that are missing because the service cannot decrypt them. They are sent once their key
+    is available. After a snapshot, all connections are counted; if the number is not zero, do not treat users missing from the snapshot as
+    disconnected. A stream that resumes reads only changed connections, and counts only connections that this server has tried to read.
+    A resumed stream therefore cannot confirm that an earlier snapshot was complete.
     """
     @property
     def connection(self) -> zoomgate.v1.connection_pb2.Connection:
