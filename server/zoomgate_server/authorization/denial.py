@@ -8,7 +8,7 @@ from zoomgate_server.errors import (
     ZoomgateError,
     ZoomUnavailable,
 )
-from zoomgate_server.zoom.errors import sanitize
+from zoomgate_server.external_text import sanitize
 
 _MAX_REASON = 200
 

@@ -5,7 +5,6 @@ Zoom's error code is independent of the status, so both are checked (https://dev
 
 import re
 import time
-import unicodedata
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +20,7 @@ from zoomgate_server.errors import (
     ZoomRefusedPermission,
     ZoomUnavailable,
 )
+from zoomgate_server.external_text import sanitize
 from zoomgate_server.zoom import retry_after, tolerant_json
 from zoomgate_server.zoom.client import response_lost
 from zoomgate_server.zoom.request import ZoomRequest, ZoomResponse
@@ -164,15 +164,6 @@ def _is_refusal(response: ZoomResponse, error: dict[str, Any]) -> bool:
 def _is_html(response: ZoomResponse) -> bool:
     """Return whether an intermediary produced the response: Zoom's API itself never responds with HTML."""
     return response.header("content-type").strip().lower().startswith("text/html")
-
-
-def sanitize(text: str, limit: int) -> str:
-    """Sanitize external text: replace control, format and separator characters with spaces, and truncate it."""
-    printable = "".join(
-        character if unicodedata.category(character)[0] != "C" and character not in "\u2028\u2029" else " "
-        for character in text[: 2 * limit]
-    )
-    return " ".join(printable.split())[:limit]
 
 
 def _details(error: dict[str, Any]) -> str:

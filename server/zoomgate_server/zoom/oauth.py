@@ -18,8 +18,9 @@ from urllib.parse import urlencode
 import aiohttp
 from yarl import URL
 
+from zoomgate_server.external_text import sanitize
 from zoomgate_server.zoom import bounded_body, retry_after, tolerant_json
-from zoomgate_server.zoom.errors import MAX_MESSAGE, sanitize
+from zoomgate_server.zoom.errors import MAX_MESSAGE
 from zoomgate_server.zoom.session import open_session
 from zoomgate_server.zoom.token_outcome import (
     DEFAULT_EXPIRES_IN,
