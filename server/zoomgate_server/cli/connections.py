@@ -237,7 +237,7 @@ def revoke(
                 print_json(connection)
             else:
                 click.echo(f"{escape(connection.user_email)}  {state_text(connection)}")
-        note(f"{count} user{'' if count == 1 else 's'} would be disconnected")
+        note(f"{counted(count, 'user')} would be disconnected")
         fail_if_unreadable(operation.unreadable_users)
         return
     total = None if yes else operation.count()

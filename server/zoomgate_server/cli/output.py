@@ -54,7 +54,7 @@ def fail_if_unreadable(users: Collection[str]) -> None:
 def unreadable_text(count: int, named: str = "") -> str:
     """Return the message about connections that are missing because the service cannot decrypt them."""
     return (
-        f"{count} connection{' is' if count == 1 else 's are'} missing because the service cannot decrypt"
+        f"{counted(count, 'connection')} {'is' if count == 1 else 'are'} missing because the service cannot decrypt"
         f" {'it' if count == 1 else 'them'}{named}; `zoomgate keys list` on the machine of the service shows missing keys"
     )
 
