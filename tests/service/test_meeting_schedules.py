@@ -46,6 +46,13 @@ async def test_recurrence_is_rejected_for_other_meeting_types(zoomgate: Harness,
     assert set(error.violations) == {"meeting_details.recurrence"}
 
 
+@pytest.mark.parametrize("local", ["0001-01-01T00:00:00", "1969-12-31T23:59:59"])
+async def test_local_start_before_1970_is_rejected(zoomgate: Harness, local: str) -> None:
+    """The same range applies to `start_time`."""
+    error = await rejection(zoomgate, local_start_time=local)
+    assert set(error.violations) == {"meeting_details.local_start_time"}
+
+
 @pytest.mark.parametrize("kind", ["INSTANT", "RECURRING_NO_FIXED_TIME"])
 @pytest.mark.parametrize("start", [{"start_time": MONDAY}, {"local_start_time": "2030-01-07T09:00:00"}])
 async def test_start_is_rejected_for_meeting_types_without_one(

@@ -143,6 +143,11 @@ def error_for(outcome: TokenOutcome, *, retry_after: float | None = None) -> Zoo
                 ),
                 metadata={"zoom_code": code, "zoom_message": text},
             )
+        case AppRejected(code) if code.startswith("redirect"):
+            return AppCredentialsRejected(
+                "Zoom's token endpoint redirected the request, which is not followed; an operator must check ZOOMGATE_ZOOM_OAUTH_URL",
+                metadata={"zoom_code": code},
+            )
         case AppRejected(code, text):
             return AppCredentialsRejected(
                 _quoting(

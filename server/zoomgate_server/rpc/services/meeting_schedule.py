@@ -104,11 +104,13 @@ def _start(
         if not _LOCAL.fullmatch(details.local_start_time):
             raise ValueError
         local = datetime.fromisoformat(details.local_start_time).replace(tzinfo=zone)
+        if local.year < 1970:
+            raise ValueError
         start = local.astimezone(UTC).astimezone(zone)
     except (ValueError, OverflowError):
         violations.add(
             field,
-            "must be a valid date and time without a time zone; send a value such as 2026-11-24T09:00:00",
+            "must be a valid date and time without a time zone, from 1970 on; send a value such as 2026-11-24T09:00:00",
         )
         return None
     if start != local:

@@ -127,6 +127,8 @@ def _check_text(name: str, text: str, limit: int | None, path: str, violations: 
         violations.add(path, f"has {len(text)} characters; send at most {limit}")
     elif (_CONTROL_EXCEPT_NEWLINES if name in _MULTILINE else _CONTROL).search(text):
         violations.add(path, "contains control characters; remove these characters")
+    elif name in _SEPARATED and not text.strip():
+        violations.add(path, "is empty; omit it")
     elif name in _SEPARATED and ("," in text or ";" in text):
         violations.add(path, "contains a comma or semicolon; send each value as a separate entry")
 
