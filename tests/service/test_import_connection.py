@@ -332,7 +332,7 @@ async def test_first_refresh_of_an_imported_pair_waits_until_zoom_identifies_the
         assert (await imported(zoomgate, request)).outcome == STORED
         zoomgate.simulator.faults.add(Fault("users_me", "status", times=-1, status=503))
         refresh = pb.RefreshTokenRequest(user_email=MONICA)
-        error = await zoomgate.error_of(zoomgate.auth.RefreshToken, refresh, seconds=8.0)
+        error = await zoomgate.error_of(zoomgate.auth.RefreshToken, refresh, seconds=3.0)
         assert error.reason == "REFRESH_IN_PROGRESS"
         zoomgate.simulator.faults.clear()
         async with asyncio.timeout(20):

@@ -229,15 +229,18 @@ async def test_rate_limits_the_refreshes(harness: Harness) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "reason"), [("rate_limit_daily", "ZOOM_RATE_LIMITED"), ("status", "ZOOM_UNAVAILABLE")]
+    ("kind", "reason"),
+    [
+        ("rate_limit_daily", "ZOOM_RATE_LIMITED"),
+        pytest.param("status", "ZOOM_UNAVAILABLE", marks=pytest.mark.slow),
+    ],
 )
 async def test_failures_that_affect_all_users_delay_the_next_refresh(
     harness: Harness, capsys: pytest.CaptureFixture[str], kind: str, reason: str
 ) -> None:
     """If Zoom fails or limits the rate, the next refresh starts after the retry delay of at most a minute; later refreshes succeed."""
-    times = (
-        1 if kind == "rate_limit_daily" else 12
-    )  # 4 attempts by the client, each with 3 attempts by the service
+    # 4 attempts by the client, each with 3 attempts by the service
+    times = 1 if kind == "rate_limit_daily" else 12
     harness.simulator.faults.add(Fault("token", kind, times=times))
     rate = 1000
     time, code = await refresh_all(harness, rate)
