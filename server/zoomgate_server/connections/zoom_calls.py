@@ -76,17 +76,17 @@ class ZoomCalls:
         """
         token = await self._access_tokens.for_call(call, user_email)
         response = await self._send(call, request, token)
-        segments = request.target.path.split("/")
-        path = "/".join(segment if _NAME.fullmatch(segment) else "*" for segment in segments)
-        endpoint = (token.zoom_user_id, request.method, path)
-        if not zoom_errors.is_token_rejected(response):
-            self._paused.pop(endpoint, None)
-        elif (
-            self._paused.get(endpoint, 0.0) <= self._clock.monotonic()
-            # the authorization itself may have ended since
-            or zoom_errors.is_token_rejected(await self._send(call, endpoints.current_user(), token))
-        ):
-            response = await self._retry(call, user_email, request, token, response, endpoint)
+        is_rejected = zoom_errors.is_token_rejected(response)
+        if is_rejected or self._paused:
+            endpoint = _endpoint(token, request)
+            if not is_rejected:
+                self._paused.pop(endpoint, None)
+            elif (
+                self._paused.get(endpoint, 0.0) <= self._clock.monotonic()
+                # the authorization itself may have ended since
+                or zoom_errors.is_token_rejected(await self._send(call, endpoints.current_user(), token))
+            ):
+                response = await self._retry(call, user_email, request, token, response, endpoint)
         failure = zoom_errors.rate_limit(response, self._clock.wall) or zoom_errors.scope_missing(response)
         if failure is not None:
             raise failure
@@ -145,3 +145,10 @@ class ZoomCalls:
             return await self._zoom.send(
                 request, token.tokens.access_token, timeout=call.deadline - self._clock.monotonic()
             )
+
+
+def _endpoint(token: AccessToken, request: ZoomRequest) -> tuple[str, str, str]:
+    """Return the key of a user's endpoint in the pauses: Zoom user, method and path without IDs."""
+    segments = request.target.path.split("/")
+    path = "/".join(segment if _NAME.fullmatch(segment) else "*" for segment in segments)
+    return token.zoom_user_id, request.method, path
