@@ -17,7 +17,7 @@ from zoomgate_server.connections.token_pair import TokenPair
 from zoomgate_server.storage.record_store import StoreError
 
 POLL_SECONDS = 0.25
-"""Time between two looks at a record or mark while a different process is expected to change it."""
+"""Time between two reads of a record or mark that a different process is expected to change."""
 
 
 @dataclass(frozen=True, slots=True)

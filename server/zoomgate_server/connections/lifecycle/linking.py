@@ -326,7 +326,7 @@ def _renew(entry: Entry, context: LinkContext, snapshot: Snapshot) -> Protocol[L
 
 
 def _defer(entry: Entry, error: ZoomgateError) -> Protocol[NoReturn]:
-    """Leave an exchanged pair in the journal for a later attempt, and raise the error. Until then, nobody sends the code or token again."""
+    """Leave an exchanged pair in the journal for a later attempt, and raise the error. Until then, the code or token is not sent again."""
     if entry.tokens.is_exchanged:
         yield from _mark_delivered(entry)
         yield ReleaseJournal(entry)
