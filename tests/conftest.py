@@ -80,6 +80,14 @@ def store_environ(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, s
 
 
 @pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return an empty working directory, with settings for a data directory in it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ZOOMGATE_DATA_DIR", "data")
+    return tmp_path
+
+
+@pytest.fixture
 async def zoomgate(tmp_path: Path) -> AsyncIterator[Harness]:
     """Return a running service with the callers of `harness.CALLERS`."""
     async with running(tmp_path / "data") as harness:

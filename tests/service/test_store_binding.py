@@ -27,12 +27,7 @@ STORE = "ZOOMGATE_STORE"
 ADOPT = "run `zoomgate store adopt`"
 
 
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return an empty working directory, with settings for a data directory in it."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("ZOOMGATE_DATA_DIR", "data")
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 @pytest.fixture

@@ -26,12 +26,7 @@ from zoomgate_server.storage.sqlite import SqliteStore
 OFTEN = {"ZOOMGATE_FORCED_REFRESH_SECONDS": "0", "ZOOMGATE_MAX_REFRESHES_PER_HOUR": "1000"}
 
 
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return an empty working directory, with settings for a data directory in it."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("ZOOMGATE_DATA_DIR", "data")
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 @pytest.fixture

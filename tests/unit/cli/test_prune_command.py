@@ -30,12 +30,7 @@ from zoomgate_server.storage.sqlite import SqliteStore
 DAY = 24 * 3600.0
 
 
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Change into an empty working directory that contains the configured data directory."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("ZOOMGATE_DATA_DIR", "data")
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 @pytest.fixture
