@@ -90,7 +90,7 @@ $(VENV)/.runtime: $(VENV)/bin/python pyproject.toml clients/python/pyproject.tom
 $(VENV)/.development: $(VENV)/.runtime
 	@echo "installing the test and check tools"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "pip>=25.1"  # for dependency groups; an existing $(VENV) may have an older pip
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --group test --group check
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[opentelemetry]' --group test --group check
 	@touch $@
 
 $(GENERATOR)/.ready: constraints-generate.txt
