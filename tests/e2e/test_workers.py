@@ -29,7 +29,7 @@ from zoom_simulator.faults import Fault
 from zoomgate import AsyncClient, errors
 from zoomgate.v1 import auth_service_pb2 as auth
 from zoomgate.v1 import proxy_service_pb2 as proxy
-from zoomgate_server import settings
+from zoomgate_server import build_info, settings
 from zoomgate_server.app.supervisor import METRICS_DIRECTORY, WorkerConfig
 from zoomgate_server.encryption import key_file
 
@@ -244,7 +244,8 @@ async def test_metrics_cover_all_workers(service: Service) -> None:
     assert {page[calls] for page in pages} == {30.0}
     assert {page['zoomgate_rpc_seconds_count{method="AuthService.GetToken"}'] for page in pages} == {30.0}
     assert {page['zoomgate_connections{state="ACTIVE"}'] for page in pages} == {1.0}
-    assert {page['zoomgate_build_info{version="0.1.0"}'] for page in pages} == {1.0}
+    running = f'zoomgate_build_info{{commit="{build_info.commit()}",version="{build_info.version()}"}}'
+    assert {page[running] for page in pages} == {1.0}
     assert not [name for name in pages[0] if "pid=" in name]
 
 

@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import replace
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 
 import grpc
@@ -17,6 +16,7 @@ import grpc.aio
 from grpc_health.v1 import health_pb2
 from grpc_health.v1.health import aio as health_aio
 
+from zoomgate_server import build_info
 from zoomgate_server.app import listeners
 from zoomgate_server.app.composition import Components
 from zoomgate_server.app.metric_labels import new_metrics
@@ -99,7 +99,7 @@ async def run(
         stop: The event that cancels the wait for an unreachable store.
         reload: The event that makes the service reload the callers file, the key file and the certificate.
     """
-    metrics = new_metrics(version("zoomgate-server"), shared_metrics)
+    metrics = new_metrics(build_info.version(), shared_metrics, commit=build_info.commit())
     shared = shared_metrics is not None
     files = ReloadableFiles(settings, extra_keys, metrics, timing.files)
     async with AsyncExitStack() as stack:
@@ -200,7 +200,14 @@ async def run(
         if not components.webhooks.is_enabled:
             _log.info("webhooks.disabled", set="ZOOMGATE_WEBHOOK_SECRET")
         web.set_ready()
-        _log.info("service.started", grpc=started.grpc, http=started.http, callers=len(files.callers))
+        _log.info(
+            "service.started",
+            version=build_info.version(),
+            commit=build_info.commit(),
+            grpc=started.grpc,
+            http=started.http,
+            callers=len(files.callers),
+        )
         yield started
         _log.info("service.draining")
     _log.info("service.stopped")

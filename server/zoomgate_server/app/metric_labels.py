@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from zoomgate_server.build_info import UNKNOWN
 from zoomgate_server.connections import proactive_refresh, retention
 from zoomgate_server.connections.concurrency_limit import Limit
 from zoomgate_server.connections.connection_import import ImportOutcome
@@ -13,13 +14,13 @@ from zoomgate_server.watch.watchers import EventType
 from zoomgate_server.webhooks import receiver
 
 
-def new_metrics(version: str, shared: Path | None = None) -> Metrics:
+def new_metrics(version: str, shared: Path | None = None, *, commit: str = UNKNOWN) -> Metrics:
     """Create the metrics of the service, with a time series for each label value, and count dropped log lines.
 
     The counters start at 0, because Prometheus does not detect an increase when a counter first appears with the value 1.
     """
     methods = [name.removeprefix("zoomgate.v1.") for name in rpc_server.METHODS]
-    metrics = Metrics(version, methods, shared)
+    metrics = Metrics(version, methods, shared, commit=commit)
     for metric, label_values in (
         (metrics.refreshes, refresher.OUTCOMES),
         (metrics.imports, ImportOutcome),

@@ -1,8 +1,8 @@
 """Creation of the Zoom clients, for the service and for commands that call Zoom themselves."""
 
 from contextlib import AsyncExitStack
-from importlib.metadata import version
 
+from zoomgate_server import build_info
 from zoomgate_server.clock import Clock
 from zoomgate_server.settings import Settings
 from zoomgate_server.zoom.client import ZoomClient
@@ -13,7 +13,7 @@ def open_clients(
     settings: Settings, clock: Clock, stack: AsyncExitStack, timing: Timing = Timing()
 ) -> tuple[ZoomClient, OAuthClient]:
     """Open the clients of Zoom's REST API and of its OAuth endpoints, in the running event loop; the exit stack closes them."""
-    user_agent = f"zoomgate/{version('zoomgate-server')}"
+    user_agent = f"zoomgate/{build_info.version()}"
     zoom = ZoomClient(
         api_url=settings.zoom_api_url,
         user_agent=user_agent,

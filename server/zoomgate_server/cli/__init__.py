@@ -83,9 +83,22 @@ class _LazyGroup(click.Group):
             formatter.write_dl(list(_COMMANDS.items()))
 
 
+def _show_version(ctx: click.Context, _: click.Parameter, requested: bool) -> None:
+    if requested and not ctx.resilient_parsing:
+        from zoomgate_server import build_info  # noqa: PLC0415 - keeps help and completion fast
+
+        click.echo(f"zoomgate {build_info.version()} (commit {build_info.commit()})")
+        ctx.exit()
+
+
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(
-    package_name="zoomgate-server", message="zoomgate %(version)s", help="Show the version."
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_version,
+    help="Show the version and the commit.",
 )
 def cli() -> None:
     """Manage users' Zoom authorizations and call Zoom for your services.

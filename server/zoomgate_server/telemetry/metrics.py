@@ -8,6 +8,7 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
+from zoomgate_server.build_info import UNKNOWN
 from zoomgate_server.telemetry import logs
 
 OTHER = "other"
@@ -39,7 +40,14 @@ class Metrics:
         shared: The directory with the metrics of all workers; see `share`. None for a single process.
     """
 
-    def __init__(self, version: str, methods: Iterable[str] = (), shared: Path | None = None) -> None:
+    def __init__(
+        self,
+        version: str,
+        methods: Iterable[str] = (),
+        shared: Path | None = None,
+        *,
+        commit: str = UNKNOWN,
+    ) -> None:
         self.registry = CollectorRegistry()
         self._methods = frozenset(methods)
         self._shared = shared
@@ -145,8 +153,13 @@ class Metrics:
             "Records deleted or disconnected at the end of their retention period, by kind.",
             ["kind"],
         )
-        build_info = gauge("build_info", "The running version.", ["version"], multiprocess_mode="livemax")
-        build_info.labels(version).set(1)
+        build_info = gauge(
+            "build_info",
+            "The running version and commit.",
+            ["version", "commit"],
+            multiprocess_mode="livemax",
+        )
+        build_info.labels(version, commit).set(1)
 
     def rpc_observer(self, method: str) -> Callable[[str, float], None]:
         """Return a function that counts a call of an RPC method, with the name of its status code and its duration in seconds."""

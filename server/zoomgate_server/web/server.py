@@ -8,13 +8,13 @@ import secrets
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from urllib.parse import urlencode, urlsplit
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from zoomgate_server import build_info
 from zoomgate_server.authorization.browser_flow import BrowserFlow, BrowserView
 from zoomgate_server.authorization.denial import reason_of
 from zoomgate_server.errors import (
@@ -337,7 +337,7 @@ class WebServer:
 
     async def _home(self, _request: web.Request) -> web.StreamResponse:
         links = {"Readiness": "/readyz", "Metrics": "/metrics", **(self._home_links or {})}
-        page = self._pages.home(version("zoomgate-server"), self._not_ready, links)
+        page = self._pages.home(build_info.version(), self._not_ready, links)
         return web.Response(text=page, content_type="text/html")
 
     async def _webhook(self, request: web.Request) -> web.StreamResponse:

@@ -154,7 +154,10 @@ def test_module_can_be_run_as_the_command(tmp_path: Path) -> None:
     assert result.returncode == 0
     for name in ("run", "serve", "simulator", "connections", "callers", "keys", "doctor"):
         assert re.search(rf"^  {name} ", result.stdout, re.MULTILINE)
-    assert re.fullmatch(r"zoomgate \d+\.\d+\.\d+\S*\n", run(tmp_path, "--version").stdout)
+    assert re.fullmatch(
+        r"zoomgate \d+\.\d+\.\d+ \(commit ([0-9a-f]{12}(-dirty)?|unknown)\)\n",
+        run(tmp_path, "--version").stdout,
+    )
 
 
 def test_run_starts_everything_and_prints_a_guide(tmp_path: Path) -> None:
