@@ -4,10 +4,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 GENERATOR := .venv-generate
+RELEASE := .venv-dist
+DIST ?= dist
+export UV_PYTHON_DOWNLOADS := never
 STUBS := clients/python/src
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow test-all check format format-check lint types proto imports contracts generate docs screenshots soak year bench clean
+.PHONY: help run test test-slow test-all check format format-check lint types proto imports contracts generate docs screenshots soak year bench dist lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,7 +21,7 @@ run: $(VENV)/.runtime ## Run the service, its store and the Zoom simulator local
 test: $(VENV)/.development ## Run the fast tests, in parallel (ARGS="…" for pytest options)
 	@$(BIN)/python -m pytest -m "not slow" -n 4 $(ARGS)
 
-test-slow: $(VENV)/.development ## Run the other tests: killed processes, MongoDB, browsers, long histories
+test-slow: $(VENV)/.development $(RELEASE)/.ready ## Run the other tests: killed processes, MongoDB, browsers, long histories
 	@$(BIN)/python -m pytest -m slow -n 2 $(ARGS)
 
 test-all: test test-slow ## Run all tests
@@ -75,8 +78,26 @@ year: $(VENV)/.development ## Simulate a year of proactive refresh in virtual ti
 bench: $(VENV)/.development ## Run the benchmarks and compare them with the baseline (docs/performance.md)
 	@$(BIN)/python -m bench $(ARGS)
 
+# Two builds of the same commit are identical (docs/releases.md). The SBOM describes the locked installation of the server.
+dist: $(RELEASE)/.ready ## Build the wheels, the source distributions and the SBOM into dist/
+	@rm -rf $(DIST)
+	@for project in clients/python server/zoom_simulator .; do \
+	  SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(RELEASE)/bin/uv build --quiet --no-build-isolation --no-create-gitignore \
+	    --python $(RELEASE)/bin/python --out-dir $(DIST) $$project || exit 1; done
+	@$(RELEASE)/bin/uv venv --quiet --python $(RELEASE)/bin/python $(DIST)/locked
+	@$(RELEASE)/bin/uv pip install --quiet --python $(DIST)/locked --require-hashes -r deploy/requirements.lock
+	@$(RELEASE)/bin/uv pip install --quiet --python $(DIST)/locked --no-index --no-deps --find-links $(DIST) zoomgate zoomgate-server
+	@$(RELEASE)/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+	  --output-file $(DIST)/zoomgate-server.cdx.json $(DIST)/locked
+	@rm -rf $(DIST)/locked
+	@cd $(DIST) && sha256sum * > SHA256SUMS && cat SHA256SUMS
+
+lock: $(RELEASE)/.ready ## Update deploy/requirements.lock after a change of constraints.txt
+	@$(RELEASE)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" \
+	  --constraint constraints.txt --extra opentelemetry --no-emit-package zoomgate --output-file deploy/requirements.lock pyproject.toml
+
 clean: ## Remove build artifacts and caches; the data directory is not removed
-	rm -rf $(VENV) $(GENERATOR) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build
+	rm -rf $(VENV) $(GENERATOR) $(RELEASE) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit("Zoomgate requires Python 3.11 or newer, not " + sys.version.split()[0] + "; set PYTHON=python3.x") if sys.version_info < (3, 11) else None'
@@ -96,4 +117,9 @@ $(VENV)/.development: $(VENV)/.runtime
 $(GENERATOR)/.ready: constraints-generate.txt
 	@$(PYTHON) -m venv $(GENERATOR)
 	@$(GENERATOR)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-generate.txt grpcio-tools mypy-protobuf setuptools
+	@touch $@
+
+$(RELEASE)/.ready: constraints-dist.txt
+	@$(PYTHON) -m venv $(RELEASE)
+	@$(RELEASE)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-dist.txt cyclonedx-bom hatchling uv
 	@touch $@
