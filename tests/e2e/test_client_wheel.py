@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,19 +10,10 @@ from pathlib import Path
 import pytest
 
 from support.harness import MONICA, browser, consent
-from support.wheels import CLIENT, build_wheel, virtual_environment
+from support.wheels import CLIENT, build_wheel, pythons, virtual_environment, zoomgate_run
 
 README = (CLIENT / "README.md").read_text()
 EXAMPLES = re.findall(r"^## ([^\n]+)\n(?:(?!^## ).)*?^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-
-
-def newest_python() -> str:
-    """Return the newest installed Python interpreter, or the current interpreter if none is found."""
-    for minor in range(20, sys.version_info.minor, -1):
-        path = shutil.which(f"python3.{minor}")
-        if path and subprocess.run([path, "--version"], capture_output=True, check=False).returncode == 0:
-            return path
-    return sys.executable
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +24,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module", params=["oldest", "newest"])
 def python(request: pytest.FixtureRequest, wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the interpreter of an environment that contains only the wheel and its dependencies."""
-    base = sys.executable if request.param == "oldest" else newest_python()
-    if request.param == "newest" and base == sys.executable:
+    base = {"oldest": sys.executable, "newest": list(pythons().values())[-1]}[request.param]
+    if request.param == "newest" and sys.version_info[:2] == tuple(map(int, list(pythons())[-1].split("."))):
         pytest.skip("no Python newer than the interpreter of the tests is installed")
     return virtual_environment(tmp_path_factory.mktemp("clean"), str(wheel), base=base)
 
@@ -43,33 +33,8 @@ def python(request: pytest.FixtureRequest, wheel: Path, tmp_path_factory: pytest
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Start `zoomgate run`, and yield the address of the service."""
-    command = [
-        sys.executable,
-        "-m",
-        "zoomgate_server",
-        "run",
-        "--data-dir",
-        str(tmp_path_factory.mktemp("data")),
-    ]
-    command += [
-        "--listen",
-        "127.0.0.1:0",
-        "--http-listen",
-        "127.0.0.1:0",
-        "--simulator-listen",
-        "127.0.0.1:0",
-    ]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
-        assert process.stdout is not None
-        try:
-            yield next(
-                match.group(1)
-                for line in process.stdout
-                if (match := re.search(r"zoomgate: ready grpc=(\S+)", line))
-            )
-        finally:
-            process.terminate()
-            process.stdout.read()
+    with zoomgate_run(sys.executable, tmp_path_factory.mktemp("data")) as address:
+        yield address
 
 
 def give_consent(url: str) -> None:
