@@ -255,6 +255,7 @@ class Cluster:
         workers: int = 1,
         listen: str = "127.0.0.1:0",
         environ: dict[str, str] | None = None,
+        release: Path | None = None,
     ) -> Server:
         """Start a service and wait until it is ready.
 
@@ -262,6 +263,7 @@ class Cluster:
             name: Name of the data directory if the store is MongoDB; services started with the same name use the same directory.
             plan: The point at which each user's operations pause, by email address.
             store_uri: Address to use for the MongoDB database instead of its own, such as the address of a proxy.
+            release: Interpreter of an environment with a release, which is started instead of this code and ignores the plan.
         """
         directory = self._directory / f"{name}-{len(self._servers)}"
         directory.mkdir()
@@ -272,9 +274,12 @@ class Cluster:
             "ZOOMGATE_WORKERS": str(workers),
             **(environ or {}),
         }
+        command = [str(release), "-I", "-m", "zoomgate_server", "serve"]
+        if release is None:
+            command = [sys.executable, "-m", "crash.launcher", str(directory), "serve"]
         with (directory / "log").open("w") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "crash.launcher", str(directory), "serve"],
+                command,
                 cwd=self._directory,
                 env=settings,
                 stdout=subprocess.PIPE,
