@@ -94,7 +94,8 @@ def test_installed_release_serves_an_installed_client(dist: Path, tmp_path: Path
     shown = subprocess.run(
         [python.with_name("zoomgate"), "--version"], capture_output=True, text=True, check=True
     )
-    assert shown.stdout == f"zoomgate {build_info.version()} (commit {build_info.commit()})\n"
+    version_and_commit = rf"zoomgate {build_info.version()} \(commit {build_info.commit()[:12]}(-dirty)?\)\n"
+    assert re.fullmatch(version_and_commit, shown.stdout)
     with zoomgate_run(python, tmp_path / "data") as address:
         called = run(python, "-W", "error", "-c", CALL, address)
     assert called.stdout.startswith("http://127.0.0.1:"), called.stderr

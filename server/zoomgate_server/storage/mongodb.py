@@ -517,7 +517,7 @@ def _open_error_text(address: str, error: Exception, timing: MongoTiming) -> str
                 " check the name and the DNS servers"
             )
         case ConfigurationError():
-            return f"The store {address} has a version or type that the MongoDB driver does not support; use MongoDB 4.2 or later"
+            return f"The store {address} has a version or type that the MongoDB driver does not support; use MongoDB 4.4 or later"
         case _:
             return f"The store {address} cannot be used ({type(error).__name__}); check that it is running and writable"
 
