@@ -17,7 +17,7 @@ from grpc_health.v1 import health_pb2
 from grpc_health.v1.health import aio as health_aio
 
 from zoomgate_server import build_info
-from zoomgate_server.app import listeners
+from zoomgate_server.app import listeners, otlp_exporters
 from zoomgate_server.app.composition import Components
 from zoomgate_server.app.metric_labels import new_metrics
 from zoomgate_server.app.reloadable_files import ReloadableFiles
@@ -103,6 +103,8 @@ async def run(
     shared = shared_metrics is not None
     files = ReloadableFiles(settings, extra_keys, metrics, timing.files)
     async with AsyncExitStack() as stack:
+        # the supervisor exports the metrics of several workers
+        tracer = otlp_exporters.start(settings.opentelemetry, stack, None if shared else metrics.registry)
         server = rpc_server.new_server(shared_port=shared)
         web = WebServer(
             metrics=metrics,
@@ -115,6 +117,7 @@ async def run(
             ),
             webhooks_enabled=bool(settings.webhook_secret),
             home_links=home_links,
+            tracer=tracer,
             timing=timing.web,
         )
 
@@ -139,9 +142,16 @@ async def run(
         is_new_key_ring = not os.access(settings.keys, os.F_OK)
         store, key_ring = await open_store(settings, stack, stop or asyncio.Event(), clock, timing.store)
         web.set_ready("starting")
-        store = instrumented(store, metrics.store_errors.inc)
         try:
-            components = await Components.build(settings, store, key_ring, clock, metrics, timing, stack)
+            components = await Components.build(
+                settings,
+                instrumented(store, metrics.store_errors.inc, _database_system(settings)),
+                key_ring,
+                clock,
+                metrics,
+                timing,
+                stack,
+            )
         except (ZoomgateError, StoreError) as error:
             raise StartError(str(error)) from None
         if is_new_key_ring:
@@ -151,7 +161,7 @@ async def run(
         pipeline = Pipeline(
             server,
             [
-                AccessLog(metrics).wrap,
+                AccessLog(metrics, tracer).wrap,
                 convert_errors,
                 Authentication(
                     keys=files.callers,
@@ -189,6 +199,7 @@ async def run(
                         components.audit,
                     ),
                     "callers": partial(files.watch_callers, components.audit),
+                    **_counts(settings, components),
                 }
             )
         )
@@ -211,6 +222,19 @@ async def run(
         yield started
         _log.info("service.draining")
     _log.info("service.stopped")
+
+
+def _database_system(settings: Settings) -> str:
+    """Return the name of the store in spans."""
+    return "sqlite" if isinstance(settings.store, Path) else "mongodb"
+
+
+def _counts(settings: Settings, components: Components) -> dict[str, background_tasks.TaskFactory]:
+    """Return the task that counts connections for the exporter of metrics. For a scrape of `/metrics`, they are counted on demand."""
+    exported = settings.opentelemetry
+    if not exported.metrics:
+        return {}
+    return {"counts": partial(components.connection_counts.run, exported.metrics_interval)}
 
 
 async def _stop_serving(

@@ -22,7 +22,7 @@ from typing import BinaryIO
 
 import orjson
 
-from zoomgate_server.app import listeners
+from zoomgate_server.app import listeners, otlp_exporters
 from zoomgate_server.backoff import Backoff
 from zoomgate_server.identity import Principal
 from zoomgate_server.settings import Settings
@@ -112,9 +112,13 @@ async def supervise(
     Raises:
         StartError: The service cannot start, or a worker could not be restarted.
     """
-    with listeners.reserved(settings) as (grpc, http), _metrics_directory() as directory:
+    async with contextlib.AsyncExitStack() as stack:
+        grpc, http = stack.enter_context(listeners.reserved(settings))
+        directory = stack.enter_context(_metrics_directory())
         bound = replace(settings, listen=grpc, http_listen=http)
         config = WorkerConfig(bound, anonymous, keys, home_links)
+        exported = replace(settings.opentelemetry, traces=False)  # each worker exports its spans
+        otlp_exporters.start(exported, stack, metrics.combined(directory))
         await _Workers(config, directory, announce).run()
 
 

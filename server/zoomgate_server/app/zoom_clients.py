@@ -7,6 +7,7 @@ from zoomgate_server.clock import Clock
 from zoomgate_server.settings import Settings
 from zoomgate_server.zoom.client import ZoomClient
 from zoomgate_server.zoom.oauth import OAuthClient, Timing
+from zoomgate_server.zoom.traced import TracedOAuthClient, TracedZoomClient
 
 
 def open_clients(
@@ -14,13 +15,14 @@ def open_clients(
 ) -> tuple[ZoomClient, OAuthClient]:
     """Open the clients of Zoom's REST API and of its OAuth endpoints, in the running event loop; the exit stack closes them."""
     user_agent = f"zoomgate/{build_info.version()}"
-    zoom = ZoomClient(
+    is_traced = settings.opentelemetry.traces
+    zoom = (TracedZoomClient if is_traced else ZoomClient)(
         api_url=settings.zoom_api_url,
         user_agent=user_agent,
         max_response_bytes=settings.max_response_bytes,
     )
     stack.push_async_callback(zoom.close)
-    oauth = OAuthClient(
+    oauth = (TracedOAuthClient if is_traced else OAuthClient)(
         oauth_url=settings.zoom_oauth_url,
         client_id=settings.client_id,
         client_secrets=[secret.reveal() for secret in settings.client_secret],

@@ -1,7 +1,6 @@
 """Valid access tokens for callers and for calls to Zoom's API, cached so that most calls need neither the store nor decryption."""
 
 import asyncio
-import contextvars
 from collections import OrderedDict
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
@@ -29,6 +28,7 @@ from zoomgate_server.storage.record_store import Change, StoreError
 from zoomgate_server.telemetry import logs
 from zoomgate_server.telemetry.background_tasks import retrieve_exception
 from zoomgate_server.telemetry.metrics import Metrics
+from zoomgate_server.telemetry.spans import detached_context
 from zoomgate_server.zoom.client import MIN_SECONDS
 
 REFRESH_BEFORE_SECONDS = 120.0
@@ -335,7 +335,7 @@ class AccessTokens:
         pending_read = self._reads.get(user_email)
         if pending_read is None:
             pending_read = asyncio.get_running_loop().create_task(
-                self._read(user_email), context=contextvars.Context()
+                self._read(user_email), context=detached_context()
             )
             self._reads[user_email] = pending_read
             pending_read.add_done_callback(lambda _: self._reads.pop(user_email))

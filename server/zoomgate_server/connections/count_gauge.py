@@ -1,5 +1,7 @@
 """Metric for the number of connections, which are counted in the store at a limited rate."""
 
+import asyncio
+
 from zoomgate_server.clock import Clock
 from zoomgate_server.connections.record import State
 from zoomgate_server.connections.repository import ConnectionRepository
@@ -21,6 +23,12 @@ class ConnectionCountGauge:
         self._clock = clock
         self._metrics = metrics
         self._next = clock.monotonic()
+
+    async def run(self, interval: float) -> None:
+        """Update the metric every `interval` seconds, until canceled."""
+        while True:
+            await self.update()
+            await asyncio.sleep(interval)
 
     async def update(self) -> None:
         """Count the connections, unless the last count is recent. If the store fails, the metric retains its values."""

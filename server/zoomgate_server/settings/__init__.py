@@ -11,8 +11,10 @@ from urllib.parse import urlsplit
 
 from zoomgate_server import file_system
 from zoomgate_server.secret import Secret
+from zoomgate_server.settings import opentelemetry
 from zoomgate_server.settings.address import Address
 from zoomgate_server.settings.definition import Rejected, Setting, setting
+from zoomgate_server.settings.opentelemetry import OpenTelemetry
 from zoomgate_server.settings.sources import Sources
 from zoomgate_server.settings.value_types import (
     ADDRESS,
@@ -67,10 +69,12 @@ class Settings:
         redirect_uri: The configured URI, or the one derived from `public_url`. If empty, the URI is derived from the HTTP server's address.
         audit: None if the audit trail is written to the log.
         webhook_secret: The webhook secrets from whichever source, newest first.
+        opentelemetry: What the standard variables of OpenTelemetry enable.
     """
 
     names: Mapping[str, str]
     keys_are_default: bool
+    opentelemetry: OpenTelemetry
     config: Path | None = setting(
         OPTIONAL_PATH, "", "TOML file with these settings, or a Velo `config.json`", option=True
     )
@@ -241,9 +245,12 @@ def load(environ: Mapping[str, str], options: Mapping[str, str] | None = None) -
     values["client_secret"] = _client_secrets(sources, values)
     values["webhook_secret"] = _webhook_secrets(sources, values)
     values["redirect_uri"] = _redirect_uri(sources, values)
+    exported = opentelemetry.parse(environ, sources.problems)
     if sources.problems:
         raise SettingsError(sources.problems)
-    return Settings(names=sources.names, keys_are_default="keys" not in sources, **values)
+    return Settings(
+        names=sources.names, keys_are_default="keys" not in sources, opentelemetry=exported, **values
+    )
 
 
 def _check_listeners(sources: Sources, values: Mapping[str, Any]) -> None:

@@ -2,12 +2,12 @@
 
 import asyncio
 import contextlib
-import contextvars
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from typing import Any, TypeVar
 
 from zoomgate_server.backoff import Backoff
 from zoomgate_server.telemetry import logs
+from zoomgate_server.telemetry.spans import detached_context
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 60.0
 """Initial and maximum delay before a failed task is restarted. The delay doubles with each failure."""
@@ -30,8 +30,8 @@ class TaskSet:
         return sum(not task.done() for task in self._tasks)
 
     def spawn(self, coroutine: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
-        """Start a task that is independent of the current call and of its context."""
-        return self._add(asyncio.get_running_loop().create_task(coroutine, context=contextvars.Context()))
+        """Start a task that is independent of the current call and of its context, except for the current span."""
+        return self._add(asyncio.get_running_loop().create_task(coroutine, context=detached_context()))
 
     async def shield(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
         """Return the result of a coroutine that completes even if the current call is canceled."""

@@ -20,6 +20,7 @@ import orjson
 import structlog
 
 from zoomgate_server.telemetry.log_writer import LogWriter
+from zoomgate_server.telemetry.spans import current_span
 
 CLOSE_SECONDS = 2.0
 """Maximum time to write the queued lines when the process exits."""
@@ -84,6 +85,7 @@ def write_call(event: EventDict, level: str) -> None:
     if _output.min_level <= _LEVELS[level]:
         event["level"] = level
         event["time"] = datetime.now(UTC)
+        event.update(current_span.get().log_fields)
         write_line(event)
 
 
@@ -204,6 +206,7 @@ def escape(text: str) -> str:
 
 def _write(_logger: Any, _method: str, event: EventDict) -> NoReturn:
     event["time"] = datetime.now(UTC)
+    event.update(current_span.get().log_fields)
     write_line(event)
     raise structlog.DropEvent  # no output by structlog
 

@@ -177,11 +177,14 @@ class Metrics:
 
     def render(self) -> bytes:
         """Return all metrics in the Prometheus text format, combined over all workers."""
-        if self._shared is None:
-            return generate_latest(self.registry)
-        combined = CollectorRegistry()
-        MultiProcessCollector(combined, str(self._shared))  # type: ignore[no-untyped-call]
-        return generate_latest(combined)
+        return generate_latest(self.registry if self._shared is None else combined(self._shared))
+
+
+def combined(directory: Path) -> CollectorRegistry:
+    """Return the metrics of all workers that share a directory."""
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, str(directory))  # type: ignore[no-untyped-call]
+    return registry
 
 
 def share(number: int, directory: Path) -> None:

@@ -38,7 +38,7 @@ from zoomgate_server.errors import (
     ZoomUserAlreadyConnected,
 )
 from zoomgate_server.storage.record_store import StoreError
-from zoomgate_server.telemetry import logs
+from zoomgate_server.telemetry import logs, spans
 from zoomgate_server.telemetry.metrics import Metrics
 from zoomgate_server.web import webhook_endpoint
 from zoomgate_server.web.pages import OUTCOMES, Pages
@@ -51,6 +51,7 @@ MAX_REQUEST_LINE = 8 * 1024
 MAX_PARAMETER = 2048
 """The maximum length of a query parameter in characters."""
 
+_TRACED = ("/oauth/", WEBHOOKS)
 _COOKIE = "zoomgate-browser"
 _COOKIE_SECONDS = 900
 _HSTS = "max-age=31536000"
@@ -115,6 +116,7 @@ class WebServer:
         trusted_proxies: The networks of the reverse proxies. If any are configured, the `/oauth/` pages are served only through them,
             and `/metrics` only to clients that connect directly.
         home_links: Further links of the page at `/`, as URLs by their texts. If None, there is no page at `/`.
+        tracer: Starts the spans of requests for pages and webhooks.
     """
 
     def __init__(
@@ -126,9 +128,11 @@ class WebServer:
         secure: bool,
         trusted_proxies: Sequence[IPv4Network | IPv6Network] = (),
         home_links: Mapping[str, str] | None = None,
+        tracer: spans.Tracer | None = None,
         timing: Timing = Timing(),
     ) -> None:
         self._home_links = home_links
+        self._tracer = tracer
         self._metrics = metrics
         self._pages = pages
         self._webhooks_enabled = webhooks_enabled
@@ -199,15 +203,41 @@ class WebServer:
     async def _middleware(
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
-        """Count and log each request without its query, add the security headers, and hide exception messages."""
+        """Trace each request for a page or webhook."""
         resource = request.match_info.route.resource
         route = resource.canonical if resource is not None else "other"
+        with self._span(request, route) as span:
+            response = await self._respond(request, route, handler)
+            spans.set_http_status(span, response.status, first_fault=500)
+            return response
+
+    def _span(self, request: web.Request, route: str) -> spans.Span:
+        """Start the span of a request for a known path, unless it is a probe or a scrape."""
+        if self._tracer is None or not route.startswith(_TRACED):
+            return spans.NOT_RECORDED
+        attributes = {
+            "http.request.method": request.method,
+            "http.route": route,
+            "url.path": route,
+            "url.scheme": request.scheme,
+        }
+        traceparent = request.headers.get(spans.TRACEPARENT, "")
+        return self._tracer.start(f"{request.method} {route}", attributes, traceparent)
+
+    async def _respond(
+        self,
+        request: web.Request,
+        route: str,
+        handler: Callable[[web.Request], Awaitable[web.StreamResponse]],
+    ) -> web.StreamResponse:
+        """Count and log each request without its query, add the security headers, and hide exception messages."""
         try:
             response = self._reject_by_path(request) or await handler(request)
         except web.HTTPException as error:
             allowed = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
             response = web.Response(status=error.status, text=error.reason, headers=allowed)
         except Exception as error:  # noqa: BLE001 - no response may contain the message of an exception
+            spans.current_span.get().fail(type(error).__name__, is_fault=not isinstance(error, ZoomgateError))
             if not isinstance(error, ZoomgateError | StoreError):
                 _log.exception("http.failed", route=route)
             # Zoom retries a webhook only after a 5xx status or no response

@@ -4,16 +4,18 @@ from zoomgate_server.zoom.request import Target, ZoomRequest, ZoomResponse
 from zoomgate_server.zoom.urls import encode_query
 
 _JSON = "application/json"
+_MEETING = "/meetings/{meetingId}"
 
 
 def current_user() -> ZoomRequest:
     """Return a request for the profile of the token's user."""
-    return ZoomRequest("GET", Target("/users/me"))
+    return ZoomRequest("GET", Target("/users/me"), template="/users/me")
 
 
 def create_meeting(body: bytes) -> ZoomRequest:
     """Return a request that creates a meeting of the user; Zoom responds with 201 and the meeting."""
-    return ZoomRequest("POST", Target("/users/me/meetings"), body=body, content_type=_JSON)
+    path = "/users/me/meetings"
+    return ZoomRequest("POST", Target(path), body=body, content_type=_JSON, template=path)
 
 
 def get_meeting(
@@ -21,7 +23,7 @@ def get_meeting(
 ) -> ZoomRequest:
     """Return a request for a meeting; Zoom responds with 200 and the meeting."""
     query = _query(occurrence_id=occurrence_id, show_previous_occurrences=show_previous_occurrences)
-    return ZoomRequest("GET", Target(f"/meetings/{meeting_id}", query))
+    return ZoomRequest("GET", Target(f"/meetings/{meeting_id}", query), template=_MEETING)
 
 
 def delete_meeting(
@@ -37,7 +39,7 @@ def delete_meeting(
         schedule_for_reminder=schedule_for_reminder,
         cancel_meeting_reminder=cancel_meeting_reminder,
     )
-    return ZoomRequest("DELETE", Target(f"/meetings/{meeting_id}", query))
+    return ZoomRequest("DELETE", Target(f"/meetings/{meeting_id}", query), template=_MEETING)
 
 
 def deleted(response: ZoomResponse) -> ZoomResponse | None:

@@ -53,7 +53,7 @@ _CODE_REASON = re.compile(r"\bcode\b", re.IGNORECASE)
 _TOKEN_LIKE = r"(?=[A-Za-z_~+=-]*\d)[\w~+=-]{20,}"
 """A word that may be a token or code: long, and with a digit."""
 
-_Response = tuple[int, Mapping[str, str], bytes]
+Response = tuple[int, Mapping[str, str], bytes]
 """The status, headers and body of a complete response."""
 
 
@@ -152,12 +152,12 @@ class OAuthClient:
 
     async def _send(
         self, endpoint: str, form: Mapping[str, str], needs_older_secret: Callable[..., bool]
-    ) -> _Response | NotSent | Unknown:
+    ) -> Response | NotSent | Unknown:
         """Send a form, and send it again with an older secret after a response that requires this.
 
         The form is sent again only while at least half of the time is left, since aborting the request could lose the new tokens.
         """
-        response: _Response | NotSent | Unknown = NotSent("no client secret")
+        response: Response | NotSent | Unknown = NotSent("no client secret")
         clock = asyncio.get_running_loop().time
         started = clock()
         if started >= self._closed_at:
@@ -176,7 +176,7 @@ class OAuthClient:
 
     async def _post(
         self, endpoint: str, form: Mapping[str, str], secret: str
-    ) -> _Response | NotSent | Unknown:
+    ) -> Response | NotSent | Unknown:
         """Send a form and read the complete response."""
         if self._session.closed:  # a call may still be running after the drain timeout
             return NotSent("the client was closed")

@@ -23,6 +23,7 @@ class ZoomRequest:
     Attributes:
         method: GET, POST, PUT, PATCH or DELETE.
         headers: Headers in addition to those of the client; names from `ALLOWED_HEADERS`.
+        template: The path with placeholders for IDs, or empty if the path is a caller's.
     """
 
     method: str
@@ -30,6 +31,7 @@ class ZoomRequest:
     headers: tuple[tuple[str, str], ...] = ()
     body: bytes | None = field(default=None, repr=False)
     content_type: str | None = None
+    template: str = ""
 
 
 @dataclass(frozen=True, slots=True)

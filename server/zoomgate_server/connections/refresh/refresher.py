@@ -31,7 +31,7 @@ from zoomgate_server.errors import (
     ZoomgateError,
 )
 from zoomgate_server.storage.record_store import StoreError
-from zoomgate_server.telemetry import logs
+from zoomgate_server.telemetry import logs, spans
 from zoomgate_server.telemetry.background_tasks import TaskSet
 from zoomgate_server.telemetry.metrics import Metrics
 from zoomgate_server.zoom.token_outcome import (
@@ -230,7 +230,7 @@ class Refresher:
             config=self._config,
         )
         self._in_flight[zoom_user_id] = in_flight
-        self._start_task(self._run_until_settled(request, in_flight), in_flight)
+        self._start_task(spans.record("refresh", self._run_until_settled(request, in_flight)), in_flight)
         return in_flight
 
     def _start_task(self, coroutine: Coroutine[Any, Any, None], in_flight: _InFlightRefresh) -> None:
@@ -337,6 +337,10 @@ class Refresher:
         """Set the result for waiting callers, and record the result in metrics, log and audit trail."""
         outcome, result = _interpret(verdict)
         self._metrics.refreshes.labels(outcome).inc()
+        span = spans.current_span.get()
+        span.set("zoomgate.refresh.outcome", outcome)
+        if isinstance(result, Exception):
+            span.fail(outcome)
         if outcome == "alternate_pair_kept":
             self._metrics.alternate_pairs_kept.inc()
         if in_flight.resumed:

@@ -1,4 +1,4 @@
-"""The access log: one log line and two metrics per call."""
+"""The access log: one log line, two metrics and, if the call is sampled, a span per call."""
 
 import asyncio
 import random
@@ -11,25 +11,31 @@ import grpc
 
 from zoomgate_server.call_context import current_call, current_metadata, current_rejection, current_request_id
 from zoomgate_server.rpc.middleware.pipeline import Context, Handler, Method
-from zoomgate_server.telemetry import logs
+from zoomgate_server.telemetry import logs, spans
 from zoomgate_server.telemetry.metrics import ALARMING_CODES, Metrics
 
 REQUEST_ID = "x-request-id"
 _VALID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 _QUIET = ("/grpc.health.", "/grpc.reflection.")
+_FAULTS = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
+"""The status codes that are failures of the server (https://opentelemetry.io/docs/specs/semconv/rpc/grpc/)."""
 
 
 class AccessLog:
     """The outermost stage: assigns request IDs and records the outcome of each call."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, tracer: spans.Tracer | None = None) -> None:
         self._metrics = metrics
+        self._tracer = tracer
 
     def wrap(self, method: Method, respond: Handler) -> Handler:
         """Add the access log to a method."""
         observe = self._metrics.rpc_observer(method.name)
         name = method.name
         quiet = method.path.startswith(_QUIET)
+        tracer = None if quiet else self._tracer
+        rpc_method = method.path.removeprefix("/")
+        attributes = {"rpc.system.name": "grpc", "rpc.method": rpc_method}
 
         async def log(request: Any, context: Context) -> Any:
             started = time.perf_counter()
@@ -39,17 +45,24 @@ class AccessLog:
             current_request_id.set(request_id)
             context.set_trailing_metadata(((REQUEST_ID, request_id),))
             canceled = False
-            try:
-                return await respond(request, context)
-            except asyncio.CancelledError:
-                canceled = True
-                raise
-            finally:
-                seconds = time.perf_counter() - started
-                code = "CANCELLED" if canceled else _code(context)
-                observe(code, seconds)
-                if not quiet:
-                    _write(name, code, request_id, seconds)
+            span = spans.NOT_RECORDED
+            if tracer is not None:
+                span = tracer.start(rpc_method, attributes, _traceparent(metadata))
+            with span:
+                try:
+                    return await respond(request, context)
+                except asyncio.CancelledError:
+                    canceled = True
+                    raise
+                finally:
+                    seconds = time.perf_counter() - started
+                    code = "CANCELLED" if canceled else _code(context)
+                    observe(code, seconds)
+                    span.set("rpc.response.status_code", code)
+                    if code != "OK":
+                        span.fail(current_rejection.get(code), is_fault=code in _FAULTS)
+                    if not quiet:
+                        _write(name, code, request_id, seconds)
 
         return log
 
@@ -81,6 +94,10 @@ def _code(context: Context) -> str:
     if code is None or code == 0:
         return "OK"
     return code.name if isinstance(code, grpc.StatusCode) else str(code)
+
+
+def _traceparent(metadata: Iterable[tuple[str, Any]]) -> str:
+    return next((value for key, value in metadata if key == spans.TRACEPARENT), "")
 
 
 def _request_id(metadata: Iterable[tuple[str, Any]]) -> str:

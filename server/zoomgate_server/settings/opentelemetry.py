@@ -1,0 +1,94 @@
+"""The standard variables of OpenTelemetry that enable the export of spans and metrics (docs/tracing.md).
+
+The exporters themselves read the other variables, such as the timeouts.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+_SAMPLERS: Mapping[str, tuple[bool, float | None]] = {
+    "always_on": (False, 1.0),
+    "always_off": (False, 0.0),
+    "traceidratio": (False, None),
+    "parentbased_always_on": (True, 1.0),
+    "parentbased_always_off": (True, 0.0),
+    "parentbased_traceidratio": (True, None),
+}
+"""For each sampler, whether a caller's decision applies, and the ratio of the other traces; None for that of OTEL_TRACES_SAMPLER_ARG."""
+
+_PROTOCOL = "http/protobuf"
+
+
+@dataclass(frozen=True, slots=True)
+class OpenTelemetry:
+    """What is exported with OTLP.
+
+    Attributes:
+        sample_ratio: The fraction of the traces to sample.
+        parent_based: Whether the caller's sampling decision applies, if there is one.
+        metrics_interval: Seconds between two exports of the metrics.
+    """
+
+    traces: bool = False
+    metrics: bool = False
+    sample_ratio: float = 1.0
+    parent_based: bool = True
+    metrics_interval: float = 60.0
+
+
+def parse(environ: Mapping[str, str], problems: list[str]) -> OpenTelemetry:
+    """Return what is exported; add the problems, one sentence each."""
+    if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        return OpenTelemetry()
+    variables = _Variables(environ, problems)
+    traces, metrics = variables.is_exported("TRACES"), variables.is_exported("METRICS")
+    parent_based, ratio = variables.sampler() if traces else (True, 1.0)
+    interval = variables.number("OTEL_METRIC_EXPORT_INTERVAL", "60000", 1, 86_400_000) if metrics else 60_000
+    return OpenTelemetry(traces, metrics, ratio, parent_based, interval / 1000)
+
+
+class _Variables:
+    def __init__(self, environ: Mapping[str, str], problems: list[str]) -> None:
+        self._environ = environ
+        self._problems = problems
+
+    def is_exported(self, signal: str) -> bool:
+        """Return whether a signal is exported: by request, or because the address of a collector is set."""
+        endpoints = ("OTEL_EXPORTER_OTLP_ENDPOINT", f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT")
+        default = "otlp" if any(map(self._environ.get, endpoints)) else "none"
+        exporter = self._choice(f"OTEL_{signal}_EXPORTER", default, ("otlp", "none"))
+        if exporter != "otlp":
+            return False
+        for variable in ("OTEL_EXPORTER_OTLP_PROTOCOL", f"OTEL_EXPORTER_OTLP_{signal}_PROTOCOL"):
+            self._choice(variable, _PROTOCOL, (_PROTOCOL,))
+        return True
+
+    def sampler(self) -> tuple[bool, float]:
+        """Return whether a caller's decision applies, and the ratio of the other traces."""
+        name = self._choice("OTEL_TRACES_SAMPLER", "parentbased_always_on", tuple(_SAMPLERS))
+        parent_based, ratio = _SAMPLERS[name]
+        return parent_based, self.number("OTEL_TRACES_SAMPLER_ARG", "1", 0, 1) if ratio is None else ratio
+
+    def number(self, variable: str, default: str, smallest: int, largest: int) -> float:
+        """Return the number of a variable."""
+        text = self._environ.get(variable) or default
+        try:
+            value = float(text)
+        except ValueError:
+            value = -1.0
+        if smallest <= value <= largest:
+            return value
+        self._problems.append(f"{variable} must be a number from {smallest} to {largest}, not {text!r}")
+        return float(default)
+
+    def _choice(self, variable: str, default: str, values: tuple[str, ...]) -> str:
+        value = self._environ.get(variable, "").strip().lower() or default
+        if value in values:
+            return value
+        self._problems.append(f"{variable} must be {_alternatives(values)}, not {value!r}")
+        return default
+
+
+def _alternatives(values: tuple[str, ...]) -> str:
+    *others, last = values
+    return f"{', '.join(others)} or {last}" if others else last

@@ -1,0 +1,114 @@
+"""Spans of the calls being served, with the semantic conventions of OpenTelemetry (https://opentelemetry.io/docs/specs/semconv/).
+
+Nothing is recorded unless the call is sampled; `otlp` records and exports. Names and attributes come from fixed sets: they never contain
+an ID, an address or a secret, and therefore no URL either.
+"""
+
+from collections.abc import Coroutine, Mapping
+from contextvars import Context, ContextVar
+from typing import Any, Literal, Protocol, TypeVar
+
+Attributes = Mapping[str, str | int]
+Kind = Literal["SERVER", "CLIENT", "INTERNAL"]
+
+TRACEPARENT = "traceparent"
+"""The metadata key or header with the caller's span (https://www.w3.org/TR/trace-context/)."""
+
+_T = TypeVar("_T")
+
+
+class Span:
+    """A span that records nothing: that of a call that is not sampled. Within its context, it is the current span.
+
+    Attributes:
+        log_fields: The fields that log lines within the span contain.
+    """
+
+    __slots__ = ()
+    log_fields: Mapping[str, str] = {}
+
+    def child(self, kind: Kind, name: str, attributes: Attributes) -> "Span":  # noqa: ARG002
+        """Start a span within this one."""
+        return self
+
+    def set(self, name: str, value: str | int) -> None:
+        """Set an attribute."""
+
+    def fail(self, error_type: str, *, is_fault: bool = True) -> None:
+        """Record why the operation failed, unless a reason is recorded already.
+
+        Args:
+            is_fault: Whether the operation itself is at fault, and not its caller.
+        """
+
+    def __enter__(self) -> "Span":
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        pass
+
+
+class Tracer(Protocol):
+    """Starts the first span of a call in this process."""
+
+    def start(self, name: str, attributes: Attributes, traceparent: str) -> Span:
+        """Start the span of a call or request, or return one that records nothing if the call is not sampled.
+
+        Args:
+            traceparent: The caller's span, or empty.
+        """
+        ...
+
+
+NOT_RECORDED = Span()
+current_span: ContextVar[Span] = ContextVar("current_span", default=NOT_RECORDED)
+"""The span of the operation that the current task performs."""
+
+
+def store_call(system: str, operation: str, kind: str) -> Span:
+    """Start the span of a store operation on records of a kind."""
+    parent = current_span.get()
+    if parent is NOT_RECORDED:
+        return parent
+    summary = f"{operation} {kind}".rstrip()
+    attributes = {
+        "db.system.name": system,
+        "db.operation.name": operation,
+        "db.query.summary": summary,
+    }
+    return parent.child("CLIENT", summary, attributes)
+
+
+def http_request(method: str, host: str, port: int, template: str) -> Span:
+    """Start the span of a request to an HTTP server. `template` is the path without IDs, or empty if it is unknown."""
+    parent = current_span.get()
+    if parent is NOT_RECORDED:
+        return parent
+    attributes: dict[str, str | int] = {
+        "http.request.method": method,
+        "server.address": host,
+        "server.port": port,
+    }
+    if template:
+        attributes["url.template"] = template
+    return parent.child("CLIENT", f"{method} {template}".rstrip(), attributes)
+
+
+def set_http_status(span: Span, status: int, *, first_fault: int) -> None:
+    """Record the status of an HTTP response; from `first_fault` on, it is a failure."""
+    span.set("http.response.status_code", status)
+    if status >= first_fault:
+        span.fail(str(status))
+
+
+async def record(name: str, coroutine: Coroutine[Any, Any, _T]) -> _T:
+    """Run a coroutine in a span."""
+    with current_span.get().child("INTERNAL", name, {}):
+        return await coroutine
+
+
+def detached_context() -> Context:
+    """Return an empty context, except for the current span, for a task that is independent of the call that started it."""
+    context = Context()
+    context.run(current_span.set, current_span.get())
+    return context

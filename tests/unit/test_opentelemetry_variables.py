@@ -1,0 +1,90 @@
+"""Tests for the variables of OpenTelemetry that enable the export of spans and metrics."""
+
+import pytest
+
+from zoomgate_server import settings
+from zoomgate_server.settings.opentelemetry import OpenTelemetry
+
+ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318"}
+TRACES = {"OTEL_TRACES_EXPORTER": "otlp"}
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({}, (False, False)),
+        ({"OTEL_SERVICE_NAME": "zoom"}, (False, False)),
+        (ENDPOINT, (True, True)),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://collector:4318/v1/traces"}, (True, False)),
+        ({"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "http://collector:4318/v1/metrics"}, (False, True)),
+        (TRACES, (True, False)),
+        ({"OTEL_METRICS_EXPORTER": " OTLP "}, (False, True)),
+        (ENDPOINT | {"OTEL_METRICS_EXPORTER": "none"}, (True, False)),
+        (ENDPOINT | {"OTEL_SDK_DISABLED": "True", "OTEL_TRACES_SAMPLER": "unknown"}, (False, False)),
+        (ENDPOINT | {"OTEL_SDK_DISABLED": "false", "OTEL_TRACES_EXPORTER": ""}, (True, True)),
+    ],
+)
+def test_exported_signals(environ: dict[str, str], expected: tuple[bool, bool]) -> None:
+    """A signal is exported by request, or if the address of a collector is set."""
+    exported = settings.load(environ).opentelemetry
+    assert (exported.traces, exported.metrics) == expected
+
+
+@pytest.mark.parametrize(
+    ("sampler", "argument", "expected"),
+    [
+        ("", "", (True, 1.0)),
+        ("always_on", "0.5", (False, 1.0)),
+        ("always_off", "", (False, 0.0)),
+        ("traceidratio", "0.05", (False, 0.05)),
+        ("parentbased_always_on", "", (True, 1.0)),
+        ("parentbased_always_off", "", (True, 0.0)),
+        ("parentbased_traceidratio", "0.05", (True, 0.05)),
+        ("parentbased_traceidratio", "", (True, 1.0)),
+    ],
+)
+def test_sampler(sampler: str, argument: str, expected: tuple[bool, float]) -> None:
+    environ = TRACES | {"OTEL_TRACES_SAMPLER": sampler, "OTEL_TRACES_SAMPLER_ARG": argument}
+    exported = settings.load(environ).opentelemetry
+    assert (exported.parent_based, exported.sample_ratio) == expected
+
+
+def test_metrics_interval_is_in_milliseconds() -> None:
+    environ = {"OTEL_METRICS_EXPORTER": "otlp", "OTEL_METRIC_EXPORT_INTERVAL": "15000"}
+    assert settings.load(environ).opentelemetry == OpenTelemetry(metrics=True, metrics_interval=15.0)
+
+
+@pytest.mark.parametrize(
+    ("environ", "problem"),
+    [
+        ({"OTEL_TRACES_EXPORTER": "jaeger"}, "OTEL_TRACES_EXPORTER must be otlp or none, not 'jaeger'"),
+        (
+            {"OTEL_METRICS_EXPORTER": "prometheus"},
+            "OTEL_METRICS_EXPORTER must be otlp or none, not 'prometheus'",
+        ),
+        (
+            ENDPOINT | {"OTEL_METRICS_EXPORTER": "none", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"},
+            "OTEL_EXPORTER_OTLP_PROTOCOL must be http/protobuf, not 'grpc'",
+        ),
+        (
+            TRACES | {"OTEL_TRACES_SAMPLER": "jaeger_remote"},
+            (
+                "OTEL_TRACES_SAMPLER must be always_on, always_off, traceidratio, parentbased_always_on, parentbased_always_off or"
+                " parentbased_traceidratio, not 'jaeger_remote'"
+            ),
+        ),
+        (
+            TRACES | {"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "5%"},
+            "OTEL_TRACES_SAMPLER_ARG must be a number from 0 to 1, not '5%'",
+        ),
+        (
+            {"OTEL_METRICS_EXPORTER": "otlp", "OTEL_METRIC_EXPORT_INTERVAL": "nan"},
+            "OTEL_METRIC_EXPORT_INTERVAL must be a number from 1 to 86400000, not 'nan'",
+        ),
+    ],
+)
+def test_unsupported_value_is_a_problem(environ: dict[str, str], problem: str) -> None:
+    """Otherwise, an operator would wait for spans that are never exported."""
+    with pytest.raises(settings.SettingsError) as raised:
+        settings.load(environ)
+    assert raised.value.problems == (problem,)
