@@ -14,7 +14,7 @@ from urllib.request import ProxyHandler, Request, build_opener
 import click
 
 from zoomgate_server import file_system, settings
-from zoomgate_server.app import file_descriptors, store_binding
+from zoomgate_server.app import file_descriptors, otlp_exporters, store_binding
 from zoomgate_server.cli import privileges
 from zoomgate_server.cli.options import json_option
 from zoomgate_server.cli.output import counted, log_warnings_to_stderr, print_result
@@ -26,6 +26,8 @@ from zoomgate_server.errors import RecordFault
 from zoomgate_server.rpc import callers_file, tls
 from zoomgate_server.rpc.middleware.access_policy import CALLABLE_METHODS
 from zoomgate_server.secret import Secret
+from zoomgate_server.settings.opentelemetry import OpenTelemetry
+from zoomgate_server.startup import StartError
 from zoomgate_server.storage.record_store import StoreInspection, StoreOpenError
 from zoomgate_server.telemetry.logs import plain
 
@@ -77,6 +79,8 @@ def _run_checks(overrides: Mapping[str, str]) -> Iterator[tuple[str, Finding]]:
     yield "callers", _callers(loaded)
     if loaded.tls is not None:
         yield "TLS", _tls(*loaded.tls, loaded.names)
+    if loaded.opentelemetry.traces or loaded.opentelemetry.metrics:
+        yield "OpenTelemetry", _opentelemetry(loaded.opentelemetry)
     yield "redirect URI", _redirect(loaded)
     yield "webhooks", _webhooks(loaded)
     if loaded.client_id:
@@ -236,6 +240,16 @@ def _tls(cert: Path, key: Path, names: Mapping[str, str]) -> Finding:
     if days < MIN_CERTIFICATE_DAYS or not pair.names:
         return WARNING, f"the certificate is valid for {days} more days, for {hosts}; renew it"
     return OK, f"the certificate is valid for {days} more days, for {hosts}"
+
+
+def _opentelemetry(config: OpenTelemetry) -> Finding:
+    try:
+        otlp_exporters.load()
+    except StartError as error:
+        return FAILURE, str(error)
+    traces = f"traces ({config.sample_ratio:.0%} of those that no caller has sampled)"
+    signals = ([traces] if config.traces else []) + (["metrics"] if config.metrics else [])
+    return OK, f"exports {' and '.join(signals)}"
 
 
 def _redirect(loaded: settings.Settings) -> Finding:

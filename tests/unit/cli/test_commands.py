@@ -318,6 +318,13 @@ class TestDoctor:
         assert sorted(path.name for path in zoomgate.data_dir.iterdir()) == before
         assert "hush" not in result.output
 
+    def test_enabled_exports_are_listed(self) -> None:
+        enabled = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318"}
+        ratio = {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.05"}
+        text = zoomgate("doctor", environ=enabled | ratio).stdout
+        assert "exports traces (5% of those that no caller has sampled) and metrics\n" in text
+        assert "OpenTelemetry" not in zoomgate("doctor").stdout
+
     def test_missing_webhook_secret_causes_a_warning_if_an_app_is_set(self) -> None:
         for environ, mark in (
             ({}, "ok"),
