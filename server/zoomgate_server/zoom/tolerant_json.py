@@ -9,11 +9,13 @@ import orjson
 _MAX_DEPTH = 250
 """Maximum nesting depth of a result, below the limits of orjson and of Python's recursion."""
 
-_ESCAPE = re.compile(
-    r"\\(?:u[Dd][89ABab][0-9A-Fa-f]{2}\\u[Dd][C-Fc-f][0-9A-Fa-f]{2}|(u[Dd][89A-Fa-f][0-9A-Fa-f]{2})|.)",
-    re.DOTALL,
-)
-"""Pattern of an escape sequence. A surrogate that is not part of a pair is in group 1."""
+_MAX_DEEP_CHARACTERS = 1024 * 1024
+"""Maximum length of a text with deeper nesting. Flattening is slow, and blocks the event loop."""
+
+_LONE = r"u[Dd][89A-Fa-f][0-9A-Fa-f]{2}"
+_PAIR = r"u[Dd][89ABab][0-9A-Fa-f]{2}\\u[Dd][C-Fc-f][0-9A-Fa-f]{2}"
+_SURROGATE = re.compile(rf"((?:[^\\]++|\\{_PAIR}|\\(?!{_LONE}).)++)|\\{_LONE}", re.DOTALL)
+"""Pattern of text without lone surrogates, which is in group 1, or of a lone surrogate."""
 
 _STRUCTURE = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
 
@@ -25,17 +27,28 @@ def loads(body: bytes) -> Any:
     finite. Values nested deeper than 250 levels become strings that contain their JSON.
 
     Raises:
-        ValueError: The body is not JSON.
+        ValueError: The body is not JSON, or has deeper levels and more than 1 MiB.
     """
     try:
-        value = orjson.loads(body)
-        orjson.dumps(value)  # fails if the nesting is too deep
-        return value
+        return _encodable(orjson.loads(body))
     except (orjson.JSONDecodeError, orjson.JSONEncodeError):
-        text = _ESCAPE.sub(
-            lambda match: r"\ufffd" if match[1] else match[0], body.decode("utf-8-sig", "replace")
-        )
+        text = _SURROGATE.sub(lambda match: match[1] or r"\ufffd", body.decode("utf-8-sig", "replace"))
+    try:
+        return _encodable(json.loads(text, parse_int=_number))
+    except (RecursionError, orjson.JSONEncodeError):
+        if len(text) > _MAX_DEEP_CHARACTERS:
+            raise ValueError("nested too deeply") from None
         return json.loads(_flattened(text), parse_int=_number)
+
+
+def _encodable(value: Any) -> Any:
+    """Return a value.
+
+    Raises:
+        orjson.JSONEncodeError: The value is nested too deeply.
+    """
+    orjson.dumps(value)
+    return value
 
 
 def _number(digits: str) -> int | float:

@@ -90,6 +90,14 @@ def test_values_nested_too_deeply_become_their_text(levels: int, start: bytes, e
     assert value == (7 if rest == 0 else (start * rest + b"7" + end * rest).decode())
 
 
+@pytest.mark.parametrize(("start", "end"), [(b"[", b"]"), (b'{"x":', b"}"), (b"[[1],", b"]")])
+def test_large_text_nested_too_deeply_is_rejected(start: bytes, end: bytes) -> None:
+    """Parsing blocks the event loop, so the time for a hostile text is bounded."""
+    levels = 1_200_000 // len(start + end)
+    with pytest.raises(ValueError, match="nested too deeply"):
+        tolerant_json.loads(start * levels + b"7" + end * levels)
+
+
 @pytest.mark.parametrize(
     "body",
     [
