@@ -14,6 +14,7 @@ import pytest
 
 from security import http2
 from support.harness import MONICA, OMAR, Harness, caller_key, running, serving
+from support.tcp_proxy import tcp_proxy
 from zoom_simulator import Simulator, SimulatorOptions
 from zoom_simulator.faults import Fault
 from zoomgate import AsyncClient, Client, errors
@@ -363,6 +364,22 @@ async def test_watch_resumes_after_a_stream_reset() -> None:
             assert (await asyncio.to_thread(next, iterated)).resume_token == "t5"
         await proxy.close()
     assert proxy.resume_tokens == ["", "t1", "t2", "", "t4"]
+
+
+@pytest.mark.slow
+async def test_watch_resumes_after_its_network_path_dies(harness: Harness) -> None:
+    """The connection stays open but carries nothing any more, as after a failure of a router."""
+    host, port = harness.grpc_address.split(":")
+    async with (
+        tcp_proxy((host, int(port))) as path,
+        AsyncClient(f"127.0.0.1:{path.port}", key=caller_key("service")) as client,
+        aclosing(client.watch()) as events,
+    ):
+        assert (await anext(events)).type == WatchConnectionsResponse.TYPE_SYNCED
+        path.silence()
+        await harness.connect()
+        async with asyncio.timeout(55):  # the interval of the pings, their timeout and a margin
+            assert (await anext(events)).connection.user_email == MONICA
 
 
 async def test_watch_that_fails_before_the_first_event_is_not_resumed(harness: Harness) -> None:

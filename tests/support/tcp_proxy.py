@@ -56,6 +56,7 @@ class TcpProxy:
         self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self._closed = False
         self._gate: Gate | None = None
+        self._silenced = asyncio.Event()
         self.stalled = 0
         self.port = 0
 
@@ -64,6 +65,11 @@ class TcpProxy:
         self._mode = mode
         self._mode_changed.set()
         self._mode_changed = asyncio.Event()
+
+    def silence(self) -> None:
+        """Discard everything that the present connections still send, without closing them. Later connections are not affected."""
+        self._silenced.set()
+        self._silenced = asyncio.Event()
 
     def hold_next_response(self) -> Gate:
         """Hold the next response at a gate."""
@@ -85,10 +91,13 @@ class TcpProxy:
             task.exception()  # marks the exception as retrieved, since either side may have closed the connection
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        silenced = self._silenced
         upstream_reader, upstream_writer = await asyncio.open_connection(*self._target)
-        responses = asyncio.create_task(self._forward_responses(upstream_reader, writer))
+        responses = asyncio.create_task(self._forward_responses(upstream_reader, writer, silenced))
         try:
             while data := await reader.read(65536):
+                if silenced.is_set():
+                    continue
                 if self._mode is Mode.STALL:
                     self.stalled += 1
                     while self._mode is Mode.STALL:
@@ -110,9 +119,11 @@ class TcpProxy:
             await _close(upstream_writer)
 
     async def _forward_responses(
-        self, upstream_reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        self, upstream_reader: asyncio.StreamReader, writer: asyncio.StreamWriter, silenced: asyncio.Event
     ) -> None:
         while data := await upstream_reader.read(65536):
+            if silenced.is_set():
+                continue
             if self._mode is Mode.LOSE:
                 break
             gate, self._gate = self._gate, None

@@ -15,8 +15,11 @@ from zoomgate.v1 import auth_service_pb2, meetings_service_pb2, proxy_service_pb
 MAX_MESSAGE_BYTES = 32 * 1024 * 1024
 """Maximum size of a response. Proxy responses can exceed gRPC's default of 4 MiB."""
 
-KEEPALIVE_SECONDS = 330
-"""Interval of keepalive pings during a call. By default, gRPC servers close connections with ping intervals below 300 seconds."""
+KEEPALIVE_SECONDS = 30
+"""Interval of keepalive pings during a call. The service accepts an interval of 10 seconds."""
+
+KEEPALIVE_TIMEOUT_SECONDS = 10
+"""Time to wait for the response to a keepalive ping before the connection is considered lost."""
 
 RECONNECT_SECONDS = 5
 """Maximum delay between connection attempts. gRPC's default grows to two minutes, which would delay recovery after an outage."""
@@ -80,6 +83,9 @@ def options(target: str, overrides: Iterable[tuple[str, Any]]) -> list[tuple[str
         "grpc.service_config": service_config(),
         "grpc.max_receive_message_length": MAX_MESSAGE_BYTES,
         "grpc.keepalive_time_ms": KEEPALIVE_SECONDS * 1000,
+        "grpc.keepalive_timeout_ms": KEEPALIVE_TIMEOUT_SECONDS * 1000,
+        "grpc.http2.ping_timeout_ms": KEEPALIVE_TIMEOUT_SECONDS * 1000,  # otherwise gRPC waits for a minute
+        "grpc.http2.max_pings_without_data": 0,  # no limit, since watches send no data
         "grpc.max_reconnect_backoff_ms": RECONNECT_SECONDS * 1000,
     }
     if is_local(target):
