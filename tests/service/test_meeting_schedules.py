@@ -40,6 +40,19 @@ async def test_recurrence_without_a_meeting_type_is_a_series_at_fixed_times(zoom
     assert len(body["occurrences"]) == 5
 
 
+async def test_duplicates_in_lists_are_sent_once(zoomgate: Harness) -> None:
+    hosts = ["b@example.com", "a@example.com", "b@example.com"]
+    body = await sent(
+        zoomgate,
+        start_time=MONDAY,
+        recurrence={"type": "TYPE_WEEKLY", "weekly_days": [4, 2, 4, 2], "end_times": 5},
+        settings={"alternative_hosts": hosts, "authentication_domains": ["example.com", "example.com"]},
+    )
+    assert body["recurrence"]["weekly_days"] == "4,2"
+    assert body["settings"]["alternative_hosts"] == "b@example.com;a@example.com"
+    assert body["settings"]["authentication_domains"] == "example.com"
+
+
 @pytest.mark.parametrize("kind", ["INSTANT", "SCHEDULED", "RECURRING_NO_FIXED_TIME", "SCREEN_SHARE_ONLY"])
 async def test_recurrence_is_rejected_for_other_meeting_types(zoomgate: Harness, kind: str) -> None:
     error = await rejection(zoomgate, type=f"MEETING_TYPE_{kind}", recurrence={"type": "TYPE_DAILY"})

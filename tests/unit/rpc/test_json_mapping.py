@@ -206,12 +206,12 @@ DETAILS = st.builds(
         dict,
         host_video=st.booleans(),
         alternative_hosts=st.lists(
-            st.sampled_from(["a@example.com", "b@example.com"]), min_size=1, max_size=3
+            st.sampled_from(["a@example.com", "b@example.com"]), min_size=1, unique=True
         ),
         audio=st.sampled_from(["AUDIO_VOIP", "AUDIO_BOTH"]),
     ),
     recurrence=st.builds(
-        dict, type=st.just("TYPE_WEEKLY"), weekly_days=st.lists(st.integers(1, 7), min_size=1, max_size=7)
+        dict, type=st.just("TYPE_WEEKLY"), weekly_days=st.lists(st.integers(1, 7), min_size=1, unique=True)
     ),
     start_time=st.integers(0, 4_000_000_000).map(lambda seconds: {"seconds": seconds}),
 )

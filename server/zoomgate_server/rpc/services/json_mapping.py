@@ -40,7 +40,7 @@ class MappingRules:
 
     Attributes:
         names: The JSON keys of fields whose names differ.
-        separators: The separators of repeated fields that JSON represents as a single string.
+        separators: The separators of repeated fields that JSON represents as a single string. Duplicates are sent once.
         enums: For each enum, the JSON values by the names of the enum values without their common prefix.
     """
 
@@ -226,7 +226,7 @@ def _split_numbers(value: str) -> list[int]:
 
 
 def _join(separator: str) -> _Convert:
-    return lambda values: separator.join(map(str, values))
+    return lambda values: separator.join(dict.fromkeys(map(str, values)))
 
 
 def _timestamp(value: str) -> dict[str, int]:
