@@ -26,9 +26,6 @@ _MAX_NAMED_USERS = 3
 _BATCH_SIZE = 500
 """Number of table rows that are formatted and printed together."""
 
-_MAX_SAFE_INTEGER = 2**53
-"""Bound of the integers that a double represents exactly."""
-
 _UNITS = (("year", 31_536_000), ("day", 86_400), ("hour", 3600), ("minute", 60), ("second", 1))
 
 
@@ -126,11 +123,13 @@ def print_json(document: Any) -> None:
 
 def _with_integers(value: Any) -> Any:
     """Convert integral doubles to integers, since the JSON values in messages of the API have doubles only."""
+    from zoomgate_server.rpc.services.json_value import MAX_EXACT  # noqa: PLC0415 - imports protobuf
+
     if isinstance(value, dict):
         return {name: _with_integers(item) for name, item in value.items()}
     if isinstance(value, list):
         return [_with_integers(item) for item in value]
-    if isinstance(value, float) and value.is_integer() and abs(value) < _MAX_SAFE_INTEGER:
+    if isinstance(value, float) and value.is_integer() and abs(value) <= MAX_EXACT:
         return int(value)
     return value
 

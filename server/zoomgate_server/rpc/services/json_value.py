@@ -15,6 +15,8 @@ from zoomgate_server.errors import InvalidRequest
 from zoomgate_server.zoom import tolerant_json
 
 MAX_EXACT = 2**53
+"""Bound of the integers that a double represents exactly."""
+
 MAX_DEPTH = 30
 """Maximum nesting depth of a `Value`, chosen so that every protobuf parser accepts the `Value`."""
 
