@@ -126,7 +126,7 @@ RESPONSES: dict[str, tuple[bytes | Endless, Outcome, Outcome, Outcome]] = {
     "100 000 levels": (
         http_response("200 OK", b"[" * 100_000 + b"]" * 100_000),
         status(200),
-        UNAVAILABLE,
+        BAD,
         UNKNOWN,
     ),
     "100 000 levels in a field": (
@@ -144,10 +144,10 @@ RESPONSES: dict[str, tuple[bytes | Endless, Outcome, Outcome, Outcome]] = {
     "an array instead of an object": (
         http_response("200 OK", b'[{"id":1}]'),
         status(200),
-        UNAVAILABLE,
+        BAD,
         UNKNOWN,
     ),
-    "null": (http_response("200 OK", b"null"), status(200), UNAVAILABLE, UNKNOWN),
+    "null": (http_response("200 OK", b"null"), status(200), BAD, UNKNOWN),
     "fields with wrong types": (
         http_response(
             "200 OK", b'{"id":1,"topic":[],"settings":"x","occurrences":{},"start_time":7,"type":[]}'

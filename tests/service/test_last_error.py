@@ -14,7 +14,7 @@ from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1 import proxy_service_pb2 as proxy
 from zoomgate.v1.connection_pb2 import Connection
 from zoomgate.v1.error_reason_pb2 import ErrorReason
-from zoomgate_server.zoom import retry_after
+from zoomgate_server.zoom import response_headers
 
 NO_REFRESH_INTERVAL = {"ZOOMGATE_FORCED_REFRESH_SECONDS": "0"}
 REFRESH = pb.RefreshTokenRequest(user_email=MONICA)
@@ -69,7 +69,7 @@ async def test_last_error_is_set_by_a_failure_and_cleared_by_a_success(
         assert (failed.state, failed.generation) == (Connection.STATE_ACTIVE, 1)
         zoomgate.simulator.faults.clear()
         zoomgate.simulator.zoom.options = options
-        clock.ahead += retry_after.MAX_SECONDS
+        clock.ahead += response_headers.MAX_SECONDS
         await zoomgate.call(zoomgate.auth.RefreshToken, REFRESH)
         recovered = await get_connection(zoomgate)
         assert (recovered.generation, recovered.HasField("last_error")) == (2, False)

@@ -1,5 +1,6 @@
 """Tests for refusals by Zoom: daily limits, missing scopes, tokens that one endpoint rejects, and refused token requests."""
 
+from email.utils import formatdate
 from pathlib import Path
 
 import grpc
@@ -8,7 +9,7 @@ import pytest
 
 from support.clock import AdvancingClock
 from support.harness import BASIL, MONICA, OMAR, Harness, RpcError, running
-from support.raw_upstream import http_response, raw_upstream
+from support.raw_upstream import http_response, raw_upstream, serving_upstream
 from zoom_simulator.faults import Fault
 from zoomgate.v1 import auth_service_pb2 as auth
 from zoomgate.v1 import meetings_service_pb2 as meetings
@@ -48,6 +49,18 @@ async def test_daily_limit_lasts_until_midnight_utc(tmp_path: Path) -> None:
             assert error.metadata["zoom_message"] in error.message
             assert error.metadata["limit_type"] == "daily"
             assert error.retry_after == pytest.approx(DAY / 2, abs=600)
+
+
+async def test_read_is_delayed_as_zoom_requests_during_an_outage(tmp_path: Path) -> None:
+    clock = AdvancingClock()
+    clock.ahead = DAY
+    async with serving_upstream(tmp_path, clock=clock) as (zoomgate, zoom):
+        until = formatdate(clock.wall() + 60, usegmt=True)
+        for delay in ("Retry-After: 60", f"Retry-After: {until}"):
+            zoom.responses = [http_response("503 Service Unavailable", b"", delay)]
+            error = await zoomgate.error_of(zoomgate.meetings.GetMeeting, get_meeting())
+            assert error.short == ("UNAVAILABLE", "ZOOM_UNAVAILABLE")
+            assert error.retry_after == pytest.approx(60, abs=5)
 
 
 async def test_endpoint_that_rejects_every_token_leaves_the_connection_active(zoomgate: Harness) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from support.harness import Harness, running
 from zoomgate_server.app.timing import Timing
+from zoomgate_server.clock import Clock, SystemClock
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
 CUT = b""
@@ -118,10 +119,13 @@ async def raw_upstream() -> AsyncIterator[RawUpstream]:
 
 @asynccontextmanager
 async def serving_upstream(
-    data_dir: Path, timing: Timing = Timing()
+    data_dir: Path, timing: Timing = Timing(), clock: Clock = SystemClock()
 ) -> AsyncIterator[tuple[Harness, RawUpstream]]:
     """Run a service with a connected user, and replace Zoom's API by an HTTP server with scripted responses; yield both."""
-    async with raw_upstream() as raw, running(data_dir, zoom_api_url=raw.url, timing=timing) as zoomgate:
+    async with (
+        raw_upstream() as raw,
+        running(data_dir, zoom_api_url=raw.url, timing=timing, clock=clock) as zoomgate,
+    ):
         raw.responses = [http_response("200 OK", b'{"id":"u","email":"monica@example.com"}'), OK]
         await zoomgate.connect()
         raw.requests.clear()

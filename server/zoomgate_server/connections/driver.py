@@ -22,7 +22,7 @@ from zoomgate_server.errors import (
 )
 from zoomgate_server.storage.record_store import Record, StoreError, UserEmailTaken
 from zoomgate_server.user_email import InvalidUserEmail, canonical_email
-from zoomgate_server.zoom import endpoints, retry_after, tolerant_json
+from zoomgate_server.zoom import endpoints, response_headers, tolerant_json
 from zoomgate_server.zoom import errors as zoom_errors
 from zoomgate_server.zoom.client import ZoomClient
 from zoomgate_server.zoom.oauth import OAuthClient
@@ -175,7 +175,7 @@ class EffectDriver:
                 metadata={"scopes": "user:read:user", **error.metadata},
             )
         # a daily limit may be raised before it is reset
-        error.retry_after = error.retry_after and min(error.retry_after, retry_after.MAX_SECONDS)
+        error.retry_after = error.retry_after and min(error.retry_after, response_headers.MAX_SECONDS)
         raise error
 
     async def _revoke(self, pair: TokenPair) -> bool:
@@ -191,7 +191,7 @@ def _parse_zoom_user(response: ZoomResponse) -> effects.ZoomUser | None:
 
     An address that is not canonical becomes empty, so that it differs from every user's address.
     """
-    reported_at = retry_after.parse_date(response.header("date"))
+    reported_at = response_headers.parse_date(response.header("date"))
     try:
         data = tolerant_json.loads(response.body)
         user_id, email, account_id = data["id"], data["email"], data.get("account_id") or ""

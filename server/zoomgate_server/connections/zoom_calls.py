@@ -110,7 +110,7 @@ class ZoomCalls:
         response = await self.send(call, user_email, request)
         result = read(response) if 200 <= response.status < 300 else None
         if result is None:
-            raise zoom_errors.error_for(request, response)
+            raise zoom_errors.error_for(request, response, self._clock.wall)
         return result
 
     async def _retry(

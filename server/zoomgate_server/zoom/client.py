@@ -14,7 +14,7 @@ from zoomgate_server.errors import (
     ZoomResponseTooLarge,
     ZoomUnavailable,
 )
-from zoomgate_server.zoom import bounded_body
+from zoomgate_server.zoom import bounded_body, response_headers
 from zoomgate_server.zoom.request import ZoomRequest, ZoomResponse, is_allowed_header
 from zoomgate_server.zoom.session import open_session
 
@@ -159,19 +159,21 @@ async def _prevent_resend(
         raise _ConnectionLostError from error
 
 
-def unavailable(**metadata: str) -> ZoomUnavailable:
+def unavailable(retry_after: float = response_headers.DEFAULT_SECONDS, **metadata: str) -> ZoomUnavailable:
     """Return the error for a call that changed nothing in Zoom."""
     return ZoomUnavailable(
         "Zoom cannot be reached, or did not respond properly; retry in a moment",
         metadata=metadata,
-        retry_after=2.0,
+        retry_after=retry_after,
     )
 
 
-def response_lost(request: ZoomRequest, **metadata: str) -> ZoomgateError:
+def response_lost(
+    request: ZoomRequest, retry_after: float = response_headers.DEFAULT_SECONDS, **metadata: str
+) -> ZoomgateError:
     """Return the error for a request that was sent but received no response that proves its outcome."""
     if request.method in _READS:
-        return unavailable(**metadata)
+        return unavailable(retry_after, **metadata)
     return ZoomOutcomeUnknown(
         "Zoom's response was lost or is unreadable, and the call may have taken effect; check before retrying",
         metadata=metadata,

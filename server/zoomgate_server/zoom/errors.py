@@ -21,7 +21,7 @@ from zoomgate_server.errors import (
     ZoomUnavailable,
 )
 from zoomgate_server.external_text import sanitize
-from zoomgate_server.zoom import retry_after, tolerant_json
+from zoomgate_server.zoom import response_headers, tolerant_json
 from zoomgate_server.zoom.client import response_lost
 from zoomgate_server.zoom.request import ZoomRequest, ZoomResponse
 
@@ -109,7 +109,7 @@ def rate_limit(response: ZoomResponse, wall: Callable[[], float] = time.time) ->
     return ZoomRateLimited(
         f"Zoom's {'daily' if is_daily else 'rate'} limit was reached; retry later{f': {text}' if text else ''}",
         metadata=metadata,
-        retry_after=retry_after.parse(delay, wall, daily=is_daily),
+        retry_after=response_headers.parse_retry_after(delay, wall, daily=is_daily),
     )
 
 
@@ -128,16 +128,19 @@ def error_for(
         return MeetingNotFound(
             "The user has no such meeting in Zoom; check the meeting ID", metadata=metadata
         )
+    retry_after = response_headers.parse_retry_after(response.header("retry-after"), wall)
     if 300 <= response.status < 400 and response.status != _SEE_OTHER:
         return ZoomUnavailable(
             "Zoom redirected the call, and redirects are not followed; nothing was done. An operator must check ZOOMGATE_ZOOM_API_URL",
             metadata=metadata,
-            retry_after=2.0,
+            retry_after=retry_after,
         )
-    if error and response.status < 300 and request.method == "GET" and code is None:
-        return ZoomBadResponse("Zoom's response could not be parsed", metadata=metadata)
+    if request.method == "GET" and response.status < 300 and code is None and _is_json(response):
+        return ZoomBadResponse(
+            "Zoom's response is not the documented one; report the problem to the operator", metadata=metadata
+        )
     if not _is_refusal(response, error):
-        return response_lost(request, **metadata)
+        return response_lost(request, retry_after, **metadata)
     error_class = (
         ZoomRefusedPermission  # a token that only this endpoint rejects
         if code == _TOKEN_CODE
@@ -164,6 +167,15 @@ def _is_refusal(response: ZoomResponse, error: dict[str, Any]) -> bool:
 def _is_html(response: ZoomResponse) -> bool:
     """Return whether an intermediary produced the response: Zoom's API itself never responds with HTML."""
     return response.header("content-type").strip().lower().startswith("text/html")
+
+
+def _is_json(response: ZoomResponse) -> bool:
+    """Return whether a response is JSON, and thus of Zoom's API itself."""
+    try:
+        tolerant_json.loads(response.body)
+    except ValueError:
+        return False
+    return not _is_html(response)
 
 
 def _details(error: dict[str, Any]) -> str:

@@ -19,7 +19,7 @@ import aiohttp
 from yarl import URL
 
 from zoomgate_server.external_text import sanitize
-from zoomgate_server.zoom import bounded_body, retry_after, tolerant_json
+from zoomgate_server.zoom import bounded_body, response_headers, tolerant_json
 from zoomgate_server.zoom.errors import MAX_MESSAGE
 from zoomgate_server.zoom.session import open_session
 from zoomgate_server.zoom.token_outcome import (
@@ -223,7 +223,7 @@ def classify(
         form: The request.
     """
     if status == 429:
-        return Throttled(retry_after.parse(headers.get("Retry-After", ""), wall))
+        return Throttled(response_headers.parse_retry_after(headers.get("Retry-After", ""), wall))
     response = _json_object(body)
     if status == 200:
         return Unknown("no JSON object") if response is None else _parse_issued(response)

@@ -12,7 +12,7 @@ DEFAULT_SECONDS = 2.0
 _DAY = 86_400.0
 
 
-def parse(value: str, wall: Callable[[], float], *, daily: bool = False) -> float:
+def parse_retry_after(value: str, wall: Callable[[], float], *, daily: bool = False) -> float:
     """Parse a `Retry-After` value: seconds, an HTTP date, or the ISO date that Zoom sends with daily limits.
 
     Never raises; an invalid value is treated as absent. The result is between 1 second and 1 hour.

@@ -92,7 +92,15 @@ def test_error_depends_on_status_and_code(
 
 @pytest.mark.parametrize(
     ("status", "body"),
-    [(200, b"<html>"), (201, b""), (403, b"Forbidden"), (408, b""), (499, b""), (404, b"[]"), (200, b"null")],
+    [
+        (200, b"<html>"),
+        (201, b""),
+        (200, b'{"id":1,"to'),
+        (403, b"Forbidden"),
+        (408, b""),
+        (499, b""),
+        (404, b"[]"),
+    ],
 )
 def test_read_without_a_response_of_zoom_may_be_retried(status: int, body: bytes) -> None:
     failure = errors.error_for(GET, response(status, body))
@@ -101,9 +109,28 @@ def test_read_without_a_response_of_zoom_may_be_retried(status: int, body: bytes
     assert failure.metadata == {"http_status": str(status)}
 
 
-def test_read_of_another_json_object_is_a_bad_response() -> None:
-    """Zoom's API itself has changed, or is not at this URL; a retry does not help."""
-    assert type(errors.error_for(GET, response(200, {"topic": "x"}))) is ZoomBadResponse
+@pytest.mark.parametrize("status", [200, 201, 204])
+@pytest.mark.parametrize(
+    "body", [{"topic": "x"}, {}, [], [{"id": 1}], None, "x", 7, True, b'{"x": NaN}', {"x": "y" * 65_536}]
+)
+def test_other_json_is_a_bad_response_to_a_read(status: int, body: object) -> None:
+    """Zoom's API itself has changed, or is not at this URL; a retry does not help. A write may have taken effect."""
+    assert type(errors.error_for(GET, response(status, body))) is ZoomBadResponse
+    assert type(errors.error_for(POST, response(status, body))) is ZoomOutcomeUnknown
+
+
+@pytest.mark.parametrize("status", [500, 502, 503, 504, 302])
+@pytest.mark.parametrize(
+    ("delay", "seconds"),
+    [("7", 7.0), ("2030-03-17T17:46:50Z", 10.0), ("90000", 3600.0), ("0", 1.0), ("x", 2.0), ("", 2.0)],
+)
+def test_delay_that_zoom_requests_is_returned_with_every_outage(
+    status: int, delay: str, seconds: float
+) -> None:
+    failed = response(status, b"", ("retry-after", delay))
+    assert errors.error_for(GET, failed, wall=lambda: NOW).retry_after == seconds
+    lost = errors.error_for(POST, failed, wall=lambda: NOW)
+    assert lost.retry_after == (seconds if type(lost) is ZoomUnavailable else None)
 
 
 @pytest.mark.parametrize(

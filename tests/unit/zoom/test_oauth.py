@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zoomgate_server.zoom import oauth, retry_after
+from zoomgate_server.zoom import oauth, response_headers
 from zoomgate_server.zoom.token_outcome import (
     AppRejected,
     BadResponse,
@@ -158,12 +158,12 @@ def test_lifetimes_are_clamped(expires_in: object, expected: float) -> None:
 )
 def test_retry_after_is_parsed_and_bounded(value: str, seconds: float) -> None:
     """Seconds, HTTP dates and ISO dates are parsed; other values are treated as absent; all results are between a second and an hour."""
-    assert retry_after.parse(value, lambda: 1_900_000_000.0) == seconds
+    assert response_headers.parse_retry_after(value, lambda: 1_900_000_000.0) == seconds
 
 
 @given(st.text(max_size=80))
 def test_parsing_retry_after_never_raises(value: str) -> None:
-    assert 1.0 <= retry_after.parse(value, lambda: 0.0) <= 3600.0
+    assert 1.0 <= response_headers.parse_retry_after(value, lambda: 0.0) <= 3600.0
 
 
 def test_repr_of_outcome_has_no_token() -> None:
