@@ -16,7 +16,7 @@ def main(user_email: str) -> None:
             before = None
         authorization = zoomgate.auth.begin_authorization(user_email=user_email)
         print(f"{user_email} must open this URL: {authorization.authorization_url}", flush=True)
-        connection = zoomgate.wait_for_connection(user_email, after=before)
+        connection = zoomgate.wait_for_connection(user_email, after=before, state=authorization.state)
         print(
             f"{connection.user_email} is connected as Zoom user {connection.zoom_user_id} with these scopes:"
         )

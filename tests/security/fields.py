@@ -330,6 +330,13 @@ TEXTS = [
         )
         for target in ("https://evil.com", "//evil.com", "javascript:x", "unknown", "z" * 65, "\x00")
     ),
+    Row("no state", "AuthService.GetAuthorization", auth.GetAuthorizationRequest(), fields("state")),
+    Row(
+        "an overlong state",
+        "AuthService.GetAuthorization",
+        auth.GetAuthorizationRequest(state="s" * 513),
+        fields("state"),
+    ),
     Row(
         "no code and no state",
         "AuthService.CompleteAuthorization",

@@ -16,6 +16,7 @@ S, M, A = "service", "member", "admin"
 ALLOWED_ROLES = {
     "AuthService.BeginAuthorization": {S, M},
     "AuthService.CompleteAuthorization": {S, M},
+    "AuthService.GetAuthorization": {S, M},
     "AuthService.CreateToken": {S, M},
     "AuthService.GetToken": {S},
     "AuthService.RefreshToken": {S},

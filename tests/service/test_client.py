@@ -13,7 +13,7 @@ import grpc
 import pytest
 
 from security import http2
-from support.harness import MONICA, OMAR, Harness, caller_key, running, serving
+from support.harness import MONICA, OMAR, Harness, browser, caller_key, consent, running, serving
 from support.tcp_proxy import tcp_proxy
 from zoom_simulator import Simulator, SimulatorOptions
 from zoom_simulator.faults import Fault
@@ -71,6 +71,25 @@ async def test_wait_for_connection_ignores_refreshes(harness: Harness, client: A
     await harness.connect()
     again = await client.wait_for_connection(MONICA, after=before)
     assert again.consent_time.ToNanoseconds() > before.consent_time.ToNanoseconds()
+
+
+@pytest.mark.parametrize("is_blocking", [False, True])
+async def test_wait_for_connection_ends_when_the_user_declines(harness: Harness, is_blocking: bool) -> None:
+    await harness.connect()
+    with Client(harness.grpc_address, key=caller_key("service")) as blocking:
+        async with AsyncClient(harness.grpc_address, key=caller_key("service")) as client:
+            before = (await client.auth.get_connection(user_email=MONICA)).connection
+            started = await client.auth.begin_authorization(user_email=MONICA)
+            waiting = asyncio.ensure_future(
+                asyncio.to_thread(blocking.wait_for_connection, MONICA, after=before, state=started.state)
+                if is_blocking
+                else client.wait_for_connection(MONICA, after=before, state=started.state)
+            )
+            async with browser() as session:
+                await consent(session, started.authorization_url, MONICA, "decline")
+            with pytest.raises(errors.AuthorizationFailed, match="access_denied") as raised:
+                await waiting
+    assert raised.value.reason == "AUTHORIZATION_DECLINED"
 
 
 async def test_failed_calls_raise_specific_exceptions(harness: Harness, client: AsyncClient) -> None:

@@ -36,6 +36,7 @@ from zoomgate_server.encryption import shared_secret
 from zoomgate_server.encryption.cipher import KeyRing
 from zoomgate_server.encryption.envelope import Envelope
 from zoomgate_server.encryption.reloading_key_ring import ReloadingKeyRing
+from zoomgate_server.rpc.middleware.error_status import reason_of
 from zoomgate_server.rpc.services.auth import AuthService
 from zoomgate_server.rpc.services.meetings import MeetingsService
 from zoomgate_server.rpc.services.page_token import PageTokens
@@ -163,7 +164,7 @@ class Components:
             seen_generation=access_tokens.seen_generation,
             timing=timing.refreshes,
         )
-        authorizations = AuthorizationRepository(store=store, envelope=envelope)
+        authorizations = AuthorizationRepository(store=store, envelope=envelope, reason_of=reason_of)
         caller_flow = CallerFlow(
             authorizations=authorizations,
             connections=connections,

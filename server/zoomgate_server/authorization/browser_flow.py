@@ -170,11 +170,11 @@ class BrowserFlow:
         key: str,
         cookie: str,
     ) -> BrowserResult:
-        await self._authorizations.consume(ticket, pending, cause="USED")
-        if not result.return_url:
-            result = replace(result, view=await self._save_view(pending, key, cookie))
         try:
-            await self._link(pending, code, error)
+            async with self._authorizations.consuming(ticket, pending, cause="USED"):
+                if not result.return_url:
+                    result = replace(result, view=await self._save_view(pending, key, cookie))
+                await self._link(pending, code, error)
         except (ZoomgateError, StoreError) as failure:
             return replace(result, failure=failure)
         if result.return_url:
@@ -209,7 +209,7 @@ class BrowserFlow:
         If the link was already used, the InvalidState error has the cause USED. Errors of RPC calls do not include this cause.
         """
         pending = await self._authorizations.find(ticket)
-        if pending is not None and pending.kind == "used":
+        if pending is not None and pending.is_used:
             raise invalid_state("USED")
         if pending is None or pending.kind != "authorization" or pending.browser_key is None:
             raise invalid_state()

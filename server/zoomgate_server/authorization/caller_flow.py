@@ -127,6 +127,19 @@ class CallerFlow:
         )
         return StartedAuthorization(url, state, expire_at)
 
+    async def get(self, call: Call, state: str) -> PendingAuthorization:
+        """Return an authorization that the caller started.
+
+        Raises:
+            InvalidState: The state is unknown or expired, or was issued to a different caller.
+            StoreError, RecordFault: The store failed.
+        """
+        pending = await self._authorizations.find(state)
+        if pending is None or pending.kind in ("ticket", "view"):
+            raise invalid_state()
+        self._check_caller(call, pending)
+        return pending
+
     async def complete(self, call: Call, code: str, state: str) -> CompletedAuthorization:
         """Exchange a code that Zoom sent to the caller's own page.
 
@@ -137,10 +150,11 @@ class CallerFlow:
         """
 
         async def complete() -> CompletedAuthorization:
-            pending = await self._consume_for(call, state, "authorization")
-            record = await self._link(
-                call, pending.user_email, code, pending.code_verifier, pending.zoom_email
-            )
+            pending = await self._find_for(call, state, "authorization")
+            async with self._authorizations.consuming(state, pending):
+                record = await self._link(
+                    call, pending.user_email, code, pending.code_verifier, pending.zoom_email
+                )
             return CompletedAuthorization(pending.options, record)
 
         return await self._account_linker.in_slot(complete, call.deadline)
@@ -172,9 +186,14 @@ class CallerFlow:
             InvalidState: The state is unknown, used, expired, issued to a different caller, or bound to a browser.
             StoreError: The store failed; the state remains usable.
         """
-        pending = await self._consume_for(call, state, "authorization") if state else None
         failure, outcome = denial(error, description)
-        self._audit_rejection(call, outcome, pending.user_email if pending else "")
+        user_email = ""
+        if state:
+            pending = await self._find_for(call, state, "authorization")
+            used = await self._authorizations.consume(state, pending)
+            await self._authorizations.store_outcome(state, used, failure)
+            user_email = pending.user_email
+        self._audit_rejection(call, outcome, user_email)
         raise failure
 
     async def create_token(
@@ -191,8 +210,9 @@ class CallerFlow:
         async def create() -> ConnectionRecord:
             if not state:
                 return await self._link(call, user_email, code, code_verifier)
-            pending = await self._consume_for(call, state, "authorization", user_email)
-            return await self._link(call, user_email, code, pending.code_verifier, pending.zoom_email)
+            pending = await self._find_for(call, state, "authorization", user_email)
+            async with self._authorizations.consuming(state, pending):
+                return await self._link(call, user_email, code, pending.code_verifier, pending.zoom_email)
 
         return await self._account_linker.in_slot(create, call.deadline)
 
@@ -239,26 +259,23 @@ class CallerFlow:
             return
         raise InvalidRequest.of("return_to", problem)
 
-    async def _consume_for(
-        self, call: Call, state: str, kind: AuthorizationKind, user_email: str = ""
-    ) -> PendingAuthorization:
-        pending = await self._find_for(call, state, kind, user_email)
-        await self._authorizations.consume(state, pending)
-        return pending
-
     async def _find_for(
         self, call: Call, state: str, kind: AuthorizationKind, user_email: str = ""
     ) -> PendingAuthorization:
-        """Return an authorization or ticket that was issued to the caller, for `user_email` if it is set."""
+        """Return an authorization or ticket that the caller may complete, for `user_email` if it is set."""
         pending = await self._authorizations.get(state, kind)
-        if (
-            pending.browser_key is not None
-            or pending.initiated_by != call.principal.identity
-            or pending.user_email != (user_email or pending.user_email)
-        ):
+        self._check_caller(
+            call,
+            pending,
+            is_allowed=pending.browser_key is None
+            and pending.user_email == (user_email or pending.user_email),
+        )
+        return pending
+
+    def _check_caller(self, call: Call, pending: PendingAuthorization, *, is_allowed: bool = True) -> None:
+        if not is_allowed or pending.initiated_by != call.principal.identity:
             self._audit_rejection(call, "OTHER_CALLER", pending.user_email)
             raise invalid_state()
-        return pending
 
 
 def _owner(call: Call) -> str | None:

@@ -7,7 +7,7 @@ from typing import Literal
 from zoomgate_server.encryption.envelope import Envelope, key_id_of, unreadable
 from zoomgate_server.storage.record_store import Kind, Record, RecordKey
 
-AuthorizationKind = Literal["authorization", "ticket", "view", "used"]
+AuthorizationKind = Literal["authorization", "ticket", "view", "used", "succeeded", "failed"]
 
 _SECRET_FIELDS = (
     "kind",
@@ -20,6 +20,8 @@ _SECRET_FIELDS = (
     "browser_key",
     "return_to",
     "expire_at",
+    "error_reason",
+    "error_message",
 )
 """The encrypted fields of the stored form, which have the names of the attributes."""
 
@@ -30,7 +32,7 @@ class PendingAuthorization:
 
     Attributes:
         kind: `authorization`: the user may consent. `ticket`: the user has consented, and the caller may redeem the ticket. `view`: the
-            user's browser may display the result. `used`: already consumed.
+            user's browser may display the result. `used`: already consumed. `succeeded` and `failed`: the outcome of a used authorization.
         zoom_email: The email address of the Zoom user who must consent, or empty for `user_email`.
         options: The caller's options, returned with the result, as JSON.
         initiated_by: Identity of the caller that started the authorization. Only this caller may complete it.
@@ -39,6 +41,8 @@ class PendingAuthorization:
         return_to: Name of the page to which the browser is redirected afterwards, or empty.
         create_at: Creation time, in seconds since 1970 on the store's clock; 0 if it is not stored yet.
         expire_at: Expiry time, on the same clock.
+        error_reason: Why the authorization failed, as the name of an error reason.
+        error_message: The public message of the error.
         rev: Revision of the record when it was read; 0 if it is not stored yet.
     """
 
@@ -53,7 +57,14 @@ class PendingAuthorization:
     return_to: str
     create_at: float = 0.0
     expire_at: float = 0.0
+    error_reason: str = ""
+    error_message: str = ""
     rev: int = 0
+
+    @property
+    def is_used(self) -> bool:
+        """Whether the authorization or ticket was consumed."""
+        return self.kind in ("used", "succeeded", "failed")
 
 
 def subject_for(state: str) -> str:

@@ -77,7 +77,7 @@ def connect(
         return
     note(f"waiting for the consent of {consenting} (Ctrl+C stops waiting; the link remains valid)")
     try:
-        connection = client.wait_for_connection(user, after=previous, timeout=wait)
+        connection = client.wait_for_connection(user, after=previous, state=started.state, timeout=wait)
     except TimeoutError:
         fail(
             f"{consenting} did not consent within {counted(wait, 'second')}, but the link may still be valid;"

@@ -93,6 +93,22 @@ async def test_user_is_connected_from_the_terminal(harness: Harness) -> None:
     assert b"waiting for the consent" in errors
 
 
+async def test_connect_ends_when_the_user_declines(harness: Harness) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(*COMMAND, "connect", BASIL),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=process_environ(harness),
+    )
+    assert process.stdout is not None
+    link = (await process.stdout.readline()).decode().strip()
+    async with browser() as session:
+        await consent(session, link, BASIL, "decline")
+    _, errors = await process.communicate()
+    assert process.returncode == 6
+    assert "Zoom returned an error instead of a code (access_denied" in errors.decode()
+
+
 @pytest.mark.parametrize("json_option", [(), ("--json",)])
 async def test_user_with_a_different_zoom_address_is_connected_from_the_terminal(
     harness: Harness, json_option: tuple[str, ...]

@@ -6,6 +6,7 @@
 
 from zoomgate.client import AsyncClient, Client
 from zoomgate.errors import (
+    AuthorizationFailed,
     ConsentRequired,
     DeadlineExceeded,
     FieldViolation,
@@ -25,6 +26,7 @@ from zoomgate.errors import (
 
 __all__ = [
     "AsyncClient",
+    "AuthorizationFailed",
     "Client",
     "ConsentRequired",
     "DeadlineExceeded",

@@ -13,10 +13,11 @@ import grpc.aio
 
 from zoomgate import _channel
 from zoomgate._methods import Session, check_timeout
-from zoomgate.errors import DeadlineExceeded, NotConnected, RateLimited, ZoomgateError
+from zoomgate.errors import AuthorizationFailed, DeadlineExceeded, NotConnected, RateLimited, ZoomgateError
 from zoomgate.services import AsyncAuth, AsyncMeetings, AsyncProxy, Auth, Meetings, Proxy
-from zoomgate.v1.auth_service_pb2 import WatchConnectionsResponse
+from zoomgate.v1.auth_service_pb2 import GetAuthorizationResponse, WatchConnectionsResponse
 from zoomgate.v1.connection_pb2 import Connection
+from zoomgate.v1.error_reason_pb2 import ErrorReason
 
 DEFAULT_TARGET = "127.0.0.1:50051"
 DEFAULT_TIMEOUT = 30.0
@@ -149,16 +150,18 @@ class Client(_BaseClient):
                 time.sleep(position.backoff_after(error, closed=self._session.closed))
 
     def wait_for_connection(
-        self, user_email: str, *, after: Connection | None = None, timeout: float = 600.0
+        self, user_email: str, *, after: Connection | None = None, state: str = "", timeout: float = 600.0
     ) -> Connection:
         """Wait until a user has consented, polling once per second.
 
         Args:
             user_email: The user's email address.
             after: The user's connection before the authorization was started, if any. If set, the method waits for a newer consent.
+            state: The `state` of the authorization. If set, the method ends as soon as the authorization has failed.
             timeout: The maximum time to wait in seconds. Authorization URLs are valid for 600 seconds.
 
         Raises:
+            AuthorizationFailed: The user declined, or the authorization failed.
             TimeoutError: The user did not consent in time.
             ZoomgateError: The connection could not be read for a reason other than NOT_FOUND. Temporary failures, such as a restart of
                 the service, are raised only if they last until the end of the wait.
@@ -166,6 +169,9 @@ class Client(_BaseClient):
         wait = _ConnectionWait(user_email, timeout)
         while True:
             try:
+                if state:
+                    limit = wait.call_timeout(self._session)
+                    _check_outcome(self.auth.get_authorization(state=state, timeout=limit))
                 response = self.auth.get_connection(
                     user_email=user_email, timeout=wait.call_timeout(self._session)
                 )
@@ -282,12 +288,16 @@ class AsyncClient(_BaseClient):
         user_email: str,
         *,
         after: Connection | None = None,
+        state: str = "",
         timeout: float = 600.0,
     ) -> Connection:
         """Wait until a user has consented. See `Client.wait_for_connection`."""
         wait = _ConnectionWait(user_email, timeout)
         while True:
             try:
+                if state:
+                    limit = wait.call_timeout(self._session)
+                    _check_outcome(await self.auth.get_authorization(state=state, timeout=limit))
                 response = await self.auth.get_connection(
                     user_email=user_email, timeout=wait.call_timeout(self._session)
                 )
@@ -368,6 +378,13 @@ class _ConnectionWait:
         if is_over:
             raise TimeoutError(f"{self._user_email} did not consent within {self._timeout:g} seconds")
         return pause
+
+
+def _check_outcome(outcome: GetAuthorizationResponse) -> None:
+    """Raise the error of an authorization that has failed."""
+    if outcome.state == GetAuthorizationResponse.STATE_FAILED:
+        reason = ErrorReason.Name(outcome.error_reason).removeprefix("ERROR_REASON_")
+        raise AuthorizationFailed(grpc.StatusCode.FAILED_PRECONDITION, outcome.error_message, reason=reason)
 
 
 def _is_temporary(error: ZoomgateError) -> bool:

@@ -123,6 +123,10 @@ class ConsentRequired(ZoomgateError):
     """The user must consent. Start an authorization and send the user its URL."""
 
 
+class AuthorizationFailed(ConsentRequired):
+    """The user declined, or the authorization failed; `reason` and `message` are those of the error. Start a new authorization."""
+
+
 class NotConnected(ConsentRequired):
     """The user never connected, or was disconnected."""
 

@@ -50,6 +50,8 @@ class Auth(_Service):
     """Start an authorization and return the consent URL, which can be used for one authorization and expires after 10 minutes."""
     complete_authorization: Method[auth.CompleteAuthorizationRequest, auth.CompleteAuthorizationResponse]
     """Complete an authorization with the code and state, the ticket, or the whole `callback_url` of the browser. Never retried."""
+    get_authorization: Method[auth.GetAuthorizationRequest, auth.GetAuthorizationResponse]
+    """Return the outcome of an authorization that this caller started, until the authorization expires."""
     create_token: Method[auth.CreateTokenRequest, auth.CreateTokenResponse]
     """Exchange an authorization code from the caller's own redirect URL. Never retried."""
     get_token: Method[auth.GetTokenRequest, auth.GetTokenResponse]
@@ -111,6 +113,7 @@ class AsyncAuth(_Service):
 
     begin_authorization: AsyncMethod[auth.BeginAuthorizationRequest, auth.BeginAuthorizationResponse]
     complete_authorization: AsyncMethod[auth.CompleteAuthorizationRequest, auth.CompleteAuthorizationResponse]
+    get_authorization: AsyncMethod[auth.GetAuthorizationRequest, auth.GetAuthorizationResponse]
     create_token: AsyncMethod[auth.CreateTokenRequest, auth.CreateTokenResponse]
     get_token: AsyncMethod[auth.GetTokenRequest, auth.GetTokenResponse]
     refresh_token: AsyncMethod[auth.RefreshTokenRequest, auth.RefreshTokenResponse]

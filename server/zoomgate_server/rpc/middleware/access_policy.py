@@ -41,6 +41,7 @@ METHOD_POLICY: Mapping[str, Policy] = {
     "/zoomgate.v1.AuthService/BeginAuthorization": _policy(_S, _M, user_fields=("user_email", "zoom_email")),
     # the state is bound to the caller that started the authorization
     "/zoomgate.v1.AuthService/CompleteAuthorization": _policy(_S, _M, user_fields=()),
+    "/zoomgate.v1.AuthService/GetAuthorization": _policy(_S, _M, user_fields=()),
     "/zoomgate.v1.AuthService/CreateToken": _policy(_S, _M, defaults_to_member=True),
     "/zoomgate.v1.AuthService/GetToken": _policy(_S, access_tokens=True),
     "/zoomgate.v1.AuthService/RefreshToken": _policy(_S, access_tokens=True),

@@ -10,6 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1.auth_service_pb2_grpc import AuthServiceServicer
+from zoomgate.v1.error_reason_pb2 import ErrorReason
 from zoomgate_server.audit.event import Actor, AuditEvent, AuditSink
 from zoomgate_server.authorization.caller_flow import AuthorizationRequest, CallerFlow
 from zoomgate_server.call_context import Call, current_access_check, current_call
@@ -41,6 +42,10 @@ _VERIFIER = re.compile(r"[A-Za-z0-9._~-]{43,128}", re.ASCII)
 
 _IMPORT_OUTCOMES = {
     outcome: pb.ImportConnectionResponse.Outcome.Value(f"OUTCOME_{outcome}") for outcome in ImportOutcome
+}
+_AUTHORIZATION_STATES = {
+    "succeeded": pb.GetAuthorizationResponse.STATE_SUCCEEDED,
+    "failed": pb.GetAuthorizationResponse.STATE_FAILED,
 }
 _EVENT_TYPES = {kind: pb.WatchConnectionsResponse.Type.Value(f"TYPE_{kind}") for kind in EventType}
 
@@ -122,6 +127,22 @@ class AuthService(AuthServiceServicer):
             options=orjson.loads(completed.options),
             connection=connection_mapping.connection(completed.connection),
         )
+
+    async def GetAuthorization(
+        self, request: pb.GetAuthorizationRequest, context: Any
+    ) -> pb.GetAuthorizationResponse:
+        violations = Violations()
+        violations.text("state", request.state, limit=callback_parameters.MAX_STATE, required=True)
+        violations.raise_if_any()
+        pending = await self._authorizations.get(current_call.get(), request.state)
+        response = pb.GetAuthorizationResponse(
+            state=_AUTHORIZATION_STATES.get(pending.kind, pb.GetAuthorizationResponse.STATE_PENDING),
+            error_message=pending.error_message,
+            expire_time=connection_mapping.timestamp(pending.expire_at),
+        )
+        if pending.error_reason:
+            response.error_reason = ErrorReason.Value(f"ERROR_REASON_{pending.error_reason}")
+        return response
 
     async def CreateToken(self, request: pb.CreateTokenRequest, context: Any) -> pb.CreateTokenResponse:
         violations = Violations()

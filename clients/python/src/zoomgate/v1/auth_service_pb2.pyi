@@ -15,6 +15,7 @@ import google.protobuf.timestamp_pb2
 import sys
 import typing
 import zoomgate.v1.connection_pb2
+import zoomgate.v1.error_reason_pb2
 
 if sys.version_info >= (3, 10):
     import typing as typing_extensions
@@ -201,6 +202,84 @@ class CompleteAuthorizationResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["connection", b"connection", "options", b"options", "user_email", b"user_email"]) -> None: ...
 
 Global___CompleteAuthorizationResponse: typing_extensions.TypeAlias = CompleteAuthorizationResponse
+
+@typing.final
+class GetAuthorizationRequest(google.protobuf.message.Message):
+    """Request message for GetAuthorization."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: builtins.int
+    state: builtins.str
+    """Required. The `state` that BeginAuthorization returned. At most 512 characters."""
+    def __init__(
+        self,
+        *,
+        state: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["state", b"state"]) -> None: ...
+
+Global___GetAuthorizationRequest: typing_extensions.TypeAlias = GetAuthorizationRequest
+
+@typing.final
+class GetAuthorizationResponse(google.protobuf.message.Message):
+    """Response message for GetAuthorization."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    class _State:
+        ValueType = typing.NewType("ValueType", builtins.int)
+        V: typing_extensions.TypeAlias = ValueType
+
+    class _StateEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[GetAuthorizationResponse._State.ValueType], builtins.type):
+        DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+        STATE_UNSPECIFIED: GetAuthorizationResponse._State.ValueType  # 0
+        """Unspecified. Never sent by the server."""
+        STATE_PENDING: GetAuthorizationResponse._State.ValueType  # 1
+        """The user has not finished, the code is being exchanged, or the connection is created automatically later."""
+        STATE_SUCCEEDED: GetAuthorizationResponse._State.ValueType  # 2
+        """The user is connected."""
+        STATE_FAILED: GetAuthorizationResponse._State.ValueType  # 3
+        """The user declined, or the authorization failed. Start a new authorization."""
+
+    class State(_State, metaclass=_StateEnumTypeWrapper):
+        """The state of an authorization."""
+
+    STATE_UNSPECIFIED: GetAuthorizationResponse.State.ValueType  # 0
+    """Unspecified. Never sent by the server."""
+    STATE_PENDING: GetAuthorizationResponse.State.ValueType  # 1
+    """The user has not finished, the code is being exchanged, or the connection is created automatically later."""
+    STATE_SUCCEEDED: GetAuthorizationResponse.State.ValueType  # 2
+    """The user is connected."""
+    STATE_FAILED: GetAuthorizationResponse.State.ValueType  # 3
+    """The user declined, or the authorization failed. Start a new authorization."""
+
+    STATE_FIELD_NUMBER: builtins.int
+    ERROR_REASON_FIELD_NUMBER: builtins.int
+    ERROR_MESSAGE_FIELD_NUMBER: builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: builtins.int
+    state: Global___GetAuthorizationResponse.State.ValueType
+    """The state."""
+    error_reason: zoomgate.v1.error_reason_pb2.ErrorReason.ValueType
+    """Only for STATE_FAILED: the reason of the error, as CompleteAuthorization returns it."""
+    error_message: builtins.str
+    """Only for STATE_FAILED: a human-readable description."""
+    @property
+    def expire_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """The time at which the authorization expires."""
+
+    def __init__(
+        self,
+        *,
+        state: Global___GetAuthorizationResponse.State.ValueType = ...,
+        error_reason: zoomgate.v1.error_reason_pb2.ErrorReason.ValueType = ...,
+        error_message: builtins.str = ...,
+        expire_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["expire_time", b"expire_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["error_message", b"error_message", "error_reason", b"error_reason", "expire_time", b"expire_time", "state", b"state"]) -> None: ...
+
+Global___GetAuthorizationResponse: typing_extensions.TypeAlias = GetAuthorizationResponse
 
 @typing.final
 class CreateTokenRequest(google.protobuf.message.Message):

@@ -65,6 +65,11 @@ class AuthServiceStub(object):
                 request_serializer=zoomgate_dot_v1_dot_auth__service__pb2.CompleteAuthorizationRequest.SerializeToString,
                 response_deserializer=zoomgate_dot_v1_dot_auth__service__pb2.CompleteAuthorizationResponse.FromString,
                 _registered_method=True)
+        self.GetAuthorization = channel.unary_unary(
+                '/zoomgate.v1.AuthService/GetAuthorization',
+                request_serializer=zoomgate_dot_v1_dot_auth__service__pb2.GetAuthorizationRequest.SerializeToString,
+                response_deserializer=zoomgate_dot_v1_dot_auth__service__pb2.GetAuthorizationResponse.FromString,
+                _registered_method=True)
         self.CreateToken = channel.unary_unary(
                 '/zoomgate.v1.AuthService/CreateToken',
                 request_serializer=zoomgate_dot_v1_dot_auth__service__pb2.CreateTokenRequest.SerializeToString,
@@ -191,6 +196,20 @@ class AuthServiceServicer(object):
 
         Retries: not safe. A state and a ticket can be used only once. After a failure, start a new authorization; if the connection is
         pending, wait for it instead (GetConnection).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetAuthorization(self, request, context):
+        """Returns the outcome of an authorization, until the authorization expires.
+
+        Authorization: only the caller that started the authorization.
+
+        Errors:
+        - INVALID_ARGUMENT / INVALID_STATE: the state is unknown or expired, or belongs to a different caller.
+
+        Retries: safe.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -404,6 +423,11 @@ def add_AuthServiceServicer_to_server(servicer, server):
                     request_deserializer=zoomgate_dot_v1_dot_auth__service__pb2.CompleteAuthorizationRequest.FromString,
                     response_serializer=zoomgate_dot_v1_dot_auth__service__pb2.CompleteAuthorizationResponse.SerializeToString,
             ),
+            'GetAuthorization': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetAuthorization,
+                    request_deserializer=zoomgate_dot_v1_dot_auth__service__pb2.GetAuthorizationRequest.FromString,
+                    response_serializer=zoomgate_dot_v1_dot_auth__service__pb2.GetAuthorizationResponse.SerializeToString,
+            ),
             'CreateToken': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateToken,
                     request_deserializer=zoomgate_dot_v1_dot_auth__service__pb2.CreateTokenRequest.FromString,
@@ -535,6 +559,33 @@ class AuthService(object):
             '/zoomgate.v1.AuthService/CompleteAuthorization',
             zoomgate_dot_v1_dot_auth__service__pb2.CompleteAuthorizationRequest.SerializeToString,
             zoomgate_dot_v1_dot_auth__service__pb2.CompleteAuthorizationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetAuthorization(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/zoomgate.v1.AuthService/GetAuthorization',
+            zoomgate_dot_v1_dot_auth__service__pb2.GetAuthorizationRequest.SerializeToString,
+            zoomgate_dot_v1_dot_auth__service__pb2.GetAuthorizationResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -57,6 +57,22 @@ _AuthServiceCompleteAuthorizationType = typing_extensions.TypeVar(
     ],
 )
 
+_AuthServiceGetAuthorizationType = typing_extensions.TypeVar(
+    '_AuthServiceGetAuthorizationType',
+    grpc.UnaryUnaryMultiCallable[
+        zoomgate.v1.auth_service_pb2.GetAuthorizationRequest,
+        zoomgate.v1.auth_service_pb2.GetAuthorizationResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        zoomgate.v1.auth_service_pb2.GetAuthorizationRequest,
+        zoomgate.v1.auth_service_pb2.GetAuthorizationResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        zoomgate.v1.auth_service_pb2.GetAuthorizationRequest,
+        zoomgate.v1.auth_service_pb2.GetAuthorizationResponse,
+    ],
+)
+
 _AuthServiceCreateTokenType = typing_extensions.TypeVar(
     '_AuthServiceCreateTokenType',
     grpc.UnaryUnaryMultiCallable[
@@ -233,7 +249,7 @@ _AuthServiceWatchConnectionsType = typing_extensions.TypeVar(
     ],
 )
 
-class AuthServiceStub(typing.Generic[_AuthServiceBeginAuthorizationType, _AuthServiceCompleteAuthorizationType, _AuthServiceCreateTokenType, _AuthServiceGetTokenType, _AuthServiceRefreshTokenType, _AuthServiceRequestTokenType, _AuthServiceImportConnectionType, _AuthServiceCheckTokenType, _AuthServiceValidateUserType, _AuthServiceGetConnectionType, _AuthServiceListConnectionsType, _AuthServiceDeleteConnectionType, _AuthServiceWatchConnectionsType]):
+class AuthServiceStub(typing.Generic[_AuthServiceBeginAuthorizationType, _AuthServiceCompleteAuthorizationType, _AuthServiceGetAuthorizationType, _AuthServiceCreateTokenType, _AuthServiceGetTokenType, _AuthServiceRefreshTokenType, _AuthServiceRequestTokenType, _AuthServiceImportConnectionType, _AuthServiceCheckTokenType, _AuthServiceValidateUserType, _AuthServiceGetConnectionType, _AuthServiceListConnectionsType, _AuthServiceDeleteConnectionType, _AuthServiceWatchConnectionsType]):
     """AuthService connects users to Zoom and manages their tokens.
 
     A `user_email` is an ASCII email address of at most 254 characters. In requests, `A-Z` and `a-z` are equivalent; responses contain the
@@ -266,6 +282,10 @@ class AuthServiceStub(typing.Generic[_AuthServiceBeginAuthorizationType, _AuthSe
         grpc.UnaryUnaryMultiCallable[
             zoomgate.v1.auth_service_pb2.CompleteAuthorizationRequest,
             zoomgate.v1.auth_service_pb2.CompleteAuthorizationResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            zoomgate.v1.auth_service_pb2.GetAuthorizationRequest,
+            zoomgate.v1.auth_service_pb2.GetAuthorizationResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
             zoomgate.v1.auth_service_pb2.CreateTokenRequest,
@@ -322,6 +342,10 @@ class AuthServiceStub(typing.Generic[_AuthServiceBeginAuthorizationType, _AuthSe
         grpc.aio.UnaryUnaryMultiCallable[
             zoomgate.v1.auth_service_pb2.CompleteAuthorizationRequest,
             zoomgate.v1.auth_service_pb2.CompleteAuthorizationResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            zoomgate.v1.auth_service_pb2.GetAuthorizationRequest,
+            zoomgate.v1.auth_service_pb2.GetAuthorizationResponse,
         ],
         grpc.aio.UnaryUnaryMultiCallable[
             zoomgate.v1.auth_service_pb2.CreateTokenRequest,
@@ -411,6 +435,17 @@ class AuthServiceStub(typing.Generic[_AuthServiceBeginAuthorizationType, _AuthSe
 
     Retries: not safe. A state and a ticket can be used only once. After a failure, start a new authorization; if the connection is
     pending, wait for it instead (GetConnection).
+    """
+
+    GetAuthorization: _AuthServiceGetAuthorizationType
+    """Returns the outcome of an authorization, until the authorization expires.
+
+    Authorization: only the caller that started the authorization.
+
+    Errors:
+    - INVALID_ARGUMENT / INVALID_STATE: the state is unknown or expired, or belongs to a different caller.
+
+    Retries: safe.
     """
 
     CreateToken: _AuthServiceCreateTokenType
@@ -585,6 +620,10 @@ AuthServiceAsyncStub: typing_extensions.TypeAlias = AuthServiceStub[
         zoomgate.v1.auth_service_pb2.CompleteAuthorizationResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
+        zoomgate.v1.auth_service_pb2.GetAuthorizationRequest,
+        zoomgate.v1.auth_service_pb2.GetAuthorizationResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
         zoomgate.v1.auth_service_pb2.CreateTokenRequest,
         zoomgate.v1.auth_service_pb2.CreateTokenResponse,
     ],
@@ -706,6 +745,22 @@ class AuthServiceServicer(metaclass=abc.ABCMeta):
 
         Retries: not safe. A state and a ticket can be used only once. After a failure, start a new authorization; if the connection is
         pending, wait for it instead (GetConnection).
+        """
+
+    @abc.abstractmethod
+    def GetAuthorization(
+        self,
+        request: zoomgate.v1.auth_service_pb2.GetAuthorizationRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[zoomgate.v1.auth_service_pb2.GetAuthorizationResponse, collections.abc.Awaitable[zoomgate.v1.auth_service_pb2.GetAuthorizationResponse]]:
+        """Returns the outcome of an authorization, until the authorization expires.
+
+        Authorization: only the caller that started the authorization.
+
+        Errors:
+        - INVALID_ARGUMENT / INVALID_STATE: the state is unknown or expired, or belongs to a different caller.
+
+        Retries: safe.
         """
 
     @abc.abstractmethod
