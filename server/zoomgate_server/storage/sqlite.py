@@ -5,12 +5,14 @@ confirmed write survives a power failure (https://www.sqlite.org/pragma.html#pra
 """
 
 import asyncio
+import contextlib
 import os
 import sqlite3
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -120,6 +122,7 @@ class SqliteStore:
         self._executor = executor
         self._wall = wall
         self._timing = timing
+        self._queue: deque[_Write] = deque()
         self._inode = path.stat().st_ino
         self._closed = False
 
@@ -156,8 +159,21 @@ class SqliteStore:
         return await self._run(lambda: self._read(f"{_SELECT} WHERE {_KEY}", *_key_values(key)))
 
     async def put(self, record: Record, if_rev: int) -> int | None:
-        """Write a record durably if its revision is still `if_rev`."""
-        return await self._run(lambda: self._put(record, if_rev))
+        """Write a record durably if its revision is still `if_rev`.
+
+        Writes that are requested while others are running are committed together, with one sync of the disk.
+        """
+        write = _Write(record, if_rev)
+        self._queue.append(write)
+        try:
+            await self._run(self._commit_queued)
+        except StoreError:
+            with contextlib.suppress(ValueError):
+                self._queue.remove(write)  # not to be committed later
+            raise
+        if write.error is not None:
+            raise write.error
+        return write.rev
 
     async def delete(self, key: RecordKey, if_rev: int) -> bool:
         """Delete a record if its revision is still `if_rev`."""
@@ -278,24 +294,53 @@ class SqliteStore:
         ).fetchone()
         return bool(count < MAX_INDEX_RECORDS)
 
-    def _put(self, record: Record, if_rev: int) -> int | None:
-        execute, key = self._connection.execute, record.key
-        execute("BEGIN IMMEDIATE")
-        with self._connection:  # commits, or rolls back on an error
-            stored = execute(
-                f"SELECT rev, user_email IS ? FROM record WHERE {_KEY}",  # noqa: S608 - constants
-                (record.user_email, *_key_values(key)),
-            )
-            stored_rev, has_email = stored.fetchone() or (0, False)
-            if stored_rev != if_rev:
-                return None
-            if record.user_email is not None and not has_email:
-                other = self._read(f"{_SELECT} WHERE {_EMAIL}", key.app, record.user_email)[0]
-                if other is not None:
-                    raise UserEmailTaken(other.key.subject)
-            (rev,) = execute("UPDATE revision SET last = last + 1 RETURNING last").fetchone()
-            execute(_INSERT, (*_key_values(key), rev, *record.columns().values()))
-            return int(rev)
+    def _commit_queued(self) -> None:
+        """Perform all queued writes in one transaction. An error of SQLite fails all of them."""
+        writes = [self._queue.popleft() for _ in range(len(self._queue))]
+        if not writes:
+            return
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            with self._connection:  # commits, or rolls back on an error
+                for write in writes:
+                    self._put(write)
+        except Exception as error:  # noqa: BLE001 - for example MemoryError
+            for write in writes:
+                write.error = StoreError(f"SQLite failed ({_error_name(error)})")
+
+    def _put(self, write: "_Write") -> None:
+        """Perform a write within a transaction."""
+        execute, record, key = self._connection.execute, write.record, write.record.key
+        stored = execute(
+            f"SELECT rev, user_email IS ? FROM record WHERE {_KEY}",  # noqa: S608 - constants
+            (record.user_email, *_key_values(key)),
+        )
+        stored_rev, has_email = stored.fetchone() or (0, False)
+        if stored_rev != write.if_rev:
+            return
+        if record.user_email is not None and not has_email:
+            other = self._read(f"{_SELECT} WHERE {_EMAIL}", key.app, record.user_email)[0]
+            if other is not None:
+                write.error = UserEmailTaken(other.key.subject)
+                return
+        (rev,) = execute("UPDATE revision SET last = last + 1 RETURNING last").fetchone()
+        execute(_INSERT, (*_key_values(key), rev, *record.columns().values()))
+        write.rev = int(rev)
+
+
+@dataclass(slots=True, eq=False)
+class _Write:
+    """A write to be committed, and its result.
+
+    Attributes:
+        rev: The new revision, or None on conflict.
+        error: Why the record was not written.
+    """
+
+    record: Record
+    if_rev: int
+    rev: int | None = None
+    error: StoreError | UserEmailTaken | None = None
 
 
 def _key_values(key: RecordKey) -> tuple[str, str, str]:
@@ -421,7 +466,7 @@ def _open_error_text(path: Path, error: sqlite3.Error) -> str:
             return f"The store {path} cannot be opened ({_error_name(error)}); see the result codes in SQLite's documentation"
 
 
-def _error_name(error: sqlite3.Error) -> str:
+def _error_name(error: Exception) -> str:
     """Return SQLite's name of an error, or the class name if Python raised it. The message may contain paths and values."""
     return getattr(error, "sqlite_errorname", type(error).__name__)
 

@@ -25,6 +25,7 @@ from zoomgate_server.storage.record_store import (
     RecordStore,
     StoreError,
     StoreOpenError,
+    UserEmailTaken,
 )
 from zoomgate_server.storage.scan import encryption_state
 from zoomgate_server.storage.sqlite import MAX_INDEX_RECORDS, SqliteStore
@@ -129,6 +130,60 @@ async def test_locked_file_raises_store_error(tmp_path: Path) -> None:
     await store.close()
 
 
+def commits(path: Path) -> int:
+    """Return the number of commits in the log of a store (https://www.sqlite.org/fileformat.html#the_write_ahead_log)."""
+    log = path.with_name(f"{path.name}-wal").read_bytes()
+    page_size = int.from_bytes(log[8:12], "big")
+    frames = range(32, len(log), 24 + page_size)
+    return sum(int.from_bytes(log[frame + 4 : frame + 8], "big") > 0 for frame in frames)
+
+
+def records(count: int) -> list[Record]:
+    return [replace(RECORD, key=RecordKey("app", Kind.USER, f"z{number}")) for number in range(count)]
+
+
+async def test_waiting_writes_are_committed_together(tmp_path: Path) -> None:
+    """A conflict or a taken address concerns only its own write."""
+    path = tmp_path / "s.db"
+    store = await SqliteStore.open(path, time.time)
+    before = commits(path)
+    written = [replace(record, user_email=f"{record.key.subject}@example.com") for record in records(20)]
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        writes = asyncio.gather(
+            *(store.put(record, 0) for record in written),
+            store.put(written[0], 7),
+            store.put(replace(CONNECTION, user_email="z0@example.com"), 0),
+            return_exceptions=True,
+        )
+        await asyncio.sleep(0)  # the writes are queued
+        other.execute("ROLLBACK")
+    *revisions, conflicted, rejected = await writes
+    assert conflicted is None
+    assert isinstance(rejected, UserEmailTaken)
+    assert rejected.subject == "z0"
+    assert commits(path) - before <= 2
+    assert len(set(revisions)) == len(written)
+    for record, rev in zip(written, revisions, strict=True):
+        assert (await store.get(record.key))[0] == replace(record, rev=rev)
+    await store.close()
+
+
+async def test_failed_transaction_fails_all_its_writes(tmp_path: Path) -> None:
+    """None of them is written later."""
+    path = tmp_path / "s.db"
+    store = await SqliteStore.open(path, time.time, SqliteTiming(busy_timeout=0.05))
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        errors = await asyncio.gather(
+            *(store.put(record, 0) for record in records(5)), return_exceptions=True
+        )
+    assert [str(error) for error in errors] == ["SQLite failed (SQLITE_BUSY)"] * 5
+    assert await store.put(RECORD, 0)
+    assert not await store.page("app", Kind.USER, Query(limit=10))
+    await store.close()
+
+
 async def test_operation_fails_after_waiting_too_long_for_earlier_ones(tmp_path: Path) -> None:
     """An operation that has not started in time fails and is never executed. A running operation completes."""
     store = await SqliteStore.open(tmp_path / "s.db", time.time, SqliteTiming(queue_timeout=0.05))
@@ -146,6 +201,7 @@ async def test_operation_fails_after_waiting_too_long_for_earlier_ones(tmp_path:
             await call
     release.set()
     assert await first == "done"
+    assert await store.put(CONNECTION, 0)
     assert (await store.get(RECORD.key))[0] is None
     await store.close()
 
