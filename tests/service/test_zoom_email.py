@@ -30,6 +30,7 @@ from zoomgate.v1.connection_pb2 import Connection
 from zoomgate_server.app.timing import Timing
 from zoomgate_server.connections import disconnection
 from zoomgate_server.identity import UserPatterns
+from zoomgate_server.storage.record_store import Kind, Record, StoreError
 
 OFFICE = "monica@office.example"
 """An address that no Zoom user has."""
@@ -204,6 +205,29 @@ async def test_zoom_user_can_be_connected_for_one_address_only(zoomgate: Harness
     assert (stored["user"], stored["outcome"]) == (OFFICE, "ZOOM_USER_ALREADY_CONNECTED")
     relinked = audit_events(zoomgate, "connection.relinked")[-1]
     assert (relinked["user"], relinked["generation"]) == (MONICA, 2)
+
+
+@pytest.mark.parametrize(
+    ("consenting", "expected"), [(MONICA, "already_connected"), (OMAR, "other_user_connected")]
+)
+async def test_unconfirmed_write_does_not_change_the_result_of_a_consent(
+    zoomgate: Harness, consenting: str, expected: str
+) -> None:
+    await zoomgate.connect(MONICA)
+    await zoomgate.connect(OMAR)
+    lost: list[int] = []
+
+    async def lose_first_confirmation(proceed: Any, record: Record, if_rev: int) -> Any:
+        rev = await proceed(record, if_rev)
+        if record.key.kind is Kind.USER and rev is not None and not lost:
+            lost.append(rev)
+            raise StoreError("the confirmation was lost")
+        return rev
+
+    with zoomgate.store.intercept("put", lose_first_confirmation):
+        outcome, _ = await page_of(zoomgate, OFFICE, MONICA, consenting)
+    assert outcome == expected
+    assert lost
 
 
 async def test_already_connected_page_does_not_reveal_the_connected_address(zoomgate: Harness) -> None:

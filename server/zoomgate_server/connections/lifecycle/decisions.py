@@ -163,7 +163,9 @@ def link(
 def result_of(entry: Entry, record: ConnectionRecord) -> LinkResult:
     """Return what became of the pair of an entry, from the record in which the pair was stored earlier."""
     if record.user_email != entry.user_email:
-        return LinkResult.IDENTITY_MISMATCH
+        requested, stored = (one.zoom_email or one.user_email for one in (entry, record))
+        is_requested = requested == stored
+        return LinkResult.ZOOM_USER_ALREADY_CONNECTED if is_requested else LinkResult.IDENTITY_MISMATCH
     is_linked = is_connected(record) or record.grant == entry.entry_id
     return LinkResult.LINKED if is_linked else LinkResult.DISCONNECTED
 
