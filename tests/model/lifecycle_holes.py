@@ -282,6 +282,7 @@ def mark_and_pair_of_a_killed_process_are_settled_after_a_day(world: World) -> N
 
 
 def user_is_identified_after_the_record_is_read(world: World) -> None:
+    world.run(world.consent(A, "z2", zoom_email=B))
     overtaken = world.consent(A, "z1")
     world.run(overtaken, "ReadZoomUser")
     world.run(overtaken, "Read")

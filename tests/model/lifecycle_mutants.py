@@ -444,8 +444,8 @@ MUTANTS = (
     Mutant(
         "import_exchanges_token_of_different_user",
         exchange,
-        "    return (yield from linking.link(replace(draft, tokens=tokens), request.context))\n",
-        "    linked = yield from linking.link(replace(draft, tokens=tokens), request.context)\n"
+        "    return (yield from linking.link(replace(draft, tokens=tokens), request.context, snapshot))\n",
+        "    linked = yield from linking.link(replace(draft, tokens=tokens), request.context, snapshot)\n"
         "    is_stored = linked is not None and linked.result in (LinkResult.LINKED, LinkResult.SKIPPED)\n"
         "    return linked if is_stored else None\n",
     ),

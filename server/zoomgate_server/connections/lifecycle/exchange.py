@@ -156,14 +156,13 @@ def _register(request: LinkRequest, draft: Entry) -> Protocol[Linked | Entry | N
     snapshot: Snapshot = yield Find(draft.user_email, replaceable=True)
     linked = _from_record(request, snapshot.record)
     if linked is None:
-        linked = yield from _link_unexchanged(request, draft)
+        linked = yield from _link_unexchanged(request, draft, snapshot)
     if linked is not None:
         if linked.result is not LinkResult.LINKED:
             is_known = linked.result is LinkResult.KNOWN
             yield from linking.release(draft, linked.record.zoom_user_id if is_known else "")
         return linked
     while True:
-        snapshot = yield Find(draft.user_email, replaceable=True)
         record = snapshot.record
         if record is None:
             return draft
@@ -172,6 +171,7 @@ def _register(request: LinkRequest, draft: Entry) -> Protocol[Linked | Entry | N
         registered = decisions.register(record, snapshot.store_now)
         if (yield Put(registered)) is not None:
             return replace(draft, registered_with=registered.zoom_user_id, epoch=registered.epoch)
+        snapshot = yield Find(draft.user_email, replaceable=True)
 
 
 def _from_record(request: LinkRequest, record: ConnectionRecord | None) -> Linked | None:
@@ -186,7 +186,7 @@ def _from_record(request: LinkRequest, record: ConnectionRecord | None) -> Linke
     return None
 
 
-def _link_unexchanged(request: LinkRequest, draft: Entry) -> Protocol[Linked | None]:
+def _link_unexchanged(request: LinkRequest, draft: Entry, snapshot: Snapshot) -> Protocol[Linked | None]:
     """Link an imported pair as it is. Return None if its access token is not valid, so that the refresh token must be exchanged."""
     pair, now = draft.tokens, draft.marked_at
     if pair.access_expire_at - now <= linking.VERIFICATION_SECONDS:
@@ -194,7 +194,7 @@ def _link_unexchanged(request: LinkRequest, draft: Entry) -> Protocol[Linked | N
     obtained_at = pair.obtained_at if 0 < pair.obtained_at < now else now
     expire_at = min(pair.access_expire_at, now + DEFAULT_EXPIRES_IN)
     tokens = replace(pair, obtained_at=obtained_at, access_expire_at=expire_at)
-    return (yield from linking.link(replace(draft, tokens=tokens), request.context))
+    return (yield from linking.link(replace(draft, tokens=tokens), request.context, snapshot))
 
 
 def _link(entry: Entry, context: LinkContext) -> Protocol[Linked]:

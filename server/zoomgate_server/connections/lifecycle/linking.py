@@ -73,10 +73,13 @@ class LinkContext:
     timing: LeaseTiming = LeaseTiming()
 
 
-def link(entry: Entry, context: LinkContext) -> Protocol[Linked | None]:
+def link(entry: Entry, context: LinkContext, known: Snapshot | None = None) -> Protocol[Linked | None]:
     """Identify the user of a pair, and store the pair. Return None if Zoom no longer accepts the pair, which was discarded.
 
     If the store fails, retry once; if the pair was exchanged, retry until the store responds.
+
+    Args:
+        known: The record of the entry's address, if it was just read.
 
     Raises:
         ZoomgateError: The user cannot be identified now. An exchanged pair waits in the journal, and is linked later.
@@ -86,7 +89,7 @@ def link(entry: Entry, context: LinkContext) -> Protocol[Linked | None]:
     issued, has_failed = entry.tokens, False
     while True:
         try:
-            result = yield from _link_once(entry, context, backoff, is_renewed=entry.tokens != issued)
+            result = yield from _link_once(entry, context, backoff, known, is_renewed=entry.tokens != issued)
         except (StoreError, RecordFault) as error:
             if has_failed and not entry.tokens.is_exchanged:
                 yield from _audit(entry, context.actor, "STORE_UNAVAILABLE")  # the pair may have been stored
@@ -97,22 +100,24 @@ def link(entry: Entry, context: LinkContext) -> Protocol[Linked | None]:
             yield Sleep(backoff.next_pause())
         if not isinstance(result, Entry):
             return result
-        entry = result
+        entry, known = result, None
         if entry.tokens.is_exchanged:
             yield from _mark_delivered(entry)  # further attempts may take longer than the mark is valid
 
 
 def _link_once(
-    entry: Entry, context: LinkContext, backoff: Backoff, *, is_renewed: bool
+    entry: Entry, context: LinkContext, backoff: Backoff, known: Snapshot | None, *, is_renewed: bool
 ) -> Protocol[Linked | Entry | None]:
     """Identify the user of a pair, and store the pair.
 
     Return the entry to try again with if the pair or a record has changed, or if an exchanged pair could not be written.
     """
-    snapshot: Snapshot = yield (
-        Read(entry.zoom_user_id, replaceable=True)
-        if entry.zoom_user_id
-        else Find(entry.user_email, replaceable=True)
+    snapshot: Snapshot = known or (
+        yield (
+            Read(entry.zoom_user_id, replaceable=True)
+            if entry.zoom_user_id
+            else Find(entry.user_email, replaceable=True)
+        )
     )
     record = snapshot.record
     if record is not None and record.was_committed(entry.entry_id):
@@ -132,7 +137,8 @@ def _link_once(
         entry = replace(entry, zoom_user_id=zoom_user.user_id)
         if entry.tokens.is_exchanged:
             yield AppendJournal(entry)
-        if record is None or record.zoom_user_id != zoom_user.user_id:
+        # without a record of the address, the write finds out whether the Zoom user has one
+        if snapshot.rev and (record is None or record.zoom_user_id != zoom_user.user_id):
             snapshot = yield Read(zoom_user.user_id, replaceable=True)
             if snapshot.record is not None:
                 return entry  # the user is identified again after the record was read
