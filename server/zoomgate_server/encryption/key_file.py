@@ -1,4 +1,4 @@
-"""The key ring file, in JSON format and readable by its owner only.
+"""The key ring file, in JSON format and readable by its owner only; if the owner is root, also by its group.
 
 `{"keys": [{"id": "5e884898", "secret": "<32 bytes, base64>", "state": "primary"}, …]}`, oldest first; `state` is `primary` or `decrypt`.
 The file is changed under a lock and by a rename, so readers never read a partial file, and concurrent changes are not lost.
@@ -142,7 +142,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 def _rows(path: Path) -> _Rows:
     try:
-        mode = path.stat().st_mode
+        status = path.stat()
         content = file_system.read_regular(path)
     except FileNotFoundError:
         raise KeyFileError(
@@ -152,7 +152,8 @@ def _rows(path: Path) -> _Rows:
         raise KeyFileError(
             f"The key file {path} cannot be read ({error.strerror}); check its owner and permissions"
         ) from None
-    if stat.S_IMODE(mode) & 0o077:
+    # secrets that Kubernetes and systemd mount belong to root, and to a group or an access control list of the service
+    if stat.S_IMODE(status.st_mode) & (0o037 if status.st_uid == 0 else 0o077):
         raise KeyFileError(f"The key file {path} is accessible to other users; run chmod 600 on that file")
     try:
         if len(content) > _MAX_BYTES:

@@ -5,6 +5,7 @@ import stat
 import subprocess
 import sys
 from base64 import b64encode
+from contextlib import nullcontext
 from pathlib import Path
 
 import orjson
@@ -154,3 +155,24 @@ def test_pipe_in_place_of_the_file_is_rejected(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "keys.json", 0o600)
     with pytest.raises(key_file.KeyFileError, match="not a regular file"):
         key_file.load(tmp_path / "keys.json")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="changes the owner of files")
+@pytest.mark.parametrize(
+    ("owner", "mode", "is_accepted"),
+    [
+        (0, 0o400, True),
+        (0, 0o440, True),
+        (0, 0o640, True),
+        (0, 0o660, False),
+        (0, 0o444, False),
+        (65532, 0o600, True),
+        (65532, 0o640, False),
+    ],
+)
+def test_group_may_read_a_key_ring_of_root(path: Path, owner: int, mode: int, is_accepted: bool) -> None:
+    """Kubernetes mounts secrets with mode 0440 for the group of the service, and systemd credentials have an access control list."""
+    path.chmod(mode)
+    os.chown(path, owner, 65532)
+    with nullcontext() if is_accepted else pytest.raises(key_file.KeyFileError, match="run chmod 600"):
+        key_file.load(path)
