@@ -118,11 +118,18 @@ async def test_browser_must_use_https_to_reach_the_first_proxy(
         assert response.status == status
 
 
-async def test_metrics_are_not_served_through_the_proxy(harness: Harness) -> None:
+@pytest.mark.parametrize("header", ["Forwarded", "via", "x-forwarded-for", "X-Forwarded-Proto"])
+async def test_metrics_are_not_served_through_the_proxy(harness: Harness, header: str) -> None:
     """The health endpoints are also served through the proxy."""
-    assert (await get(harness, "/metrics")).status == 404
-    assert (await get(harness, "/healthz")).status == 200
-    assert (await get(harness, "/readyz")).status == 200
+    headers = {header: "https"}
+    assert (await get(harness, "/metrics", **headers)).status == 404
+    assert (await get(harness, "/healthz", **headers)).status == 200
+    assert (await get(harness, "/readyz", **headers)).status == 200
+
+
+async def test_metrics_are_served_to_a_scraper_in_the_network_of_the_proxies(harness: Harness) -> None:
+    """In a cluster, the proxies and Prometheus have addresses of the same network."""
+    assert (await get(harness, "/metrics")).status == 200
 
 
 async def test_pages_are_served_through_the_proxy_only(tmp_path: Path) -> None:

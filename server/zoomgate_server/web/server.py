@@ -75,6 +75,9 @@ _ERRORS: Mapping[type[Exception], str] = {
 _SHOWN_WITH_VIEW = ("connected", "pending")
 """The outcomes whose pages are shown only to the browser of the user."""
 
+_FORWARDING_HEADERS = ("Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Proto")
+"""The headers of which every proxy adds at least one."""
+
 _INVALID_STATES = {"OTHER_BROWSER": "other_browser", "USED": "link_used"}
 
 _log = logs.get("zoomgate.web")
@@ -114,7 +117,7 @@ class WebServer:
         webhooks_enabled: Whether a webhook secret is configured. Without one, `/webhooks/zoom` returns 404.
         secure: Whether browsers use https. With https, the cookie is `Secure` with the `__Host-` prefix, and HSTS is enabled.
         trusted_proxies: The networks of the reverse proxies. If any are configured, the `/oauth/` pages are served only through them,
-            and `/metrics` only to clients that connect directly.
+            and `/metrics` only in response to requests that no proxy has forwarded.
         home_links: Further links of the page at `/`, as URLs by their texts. If None, there is no page at `/`.
         tracer: Starts the spans of requests for pages and webhooks.
     """
@@ -257,10 +260,12 @@ class WebServer:
         """
         if not self._proxies:
             return None
-        proxied = self._is_proxy(request.remote)
+        trusted = self._is_proxy(request.remote)
         if not request.path.startswith("/oauth/"):
-            return web.Response(status=404) if proxied and request.path == "/metrics" else None
-        if not proxied:
+            # the network of the proxies may also contain Prometheus, for example the pods of a cluster
+            forwarded = trusted and any(name in request.headers for name in _FORWARDING_HEADERS)
+            return web.Response(status=404) if forwarded and request.path == "/metrics" else None
+        if not trusted:
             _log.warning("http.proxy_bypassed", client=request.remote)
             return web.Response(status=403, text="This page is available only through the reverse proxy.\n")
         # each proxy may have added a value; the first one states how the browser connected
