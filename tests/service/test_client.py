@@ -213,14 +213,31 @@ async def test_only_safe_calls_are_repeated(code: grpc.StatusCode) -> None:
     assert failing.calls == ["get"] * 4 + ["delete"]
 
 
+async def test_calls_are_distributed_over_all_addresses() -> None:
+    """The name of a service with several replicas resolves to several addresses."""
+    replicas = [FailingMeetings(grpc.StatusCode.NOT_FOUND) for _ in range(2)]
+    servers, ports = [], []
+    for replica in replicas:
+        server = grpc.aio.server()
+        add_MeetingsServiceServicer_to_server(replica, server)
+        ports.append(f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}")
+        await server.start()
+        servers.append(server)
+    async with AsyncClient(f"ipv4:{','.join(ports)}") as client:
+        while not all(replica.calls for replica in replicas):
+            with pytest.raises(errors.ZoomgateError):
+                await client.meetings.get_meeting(user_email=MONICA, meeting_id=1)
+    for server in servers:
+        await server.stop(None)
+
+
 async def test_no_safe_call_fails_while_a_server_stops(tmp_path: Path) -> None:
-    """One of two servers stops under load and cancels all of its calls. Every call that is safe to retry succeeds."""
+    """Calls are distributed over two servers. One of them stops and cancels its calls. Every call that is safe to retry succeeds."""
     async with Simulator(SimulatorOptions(port=0)) as zoom, AsyncExitStack() as servers:
         first = await servers.enter_async_context(serving(zoom, tmp_path, {"ZOOMGATE_DRAIN_SECONDS": "0"}))
         await first.connect()
         async with serving(zoom, tmp_path) as second:
             addresses = f"ipv4:{first.grpc_address},{second.grpc_address}"
-            balanced = (("grpc.lb_policy_name", "round_robin"),)
             completed = 0
             stop = asyncio.Event()
 
@@ -230,7 +247,7 @@ async def test_no_safe_call_fails_while_a_server_stops(tmp_path: Path) -> None:
                     await client.proxy.get(user_email=MONICA, url="/users/me")
                     completed += 1
 
-            async with AsyncClient(addresses, key=caller_key("service"), options=balanced) as client:
+            async with AsyncClient(addresses, key=caller_key("service")) as client:
                 callers = [asyncio.create_task(call_repeatedly(client)) for _ in range(16)]
                 while completed < 100 and not any(task.done() for task in callers):
                     await asyncio.sleep(0)

@@ -81,6 +81,7 @@ def options(target: str, overrides: Iterable[tuple[str, Any]]) -> list[tuple[str
     """Return the channel options for a target; `overrides` take precedence."""
     defaults: dict[str, Any] = {
         "grpc.service_config": service_config(),
+        "grpc.lb_policy_name": "round_robin",  # gRPC's default sends all calls to the first address of a name
         "grpc.max_receive_message_length": MAX_MESSAGE_BYTES,
         "grpc.keepalive_time_ms": KEEPALIVE_SECONDS * 1000,
         "grpc.keepalive_timeout_ms": KEEPALIVE_TIMEOUT_SECONDS * 1000,
