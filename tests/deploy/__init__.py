@@ -1,0 +1,1 @@
+"""Tests for the files in deploy/."""

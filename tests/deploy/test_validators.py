@@ -1,0 +1,51 @@
+"""Tests with the linters and validators of the programs that read the files in deploy/."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from support.toolchain import require
+
+pytestmark = pytest.mark.slow
+DEPLOY = Path(__file__).parents[2] / "deploy"
+UNIT = DEPLOY / "zoomgate.service"
+MAX_EXPOSURE = "20"
+"""The highest accepted exposure of `systemd-analyze security`, in tenths. A unit without hardening has 96."""
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("hadolint", DEPLOY / "Dockerfile"),
+        ("check-jsonschema", "--builtin-schema", "vendor.compose-spec", DEPLOY / "compose.yaml"),
+        ("caddy", "validate", "--adapter", "caddyfile", "--config", DEPLOY / "Caddyfile"),
+        ("node", "--check", DEPLOY / "mongodb-init.js"),
+        ("promtool", "check", "rules", DEPLOY / "alerts.yml"),
+        ("systemd-analyze", "security", "--offline=yes", f"--threshold={MAX_EXPOSURE}", UNIT),
+    ],
+    ids=lambda command: command[0],
+)
+def test_file_is_valid(command: tuple[str | Path, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZOOMGATE_HOST", "zoomgate.example.com")
+    check(*command)
+
+
+def test_unit_is_valid(tmp_path: Path) -> None:
+    """Without the installation, `systemd-analyze verify` would report that the program is missing."""
+    installed = UNIT.read_text(encoding="utf-8").replace("/opt/zoomgate/bin/zoomgate", "/bin/true")
+    (tmp_path / UNIT.name).write_text(installed, encoding="utf-8")
+    assert check("systemd-analyze", "verify", tmp_path / UNIT.name) == ""
+
+
+def check(tool: str | Path, *arguments: str | Path) -> str:
+    """Run a tool, which must succeed, and return its output."""
+    result = subprocess.run(
+        [require(str(tool), "see .ci/run"), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout + result.stderr
