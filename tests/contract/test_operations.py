@@ -59,6 +59,13 @@ def alerting_events() -> Iterator[tuple[str, str]]:
                 yield event.value, LEVELS[node.func.attr]
 
 
+def test_every_alert_has_a_symptom() -> None:
+    """docs/troubleshooting.md names each alert once, in the table of alerts."""
+    page = (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8")
+    table = page.partition("\n## Alerts\n")[2].partition("\n## ")[0]
+    assert sorted(re.findall(r"`(Zoomgate\w+)`", table)) == sorted(re.findall(r"alert: (\w+)", RULES))
+
+
 def metrics_in(text: str) -> set[str]:
     """Return the metrics that a text mentions, without the suffixes of histogram series."""
     return {re.sub(r"_(bucket|count|sum)$", "", name) for name in re.findall(r"\bzoomgate_\w+", text)}
