@@ -208,7 +208,8 @@ def test_documented_installation_starts_the_service_under_systemd(
         return containers.podman("exec", "systemd", *command, check=False).returncode == 0
 
     until(lambda: succeeds("systemctl", "is-system-running"))
-    run("sh", "-ec", folders + start)
+    # without the environment of the image, whose settings are not those of the unit
+    run("env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "sh", "-ec", folders + start)
     until(lambda: succeeds("python3", "-c", PROBE))
     run("systemctl", "reload", "zoomgate")
     run("systemctl", "stop", "zoomgate")
