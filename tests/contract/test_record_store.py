@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -21,8 +22,8 @@ from zoomgate_server.storage.instrumented import instrumented
 from zoomgate_server.storage.mongodb import Driver, MongoStore
 from zoomgate_server.storage.record_store import (
     Change,
-    Column,
     Kind,
+    Order,
     Query,
     Record,
     RecordKey,
@@ -255,7 +256,7 @@ async def test_pages_are_ordered_by_subject(store: RecordStore) -> None:
     names = ["a@x.com", "b@x.com", "ab@x.com", "B", "ä", "\uff21", "\U0001f600"]
     for index, name in enumerate(names):
         state = "ACTIVE" if index % 2 else "REAUTH_REQUIRED"
-        await store.put(record(name, state=state, due_at=float(index), expire_at=float(10 - index)), 0)
+        await store.put(record(name, state=state), 0)
     await store.put(record("zz", state="ACTIVE"), 0)
     all_records = await store.page(APP, Kind.USER, Query(limit=1000))
     assert [found.key.subject for found in all_records] == sorted([*names, "zz"])
@@ -264,10 +265,6 @@ async def test_pages_are_ordered_by_subject(store: RecordStore) -> None:
     assert [*first, *rest] == list(all_records)
     active = await store.page(APP, Kind.USER, Query(states=["ACTIVE"], limit=10))
     assert {found.key.subject for found in active} == {"b@x.com", "B", "\uff21", "zz"}
-    due = await store.page(APP, Kind.USER, Query(states=["ACTIVE"], due_before=3.0, limit=10))
-    assert {found.key.subject for found in due} == {"b@x.com"}
-    expired = await store.page(APP, Kind.USER, Query(expire_before=8.0, limit=10))
-    assert {found.key.subject for found in expired} == {"B", "ä", "\uff21", "\U0001f600"}
     assert not await store.page(APP, Kind.STATE, Query(limit=10))
 
 
@@ -275,8 +272,8 @@ async def test_pages_by_email_are_ordered_by_email_address(store: RecordStore) -
     """Addresses are compared by code point. Records without an address, of another kind or of another app are left out."""
     emails = ["a@x.com", "b@x.com", "ab@x.com", "B", "ä", "\uff21", "\U0001f600"]
     for index, email in enumerate(emails):
-        columns = {"state": "ACTIVE" if index % 2 else "DISCONNECTED", "due_at": float(index)}
-        await store.put(record(f"z{9 - index}", user_email=email, **columns), 0)
+        state = "ACTIVE" if index % 2 else "DISCONNECTED"
+        await store.put(record(f"z{9 - index}", user_email=email, state=state), 0)
     await store.put(record("none", state="ACTIVE"), 0)
     for app in ("zoom.us|clien", "zoom.us|client2"):
         await store.put(record(key=key(app=app), user_email="c@x.com", state="ACTIVE"), 0)
@@ -284,14 +281,16 @@ async def test_pages_by_email_are_ordered_by_email_address(store: RecordStore) -
     async def emails_of(query: Query) -> list[str | None]:
         return [found.user_email for found in await store.page(APP, Kind.USER, query)]
 
-    assert await emails_of(Query(by_email=True, limit=1000)) == sorted(emails)
-    assert await emails_of(Query(by_email=True, after="ab@x.com", limit=2)) == ["b@x.com", "ä"]
-    assert await emails_of(Query(by_email=True, after="\U0001f600", limit=2)) == []
-    active = Query(by_email=True, states=["ACTIVE"], limit=1000)
+    assert await emails_of(Query(order=Order.EMAIL, limit=1000)) == sorted(emails)
+    assert await emails_of(Query(order=Order.EMAIL, after="ab@x.com", limit=2)) == ["b@x.com", "ä"]
+    assert await emails_of(Query(order=Order.EMAIL, after="\U0001f600", limit=2)) == []
+    active = Query(order=Order.EMAIL, states=["ACTIVE"], limit=1000)
     assert await emails_of(active) == ["B", "b@x.com", "\uff21"]
     assert await emails_of(replace(active, after="B", limit=1)) == ["b@x.com"]
-    assert await emails_of(replace(active, due_before=4.0)) == ["B", "b@x.com"]
-    assert not await store.page(APP, Kind.STATE, Query(by_email=True, limit=10))
+    both = replace(active, states=["DISCONNECTED", "ACTIVE"])
+    assert await emails_of(both) == sorted(emails)
+    assert await emails_of(replace(both, after="B", limit=3)) == ["a@x.com", "ab@x.com", "b@x.com"]
+    assert not await store.page(APP, Kind.STATE, Query(order=Order.EMAIL, limit=10))
 
 
 @pytest.mark.parametrize("limit", [1, 3, 7, 100])
@@ -299,21 +298,65 @@ async def test_all_pages_by_email_contain_each_record_once(store: RecordStore, l
     """The order of the subjects is the opposite of the order of the addresses."""
     for number in range(7):
         await store.put(record(f"z{9 - number}", user_email=f"user-{number}@example.com"), 0)
-    query = Query(by_email=True, limit=limit)
+    query = Query(order=Order.EMAIL, limit=limit)
     found = [row async for page in pages_of(store, APP, Kind.USER, query) for row in page]
     assert [row.user_email for row in found] == [f"user-{number}@example.com" for number in range(7)]
     assert found == [(await store.get(row.key))[0] for row in found]
 
 
-async def test_records_are_counted_by_a_column(store: RecordStore) -> None:
-    """`count` and `distinct` select the records of one app and one kind."""
+@pytest.mark.parametrize("order", [Order.CHANGED, Order.DUE, Order.EXPIRE])
+async def test_pages_by_time_are_ordered_by_time(store: RecordStore, order: Order) -> None:
+    """Records with the same time are ordered by subject. The time is not earlier than `since`, and earlier than `before`."""
+    times = {"a": 3.0, "b": 1.0, "ab": 3.0, "ä": 2.0, "B": 3.0, "c": 5.0}
+    for index, (name, time_) in enumerate(times.items()):
+        state = "ACTIVE" if index % 2 else "DISCONNECTED"
+        await store.put(record(name, state=state, **{order: time_}), 0)
+    await store.put(record("x", state="GONE"), 0)
+    for other in (key("x", app="zoom.us|other"), key("x", kind=Kind.STATE)):
+        await store.put(replace(record(state="ACTIVE", **{order: 3.0}), key=other), 0)
+
+    async def subjects(states: str = "ACTIVE DISCONNECTED", limit: int = 10, **fields: Any) -> list[str]:
+        query = Query(order=order, states=states.split(), limit=limit, **fields)
+        return [found.key.subject async for page in pages_of(store, APP, Kind.USER, query) for found in page]
+
+    for limit in (1, 2, 10):
+        assert await subjects(limit=limit) == ["b", "ä", "B", "a", "ab", "c"]
+        assert await subjects("ACTIVE", limit=limit) == ["b", "ä", "c"]
+        assert await subjects(limit=limit, before=3.0) == ["b", "ä"]
+        assert await subjects(limit=limit, since=3.0) == ["B", "a", "ab", "c"]
+        assert await subjects(limit=limit, since=3.0, after="a", before=5.0) == ["ab"]
+    assert await subjects("") == (["x"] if order is Order.CHANGED else []) + ["b", "ä", "B", "a", "ab", "c"]
+    assert await subjects(before=1.0) == []
+
+
+async def test_records_in_a_state_are_counted_in_steps(store: RecordStore) -> None:
+    """Records without an address, in another state, of another kind or of another app are left out."""
+    for number in range(5):
+        await store.put(record(f"z{9 - number}", state="ACTIVE", user_email=f"u{number}@x.com"), 0)
+    await store.put(record("other", state="GONE", user_email="u9@x.com"), 0)
+    await store.put(record("none", state="ACTIVE"), 0)
+    await store.put(record(key=key(app="zoom.us|clien"), state="ACTIVE", user_email="u9@x.com"), 0)
+    steps, after = list[int](), ""
+    while True:
+        count, following = await store.count_in_state(APP, Kind.USER, "ACTIVE", after=after, limit=2)
+        steps.append(count)
+        if following is None:
+            break
+        after = following
+    assert steps == [2, 2, 1]
+    assert await store.count_in_state(APP, Kind.USER, "ACTIVE", after="", limit=9) == (5, None)
+    assert await store.count_in_state(APP, Kind.USER, "ACTIVE", after="", limit=5) == (5, "u4@x.com")
+    assert await store.count_in_state(APP, Kind.USER, "ACTIVE", after="u4@x.com", limit=5) == (0, None)
+
+
+async def test_records_are_counted_by_key_id(store: RecordStore) -> None:
+    """`count` and `key_ids` select the records of one app and one kind."""
     for index in range(5):
         await store.put(record(f"u{index}", state="ACTIVE" if index else "GONE", key_id=f"k{index % 2}"), 0)
-    assert await store.count(APP, Kind.USER, Column.STATE) == {"ACTIVE": 4, "GONE": 1}
-    assert await store.count(APP, Kind.USER, Column.KEY_ID) == {"k0": 3, "k1": 2}
-    assert await store.count("other", Kind.USER, Column.STATE) == {}
-    assert set(await store.distinct(APP, Kind.USER, Column.KEY_ID)) == {"k0", "k1"}
-    assert set(await store.distinct(APP, Kind.STATE, Column.KEY_ID)) == set()
+    assert await store.count(APP, Kind.USER) == {"k0": 3, "k1": 2}
+    assert await store.count("other", Kind.USER) == {}
+    assert set(await store.key_ids(APP, Kind.USER)) == {"k0", "k1"}
+    assert set(await store.key_ids(APP, Kind.STATE)) == set()
 
 
 async def test_apps_with_records_are_listed(store: RecordStore) -> None:

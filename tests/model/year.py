@@ -19,7 +19,7 @@ from model.proactive_refresh_world import DAY, HOUR, MAX_IDLE_SECONDS, Clock, Pr
 from support.memory_store import MemoryStore
 from zoomgate_server.connections.record import State
 from zoomgate_server.errors import ZoomgateError
-from zoomgate_server.storage.record_store import Kind, Query, Record, RecordKey, StoreError
+from zoomgate_server.storage.record_store import Kind, Order, Query, Record, RecordKey, StoreError
 from zoomgate_server.telemetry import logs
 from zoomgate_server.zoom.token_outcome import AppRejected, NotSent, Throttled, TokenOutcome
 
@@ -67,12 +67,14 @@ class IndexedStore(MemoryStore):
 
     async def page(self, app: str, kind: Kind, query: Query) -> list[Record]:
         self._check()
-        assert query.expire_before is None
-        if query.due_before is None:
+        if query.order is Order.SUBJECT:
             subjects: Any = self._subjects[bisect_right(self._subjects, query.after) :]
         else:
-            due = self._due[: bisect_left(self._due, (query.due_before, ""))]
-            subjects = sorted(subject for _, subject in due if subject > query.after)
+            assert query.order is Order.DUE
+            start = bisect_right(self._due, (query.since, query.after))
+            subjects = (
+                subject for _, subject in self._due[start : bisect_left(self._due, (query.before, ""))]
+            )
         records: list[Record] = []
         for subject in subjects:
             record = self._records[RecordKey(app, kind, subject)]

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
@@ -13,6 +14,7 @@ from zoom_simulator.faults import Fault
 from zoomgate.v1 import auth_service_pb2 as auth
 from zoomgate_server.clock import SystemClock
 from zoomgate_server.connections.count_gauge import COUNT_INTERVAL, ConnectionCountGauge
+from zoomgate_server.connections.record import State
 from zoomgate_server.connections.repository import ConnectionRepository
 from zoomgate_server.encryption.cipher import Key, KeyRing
 from zoomgate_server.encryption.envelope import Envelope
@@ -85,24 +87,63 @@ class SteppingClock(SystemClock):
         return self.now
 
 
-async def test_connections_are_counted_at_most_every_15_seconds() -> None:
-    clock, metrics = SteppingClock(), Metrics("1", [])
-    store = MemoryStore(clock.wall)
-    envelope = Envelope(
-        app="app", keys=KeyRing([Key(key_id="01020304", secret=bytes(range(32)), primary=True)])
-    )
-    connections = ConnectionRepository(
-        app="app", store=store, envelope=envelope, clock=clock, on_read=metrics.store_reads.inc
-    )
-    gauge = ConnectionCountGauge(connections, clock, metrics)
-    counts = []
-    for step in (0.0, COUNT_INTERVAL - 1, 1.0):
-        clock.now += step
-        await gauge.update()
-        match = re.search(
-            r'^zoomgate_connections{state="ACTIVE"} (\S+)$', metrics.render().decode(), re.MULTILINE
+@dataclass
+class Counting:
+    """A gauge of the connections in an in-memory store."""
+
+    max_counted: int
+
+    def __post_init__(self) -> None:
+        self.clock, self.metrics = SteppingClock(), Metrics("1", [])
+        self.store = MemoryStore(self.clock.wall)
+        keys = KeyRing([Key(key_id="01020304", secret=bytes(range(32)), primary=True)])
+        connections = ConnectionRepository(
+            app="app",
+            store=self.store,
+            envelope=Envelope(app="app", keys=keys),
+            clock=self.clock,
+            on_read=self.metrics.store_reads.inc,
         )
-        assert match is not None
-        counts.append(float(match[1]))
-        await store.put(Record(RecordKey("app", Kind.USER, f"{step}@example.com"), b"", state="ACTIVE"), 0)
+        self.gauge = ConnectionCountGauge(connections, self.clock, self.metrics, self.max_counted)
+
+    async def add(self, state: State, count: int = 1) -> None:
+        """Add connections."""
+        for number in range(count):
+            name = f"{state}-{number}-{self.clock.now}"
+            record = Record(RecordKey("app", Kind.USER, name), b"", state=state, user_email=name)
+            await self.store.put(record, 0)
+
+    async def counts(self, seconds: float) -> dict[str, int]:
+        """Wait, update the gauge, and return its values."""
+        self.clock.now += seconds
+        await self.gauge.update()
+        rows = re.findall(
+            r'^zoomgate_connections{state="(\w+)"} (\S+)$', self.metrics.render().decode(), re.MULTILINE
+        )
+        return {state: int(float(count)) for state, count in rows}
+
+
+async def test_connections_are_counted_at_most_every_15_seconds() -> None:
+    counting, counts = Counting(50), list[int]()
+    for step in (0.0, COUNT_INTERVAL - 1, 1.0):
+        counts.append((await counting.counts(step))["ACTIVE"])
+        await counting.add(State.ACTIVE)
     assert counts == [0, 0, 2]
+
+
+async def test_many_connections_are_counted_in_several_scans() -> None:
+    """A scan counts a limited number. The number in a state changes when its count is complete."""
+    counting = Counting(10)
+    for state, count in ((State.ACTIVE, 25), (State.REAUTH_REQUIRED, 10), (State.DISCONNECTED, 3)):
+        await counting.add(state, count)
+    for expected in (
+        {},
+        {},
+        {"ACTIVE": 25},
+        {"ACTIVE": 25, "REAUTH_REQUIRED": 10, "DISCONNECTED": 3},
+    ):
+        assert await counting.counts(COUNT_INTERVAL) == expected
+    await counting.add(State.ACTIVE, 5)
+    for _ in range(8):
+        counts = await counting.counts(COUNT_INTERVAL)
+    assert counts == {"ACTIVE": 30, "REAUTH_REQUIRED": 10, "DISCONNECTED": 3}

@@ -4,11 +4,12 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import count
+from typing import Any
 
 from zoomgate_server.storage.record_store import (
     Change,
-    Column,
     Kind,
+    Order,
     Query,
     Record,
     RecordKey,
@@ -58,12 +59,10 @@ class MemoryStore:
             for key, record in self._records.items()
             if key.app == app
             and key.kind is kind
-            and (_order(query, record) or "") > query.after
             and (not query.states or record.state in query.states)
-            and _is_before(record.due_at, query.due_before)
-            and _is_before(record.expire_at, query.expire_before)
+            and _is_selected(query, record)
         ]
-        return sorted(records, key=lambda record: _order(query, record) or "")[: query.limit]
+        return sorted(records, key=lambda record: _position(query, record))[: query.limit]
 
     async def find(self, app: str, user_email: str) -> tuple[Record | None, float]:
         """Return the record with an email address and the store's current time."""
@@ -72,19 +71,25 @@ class MemoryStore:
                 return record, self._wall()
         return None, self._wall()
 
-    async def count(self, app: str, kind: Kind, by: Column) -> dict[str, int]:
-        """Count the records of a kind by the values of a column."""
+    async def count(self, app: str, kind: Kind) -> dict[str, int]:
+        """Count the records of a kind by key ID."""
         return dict(
             Counter(
-                record.state if by is Column.STATE else record.key_id
-                for key, record in self._records.items()
-                if key.app == app and key.kind is kind
+                record.key_id for key, record in self._records.items() if key.app == app and key.kind is kind
             )
         )
 
-    async def distinct(self, app: str, kind: Kind, column: Column) -> set[str]:
-        """Return the values of a column in the records of a kind."""
-        return set(await self.count(app, kind, column))
+    async def count_in_state(
+        self, app: str, kind: Kind, state: str, *, after: str, limit: int
+    ) -> tuple[int, str | None]:
+        """Count records in a state that have an email address, in the order of the addresses."""
+        query = Query(order=Order.EMAIL, states=[state], after=after, limit=limit)
+        page = await self.page(app, kind, query)
+        return len(page), page[-1].user_email if len(page) == limit else None
+
+    async def key_ids(self, app: str, kind: Kind) -> set[str]:
+        """Return the key IDs of the records of a kind."""
+        return set(await self.count(app, kind))
 
     async def apps(self) -> list[str]:
         """List the apps that have records."""
@@ -109,9 +114,13 @@ class MemoryStore:
         return 0 if record is None else record.rev
 
 
-def _order(query: Query, record: Record) -> str | None:
-    return record.user_email if query.by_email else record.key.subject
+def _position(query: Query, record: Record) -> tuple[Any, str]:
+    value = record.key.subject if query.order is Order.SUBJECT else getattr(record, query.order)
+    return value, record.key.subject
 
 
-def _is_before(time: float | None, limit: float | None) -> bool:
-    return limit is None or (time is not None and time < limit)
+def _is_selected(query: Query, record: Record) -> bool:
+    value, subject = _position(query, record)
+    if query.order in (Order.SUBJECT, Order.EMAIL):
+        return value is not None and value > query.after
+    return value is not None and (query.since, query.after) < (value, subject) and value < query.before

@@ -19,13 +19,12 @@ from zoomgate_server.cli import privileges
 from zoomgate_server.cli.options import json_option
 from zoomgate_server.cli.output import counted, log_warnings_to_stderr, print_result
 from zoomgate_server.cli.setting_options import setting_options
-from zoomgate_server.cli.store_access import inspect_store
+from zoomgate_server.cli.store_access import check_store, inspect_store
 from zoomgate_server.encryption import key_check, key_file, key_usage
 from zoomgate_server.encryption.envelope import Envelope
 from zoomgate_server.errors import RecordFault
 from zoomgate_server.rpc import callers_file, tls
 from zoomgate_server.rpc.middleware.access_policy import CALLABLE_METHODS
-from zoomgate_server.secret import Secret
 from zoomgate_server.settings.opentelemetry import OpenTelemetry
 from zoomgate_server.startup import StartError
 from zoomgate_server.storage.record_store import StoreInspection, StoreOpenError
@@ -130,21 +129,22 @@ def _audit(path: Path | None, data_dir: Path) -> Finding:
 
 
 def _store(loaded: settings.Settings) -> tuple[Finding, StoreInspection | None]:
-    """Check the store. Return the result, and a summary of the contents if the store can be read."""
+    """Check the store. Return the first problem, and a summary of the contents if the store can be read."""
     if isinstance(loaded.store, Path) and _is_missing(loaded.store):
         text = f"{loaded.store} does not exist yet; the first start creates it"
         return (WARNING, text), None
+    contents = None
     try:
         contents = inspect_store(loaded)
+        health = check_store(loaded)
     except StoreOpenError as error:
-        return (FAILURE, str(error)), None
+        return (FAILURE, str(error)), contents
     if isinstance(loaded.store, Path) and not os.access(loaded.store, os.W_OK):
         text = f"{loaded.store} is not writable; check its owner and permissions"
         return (FAILURE, text), contents
-    if isinstance(loaded.store, Secret) and not contents.replicated:
-        text = f"{contents.location} is a single server; if its disk fails, all connections are lost"
-        return (WARNING, text), contents
-    return (OK, f"{contents.location}, {counted(contents.users, 'connection record')}"), contents
+    if health.problems:
+        return (WARNING, "; ".join(health.problems)), contents
+    return (OK, f"{contents.location}, {counted(health.connections, 'connection record')}"), contents
 
 
 def _is_missing(path: Path) -> bool:

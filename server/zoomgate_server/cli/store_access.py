@@ -17,7 +17,13 @@ from zoomgate_server.secret import Secret
 from zoomgate_server.settings import Settings
 from zoomgate_server.storage import sqlite
 from zoomgate_server.storage.backup import BackupError
-from zoomgate_server.storage.record_store import RecordStore, StoreError, StoreInspection, StoreOpenError
+from zoomgate_server.storage.record_store import (
+    RecordStore,
+    StoreError,
+    StoreHealth,
+    StoreInspection,
+    StoreOpenError,
+)
 from zoomgate_server.storage.sqlite import SqliteStore
 
 _T = TypeVar("_T")
@@ -85,6 +91,15 @@ async def _examine(loaded: Settings) -> StoreInspection:
     from zoomgate_server.storage import mongodb  # noqa: PLC0415 - its driver is not needed with SQLite
 
     return await mongodb.examine(loaded.store.reveal())
+
+
+def check_store(loaded: Settings) -> StoreHealth:
+    """Check a complete store without changing it. Raise `StoreOpenError` if it cannot be used."""
+    if isinstance(loaded.store, Path):
+        return asyncio.run(sqlite.check(loaded.store))
+    from zoomgate_server.storage import mongodb  # noqa: PLC0415 - its driver is not needed with SQLite
+
+    return asyncio.run(mongodb.check(loaded.store.reveal()))
 
 
 async def _check_binding(loaded: Settings) -> None:

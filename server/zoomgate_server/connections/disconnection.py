@@ -17,7 +17,7 @@ from zoomgate_server.connections.record import Cause, ConnectionRecord, State
 from zoomgate_server.connections.refresh.refresher import Refresher
 from zoomgate_server.connections.repository import ConnectionRepository
 from zoomgate_server.errors import RecordFault, ZoomgateError
-from zoomgate_server.storage.record_store import Query, StoreError
+from zoomgate_server.storage.record_store import Order, Query, Record, StoreError
 from zoomgate_server.telemetry import logs
 from zoomgate_server.telemetry.background_tasks import TaskSet
 
@@ -72,7 +72,7 @@ class Disconnector:
         self._timing = timing
         self._lease = lease
         self.tasks = TaskSet()
-        self._resume_after = ""
+        self._resume_after: Record | None = None
 
     async def disconnect(self, call: Call, user_email: str) -> ConnectionRecord:
         """Disconnect a user locally, then revoke the tokens with Zoom.
@@ -140,17 +140,18 @@ class Disconnector:
 
     async def _retry_revocations_once(self) -> None:
         """Revoke the pairs of tombstones until too many consecutive revocations fail."""
-        resume_after, self._resume_after = self._resume_after, ""
-        last_attempted, failures = "", 0
-        due = Query(states=[State.DISCONNECTED], due_before=self._connections.now(), limit=100)
-        async for page in self._connections.pages(due):
+        now, failures = self._connections.now(), 0
+        query = Query(order=Order.DUE, states=[State.DISCONNECTED], before=now, limit=100)
+        if self._resume_after is not None:
+            query = query.following(self._resume_after)
+        last_attempted, self._resume_after = self._resume_after, None
+        async for page in self._connections.pages(query):
             for record in page:
                 if failures == self._max_consecutive_failures:
                     self._resume_after = last_attempted
                     return
-                if record.key.subject > resume_after:
-                    last_attempted = record.key.subject
-                    failures = 0 if await self._revoke(last_attempted) else failures + 1
+                last_attempted = record
+                failures = 0 if await self._revoke(record.key.subject) else failures + 1
 
     async def _revoke(self, zoom_user_id: str) -> bool:
         """Revoke the pairs of a tombstone. Return False if the revocation must be repeated."""

@@ -29,7 +29,7 @@ from zoomgate_server.errors import (
     ZoomRateLimited,
     ZoomUnavailable,
 )
-from zoomgate_server.storage.record_store import Query, StoreError
+from zoomgate_server.storage.record_store import Order, Query, Record, StoreError
 from zoomgate_server.telemetry import logs
 from zoomgate_server.telemetry.background_tasks import TaskFactory
 from zoomgate_server.telemetry.metrics import Metrics
@@ -56,7 +56,7 @@ PAGE_SIZE = 200
 """Number of connections per page of a scan."""
 
 PAGE_PAUSE_SECONDS = 1.0
-"""Seconds between pages of a scan of all connections."""
+"""Seconds between pages of due dates to correct, since after a wrong clock this may be all of them."""
 
 _GLOBAL_FAILURES = (AppCredentialsRejected, StoreError, ZoomBadResponse, ZoomRateLimited, ZoomUnavailable)
 """Failures that the next refresh would probably encounter as well.
@@ -135,7 +135,7 @@ class ProactiveRefresh:
         self._timing = timing
         self._next_slot = clock.monotonic()
         self._deferred_until: dict[str, float] = {}
-        self._idle_after = ""
+        self._idle_after: Record | None = None
         self._rejections_in_a_row = 0
 
     def background_tasks(self) -> Mapping[str, TaskFactory]:
@@ -189,19 +189,21 @@ class ProactiveRefresh:
 
     async def _find_due(self) -> list[tuple[str, str]]:
         """Return the Zoom users whose grants are due, with their email addresses, and update the metrics."""
-        now = oldest = self._connections.now()
+        now = self._connections.now()
+        query = Query(order=Order.DUE, states=[State.ACTIVE], before=now, limit=self._page_size)
+        oldest = await self._connections.page(replace(query, limit=1))
+        due_at = oldest[0].due_at if oldest else None
+        self._metrics.proactive_refresh_max_overdue_seconds.set(0.0 if due_at is None else now - due_at)
+        if self._idle_after is not None:
+            query = query.following(self._idle_after)
+        self._idle_after = None
         due: list[tuple[str, str]] = []
-        query = Query(states=[State.ACTIVE], due_before=now, after=self._idle_after, limit=self._page_size)
-        after = ""
         async for page in self._connections.pages(query):
             due += [(record.key.subject, record.user_email or "") for record in page]
-            oldest = min([oldest, *(record.due_at for record in page if record.due_at is not None)])
             if len(due) >= self._max_due and len(page) == self._page_size:
-                after = page[-1].key.subject
+                self._idle_after = page[-1]
                 break
-        self._idle_after = after
         self._metrics.proactive_refreshes_due.set(len(due))
-        self._metrics.proactive_refresh_max_overdue_seconds.set(now - oldest)
         return due
 
     async def _refresh_one(self, zoom_user_id: str, user_email: str) -> None:
@@ -228,11 +230,11 @@ class ProactiveRefresh:
 
     async def correct_due_dates(self) -> None:
         """Make grants due whose due date was computed from a wrong clock. `refresh_idle` then computes the correct date."""
-        async for page in self._connections.pages(Query(states=[State.ACTIVE], limit=self._page_size)):
-            now = self._connections.now()
+        now = self._connections.now()
+        latest = now + refresh_schedule.LATEST_SECONDS
+        query = Query(order=Order.DUE, states=[State.ACTIVE], since=latest, limit=self._page_size)
+        async for page in self._connections.pages(query):
             for sealed in page:
-                if sealed.due_at is None or sealed.due_at <= now + refresh_schedule.LATEST_SECONDS:
-                    continue
                 record = self._connections.open_readable(sealed)
                 if record is not None:
                     # on a conflict, the other writer has set the date

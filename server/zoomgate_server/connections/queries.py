@@ -8,7 +8,7 @@ from zoomgate_server.connections.ownership import check_owner
 from zoomgate_server.connections.record import ConnectionRecord, State
 from zoomgate_server.connections.repository import ConnectionRepository
 from zoomgate_server.errors import ConnectionNotFound
-from zoomgate_server.storage.record_store import Query
+from zoomgate_server.storage.record_store import Order, Query
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class ConnectionQueries:
         """
         included_states = states or (State.ACTIVE, State.REAUTH_REQUIRED)
         records = await self._connections.page(
-            Query(states=included_states, by_email=True, after=after, limit=limit)
+            Query(order=Order.EMAIL, states=included_states, after=after, limit=limit)
         )
         connections, unreadable_users = [], []
         for record in records:

@@ -5,10 +5,10 @@ from dataclasses import replace
 
 from zoomgate_server.clock import Clock
 from zoomgate_server.connections import record as connection_record
-from zoomgate_server.connections.record import ConnectionRecord
+from zoomgate_server.connections.record import ConnectionRecord, State
 from zoomgate_server.encryption.envelope import Envelope
 from zoomgate_server.errors import RecordFault
-from zoomgate_server.storage.record_store import Change, Column, Kind, Query, Record, RecordKey, RecordStore
+from zoomgate_server.storage.record_store import Change, Kind, Query, Record, RecordKey, RecordStore
 from zoomgate_server.storage.scan import pages_of
 from zoomgate_server.telemetry import logs
 
@@ -99,9 +99,9 @@ class ConnectionRepository:
             _log.warning("connection.unreadable", error=type(error).__name__, **error.metadata)
             return None
 
-    async def count_by_state(self) -> dict[str, int]:
-        """Return the number of connections by state."""
-        return await self._store.count(self._app, Kind.USER, Column.STATE)
+    async def count(self, state: State, after: str, limit: int) -> tuple[int, str | None]:
+        """Count up to `limit` connections in a state. See `RecordStore.count_in_state`."""
+        return await self._store.count_in_state(self._app, Kind.USER, state, after=after, limit=limit)
 
     async def changes(self, since: float, limit: int | None = None) -> tuple[list[Change], float]:
         """Return the connections that changed since a time on the store's clock. See `RecordStore.changes`."""

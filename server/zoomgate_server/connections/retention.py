@@ -16,7 +16,15 @@ from zoomgate_server.connections.lifecycle import decisions
 from zoomgate_server.connections.record import Cause, ConnectionRecord, State
 from zoomgate_server.encryption.envelope import Envelope
 from zoomgate_server.errors import RecordFault
-from zoomgate_server.storage.record_store import Kind, Query, Record, RecordKey, RecordStore, StoreError
+from zoomgate_server.storage.record_store import (
+    Kind,
+    Order,
+    Query,
+    Record,
+    RecordKey,
+    RecordStore,
+    StoreError,
+)
 from zoomgate_server.storage.scan import pages_of
 from zoomgate_server.telemetry import logs
 from zoomgate_server.telemetry.background_tasks import TaskSet
@@ -31,11 +39,8 @@ DAY_SECONDS = 24 * 3600.0
 PAGE_SIZE = 200
 """Number of records per page of a scan."""
 
-EXPIRED_POLL_INTERVAL = 60.0
-"""Seconds between scans for expired records, randomized by 50 % in either direction."""
-
-REAUTH_POLL_INTERVAL = 3600.0
-"""Seconds between scans for connections that have needed a new consent for too long. Each scan reads all `REAUTH_REQUIRED` connections."""
+POLL_INTERVAL = 60.0
+"""Seconds between scans, randomized by 50 % in either direction."""
 
 MAX_PER_PASS = 1000
 """Maximum number of records deleted in one pass. The next pass deletes the remaining records."""
@@ -104,14 +109,11 @@ class RetentionPolicy:
 
     async def run(self) -> None:
         """Prune periodically until canceled."""
-        next_reauth = self._clock.monotonic()
         while True:
-            await asyncio.sleep(EXPIRED_POLL_INTERVAL * self._rng.uniform(0.5, 1.5))
+            await asyncio.sleep(POLL_INTERVAL * self._rng.uniform(0.5, 1.5))
             try:
                 await self._prune_all(self.find_expired())
-                if self._clock.monotonic() >= next_reauth:
-                    await self._prune_all(self.find_overdue_reauth())
-                    next_reauth = self._clock.monotonic() + REAUTH_POLL_INTERVAL
+                await self._prune_all(self.find_overdue_reauth())
             except StoreError:
                 _log.warning("retention.store_failed")
 
@@ -120,10 +122,8 @@ class RetentionPolicy:
         if not self._reauth_seconds:
             return
         before = await self._now() - self._reauth_seconds
-        query = Query(states=[State.REAUTH_REQUIRED], limit=PAGE_SIZE)
+        query = Query(order=Order.CHANGED, states=[State.REAUTH_REQUIRED], before=before, limit=PAGE_SIZE)
         async for record in self._scan(Kind.USER, query):
-            if record.changed_at > before:
-                continue
             connection = self._open(record)
             if connection is not None and connection.update_time <= before:
                 yield Overdue(REAUTH_REQUIRED, record, connection.update_time, connection)
@@ -132,9 +132,9 @@ class RetentionPolicy:
         """Yield the expired records, including tombstones."""
         now = await self._now()
         for kind in EXPIRING:
-            async for record in self._scan(kind, Query(expire_before=now, limit=PAGE_SIZE)):
+            async for record in self._scan(kind, Query(order=Order.EXPIRE, before=now, limit=PAGE_SIZE)):
                 yield Overdue(kind.value, record, record.expire_at or 0.0)
-        tombstones = Query(states=[State.DISCONNECTED], expire_before=now, limit=PAGE_SIZE)
+        tombstones = Query(order=Order.EXPIRE, states=[State.DISCONNECTED], before=now, limit=PAGE_SIZE)
         async for record in self._scan(Kind.USER, tombstones):
             connection = self._open(record)
             if connection is not None and connection.state is State.DISCONNECTED:

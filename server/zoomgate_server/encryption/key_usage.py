@@ -9,7 +9,7 @@ from pathlib import Path
 
 from zoomgate_server.encryption.cipher import KEY_ID_BYTES, sealing_key
 from zoomgate_server.encryption.envelope import FORMAT, key_id_of
-from zoomgate_server.storage.record_store import Column, Kind, RecordStore
+from zoomgate_server.storage.record_store import Kind, RecordStore
 from zoomgate_server.storage.scan import pages
 
 JOURNAL = "journal"
@@ -29,7 +29,7 @@ async def by_key(store: RecordStore) -> dict[str, Counter[str]]:
     counts: dict[str, Counter[str]] = {}
     for app in await store.apps():
         for kind in Kind:
-            for key_id, count in (await store.count(app, kind, Column.KEY_ID)).items():
+            for key_id, count in (await store.count(app, kind)).items():
                 counts.setdefault(key_id, Counter())[kind.value] += count
     return counts
 

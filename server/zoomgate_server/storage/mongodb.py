@@ -11,8 +11,8 @@ import re
 import secrets
 import warnings
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -36,18 +36,19 @@ from pymongo.write_concern import WriteConcern
 
 from zoomgate_server.storage.record_store import (
     Change,
-    Column,
     Kind,
+    Order,
     Query,
     Record,
     RecordKey,
     StoreError,
+    StoreHealth,
     StoreInspection,
     StoreOpenError,
     StoreUnreachableError,
     UserEmailTaken,
 )
-from zoomgate_server.storage.scan import inspect
+from zoomgate_server.storage.scan import count_records, inspect
 from zoomgate_server.storage.timing import MongoTiming
 from zoomgate_server.telemetry import logs
 from zoomgate_server.telemetry.background_tasks import TaskSet, retrieve_exception
@@ -84,13 +85,23 @@ _NO_REV = -1
 
 _UNAUTHORIZED, _WRONG_PASSWORD = frozenset({13, 31}), frozenset({18, 11, 334})
 _INDEXES = (
-    IndexModel([("app", ASCENDING), ("kind", ASCENDING), ("subject", ASCENDING)], name="key"),
     IndexModel([("email_key", ASCENDING)], name="email", unique=True, sparse=True),
-    IndexModel([("app", ASCENDING), ("kind", ASCENDING), ("changed_at", ASCENDING)], name="changes"),
-    IndexModel([("app", ASCENDING), ("kind", ASCENDING), ("due_at", ASCENDING)], name="due"),
-    IndexModel([("app", ASCENDING), ("kind", ASCENDING), ("expire_at", ASCENDING)], name="expire"),
-    *(IndexModel([("app", ASCENDING), ("kind", ASCENDING), (by, ASCENDING)], name=by) for by in Column),
+    *(
+        IndexModel([(field, ASCENDING) for field in ("app", "kind", *fields)], name=name)
+        for name, fields in {
+            "key": ("subject",),
+            "changes": ("changed_at",),
+            "state_email": ("state", "email_key"),
+            "state_changed": ("state", "changed_at", "subject"),
+            "state_due": ("state", "due_at", "subject"),
+            "expire": ("expire_at", "subject"),
+            "key_id": ("key_id",),
+        }.items()
+    ),
 )
+"""Indexes in which the fields that a query compares for equality precede those by which it sorts, so that no query reads more documents
+than it returns (https://www.mongodb.com/docs/manual/tutorial/equality-sort-range-guideline/)."""
+
 _TTL_INDEX = IndexModel([("expire_date", ASCENDING)], name="ttl", expireAfterSeconds=TTL_GRACE_SECONDS)
 
 _T = TypeVar("_T")
@@ -150,13 +161,49 @@ async def examine(
     uri: str, driver: Driver = Driver.MOTOR, timing: MongoTiming = MongoTiming()
 ) -> StoreInspection:
     """Inspect a database without changing it. Raise `StoreOpenError` if the database cannot be used."""
+    async with _unchanged(uri, driver, timing) as database:
+        return await inspect(MongoStore(database, timing, POOL_SIZE, has_now=False), _redacted(uri))
+
+
+async def check(uri: str, driver: Driver = Driver.MOTOR, timing: MongoTiming = MongoTiming()) -> StoreHealth:
+    """Check the writes and the indexes of a database without changing it. Raise `StoreOpenError` if the database cannot be used."""
+    async with _unchanged(uri, driver, timing) as database:
+        hello = await database.client.admin.command("hello")
+        problems = []
+        if not _is_replicated(hello) or len([*hello.get("hosts", "."), *hello.get("passives", ())]) == 1:
+            problems.append(
+                f"{_redacted(uri)} is a single server; if its disk fails, all connections are lost"
+            )
+        if await database[META].find_one({"_id": "schema"}) is not None:
+            # changes nothing, but waits for the journals of a majority like every write, and needs the same privileges
+            await database[META].update_one({"_id": "none"}, {"$set": {"starts": 0}})
+            existing = await database[RECORDS].index_information()
+            expected = {index.document["name"]: index.document for index in (*_INDEXES, _TTL_INDEX)}
+            problems += [
+                f"{_redacted(uri)} has no index {name} of {RECORDS}, or a different one, so operations read all records;"
+                f" {'drop it, and ' if name in existing else ''}restart the service, which creates it"
+                for name, index in expected.items()
+                if not _is_same_index(index, existing.get(name, {}))
+            ]
+        store = MongoStore(database, timing, POOL_SIZE, has_now=False)
+        return StoreHealth(await count_records(store, [Kind.USER]), tuple(problems))
+
+
+def _is_same_index(expected: dict[str, Any], existing: dict[str, Any]) -> bool:
+    options = ("unique", "sparse", "expireAfterSeconds")
+    return list(expected["key"].items()) == existing.get("key") and all(
+        expected.get(option) == existing.get(option) for option in options
+    )
+
+
+@asynccontextmanager
+async def _unchanged(uri: str, driver: Driver, timing: MongoTiming) -> AsyncIterator[Any]:
+    """Connect to a database that will not be changed, and disconnect afterwards."""
     address = _redacted(uri)
     database = connect(uri, driver, timing, POOL_SIZE)
     try:
-        hello = await database.client.admin.command("hello")
         _check_version(await database[META].find_one({"_id": "schema"}), address)
-        store = MongoStore(database, timing, POOL_SIZE, has_now=False)
-        return await inspect(store, address, replicated=_is_replicated(hello))
+        yield database
     except StoreError as error:
         raise StoreOpenError(
             f"The store {address} cannot be read ({error}); check the server and the privileges of its user"
@@ -256,24 +303,30 @@ class MongoStore:
 
     async def page(self, app: str, kind: Kind, query: Query) -> list[Record]:
         """Return a page of records in the order of the query."""
-        conditions: dict[str, Any] = {"kind": kind.value}
-        if query.by_email:
-            order = "email_key"
-            position = {"$gt": _email_key(app, query.after), "$lt": _email_key(app, _LAST_CHARACTER)}
-        else:
-            order, position = "subject", {"$gt": _text(query.after)}
-            conditions["app"] = _text(app)
-        # without the last condition, the others would match an array that contains a string
+        conditions: dict[str, Any] = {"app": _text(app), "kind": kind.value}
+        order: str = query.order
+        match query.order:
+            case Order.SUBJECT:
+                position: dict[str, Any] = {"$gt": _text(query.after)}
+            case Order.EMAIL:
+                order = "email_key"
+                position = {"$gt": _email_key(app, query.after), "$lt": _email_key(app, _LAST_CHARACTER)}
+                if not query.states:
+                    del conditions["app"]  # part of `email_key`, and not of its index
+            case _:
+                position = {"$gte": query.since, "$lt": query.before}
+                later = [{order: {"$gt": query.since}}, {"subject": {"$gt": _text(query.after)}}]
+                conditions["$or"] = later
+        # without the last condition, the others would match an array that contains such a value
         conditions[order] = position | {"$not": {"$type": "array"}}
         if query.states:
             conditions["state"] = {"$in": [_text(state) for state in query.states]}
-        if query.due_before is not None:
-            conditions["due_at"] = {"$lt": query.due_before}
-        if query.expire_before is not None:
-            conditions["expire_at"] = {"$lt": query.expire_before}
-        cursor = self._records.find(conditions, sort=[(order, ASCENDING)], limit=query.limit)
+        sort = [(order, ASCENDING)]
+        if query.order not in (Order.SUBJECT, Order.EMAIL):
+            sort.append(("subject", ASCENDING))
+        cursor = self._records.find(conditions, sort=sort, limit=query.limit)
         documents = await self._run(lambda: cursor.to_list(None))
-        if query.by_email:
+        if query.order is Order.EMAIL:
             return [_record(_connection_key(app, document), document) for document in documents]
         return [_record(RecordKey(app, kind, document["subject"]), document) for document in documents]
 
@@ -283,27 +336,43 @@ class MongoStore:
         document, now = await self._run(lambda: self._read({"email_key": email_key}))
         return None if document is None else _record(_connection_key(app, document), document), now
 
-    async def count(self, app: str, kind: Kind, by: Column) -> dict[str, int]:
-        """Count the records of a kind by the values of a column."""
+    async def count(self, app: str, kind: Kind) -> dict[str, int]:
+        """Count the records of a kind by key ID."""
         stages: list[dict[str, Any]] = [
             {"$match": {"app": _text(app), "kind": kind.value}},
-            {"$group": {"_id": f"${by}", "records": {"$sum": 1}}},
+            {"$group": {"_id": "$key_id", "records": {"$sum": 1}}},
         ]
         counts: Counter[str] = Counter()
         for row in await self._run(lambda: _aggregate(self._records, stages)):
             counts[row["_id"] if isinstance(row["_id"], str) else ""] += row["records"]
         return dict(counts)
 
-    async def distinct(self, app: str, kind: Kind, column: Column) -> set[str]:
-        """Return the values of a column in the records of a kind."""
+    async def count_in_state(
+        self, app: str, kind: Kind, state: str, *, after: str, limit: int
+    ) -> tuple[int, str | None]:
+        """Count records in a state that have an email address, in the order of the addresses."""
+        position = {"$gt": _email_key(app, after), "$lt": _email_key(app, _LAST_CHARACTER)}
+        stages: list[dict[str, Any]] = [
+            {"$match": {"app": _text(app), "kind": kind.value, "state": _text(state), "email_key": position}},
+            {"$sort": {"email_key": ASCENDING}},
+            {"$limit": limit},
+            {"$group": {"_id": None, "records": {"$sum": 1}, "last": {"$max": "$email_key"}}},
+        ]
+        for row in await self._run(lambda: _aggregate(self._records, stages)):
+            last = row["last"].removeprefix(_email_key(app, ""))
+            return row["records"], last if row["records"] == limit else None
+        return 0, None
+
+    async def key_ids(self, app: str, kind: Kind) -> set[str]:
+        """Return the key IDs of the records of a kind."""
         query = {"app": _text(app), "kind": kind.value}
-        values = await self._run(lambda: self._records.distinct(column.value, query))
+        values = await self._run(lambda: self._records.distinct("key_id", query))
         return {value if isinstance(value, str) else "" for value in values}
 
     async def apps(self) -> list[str]:
         """List the apps that have records."""
-        rows = await self._run(lambda: _aggregate(self._records, [{"$group": {"_id": "$app"}}]))
-        return sorted(row["_id"] for row in rows if isinstance(row["_id"], str))
+        values = await self._run(lambda: self._records.distinct("app"))
+        return sorted(value for value in values if isinstance(value, str))
 
     async def changes(
         self, app: str, kind: Kind, since: float, *, limit: int | None = None

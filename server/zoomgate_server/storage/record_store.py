@@ -9,6 +9,7 @@ database.
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from math import inf
 from typing import Any, Protocol
 
 
@@ -25,11 +26,18 @@ class Kind(StrEnum):
     KEY_CHECK = "key_check"
 
 
-class Column(StrEnum):
-    """Unencrypted columns by which records can be counted. They are indexed, so that a count does not read the records."""
+class Order(StrEnum):
+    """Columns by which records can be read in order. Each has an index, so that a page reads only the records that it returns.
 
-    STATE = "state"
-    KEY_ID = "key_id"
+    The indexes of `EMAIL`, `CHANGED` and `DUE` begin with the state. Without a state in the query, `CHANGED` and `DUE` read all records.
+    With one, `SUBJECT` and `EXPIRE` also read the records in other states.
+    """
+
+    SUBJECT = "subject"
+    EMAIL = "user_email"
+    CHANGED = "changed_at"
+    DUE = "due_at"
+    EXPIRE = "expire_at"
 
 
 KEY_CHECK = "key_check"
@@ -113,23 +121,33 @@ COLUMN_TYPES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
-    """The records of a page. A record must match every condition; an empty or missing condition matches every record.
+    """The records of a page. Records without a value in the column of the order are left out.
 
     Attributes:
-        states: The record is in one of these states.
-        due_before: The record's `due_at` is earlier.
-        expire_before: The record's `expire_at` is earlier.
-        by_email: Return only records with an email address, ordered by email address instead of subject.
-        after: The record's subject, or its email address with `by_email`, is greater, compared by code point.
+        order: The order of the records. Those with the same time are ordered by subject.
+        states: The record is in one of these states; empty for every record.
+        after: The record's subject, or its email address if ordered by it, is greater, compared by code point. If ordered by a time, this
+            applies only to records whose time is `since`.
+        since: The record's time is not earlier. Ignored unless ordered by a time.
+        before: The record's time is earlier. Ignored unless ordered by a time.
         limit: Maximum number of records, 1 to 1000.
     """
 
+    order: Order = Order.SUBJECT
     states: Collection[str] = ()
-    due_before: float | None = None
-    expire_before: float | None = None
-    by_email: bool = False
     after: str = ""
+    since: float = -inf
+    before: float = inf
     limit: int
+
+    def following(self, record: Record) -> "Query":
+        """Return the query for the records that follow a record."""
+        match self.order:
+            case Order.SUBJECT:
+                return replace(self, after=record.key.subject)
+            case Order.EMAIL:
+                return replace(self, after=record.user_email or "")
+        return replace(self, since=getattr(record, self.order), after=record.key.subject)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,14 +180,23 @@ class StoreInspection:
 
     Attributes:
         location: The path, or the URI without credentials, hosts, or options.
-        users: The number of connection records.
-        replicated: Whether the data survives the loss of one disk.
     """
 
     location: str
-    users: int
     encryption: Mapping[str, EncryptionState]
-    replicated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StoreHealth:
+    """The result of a check of a complete store.
+
+    Attributes:
+        connections: The number of connection records.
+        problems: Problems that do not prevent the start, each with its remedy.
+    """
+
+    connections: int
+    problems: tuple[str, ...]
 
 
 class StoreError(Exception):
@@ -229,12 +256,26 @@ class RecordStore(Protocol):
         """Return the record with an email address, and the store's current time."""
         ...
 
-    async def count(self, app: str, kind: Kind, by: Column) -> dict[str, int]:
-        """Count the records of a kind by the values of a column. A value that is not text is treated as empty."""
+    async def count(self, app: str, kind: Kind) -> dict[str, int]:
+        """Count the records of a kind by key ID. A key ID that is not text is treated as empty."""
         ...
 
-    async def distinct(self, app: str, kind: Kind, column: Column) -> Collection[str]:
-        """Return the values of a column in the records of a kind. A value that is not text is treated as empty."""
+    async def count_in_state(
+        self, app: str, kind: Kind, state: str, *, after: str, limit: int
+    ) -> tuple[int, str | None]:
+        """Count records in a state that have an email address, in the order of the addresses.
+
+        Args:
+            after: The record's email address is greater.
+            limit: Maximum number of records to count.
+
+        Returns:
+            The number of records, and the address after which the count continues, or None if there are no more records.
+        """
+        ...
+
+    async def key_ids(self, app: str, kind: Kind) -> Collection[str]:
+        """Return the key IDs of the records of a kind. A key ID that is not text is treated as empty."""
         ...
 
     async def apps(self) -> Sequence[str]:

@@ -2,12 +2,10 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from dataclasses import replace
 
 from zoomgate_server.storage.record_store import (
     KEY_CHECK,
     KEY_REQUIRED_KINDS,
-    Column,
     EncryptionState,
     Kind,
     Query,
@@ -30,7 +28,7 @@ async def pages(store: RecordStore, app: str) -> AsyncIterator[Sequence[Record]]
         query = Query(limit=PAGE_SIZE)
         while page := await store.page(app, kind, query):
             yield page
-            query = replace(query, after=page[-1].key.subject)
+            query = query.following(page[-1])
 
 
 async def pages_of(store: RecordStore, app: str, kind: Kind, query: Query) -> AsyncIterator[Sequence[Record]]:
@@ -39,8 +37,7 @@ async def pages_of(store: RecordStore, app: str, kind: Kind, query: Query) -> As
         yield page
         if len(page) < query.limit:
             return
-        last = page[-1]
-        query = replace(query, after=last.user_email or "" if query.by_email else last.key.subject)
+        query = query.following(page[-1])
 
 
 async def process_each(
@@ -62,22 +59,16 @@ async def process_each(
 async def encryption_state(store: RecordStore, app: str) -> EncryptionState:
     """Return how the records of an app are encrypted."""
     check, _ = await store.get(RecordKey(app, Kind.KEY_CHECK, KEY_CHECK))
-    key_ids = [await store.distinct(app, kind, Column.KEY_ID) for kind in KEY_REQUIRED_KINDS]
+    key_ids = [await store.key_ids(app, kind) for kind in KEY_REQUIRED_KINDS]
     return EncryptionState(check, frozenset[str]().union(*key_ids))
 
 
-async def inspect(store: RecordStore, location: str, *, replicated: bool) -> StoreInspection:
+async def inspect(store: RecordStore, location: str) -> StoreInspection:
     """Inspect a store without changing it."""
-    apps = await store.apps()
-    encryption = {app: await encryption_state(store, app) for app in apps}
-    return StoreInspection(location, await _count(store, apps, [Kind.USER]), encryption, replicated)
+    return StoreInspection(location, {app: await encryption_state(store, app) for app in await store.apps()})
 
 
-async def count_records(store: RecordStore) -> int:
-    """Count all records."""
-    return await _count(store, await store.apps(), Kind)
-
-
-async def _count(store: RecordStore, apps: Iterable[str], kinds: Iterable[Kind]) -> int:
-    counts = [await store.count(app, kind, Column.KEY_ID) for app in apps for kind in kinds]
+async def count_records(store: RecordStore, kinds: Iterable[Kind] = Kind) -> int:
+    """Count the records of all apps."""
+    counts = [await store.count(app, kind) for app in await store.apps() for kind in kinds]
     return sum(sum(by_key.values()) for by_key in counts)

@@ -7,10 +7,11 @@ confirmed write survives a power failure (https://www.sqlite.org/pragma.html#pra
 import asyncio
 import contextlib
 import os
+import re
 import sqlite3
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,17 +21,18 @@ from zoomgate_server import file_system
 from zoomgate_server.storage.record_store import (
     COLUMN_TYPES,
     Change,
-    Column,
     Kind,
+    Order,
     Query,
     Record,
     RecordKey,
     StoreError,
+    StoreHealth,
     StoreInspection,
     StoreOpenError,
     UserEmailTaken,
 )
-from zoomgate_server.storage.scan import inspect
+from zoomgate_server.storage.scan import count_records, inspect
 from zoomgate_server.storage.timing import SqliteTiming
 from zoomgate_server.telemetry.background_tasks import retrieve_exception
 
@@ -38,8 +40,8 @@ SCHEMA_VERSION = 1
 APPLICATION_ID = 0x5A474154
 """SQLite application ID of a Zoomgate store (`ZGAT`). See https://www.sqlite.org/pragma.html#pragma_application_id."""
 
-MAX_INDEX_RECORDS = 1000
-"""If at least this many records are due or expired, all records are read in key order; otherwise, they are found with an index."""
+WAL_VERSIONS = b"\2\2"
+"""Bytes 18 and 19 of a file in WAL mode. See https://www.sqlite.org/fileformat.html#file_format_version_numbers."""
 
 _COLUMNS = ("rev", *COLUMN_TYPES)
 _KEY = "app = ? AND kind = ? AND subject = ?"
@@ -60,9 +62,10 @@ CREATE TABLE record (
 ) WITHOUT ROWID;
 CREATE UNIQUE INDEX record_email ON record (app, user_email) WHERE user_email IS NOT NULL;
 CREATE INDEX record_changed ON record (app, changed_at);
-CREATE INDEX record_due ON record (app, kind, due_at) WHERE due_at IS NOT NULL;
-CREATE INDEX record_expire ON record (app, kind, expire_at) WHERE expire_at IS NOT NULL;
-CREATE INDEX record_state ON record (app, kind, state);
+CREATE INDEX record_state_email ON record (app, kind, state, user_email) WHERE user_email IS NOT NULL;
+CREATE INDEX record_state_changed ON record (app, kind, state, changed_at, subject);
+CREATE INDEX record_state_due ON record (app, kind, state, due_at, subject) WHERE due_at IS NOT NULL;
+CREATE INDEX record_expire ON record (app, kind, expire_at, subject) WHERE expire_at IS NOT NULL;
 CREATE INDEX record_key_id ON record (app, kind, key_id);
 PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {SCHEMA_VERSION};
@@ -76,17 +79,67 @@ ORDER BY changed_at LIMIT ?
 """Query for changed records. The type conditions skip corrupt rows. SQLite sorts text and BLOBs
 after all numbers, so a `changed_at` of such a type would always match."""
 
+_PAGE_INDEXES = {
+    Order.EMAIL: "record_state_email",
+    Order.CHANGED: "record_state_changed",
+    Order.DUE: "record_state_due",
+    Order.EXPIRE: "record_expire",
+}
+_COUNT_IN_STATE = """
+SELECT count(*), max(user_email) FROM (
+  SELECT user_email FROM record INDEXED BY record_state_email
+  WHERE app = ? AND kind = ? AND state = ? AND user_email > ? AND typeof(user_email) = 'text' ORDER BY user_email LIMIT ?
+)
+"""
+_DISTINCT = """
+WITH RECURSIVE found (latest) AS (
+  SELECT min({column}) FROM record WHERE {condition}
+  UNION ALL
+  SELECT (SELECT min({column}) FROM record WHERE {condition} AND {column} > latest) FROM found WHERE latest IS NOT NULL
+)
+SELECT latest FROM found WHERE latest IS NOT NULL
+"""
+_APPS = _DISTINCT.format(column="app", condition="TRUE")
+_KEY_IDS = _DISTINCT.format(column="key_id", condition="app = :app AND kind = :kind")
+"""Queries for distinct values that search an index once per value. `SELECT DISTINCT` would read the whole index."""
+
 _T = TypeVar("_T")
 
 
 async def examine(path: Path) -> StoreInspection:
     """Inspect a store without changing its file or creating other files. Raise `StoreOpenError` if it is not a readable store."""
+    async with _read_only(path) as (store, _):
+        return await inspect(store, str(path))
+
+
+async def check(path: Path) -> StoreHealth:
+    """Read a complete store without changing its file. Raise `StoreOpenError` if it is not a readable store, or is corrupt."""
+    async with _read_only(path) as (store, connection):
+        if connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+            raise StoreOpenError(_corrupt(path))
+        existing = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+        problems = [
+            f"{path} has no index {name}, without which the service fails; create it with `sqlite3 {path} '{statement}'`"
+            for name, statement in re.findall(r"^(?=CREATE \w* ?INDEX (\w+))(.*;)$", _SCHEMA, re.MULTILINE)
+            if name not in existing
+        ]
+        # a connection that cannot write reports a different mode than the one of the file
+        with path.open("rb") as file:
+            is_wal = file.read(20)[18:] == WAL_VERSIONS
+        if not is_wal:
+            problems.append(f"{path} is not in WAL mode; restart the service, which changes the mode")
+        return StoreHealth(await count_records(store, [Kind.USER]), tuple(problems))
+
+
+@contextlib.asynccontextmanager
+async def _read_only(path: Path) -> AsyncIterator[tuple["SqliteStore", sqlite3.Connection]]:
+    """Open a store for reading, and close it afterwards."""
     try:
         connection = _open_read_only(path)
         store = SqliteStore(path, connection, ThreadPoolExecutor(max_workers=1), time.time, SqliteTiming())
         try:
             _check_store(connection, path)
-            return await inspect(store, str(path), replicated=False)
+            yield store, connection
         finally:
             await store.close()
     except (sqlite3.Error, StoreError) as error:
@@ -190,24 +243,33 @@ class SqliteStore:
         """Return the record with an email address and the store's current time."""
         return await self._run(lambda: self._read(f"{_SELECT} WHERE {_EMAIL}", app, user_email))
 
-    async def count(self, app: str, kind: Kind, by: Column) -> dict[str, int]:
-        """Count the records of a kind by the values of a column."""
-        statement = f"SELECT {by}, count(*) FROM record WHERE app = ? AND kind = ? GROUP BY {by}"  # noqa: S608 - constants
-
+    async def count(self, app: str, kind: Kind) -> dict[str, int]:
+        """Count the records of a kind by key ID."""
+        statement = "SELECT key_id, count(*) FROM record WHERE app = ? AND kind = ? GROUP BY key_id"
         counts: Counter[str] = Counter()
         for value, records in await self._run(lambda: self._rows(statement, app, kind)):
             counts[value if isinstance(value, str) else ""] += records
         return dict(counts)
 
-    async def distinct(self, app: str, kind: Kind, column: Column) -> set[str]:
-        """Return the values of a column in the records of a kind."""
-        statement = f"SELECT DISTINCT {column} FROM record WHERE app = ? AND kind = ?"  # noqa: S608 - constants
-        rows = await self._run(lambda: self._rows(statement, app, kind))
+    async def count_in_state(
+        self, app: str, kind: Kind, state: str, *, after: str, limit: int
+    ) -> tuple[int, str | None]:
+        """Count records in a state that have an email address, in the order of the addresses."""
+        ((count, last),) = await self._run(
+            lambda: self._rows(_COUNT_IN_STATE, app, kind, state, after, limit)
+        )
+        return count, last if count == limit else None
+
+    async def key_ids(self, app: str, kind: Kind) -> set[str]:
+        """Return the key IDs of the records of a kind."""
+        rows = await self._run(
+            lambda: self._connection.execute(_KEY_IDS, {"app": app, "kind": kind}).fetchall()
+        )
         return {value if isinstance(value, str) else "" for (value,) in rows}
 
     async def apps(self) -> list[str]:
         """List the apps that have records."""
-        rows = await self._run(lambda: self._rows("SELECT DISTINCT app FROM record ORDER BY app"))
+        rows = await self._run(lambda: self._rows(_APPS))
         return [app for (app,) in rows]
 
     async def changes(
@@ -269,30 +331,23 @@ class SqliteStore:
         return None if row is None else _record(app, row), self._wall()
 
     def _page(self, app: str, kind: Kind, query: Query) -> list[Record]:
-        order, index = ("user_email", " INDEXED BY record_email") if query.by_email else ("subject", "")
-        where = (
-            f"app = ? AND kind = ? AND {order} > ? AND typeof(subject) = 'text' AND typeof({order}) = 'text'"
-        )
-        values: list[Any] = [app, kind, query.after, *query.states]
-        if query.states:
-            where += f" AND state IN ({','.join('?' * len(query.states))})"
-        for name, before in (("due", query.due_before), ("expire", query.expire_before)):
-            if before is not None:
-                where += f" AND {name}_at < ?"
-                values.append(before)
-                if not index and self._selects_few(name, app, kind, before):
-                    index = f" INDEXED BY record_{name}"
-        statement = f"{_SELECT}{index} WHERE {where} ORDER BY {order} LIMIT ?"
-        return [_record(app, row) for row in self._rows(statement, *values, query.limit)]
-
-    def _selects_few(self, name: str, app: str, kind: Kind, before: float) -> bool:
-        """Return whether an index selects so few records that sorting them is faster than reading all records in key order."""
-        (count,) = self._connection.execute(
-            f"SELECT count(*) FROM (SELECT 1 FROM record INDEXED BY record_{name}"  # noqa: S608 - constants
-            f" WHERE app = ? AND kind = ? AND {name}_at < ? LIMIT ?)",
-            (app, kind, before, MAX_INDEX_RECORDS),
-        ).fetchone()
-        return bool(count < MAX_INDEX_RECORDS)
+        order, index, states = query.order, _PAGE_INDEXES.get(query.order), list(query.states)
+        if order is Order.EMAIL and not states:
+            index = "record_email"
+        where = "app = ? AND kind = ? AND typeof(subject) = 'text'"
+        values: list[Any] = [app, kind]
+        if order in (Order.SUBJECT, Order.EMAIL):
+            where += f" AND {order} > ? AND typeof({order}) = 'text'"
+            values.append(query.after)
+        else:
+            where += f" AND ({order}, subject) > (?, ?) AND {order} < ?"
+            values += [query.since, query.after, query.before]
+        select = f"{_SELECT}{f' INDEXED BY {index}' if index else ''} WHERE {where}"
+        # one search per state, merged by SQLite, since an index is in order only within a state
+        selects = " UNION ALL ".join(f"{select} AND state = ?" for _ in states) or select
+        statement = f"{selects} ORDER BY {order}, subject LIMIT ?"
+        all_values = [value for state in states for value in (*values, state)] or values
+        return [_record(app, row) for row in self._rows(statement, *all_values, query.limit)]
 
     def _commit_queued(self) -> None:
         """Perform all queued writes in one transaction. An error of SQLite fails all of them."""
@@ -413,12 +468,10 @@ def _is_busy(error: Exception) -> bool:
 
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
-    """Check that the file is an intact, writable Zoomgate store. Create the schema in an empty file."""
+    """Check that the file is a writable Zoomgate store, without reading all of it. Create the schema in an empty file."""
     # in this order, since another process may create the schema and the ID, in one transaction, between the two reads
     if not _is_empty(connection):
         _check_store(connection, path)
-    if connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
-        raise StoreOpenError(f"The store {path} is corrupt; restore it from a backup")
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("BEGIN IMMEDIATE")
@@ -444,6 +497,10 @@ def _check_store(connection: sqlite3.Connection, path: Path) -> None:
         raise StoreOpenError(
             f"The store {path} was written by a newer version of Zoomgate; upgrade this installation"
         )
+
+
+def _corrupt(path: Path) -> str:
+    return f"The store {path} is corrupt; restore it from a backup"
 
 
 def _not_writable(path: Path) -> str:

@@ -38,7 +38,7 @@ from zoomgate_server.clock import Clock
 from zoomgate_server.connections.record import ConnectionRecord, State
 from zoomgate_server.connections.repository import ConnectionRepository
 from zoomgate_server.errors import RecordFault, RecordUnreadable
-from zoomgate_server.storage.record_store import Change, Query, Record, StoreError
+from zoomgate_server.storage.record_store import Change, Order, Query, Record, StoreError
 from zoomgate_server.telemetry import logs
 
 PAGE_SIZE = 5_000
@@ -339,7 +339,7 @@ class ChangeFeed:
     async def page(self, after: str, limit: int) -> Sequence[Record]:
         """Return a page of encrypted existing connections, ordered by email address."""
         async with self._reads:
-            query = Query(states=_EXISTING_STATES, by_email=True, after=after, limit=limit)
+            query = Query(order=Order.EMAIL, states=_EXISTING_STATES, after=after, limit=limit)
             return await self._connections.page(query)
 
     def open(self, record: Record) -> ConnectionRecord | None:

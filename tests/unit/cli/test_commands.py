@@ -1,8 +1,10 @@
 """Tests for commands, with click's test runner and, if needed, a running service."""
 
+import contextlib
 import hashlib
 import json
 import re
+import sqlite3
 import stat
 import tomllib
 from collections.abc import Sequence
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
+from pymongo import MongoClient
 
 from support.command_line import command, stderr_of, stdout_of, zoomgate
 from support.harness import MONICA, OMAR, Harness, caller_key, running
@@ -339,8 +342,68 @@ class TestDoctor:
         async with running(folder / "data"):
             pass
         before = sorted(path.name for path in (folder / "data").iterdir())
-        stdout_of(await command("doctor", "--data-dir", "data"))
+        text = stdout_of(await command("doctor", "--data-dir", "data"))
+        assert "data/zoomgate.db, 0 connection records" in text
         assert sorted(path.name for path in (folder / "data").iterdir()) == before
+
+    async def test_damage_and_changes_of_an_sqlite_file_are_reported(self, folder: Path) -> None:
+        """A missing index and a journal mode other than WAL are warnings, with their remedies; a damaged page is a failure."""
+        async with running(folder / "data") as zoomgate:
+            await zoomgate.connect()
+        path = folder / "data" / "zoomgate.db"
+
+        async def store_finding() -> tuple[str, str]:
+            result = await command("doctor", "--json", "--data-dir", "data")
+            row = next(row for row in map(json.loads, result.stdout.splitlines()) if row["check"] == "store")
+            return row["result"], row["text"]
+
+        assert await store_finding() == ("ok", "data/zoomgate.db, 1 connection record")
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            connection.execute("DROP INDEX record_state_due")
+            connection.execute("PRAGMA journal_mode = DELETE")
+        result, text = await store_finding()
+        assert result == "warning"
+        assert "is not in WAL mode; restart the service" in text
+        remedy = re.search(r"sqlite3 data/zoomgate.db '(CREATE INDEX record_state_due .*;)'", text)
+        assert remedy is not None
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            connection.execute(remedy[1])
+        async with running(folder / "data"):
+            pass
+        assert (await store_finding())[0] == "ok"
+        content = bytearray(path.read_bytes())
+        content[-4096:] = b"\xa5" * 4096
+        path.write_bytes(content)
+        assert await store_finding() == (
+            "failure",
+            "The store data/zoomgate.db is corrupt; restore it from a backup",
+        )
+
+    async def test_changes_of_a_mongodb_database_are_reported(self, folder: Path, mongodb_uri: str) -> None:
+        """A missing or different index is a warning. The check changes nothing, not even in an empty database."""
+        key_file.create(folder / "ring")
+        environ = {"ZOOMGATE_DATA_DIR": "data", "ZOOMGATE_KEYS": "ring", "ZOOMGATE_STORE": mongodb_uri}
+
+        async def store_finding() -> str:
+            result = await command("doctor", "--json", environ=environ)
+            row = next(row for row in map(json.loads, result.stdout.splitlines()) if row["check"] == "store")
+            return str(row["text"])
+
+        with MongoClient(mongodb_uri) as client:
+            database = client.get_default_database()
+            assert "no index" not in await store_finding()
+            assert database.list_collection_names() == []
+            async with running(folder / "data", environ=environ):
+                pass
+            assert "no index" not in await store_finding()
+            records = database["zoomgate_records"]
+            records.drop_index("state_due")
+            records.drop_index("email")
+            records.create_index("email_key", name="email")
+            text = await store_finding()
+        assert "no index state_due of zoomgate_records, or a different one" in text
+        assert re.search("no index email .*; drop it, and restart the service", text)
+        assert text.count("no index") == 2
 
     @pytest.mark.parametrize("kind", ["sqlite", "mongodb"])
     async def test_key_ring_must_match_the_store(

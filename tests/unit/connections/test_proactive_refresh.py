@@ -358,11 +358,13 @@ def test_refreshes_pause_after_many_consecutive_rejections() -> None:
         process.start()
         await asyncio.sleep(2 * HOUR)
         zoom.outage = None
-        rejected = len(zoom.calls)
-        assert rejected < 250
+        sent = len(zoom.calls)
+        assert sent < 250
         await asyncio.sleep(2 * HOUR)
         states = Counter([(await stored(process, user)).state for user in users])
-        assert states == {State.ACTIVE: 1000 - rejected, State.REAUTH_REQUIRED: rejected}
+        rejected = states[State.REAUTH_REQUIRED]
+        assert sent - rejected in (0, 1)  # one request may be running when the outage ends
+        assert states[State.ACTIVE] == 1000 - rejected
         assert len(zoom.calls) == 1000
         await process.stop()
 

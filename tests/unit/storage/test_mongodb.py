@@ -14,16 +14,22 @@ from typing import Any
 import bson
 import pytest
 from bson.datetime_ms import DatetimeMS
-from pymongo import MongoClient
+from pymongo import AsyncMongoClient, MongoClient
+from pymongo.monitoring import (
+    CommandFailedEvent,
+    CommandListener,
+    CommandStartedEvent,
+    CommandSucceededEvent,
+)
 from structlog.testing import capture_logs
 
 from support.mongodb import MongoServer, OwnServer, failing_commands
 from support.tcp_proxy import Mode, TcpProxy, tcp_proxy
 from zoomgate_server.storage import mongodb as mongodb_store
-from zoomgate_server.storage.mongodb import META, RECORDS, Driver, MongoStore, examine
+from zoomgate_server.storage.mongodb import _INDEXES, META, RECORDS, Driver, MongoStore, check, examine
 from zoomgate_server.storage.record_store import (
-    Column,
     Kind,
+    Order,
     Query,
     Record,
     RecordKey,
@@ -32,6 +38,7 @@ from zoomgate_server.storage.record_store import (
     StoreUnreachableError,
     UserEmailTaken,
 )
+from zoomgate_server.storage.scan import encryption_state
 from zoomgate_server.storage.timing import MongoTiming
 
 # if a PyMongo client is closed while a connection attempt is pending, its socket is closed by the garbage collector
@@ -198,7 +205,7 @@ async def test_standalone_server_is_used_with_a_warning(tmp_path: Path) -> None:
         assert await store.put(RECORD, 0)
         await store.close()
         assert ("store.standalone", "warning") in [(line["event"], line["log_level"]) for line in lines]
-        assert not (await examine(uri)).replicated
+        assert "is a single server" in (await check(uri)).problems[0]
 
 
 async def test_concurrent_opens_of_an_empty_database_succeed(mongodb_uri: str) -> None:
@@ -212,15 +219,94 @@ async def test_concurrent_opens_of_an_empty_database_succeed(mongodb_uri: str) -
         assert database[META].find_one() == {"_id": "schema", "version": 1, "starts": 8}
 
 
-async def test_examine_changes_nothing(mongodb_uri: str) -> None:
-    """`examine` counts the connections and creates no collection."""
-    assert (await examine(mongodb_uri)).users == 0
+async def test_examine_and_check_change_nothing(mongodb_uri: str) -> None:
+    """`check` counts the connections. Neither creates a collection."""
+    assert (await examine(mongodb_uri)).encryption == {}
+    assert (await check(mongodb_uri)).connections == 0
     with raw_database(mongodb_uri) as database:
         assert database.list_collection_names() == []
     store = await MongoStore.open(mongodb_uri)
     await store.put(RECORD, 0)
     await store.close()
-    assert (await examine(mongodb_uri)).users == 1
+    with raw_database(mongodb_uri) as database:
+        before = [list(database[name].find()) for name in sorted(database.list_collection_names())]
+        assert set((await examine(mongodb_uri)).encryption) == {"app"}
+        assert (await check(mongodb_uri)).connections == 1
+        assert before == [list(database[name].find()) for name in sorted(database.list_collection_names())]
+
+
+async def test_check_requires_writes_to_a_majority(faulty_server: MongoServer) -> None:
+    """The writes of the service would fail in the same way."""
+    uri = faulty_server.new_database()
+    await (await MongoStore.open(uri)).close()
+    with (
+        failing_commands(
+            faulty_server,
+            "alwaysOn",
+            ["update"],
+            writeConcernError={"code": 64, "errmsg": "late", "errInfo": {"wtimeout": True}},
+        ),
+        pytest.raises(StoreOpenError, match="did not confirm a write by a majority"),
+    ):
+        await check(uri)
+
+
+class Commands(CommandListener):
+    """The read commands that drivers have sent."""
+
+    def __init__(self) -> None:
+        self.reads: list[dict[str, Any]] = []
+
+    def started(self, event: CommandStartedEvent) -> None:
+        """Record a command."""
+        if (
+            event.command_name in ("find", "aggregate", "distinct")
+            and event.command.get(event.command_name) == RECORDS
+        ):
+            self.reads.append(dict(event.command))
+
+    def succeeded(self, event: CommandSucceededEvent) -> None:
+        """Ignore the response."""
+
+    def failed(self, event: CommandFailedEvent) -> None:
+        """Ignore the response."""
+
+
+def is_indexed(read: dict[str, Any]) -> bool:
+    """Return whether an index contains the fields that a command compares for equality, and then those by which it sorts."""
+    stages = {name: stage for row in read.get("pipeline", ()) for name, stage in row.items()}
+    conditions = stages.get("$match", read.get("filter", read.get("query", {})))
+    sort = list(stages.get("$sort", read.get("sort", {}))) or [name for name in [read.get("key")] if name]
+    ranges = {name for name, value in conditions.items() if isinstance(value, dict) and "$in" not in value}
+    assert ranges - {"$or"} <= set(sort)
+    equal = set(conditions) - ranges - {"$or"}
+    keys = [list(index.document["key"]) for index in _INDEXES] + [["_id"]]
+    return any(set(key[: len(equal)]) == equal and key[len(equal) :][: len(sort)] == sort for key in keys)
+
+
+async def test_every_read_has_an_index(mongodb_uri: str) -> None:
+    """MongoDB can stop at the limit of every read. The server of the tests cannot, so the commands are compared with the indexes."""
+    commands = Commands()
+    client: Any = AsyncMongoClient(mongodb_uri, event_listeners=[commands])
+    store = MongoStore(client.get_default_database(), MongoTiming(), 1, has_now=True)
+    await store.put(replace(RECORD, user_email="monica@example.com"), 0)
+    await store.get(KEY)
+    await store.find("app", "monica@example.com")
+    await encryption_state(store, "app")
+    await store.apps()
+    await store.changes("app", Kind.USER, 0.0, limit=10)
+    await store.count_in_state("app", Kind.USER, "ACTIVE", after="", limit=10)
+    for order in Order:
+        for states in (
+            [["ACTIVE"], ["ACTIVE", "REAUTH_REQUIRED"]]
+            if order not in (Order.SUBJECT, Order.EXPIRE)
+            else [[]]
+        ):
+            query = Query(order=order, states=states, since=1.0, after="a", before=2.0, limit=10)
+            await store.page("app", Kind.USER, query)
+    await store.close()
+    assert len(commands.reads) >= 13
+    assert [read for read in commands.reads if not is_indexed(read)] == []
 
 
 async def test_database_deletes_expired_records_after_the_grace_period(mongodb_uri: str) -> None:
@@ -231,7 +317,7 @@ async def test_database_deletes_expired_records_after_the_grace_period(mongodb_u
     with raw_database(mongodb_uri) as database:
         indexes = database[RECORDS].index_information()
         document = database[RECORDS].find_one({})
-    assert set(indexes) == {"_id_", "key", "email", "changes", "due", "expire", "key_id", "state", "ttl"}
+    assert set(indexes) == {"_id_", "ttl"} | {index.document["name"] for index in _INDEXES}
     assert indexes["ttl"]["expireAfterSeconds"] == 3600
     if document is not None:  # the server may already have deleted the document
         assert document["expire_date"].isoformat() == "1970-01-02T00:00:00.500000"
@@ -282,7 +368,8 @@ async def test_server_without_ttl_indexes_is_supported(faulty_server: MongoServe
     assert lines[-1]["expired"] == "deleted by the service"
     rev = await store.put(replace(RECORD, expire_at=1.0), 0)
     assert [
-        record.rev for record in await store.page("app", Kind.USER, Query(expire_before=2.0, limit=10))
+        record.rev
+        for record in await store.page("app", Kind.USER, Query(order=Order.EXPIRE, before=2.0, limit=10))
     ] == [rev]
     await store.close()
 
@@ -383,8 +470,8 @@ async def test_any_error_of_the_driver_is_a_store_error() -> None:
         store.delete(KEY, 1),
         store.page("app", Kind.USER, Query(limit=1)),
         store.find("app", "z"),
-        store.count("app", Kind.USER, Column.STATE),
-        store.distinct("app", Kind.USER, Column.STATE),
+        store.count("app", Kind.USER),
+        store.key_ids("app", Kind.USER),
         store.apps(),
         store.changes("app", Kind.USER, 0.0),
     ):
@@ -585,7 +672,7 @@ async def test_misplaced_document_is_found_by_email_with_an_empty_value(
         database[RECORDS].update_one({}, {"$set": fields})
     expected = replace(RECORD, value=b"", rev=rev, user_email="monica@example.com")
     assert (await store.find("app", "monica@example.com"))[0] == expected
-    assert await store.page("app", Kind.USER, Query(by_email=True, limit=10)) == [expected]
+    assert await store.page("app", Kind.USER, Query(order=Order.EMAIL, limit=10)) == [expected]
     with pytest.raises(UserEmailTaken) as error:
         await store.put(replace(expected, key=replace(KEY, subject="other")), 0)
     assert error.value.subject == KEY.subject
@@ -605,7 +692,7 @@ async def test_document_with_a_corrupt_email_key_is_found_by_its_key_only(
     with raw_database(mongodb_uri) as database:
         database[RECORDS].update_one({"subject": "corrupt"}, {"$set": {"email_key": value}})
     assert (await store.find("app", "corrupt@x"))[0] is None
-    page = await store.page("app", Kind.USER, Query(by_email=True, limit=10))
+    page = await store.page("app", Kind.USER, Query(order=Order.EMAIL, limit=10))
     assert [record.user_email for record in page] == ["whole@x"]
     record, _ = await store.get(replace(KEY, subject="corrupt"))
     assert record is not None
@@ -638,7 +725,7 @@ async def test_query_operators_cannot_be_injected(mongodb_uri: str, driver: Driv
         store.find(operator, "monica@example.com"),
         store.page(operator, Kind.USER, Query(limit=1)),
         store.page("app", Kind.USER, Query(after=operator, limit=1)),
-        store.page("app", Kind.USER, Query(by_email=True, after=operator, limit=1)),
+        store.page("app", Kind.USER, Query(order=Order.EMAIL, after=operator, limit=1)),
         store.page("app", Kind.USER, Query(states=[operator], limit=1)),
     ):
         with pytest.raises(TypeError):
