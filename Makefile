@@ -10,7 +10,7 @@ export UV_PYTHON_DOWNLOADS := never
 STUBS := clients/python/src
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow test-all check format format-check lint types proto imports contracts generate docs screenshots soak year bench dist lock clean
+.PHONY: help run test test-slow test-all test-live probe-zoom check format format-check lint types proto imports contracts generate docs screenshots soak year bench dist lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +25,12 @@ test-slow: $(VENV)/.development $(RELEASE)/.ready ## Run the other tests: killed
 	@$(BIN)/python -m pytest -m slow -n 2 $(ARGS)
 
 test-all: test test-slow ## Run all tests
+
+test-live: $(VENV)/.development ## Run the tests that use MongoDB against the server at ZOOMGATE_TEST_MONGODB_URI
+	@$(BIN)/python -m pytest --live -n 2 $(ARGS)
+
+probe-zoom: $(VENV)/.development ## Ask Zoom, with a test app and a test user, about the rules that its documentation leaves open
+	@PYTHONPATH=tests $(BIN)/python -m live
 
 check: $(VENV)/.development ## Run all checks: formatting, lint, types, protobuf API, imports, stubs and documentation
 	@status=0; for target in format-check lint types proto imports contracts; do \

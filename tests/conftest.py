@@ -1,6 +1,7 @@
 """Fixtures for all tests."""
 
 import io
+import os
 import re
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -9,14 +10,16 @@ import hypothesis
 import pytest
 
 from support.harness import Harness, running
-from support.mongodb import mongodb, mongodb_uri  # noqa: F401 - fixtures
+from support.mongodb import URI, URI_VARIABLE, mongodb, mongodb_server, mongodb_uri  # noqa: F401 - fixtures
 from zoomgate_server.encryption import key_file
 from zoomgate_server.telemetry import logs
 
 TESTS = Path(__file__).parent
 SLOW_FOLDERS = frozenset({"crash", "e2e"})
 SLOW_FIXTURES = frozenset({"mongodb", "faulty_server", "guarded", "wheel"})
+LIVE_FIXTURES = frozenset({"mongodb", "mongodb_uri"})
 SLOW_PARAMETERS = ("mongodb", "mongodb-motor", "mongodb-pymongo")
+LIVE_PARAMETERS = (*SLOW_PARAMETERS, "MongoDB")
 
 hypothesis.settings.register_profile("deterministic", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("deterministic")
@@ -49,14 +52,32 @@ def log() -> Iterator[LogStream]:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add `--regenerate`, which rewrites the expected files of tests/contract/golden. Review the diff before committing."""
+    """Add the options of the tests. After `--regenerate`, review the diff before committing."""
     parser.addoption(
         "--regenerate", action="store_true", help="rewrite the expected files of tests/contract/golden"
     )
+    parser.addoption(
+        "--live",
+        action="store_true",
+        help=f"run only the tests that use the MongoDB server at {URI_VARIABLE}",
+    )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep the address of a MongoDB server for the fixtures, and remove it from the environment of the processes that run tests."""
+    config.stash[URI] = os.environ.get(URI_VARIABLE, "")
+    if config.getoption("live") and not config.stash[URI]:
+        raise pytest.UsageError(
+            f"set {URI_VARIABLE} to a MongoDB server for tests, such as mongodb://HOST/; its user must be able to create and drop databases"
+        )
+    if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
+        os.environ.pop(URI_VARIABLE, None)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark as slow all tests in a slow folder, with a slow fixture, or with a slow parameter. `make test` runs the others."""
+    if config.getoption("live"):
+        items[:] = [item for item in items if _uses_mongodb(item)]
     for item in items:
         parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
         if (
@@ -65,6 +86,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             or any(value in SLOW_PARAMETERS for value in parameters)
         ):
             item.add_marker(pytest.mark.slow)
+
+
+def _uses_mongodb(item: pytest.Item) -> bool:
+    """Return whether a test uses the server at `URI_VARIABLE`. Tests of server faults start their own server."""
+    parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    return bool(LIVE_FIXTURES & set(item.fixturenames)) or any(
+        value in LIVE_PARAMETERS for value in parameters
+    )
 
 
 @pytest.fixture(params=["sqlite", "mongodb"])

@@ -1,6 +1,5 @@
 """A MongoDB-compatible server for tests: a SecantusDB process, or the server at ZOOMGATE_TEST_MONGODB_URI."""
 
-import os
 import signal
 import socket
 import subprocess
@@ -31,25 +30,28 @@ class MongoServer:
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
+        self._databases: list[str] = []
 
     def new_database(self, options: str = "") -> str:
         """Return the address of an unused database, with additional options as `name=value`, separated by `&`."""
         before, _, query = self.uri.partition("?")
         all_options = "&".join(filter(None, (query, options)))
-        return f"{before.rstrip('/')}/zoomgate-test-{uuid4().hex}{f'?{all_options}' if all_options else ''}"
+        self._databases.append(f"zoomgate-test-{uuid4().hex}")
+        return f"{before.rstrip('/')}/{self._databases[-1]}{f'?{all_options}' if all_options else ''}"
 
     @property
     def address(self) -> tuple[str, int]:
-        """The first host and port of the address."""
-        host, _, port = urlsplit(self.uri).netloc.rpartition("@")[2].partition(",")[0].partition(":")
-        return host, int(port or 27017)
+        """The host and port of the address. Skips a test that needs direct connections if the server has several, a user or options."""
+        parts = urlsplit(self.uri)
+        if parts.scheme != "mongodb" or set("@,") & set(parts.netloc) or parts.query:
+            pytest.skip("the test needs a server at mongodb://HOST:PORT/, without authentication and TLS")
+        return parts.hostname or "", parts.port or 27017
 
-    def close(self) -> None:
-        """Delete the databases of the tests."""
-        with MongoClient(self.uri) as client:
-            for name in client.list_database_names():
-                if name.startswith("zoomgate-test-"):
-                    client.drop_database(name)
+    def drop_databases(self) -> None:
+        """Delete the databases of the tests so far."""
+        with MongoClient[dict[str, Any]](self.uri) as client:
+            while self._databases:
+                client.drop_database(self._databases.pop())
 
 
 class OwnServer(MongoServer):
@@ -133,15 +135,31 @@ def failing_commands(server: MongoServer, mode: Any, commands: list[str], **data
             client.admin.command(fail_point | {"mode": "off"})
 
 
+URI_VARIABLE = "ZOOMGATE_TEST_MONGODB_URI"
+URI = pytest.StashKey[str]()
+"""The value of `URI_VARIABLE`, which is removed from the environment, since commands would report it as an unknown setting."""
+
+
 @pytest.fixture(scope="session")
-def mongodb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MongoServer]:
-    """Return a server that all tests share. Each test uses a separate database."""
-    uri = os.environ.get("ZOOMGATE_TEST_MONGODB_URI")
-    server = MongoServer(uri) if uri else OwnServer(tmp_path_factory.mktemp("mongodb"))
-    if isinstance(server, OwnServer):
-        server.start()
+def mongodb_server(
+    pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[MongoServer]:
+    """Return a server that all tests share."""
+    uri = pytestconfig.stash[URI]
+    if uri:
+        yield MongoServer(uri)
+        return
+    server = OwnServer(tmp_path_factory.mktemp("mongodb"))
+    server.start()
     yield server
     server.close()
+
+
+@pytest.fixture
+def mongodb(mongodb_server: MongoServer) -> Iterator[MongoServer]:
+    """Return the shared server. Each test uses separate databases, which are deleted afterwards."""
+    yield mongodb_server
+    mongodb_server.drop_databases()
 
 
 @pytest.fixture
