@@ -246,10 +246,12 @@ def measure(directory: Path, store: str, count: int) -> None:
             "size", f"{(directory / 'data' / 'zoomgate.db').stat().st_size / count:,.0f} bytes per connection"
         )
     report("filled", f"{count / (time.perf_counter() - started):,.0f} connections/s")
+    os.sync()  # otherwise the start waits for the disk
     started = time.perf_counter()
     with server([ZOOMGATE, "serve"], environ, every_core=True) as (address, http, process):
         seconds = time.perf_counter() - started
-        report("start to SERVING", f"{seconds * 1000:,.0f} ms, {memory_kib(process) / 1024:.0f} MiB")
+        processor, mib = processor_seconds(process), memory_kib(process) / 1024
+        report("start to SERVING", f"{seconds:.1f} s, {processor:.2f} s of processor time, {mib:.0f} MiB")
         idle, scraped = idle_load(http, process)
         report("idle", f"{idle:.2f} s of processor time per minute, longest scrape {scraped:.3f} s")
         report(
