@@ -166,8 +166,8 @@ def reencrypt(environ: dict[str, str], count: int = CONNECTIONS) -> float:
     return count / _run(environ, "keys", "rotate", "--now", "--json")[0]
 
 
-def _run(environ: dict[str, str], *command: str) -> tuple[float, float]:
-    """Run a command that prints JSON, and return its duration in seconds and its peak memory in MiB."""
+def _run(environ: dict[str, str], *command: str) -> tuple[float, float, Any]:
+    """Run a command that prints JSON, and return its duration in seconds, its peak memory in MiB, and what it has printed last."""
     started = time.perf_counter()
     with subprocess.Popen([ZOOMGATE, *command], env=environ, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
@@ -175,8 +175,8 @@ def _run(environ: dict[str, str], *command: str) -> tuple[float, float]:
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     assert process.returncode == 0, output
-    json.loads(output.splitlines()[-1])
-    return time.perf_counter() - started, usage.ru_maxrss / 1024
+    printed = json.loads(output.splitlines()[-1])
+    return time.perf_counter() - started, usage.ru_maxrss / 1024, printed
 
 
 def scrape(http: str) -> float:
@@ -259,9 +259,10 @@ def measure(directory: Path, store: str, count: int) -> None:
         )
         report("listed", str(list_all(address, key, process)))
         report("watched", str(watch_all(address, key, process)))
-    seconds, mib = _run(os.environ | environ, "prune", "--json")
-    report("pruned 1 in 100", f"{count / 100 / seconds:,.0f} records/s, {mib:.0f} MiB")
-    seconds, mib = _run(os.environ | environ, "keys", "rotate", "--now", "--json")
+    seconds, mib, printed = _run(os.environ | environ, "prune", "--json")
+    pruned = sum(printed["pruned"].values())  # the service has deleted the others
+    report("pruned", f"{pruned:,} at {pruned / seconds:,.0f} records/s, {mib:.0f} MiB")
+    seconds, mib, _ = _run(os.environ | environ, "keys", "rotate", "--now", "--json")
     report("re-encrypted", f"{count / seconds:,.0f} records/s, {mib:.0f} MiB")
 
 
