@@ -47,7 +47,7 @@ CONNECTIONS: dict[str, dict[str, Any]] = {
     "due": {"state": State.ACTIVE, "due_at": NOW - DAY},
     "ended recently": {"state": State.REAUTH_REQUIRED},
     "disconnected": {"state": State.DISCONNECTED, "expire_at": NOW + DAY},
-    "to revoke": {"state": State.DISCONNECTED, "expire_at": NOW + DAY, "due_at": NOW + 60},
+    "to revoke": {"state": State.DISCONNECTED, "expire_at": NOW + DAY, "due_at": NOW + DAY},
 }
 """Connections that a scan must not read unless it selects them."""
 
