@@ -42,19 +42,26 @@ def run_as_owner(*paths: Path) -> None:
     """Run the rest of the command as the first user other than root who owns a component of a path. Do nothing without root's privileges.
 
     Raises:
-        click.ClickException: Several users can write to a directory of a path, or the command cannot run as the owner.
+        click.ClickException: Several users can write to a directory of a path, or the command cannot run as the owner; or the path is
+            relative, and the current directory was deleted.
     """
     for path in paths:
-        if os.geteuid() == 0 and (foreign := _first_foreign(path)) is not None:
+        try:
+            absolute = path.absolute()
+        except FileNotFoundError:
+            raise click.ClickException(
+                f"{path} cannot be found, because the current directory was deleted; change to a different directory"
+            ) from None
+        if os.geteuid() == 0 and (foreign := _first_foreign(absolute)) is not None:
             _become(*foreign)
 
 
 def _first_foreign(path: Path) -> tuple[int, Path] | None:
-    """Return the first component of a path that does not belong to root, and its owner. Return None if no user but root controls the path.
+    """Return the first component of an absolute path that does not belong to root, and its owner. Return None if there is none.
 
     The components before it can be changed by root only, so the result does not change before it is used.
     """
-    directory, names = Path("/"), list(path.absolute().parts)
+    directory, names = Path("/"), list(path.parts)
     shared = False  # whether other users can create files in `directory`, but cannot replace directories of root, as in /tmp
     for _ in range(_MAX_STEPS):
         if not names:

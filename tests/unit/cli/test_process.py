@@ -149,6 +149,26 @@ def test_path_that_cannot_be_used_is_reported(tmp_path: Path, command: str) -> N
     )
 
 
+@pytest.mark.parametrize("command", ["doctor", "keys list", "callers list", "serve"])
+def test_deleted_current_directory_is_reported(tmp_path: Path, command: str) -> None:
+    deleted = tmp_path / "deleted"
+    deleted.mkdir()
+
+    result = subprocess.run(
+        ["sh", "-c", f"rmdir ../deleted; exec '{sys.executable}' -m zoomgate_server {command}"],
+        cwd=deleted,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+
+    assert result.returncode == 1
+    assert "the current directory was deleted; change to a different directory" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 def test_module_can_be_run_as_the_command(tmp_path: Path) -> None:
     result = run(tmp_path, "--help")
     assert result.returncode == 0

@@ -381,6 +381,7 @@ def test_call_of_a_closed_client_raises_runtime_error(client: Client) -> None:
         ("127.0.0.1:50051", True),
         ("127.9.9.9:1", True),
         ("localhost:50051", True),
+        ("LocalHost:50051", True),
         ("[::1]:50051", True),
         ("ipv6:[::1]:50051", True),
         ("::1", True),
