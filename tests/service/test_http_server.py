@@ -118,18 +118,31 @@ async def test_browser_must_use_https_to_reach_the_first_proxy(
         assert response.status == status
 
 
-@pytest.mark.parametrize("header", ["Forwarded", "via", "x-forwarded-for", "X-Forwarded-Proto"])
-async def test_metrics_are_not_served_through_the_proxy(harness: Harness, header: str) -> None:
-    """The health endpoints are also served through the proxy."""
-    headers = {header: "https"}
+FORWARDED = [{}, {"Forwarded": "for=192.0.2.1"}, {"via": "1.1 proxy"}, {"x-forwarded-for": "192.0.2.1"}]
+
+
+@pytest.mark.parametrize("headers", [*FORWARDED, {"X-Forwarded-Proto": "https"}], ids=str)
+async def test_metrics_are_not_served_through_the_proxy(harness: Harness, headers: dict[str, str]) -> None:
+    """Some proxies add no header by default, such as nginx and HAProxy. The health endpoints are also served through the proxy."""
     assert (await get(harness, "/metrics", **headers)).status == 404
     assert (await get(harness, "/healthz", **headers)).status == 200
     assert (await get(harness, "/readyz", **headers)).status == 200
 
 
-async def test_metrics_are_served_to_a_scraper_in_the_network_of_the_proxies(harness: Harness) -> None:
-    """In a cluster, the proxies and Prometheus have addresses of the same network."""
-    assert (await get(harness, "/metrics")).status == 200
+@pytest.mark.parametrize("headers", FORWARDED, ids=str)
+async def test_metrics_are_served_to_a_scraper_in_the_network_of_the_proxies(
+    tmp_path: Path, headers: dict[str, str]
+) -> None:
+    """In a cluster, the proxies and Prometheus may have addresses of the same network, which a setting then lists for both."""
+    networks = {"ZOOMGATE_TRUSTED_PROXIES": "127.0.0.0/8", "ZOOMGATE_METRICS_NETWORKS": "127.0.0.0/8"}
+    async with running(tmp_path, environ=PUBLIC | networks) as harness:
+        assert (await get(harness, "/metrics", **headers)).status == (404 if headers else 200)
+
+
+async def test_metrics_are_served_only_to_the_listed_networks(tmp_path: Path) -> None:
+    async with running(tmp_path, environ={"ZOOMGATE_METRICS_NETWORKS": "192.0.2.0/24"}) as harness:
+        assert (await get(harness, "/metrics")).status == 404
+        assert (await get(harness, "/readyz")).status == 200
 
 
 async def test_pages_are_served_through_the_proxy_only(tmp_path: Path) -> None:

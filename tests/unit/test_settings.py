@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from zoomgate_server import settings
+from zoomgate_server.secret import Secret
 from zoomgate_server.settings import Settings, SettingsError
 from zoomgate_server.settings.address import Address
 
@@ -478,6 +479,13 @@ def test_all_invalid_items_of_a_list_are_reported_together() -> None:
         "ZOOMGATE_TRUSTED_PROXIES contains item 1",
         "ZOOMGATE_TRUSTED_PROXIES contains item 3",
     ]
+
+
+def test_store_url_may_end_with_a_line_break() -> None:
+    """A variable often has the content of a file, as in a Secret of Kubernetes."""
+    loaded = settings.load({"ZOOMGATE_STORE": "mongodb://db1,db2/zoomgate\n"})
+    assert isinstance(loaded.store, Secret)
+    assert loaded.store.reveal() == "mongodb://db1,db2/zoomgate"
 
 
 @pytest.mark.parametrize(

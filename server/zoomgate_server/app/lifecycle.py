@@ -110,6 +110,7 @@ async def run(
             metrics=metrics,
             secure=settings.has_https_pages,
             trusted_proxies=settings.trusted_proxies,
+            metrics_networks=settings.metrics_networks,
             pages=Pages(
                 brand_name=settings.brand_name,
                 brand_color=settings.brand_color,

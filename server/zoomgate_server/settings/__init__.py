@@ -202,6 +202,9 @@ class Settings:
     )
     public_url: str = setting(PUBLIC_URL, "", "URL at which browsers reach the HTTP server")
     trusted_proxies: tuple[Network, ...] = setting(NETWORKS, "", "proxies in front of the HTTP server")
+    metrics_networks: tuple[Network, ...] = setting(
+        NETWORKS, "", "clients that may scrape `/metrics`; by default all clients except the proxies"
+    )
     brand_name: str = setting(text(60), "Zoomgate", "brand name on the consent pages")
     brand_color: str = setting(COLOR, "#0b5cff", "brand color on the consent pages")
     connect_url: str = setting(

@@ -105,6 +105,7 @@ def _normalized(url: str) -> str:
 
 def _parse_store(text: str) -> Path | Secret:
     """A MongoDB URL is validated only when the store is opened, since the driver is slow to import."""
+    text = text.strip()  # a file whose content became the variable may end with a line break
     if not text.isprintable() or not re.match(r"mongodb(\+srv)?://|sqlite:///.", text):
         raise ValueError
     return Path(text.removeprefix("sqlite:///")) if text.startswith("sqlite:") else Secret(text)
@@ -162,7 +163,7 @@ def _parse_network(text: str) -> Network:
             "is not a network; use IP addresses such as 10.0.0.7 or networks such as 10.0.0.0/24, separated by commas"
         ) from None
     if network.prefixlen == 0:
-        raise Rejected("covers all addresses; list only the proxies")
+        raise Rejected("covers all addresses; list only the necessary ones")
     return network
 
 

@@ -76,7 +76,7 @@ _SHOWN_WITH_VIEW = ("connected", "pending")
 """The outcomes whose pages are shown only to the browser of the user."""
 
 _FORWARDING_HEADERS = ("Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Proto")
-"""The headers of which every proxy adds at least one."""
+"""The headers that proxies add, though not all proxies do by default."""
 
 _INVALID_STATES = {"OTHER_BROWSER": "other_browser", "USED": "link_used"}
 
@@ -116,8 +116,9 @@ class WebServer:
     Args:
         webhooks_enabled: Whether a webhook secret is configured. Without one, `/webhooks/zoom` returns 404.
         secure: Whether browsers use https. With https, the cookie is `Secure` with the `__Host-` prefix, and HSTS is enabled.
-        trusted_proxies: The networks of the reverse proxies. If any are configured, the `/oauth/` pages are served only through them,
-            and `/metrics` only in response to requests that no proxy has forwarded.
+        trusted_proxies: The networks of the reverse proxies. If any are configured, the `/oauth/` pages are served only through them.
+        metrics_networks: The networks of the clients that may scrape `/metrics`. If none are configured, all clients except the
+            trusted proxies.
         home_links: Further links of the page at `/`, as URLs by their texts. If None, there is no page at `/`.
         tracer: Starts the spans of requests for pages and webhooks.
     """
@@ -130,6 +131,7 @@ class WebServer:
         webhooks_enabled: bool,
         secure: bool,
         trusted_proxies: Sequence[IPv4Network | IPv6Network] = (),
+        metrics_networks: Sequence[IPv4Network | IPv6Network] = (),
         home_links: Mapping[str, str] | None = None,
         tracer: spans.Tracer | None = None,
         timing: Timing = Timing(),
@@ -147,6 +149,7 @@ class WebServer:
         self._opened = asyncio.Event()
         self._not_ready = "store"
         self._proxies = trusted_proxies
+        self._metrics_networks = metrics_networks
         self._cookie = f"__Host-{_COOKIE}" if secure else _COOKIE
         self._runner: web.AppRunner | None = None
 
@@ -256,16 +259,13 @@ class WebServer:
     def _reject_by_path(self, request: web.Request) -> web.Response | None:
         """Return an error response if the path must not be served to this client; otherwise return None.
 
-        With proxies, the pages are rejected if requested directly or over plain http, and the metrics if requested through a proxy.
+        With proxies, the pages are rejected if requested directly or over plain http.
         """
-        if not self._proxies:
+        if request.path == "/metrics":
+            return None if self._may_scrape(request) else web.Response(status=404)
+        if not self._proxies or not request.path.startswith("/oauth/"):
             return None
-        trusted = self._is_proxy(request.remote)
-        if not request.path.startswith("/oauth/"):
-            # the network of the proxies may also contain Prometheus, for example the pods of a cluster
-            forwarded = trusted and any(name in request.headers for name in _FORWARDING_HEADERS)
-            return web.Response(status=404) if forwarded and request.path == "/metrics" else None
-        if not trusted:
+        if not _is_in(self._proxies, request.remote):
             _log.warning("http.proxy_bypassed", client=request.remote)
             return web.Response(status=403, text="This page is available only through the reverse proxy.\n")
         # each proxy may have added a value; the first one states how the browser connected
@@ -275,21 +275,23 @@ class WebServer:
             return web.Response(status=403, text="This page is available only over https.\n")
         return None
 
+    def _may_scrape(self, request: web.Request) -> bool:
+        """Return whether a client may read the metrics.
+
+        A proxy may add no header to a request, so its address is rejected unless the operator has listed it as a scraper's.
+        """
+        if not self._metrics_networks:
+            return not _is_in(self._proxies, request.remote)
+        is_forwarded = any(name in request.headers for name in _FORWARDING_HEADERS)
+        return _is_in(self._metrics_networks, request.remote) and not is_forwarded
+
     def _client(self, request: web.Request) -> str:
         """Return the client address: the last address in the forwarding chain that is not a trusted proxy."""
         chain = [part.strip() for part in ",".join(request.headers.getall("X-Forwarded-For", [])).split(",")]
         client = request.remote or ""
-        while self._is_proxy(client) and chain and chain[-1]:
+        while _is_in(self._proxies, client) and chain and chain[-1]:
             client = chain.pop()
         return client[:64]
-
-    def _is_proxy(self, address: str | None) -> bool:
-        try:
-            parsed = ip_address(address or "")
-        except ValueError:
-            return False
-        mapped = getattr(parsed, "ipv4_mapped", None) or parsed
-        return any(mapped in network for network in self._proxies)
 
     async def _start_page(self, request: web.Request) -> web.StreamResponse:
         """Return the page that shows the app and the user. Nothing is changed yet."""
@@ -409,6 +411,15 @@ class WebServer:
         """Return the browser's cookie, or an empty string if it is missing or malformed."""
         value = request.cookies.get(self._cookie, "")
         return value if _COOKIE_VALUE.fullmatch(value) else ""
+
+
+def _is_in(networks: Sequence[IPv4Network | IPv6Network], address: str | None) -> bool:
+    try:
+        parsed = ip_address(address or "")
+    except ValueError:
+        return False
+    mapped = getattr(parsed, "ipv4_mapped", None) or parsed
+    return any(mapped in network for network in networks)
 
 
 def _parameter(request: web.Request, name: str, *, required: bool = True) -> str:
