@@ -90,11 +90,11 @@ def test_replica_has_a_stable_name(rendered: dict[str, Manifest]) -> None:
 
 
 def test_secrets_come_from_secrets(rendered: dict[str, Manifest]) -> None:
-    """There is no ConfigMap, and the only secret variable refers to a Secret. The files are readable by the service's group."""
+    """Secrets are mounted as files, which are readable by the service's group. No variable is or refers to a secret."""
     assert {"ConfigMap", "Secret"}.isdisjoint(rendered)
     environ = {row["name"]: row for row in container(rendered)["env"]}
-    assert "secretKeyRef" in environ.pop("ZOOMGATE_STORE")["valueFrom"]
-    assert {"ZOOMGATE_CLIENT_SECRET", "ZOOMGATE_WEBHOOK_SECRET"}.isdisjoint(environ)
+    assert {"ZOOMGATE_STORE", "ZOOMGATE_CLIENT_SECRET", "ZOOMGATE_WEBHOOK_SECRET"}.isdisjoint(environ)
+    assert not [row for row in container(rendered)["env"] if "valueFrom" in row]
     pod = rendered["StatefulSet"]["spec"]["template"]["spec"]
     (files,) = [row["projected"] for row in pod["volumes"] if "projected" in row]
     assert files["defaultMode"] == 0o440
@@ -150,13 +150,18 @@ def test_ingress_serves_browsers_and_zoom_only(with_everything: dict[str, Manife
 @pytest.mark.parametrize(
     ("value", "problem"),
     [
-        ("settings.store=mongodb://user:password@host/zoomgate", "invalid propertyName 'store'"),
-        ("settings.client_secret=secret", "invalid propertyName 'client_secret'"),
-        ("settings.lsiten=0.0.0.0:1", "invalid propertyName 'lsiten'"),
-        ("settings.public_url=http://zoomgate.example.com", "/settings/public_url"),
-        ("settings.trusted_proxies=", "/settings/trusted_proxies"),
-        ("settings.drain_seconds=31", "terminationGracePeriodSeconds must be at least"),
-        ("extraEnv[0].name=ZOOMGATE_STORE", "/extraEnv/0/name"),
+        ('settings.store="mongodb://user:password@host/zoomgate"', "invalid propertyName 'store'"),
+        ('settings.client_secret="secret"', "invalid propertyName 'client_secret'"),
+        ('settings.lsiten="0.0.0.0:1"', "invalid propertyName 'lsiten'"),
+        ('settings.public_url="http://zoomgate.example.com"', "/settings/public_url"),
+        ('settings.trusted_proxies=""', "/settings/trusted_proxies"),
+        ("settings.drain_seconds=26", "terminationGracePeriodSeconds must be at least"),
+        ("preStopSeconds=6", "terminationGracePeriodSeconds must be at least"),
+        ("networkPolicy.httpFrom=null", "missing property 'httpFrom'"),
+        ("networkPolicy.httpFrom=[]", "/networkPolicy/httpFrom"),
+        ("networkPolicy.grpcFrom=[]", "/networkPolicy/grpcFrom"),
+        ("monitoring.serviceMonitor=true", "requires settings.metrics_networks"),
+        ('extraEnv[0].name="ZOOMGATE_STORE"', "/extraEnv/0/name"),
         ("ingress.enabled=true", "/ingress/host"),
         ("replicaCount=3", "replicaCount"),
     ],
@@ -164,7 +169,7 @@ def test_ingress_serves_browsers_and_zoom_only(with_everything: dict[str, Manife
 def test_invalid_value_is_rejected(value: str, problem: str) -> None:
     """Secrets in values and unknown names are detected before anything is installed."""
     minimal = str(CHART / "ci/minimal-values.yaml")
-    arguments = ("--kube-version", KUBERNETES[-1], "--values", minimal, "--set", value)
+    arguments = ("--kube-version", KUBERNETES[-1], "--values", minimal, "--set-json", value)
     assert problem in helm("template", "release", str(CHART), *arguments, succeeds=False)
 
 

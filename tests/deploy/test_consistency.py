@@ -3,6 +3,7 @@
 import json
 import re
 from importlib.metadata import version
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -29,23 +30,26 @@ def defaults() -> Settings:
 
 
 def grace_periods() -> dict[str, int]:
-    """Return the seconds between SIGTERM and SIGKILL in each kind of deployment."""
+    """Return the seconds between SIGTERM, or the start of preStop, and SIGKILL in each kind of deployment."""
     (unit,) = re.findall(r"^TimeoutStopSec=(\d+)$", UNIT, re.MULTILINE)
     return {
         "systemd": int(unit),
-        "helm": VALUES["terminationGracePeriodSeconds"] - VALUES["preStopSeconds"],
+        "helm": VALUES["terminationGracePeriodSeconds"],
         **{name: int(row["stop_grace_period"].removesuffix("s")) for name, row in REPLICAS.items()},
     }
 
 
 def test_grace_periods_are_those_of_the_documentation() -> None:
-    assert set(grace_periods().values()) == {120, 120 - VALUES["preStopSeconds"]}
+    assert set(grace_periods().values()) == {120}
 
 
 @pytest.mark.parametrize("deployment", list(grace_periods()))
 def test_grace_period_covers_the_shutdown(deployment: str) -> None:
-    """After the calls and the token requests, the HTTP server, the store and the log need a few seconds."""
-    assert grace_periods()[deployment] >= defaults().drain_seconds + Timing().drain + 30
+    """After the calls and the token requests, telemetry, the HTTP server, the store and the log need time."""
+    drain = defaults().drain_seconds
+    if deployment == "helm":  # Kubernetes counts preStop
+        drain = VALUES["settings"]["drain_seconds"] + VALUES["preStopSeconds"]
+    assert grace_periods()[deployment] >= drain + Timing().drain + 50
 
 
 def test_deployments_use_existing_settings() -> None:
@@ -87,6 +91,19 @@ def test_each_replica_of_compose_has_its_own_data_folder() -> None:
     assert re.findall(r"^VOLUME (.+)$", DOCKERFILE, re.MULTILINE) == ["/var/lib/zoomgate"]
 
 
+def test_only_the_tools_of_compose_can_write_secrets() -> None:
+    """They are in a profile, so `docker compose up` does not start them."""
+    services = COMPOSE["services"].items()
+    writers = [
+        name
+        for name, row in services
+        for volume in row.get("volumes", [])
+        if re.match(r"\./.*(?<!:ro)$", volume)
+    ]
+    assert writers == ["tools"]
+    assert COMPOSE["services"]["tools"]["profiles"]
+
+
 def test_ports_agree() -> None:
     environ = dict(re.findall(r"ZOOMGATE_(LISTEN|HTTP_LISTEN)=0\.0\.0\.0:(\d+)", DOCKERFILE))
     grpc, http = environ["LISTEN"], environ["HTTP_LISTEN"]
@@ -115,3 +132,6 @@ def test_secrets_of_compose_are_used() -> None:
 def test_proxy_of_compose_is_trusted() -> None:
     address = COMPOSE["services"]["proxy"]["networks"]["front"]["ipv4_address"]
     assert {row["environment"]["ZOOMGATE_TRUSTED_PROXIES"] for row in REPLICAS.values()} == {address}
+    (pool,) = COMPOSE["networks"]["front"]["ipam"]["config"]
+    assert ip_address(address) in ip_network(pool["subnet"])
+    assert ip_address(address) not in ip_network(pool["ip_range"])  # no other container can get it

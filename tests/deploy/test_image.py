@@ -127,6 +127,7 @@ def write_secrets(directory: Path, group: int) -> Path:
     key_file.create(directory / "keys.json")
     write_pair(directory)
     (directory / "callers.toml").write_text(CALLERS)
+    (directory / "zoomgate.toml").write_text('client_id = "app"\n')
     (directory / "velo-zoom-integration-client-secret").write_text("secret")
     for path in directory.iterdir():
         os.chown(path, 0, group)
@@ -142,8 +143,8 @@ def test_image_serves_without_root_and_with_a_read_only_file_system(
     user, _, group = image["Config"]["User"].partition(":")
     assert user != "0"
     settings = {
+        "CONFIG": "/etc/zoomgate/zoomgate.toml",
         "SECRETS_DIR": "/etc/zoomgate",
-        "CLIENT_ID": "app",
         "KEYS": "/etc/zoomgate/keys.json",
         "CALLERS": "/etc/zoomgate/callers.toml",
         "TLS_CERT": "/etc/zoomgate/cert.pem",
@@ -158,6 +159,7 @@ def test_image_serves_without_root_and_with_a_read_only_file_system(
             "--volume=data:/var/lib/zoomgate",
             f"--volume={write_secrets(tmp_path / 'secrets', int(group))}:/etc/zoomgate:ro",
         ),
+        "--env=http_proxy=http://192.0.2.1:3128",  # as Docker passes it from ~/.docker/config.json; the health check is local
         *(f"--env=ZOOMGATE_{name}={value}" for name, value in settings.items()),
         IMAGE,
     )
