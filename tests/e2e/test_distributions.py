@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -52,6 +53,40 @@ def run(python: Path, *command: str) -> subprocess.CompletedProcess[str]:
         check=False,
         timeout=60,
     )
+
+
+def write_wheel(directory: Path, name: str, version: str, build: str) -> None:
+    """Write a wheel with one file, which contains the build."""
+    information = f"{name}-{version}.dist-info"
+    with zipfile.ZipFile(directory / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
+        wheel.writestr(f"{name}.txt", build)
+        wheel.writestr(
+            f"{information}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+        )
+        wheel.writestr(
+            f"{information}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        wheel.writestr(f"{information}/RECORD", "")
+
+
+@pytest.mark.parametrize("page", ["deploy.md", "releases.md"])
+def test_documented_command_installs_any_version_over_any_other(page: str, tmp_path: Path) -> None:
+    """It installs, replaces a build of the same version, upgrades, and rolls back."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    (arguments,) = re.findall(r"^(?:/opt/zoomgate/bin/)?pip (install .+\.whl)$", text, re.MULTILINE)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "environment"], check=True)
+    pip = f"{sys.executable} -m pip --python {tmp_path / 'environment/bin/python'}"
+    folder = tmp_path / "dist"
+    for version, build in (("1.0", "first"), ("1.0", "second"), ("2.0", "third"), ("1.0", "fourth")):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        for name in PACKAGES:
+            write_wheel(folder, name, version, build)
+        subprocess.run(f"{pip} {arguments}", shell=True, cwd=tmp_path, check=True)  # noqa: S602 - the documented command
+        installed = {
+            path.stem: path.read_text() for path in tmp_path.glob("environment/lib/*/site-packages/*.txt")
+        }
+        assert installed == {"zoomgate": build, "zoomgate_server": build}
 
 
 def test_wheels_contain_one_package_each(dist: Path) -> None:
