@@ -128,11 +128,3 @@ def test_documented_command_is_valid(line: str) -> None:
         assert command is not None, name
         group, context = command, click.Context(command, info_name=name, parent=context)
     group.make_context(context.info_name, words, parent=context.parent)
-
-
-def test_links_to_headings_are_valid() -> None:
-    for target, anchor in re.findall(r"\]\(([^)#]*)#([^)]+)\)", PAGE):
-        text = (ROOT / "docs" / target).read_text(encoding="utf-8") if target else PAGE
-        headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
-        slugs = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
-        assert anchor in slugs, f"{target}#{anchor}"

@@ -61,11 +61,24 @@ def test_no_machine_path_or_registry_is_named() -> None:
             assert match is None, f"{path}: {match.group() if match else ''}"
 
 
+def anchors(page: Path) -> set[str]:
+    """Return the anchors that GitHub creates for the headings of a page."""
+    text = re.sub(r"^ *```.*?^ *```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    found: list[str] = []
+    for heading in re.findall(r"^#+ (.+)$", text, re.MULTILINE):
+        name = re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+        found.append(f"{name}-{found.count(name)}" if name in found else name)
+    return set(found)
+
+
 def test_links_between_documents_are_valid() -> None:
     for path in tracked_files():
         if path.suffix == ".md":
-            for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text(encoding="utf-8")):
-                assert (path.parent / target).exists(), f"{path.name} links to {target}"
+            links = re.findall(r"\]\(([^)#:]*)(?:#([^)]*))?\)", path.read_text(encoding="utf-8"))
+            for target, anchor in links:
+                page = path.parent / target if target else path
+                assert page.exists(), f"{path.name} links to {target}"
+                assert not anchor or anchor in anchors(page), f"{path.name} links to {target}#{anchor}"
 
 
 def test_changelog_has_a_section_for_the_version() -> None:
