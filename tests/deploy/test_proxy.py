@@ -1,7 +1,8 @@
-"""Test of the reverse proxy of compose.yaml, with a running service."""
+"""Test of the reverse proxy of compose.yaml, and of those in the documentation, with a running service."""
 
 import asyncio
 import os
+import re
 import socket
 import subprocess
 from collections.abc import AsyncIterator
@@ -10,23 +11,46 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from support.certificates import write_pair
 from support.harness import running
 from support.toolchain import require
 
 pytestmark = pytest.mark.slow
-CADDYFILE = Path(__file__).parents[2] / "deploy/Caddyfile"
-OPTIONS = """{{
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs/configuration.md").read_text(encoding="utf-8")
+CONFIGURATIONS = {
+    "deploy": (ROOT / "deploy/Caddyfile").read_text(encoding="utf-8"),
+    **dict(re.findall(r"^```(caddyfile|nginx)\n(.+?)^```$", PAGE, re.MULTILINE | re.DOTALL)),
+}
+CADDY = """{{
 	admin off
 	auto_https disable_redirects
 	skip_install_trust
 	https_port {port}
 }}
 """
+NGINX = """
+daemon off;
+master_process off;
+pid nginx.pid;
+events {{ }}
+http {{
+  access_log off;
+  client_body_temp_path temporary;
+  proxy_temp_path temporary;
+  fastcgi_temp_path temporary;
+  uwsgi_temp_path temporary;
+  scgi_temp_path temporary;
+  server {{
+    listen {port} ssl;
+    ssl_certificate cert.pem;
+    ssl_certificate_key key.pem;
+"""
 
 
-@pytest.fixture
-async def proxy(tmp_path: Path) -> AsyncIterator[str]:
-    """Return the URL of the proxy, which has a certificate of its own authority for localhost."""
+@pytest.fixture(params=CONFIGURATIONS)
+async def proxy(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[str]:
+    """Return the URL of the proxy, which has a certificate for localhost."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     url = f"https://localhost:{port}"
@@ -36,11 +60,17 @@ async def proxy(tmp_path: Path) -> AsyncIterator[str]:
         "ZOOMGATE_HTTP_LISTEN": "127.0.0.1:0",
     }
     async with running(tmp_path / "data", environ=environ) as harness:
-        config = CADDYFILE.read_text(encoding="utf-8")
-        for replica in ("zoomgate-1:8080", "zoomgate-2:8080"):
-            config = config.replace(replica, harness.http_url.removeprefix("http://"), 1)
-        (tmp_path / "Caddyfile").write_text(OPTIONS.format(port=port) + config, encoding="utf-8")
-        command = [require("caddy", "see .ci/run"), "run", "--adapter", "caddyfile", "--config", "Caddyfile"]
+        config = CONFIGURATIONS[request.param].replace("zoomgate.example.com", "localhost")
+        config = re.sub(
+            r"(?:zoomgate-[12]|10\.0\.0\.5):8080", harness.http_url.removeprefix("http://"), config
+        )
+        if request.param == "nginx":
+            write_pair(tmp_path)
+            (tmp_path / "proxy").write_text(f"{NGINX.format(port=port)}{config}}} }}", encoding="utf-8")
+            command = [require("nginx", "see .ci/run"), "-p", str(tmp_path), "-e", "stderr", "-c", "proxy"]
+        else:
+            (tmp_path / "proxy").write_text(CADDY.format(port=port) + config, encoding="utf-8")
+            command = [require("caddy", "see .ci/run"), "run", "--adapter", "caddyfile", "--config", "proxy"]
         folders = {name: str(tmp_path) for name in ("HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME")}
         with subprocess.Popen(
             command, cwd=tmp_path, env=os.environ | folders | {"ZOOMGATE_HOST": "localhost"}
