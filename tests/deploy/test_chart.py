@@ -1,7 +1,9 @@
 """Tests for the Helm chart, rendered with the value files in its folder ci/."""
 
+import json
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,10 @@ from support.toolchain import require
 pytestmark = pytest.mark.slow
 CHART = Path(__file__).parents[2] / "deploy/helm/zoomgate"
 VALUES = sorted((CHART / "ci").glob("*-values.yaml"), reverse=True)
+MINIMAL, FULL = (("--values", str(path)) for path in VALUES)
 KUBERNETES = ("1.30.0", "1.37.0")
 """The first version that the chart supports, and the newest one whose schemas `kubernetes-validate` contains."""
+DEFAULTS = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
 
 Manifest = dict[str, Any]
 
@@ -28,24 +32,30 @@ def helm(command: str, *arguments: str, succeeds: bool = True) -> str:
     return result.stdout if succeeds else result.stderr
 
 
-def render(*arguments: str, version: str = KUBERNETES[-1]) -> str:
-    return helm("template", "release", str(CHART), "--kube-version", version, *arguments)
+def render(*arguments: str, release: str = "release", version: str = KUBERNETES[-1]) -> str:
+    return helm("template", release, str(CHART), "--kube-version", version, *arguments)
+
+
+def rejection(*arguments: str) -> str:
+    """Return the error of helm, which must reject the values."""
+    command = ("template", "release", str(CHART), "--kube-version", KUBERNETES[-1])
+    return helm(*command, *arguments, succeeds=False)
 
 
 @pytest.fixture(params=VALUES, ids=lambda path: path.stem)
 def rendered(request: pytest.FixtureRequest) -> dict[str, Manifest]:
     """Return the manifests by kind; the headless service is `Pods`."""
-    return by_kind(request.param)
+    return by_kind("--values", str(request.param))
 
 
 @pytest.fixture
 def with_everything() -> dict[str, Manifest]:
     """Return the manifests with all optional parts of the chart."""
-    return by_kind(CHART / "ci/full-values.yaml")
+    return by_kind(*FULL)
 
 
-def by_kind(values: Path) -> dict[str, Manifest]:
-    manifests = list(yaml.safe_load_all(render("--values", str(values))))
+def by_kind(*arguments: str, release: str = "release") -> dict[str, Manifest]:
+    manifests = list(yaml.safe_load_all(render(*arguments, release=release)))
     return {"Pods" if row["spec"].get("clusterIP") == "None" else row["kind"]: row for row in manifests}
 
 
@@ -168,9 +178,65 @@ def test_ingress_serves_browsers_and_zoom_only(with_everything: dict[str, Manife
 )
 def test_invalid_value_is_rejected(value: str, problem: str) -> None:
     """Secrets in values and unknown names are detected before anything is installed."""
-    minimal = str(CHART / "ci/minimal-values.yaml")
-    arguments = ("--kube-version", KUBERNETES[-1], "--values", minimal, "--set-json", value)
-    assert problem in helm("template", "release", str(CHART), *arguments, succeeds=False)
+    assert problem in rejection(*MINIMAL, "--set-json", value)
+
+
+def paths(values: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    """Return the dotted paths of all values."""
+    for name, value in values.items():
+        yield prefix + name
+        if isinstance(value, dict):
+            yield from paths(value, f"{prefix}{name}.")
+
+
+OPTIONAL = {
+    "image.tag",
+    "imagePullSecrets",
+    "settings.metrics_networks",
+    "persistence.storageClassName",
+    "extraEnv",
+    *paths({"resources": DEFAULTS["resources"]}),
+    "topologySpreadConstraints",
+    "nodeSelector",
+    "tolerations",
+    "affinity",
+    "podAnnotations",
+    "podLabels",
+    "ingress.className",
+    "ingress.annotations",
+    "networkPolicy.extraEgress",
+    "monitoring.labels",
+}
+"""Values without which the manifests are valid."""
+
+
+@pytest.mark.parametrize("path", [path for path in paths(DEFAULTS) if path not in OPTIONAL])
+def test_required_value_cannot_be_removed(path: str) -> None:
+    """Helm removes the default of a value that is null."""
+    assert f"missing property '{path.rpartition('.')[2]}'" in rejection(*FULL, "--set", f"{path}=null")
+
+
+@pytest.mark.parametrize("path", sorted(OPTIONAL))
+def test_optional_value_can_be_removed(path: str) -> None:
+    everything = "monitoring.alerts=true,ingress.enabled=true,ingress.host=host,ingress.tlsSecret=tls"
+    assert "null" not in json.dumps(by_kind(*MINIMAL, "--set", f"{everything},{path}=null"))
+
+
+def test_labels_of_the_chart_cannot_be_replaced(with_everything: dict[str, Manifest]) -> None:
+    labels = {
+        "podLabels": with_everything["StatefulSet"]["spec"]["template"]["metadata"]["labels"],
+        "monitoring.labels": with_everything["ServiceMonitor"]["metadata"]["labels"],
+    }
+    for value, row in labels.items():
+        for name in filter(re.compile(r"(app\.kubernetes\.io|helm\.sh)/").match, row):
+            problem = rejection(*FULL, "--set-json", f"{value}={json.dumps({name: 'other'})}")
+            assert f"invalid propertyName '{name}'" in problem
+
+
+def test_service_can_stop_without_draining() -> None:
+    grace = 90 + DEFAULTS["preStopSeconds"]
+    rendered = by_kind(*MINIMAL, "--set", f"settings.drain_seconds=0,terminationGracePeriodSeconds={grace}")
+    assert {"name": "ZOOMGATE_DRAIN_SECONDS", "value": "0"} in container(rendered)["env"]
 
 
 def container(rendered: dict[str, Manifest]) -> Manifest:
