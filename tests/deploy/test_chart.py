@@ -19,6 +19,7 @@ MINIMAL, FULL = (("--values", str(path)) for path in VALUES)
 KUBERNETES = ("1.30.0", "1.37.0")
 """The first version that the chart supports, and the newest one whose schemas `kubernetes-validate` contains."""
 DEFAULTS = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
+SCHEMA = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
 
 Manifest = dict[str, Any]
 
@@ -231,6 +232,62 @@ def test_labels_of_the_chart_cannot_be_replaced(with_everything: dict[str, Manif
         for name in filter(re.compile(r"(app\.kubernetes\.io|helm\.sh)/").match, row):
             problem = rejection(*FULL, "--set-json", f"{value}={json.dumps({name: 'other'})}")
             assert f"invalid propertyName '{name}'" in problem
+
+
+def test_spread_constraint_always_selects_the_pods_of_the_release() -> None:
+    selector = {"matchLabels": {"app.kubernetes.io/name": "other", "team": "identity"}}
+    constraints = json.dumps([{"topologyKey": "rack", "labelSelector": selector}])
+    manifests = by_kind(*MINIMAL, "--set-json", f"topologySpreadConstraints={constraints}")
+    spec = manifests["StatefulSet"]["spec"]
+    labels = {**spec["selector"]["matchLabels"], "team": "identity"}
+    assert spec["template"]["spec"]["topologySpreadConstraints"] == [
+        {"topologyKey": "rack", "labelSelector": {"matchLabels": labels}}
+    ]
+
+
+@pytest.mark.parametrize("text", ["123", "1.5e+3", "true", "null", "*.example.com", "a: b # c"])
+def test_text_remains_text(text: str, tmp_path: Path) -> None:
+    """Text that has a meaning in YAML is the same in the manifests."""
+    expected = json.dumps(with_free_strings("PLAIN", tmp_path)).replace("PLAIN", text)
+    assert with_free_strings(text, tmp_path) == json.loads(expected)
+
+
+def with_free_strings(text: str, directory: Path) -> dict[str, Manifest]:
+    (directory / "values.json").write_text(json.dumps(free_strings(SCHEMA, text)), encoding="utf-8")
+    return by_kind(*FULL, "--values", str(directory / "values.json"))
+
+
+def free_strings(schema: dict[str, Any], text: str) -> dict[str, Any]:
+    """Return values that set everything for which the schema accepts any text."""
+    values = {}
+    for name, row in schema["properties"].items():
+        if "properties" in row:
+            values[name] = free_strings(row, text)
+        elif row.get("type") == "string" and "pattern" not in row:
+            values[name] = text
+    return values
+
+
+@pytest.mark.parametrize("release", ["123", "true"])
+def test_release_name_remains_text(release: str) -> None:
+    expected = json.dumps(by_kind(*FULL, release="plain")).replace("plain", release)
+    assert by_kind(*FULL, release=release) == json.loads(expected)
+
+
+@pytest.mark.parametrize("release", ["a" * 53, "1" * 53, "zoomgate-" + "a" * 44, "a" * 50 + "--b"])
+def test_names_are_short_enough_for_any_release(release: str) -> None:
+    """The controller adds a hyphen and at most 10 characters to the name of the StatefulSet, for a label of its pods."""
+    manifests = by_kind(*FULL, release=release)
+    names = [row["metadata"]["name"] for row in manifests.values()]
+    names += [manifests["StatefulSet"]["metadata"]["name"] + "-0123456789"]
+    for name in names:
+        assert re.fullmatch("[a-z0-9][a-z0-9-]{,61}[a-z0-9]", name)
+
+
+def test_settings_are_literal() -> None:
+    """Kubernetes replaces $(NAME) by a variable of the container, and $$ by $."""
+    rendered = by_kind(*MINIMAL, "--set", "settings.brand_name=$(HOSTNAME) $$")
+    assert {"name": "ZOOMGATE_BRAND_NAME", "value": "$$(HOSTNAME) $$$$"} in container(rendered)["env"]
 
 
 def test_service_can_stop_without_draining() -> None:

@@ -1,10 +1,12 @@
+{{/* Kubernetes adds a hyphen and up to 10 characters to the name of a StatefulSet and uses the result as a label, of up to 63. */}}
 {{- define "zoomgate.name" -}}
-{{- if contains .Chart.Name .Release.Name }}{{ .Release.Name }}{{ else }}{{ .Release.Name }}-{{ .Chart.Name }}{{ end }}
+{{- $name := ternary .Release.Name (printf "%s-%s" .Release.Name .Chart.Name) (contains .Chart.Name .Release.Name) }}
+{{- $name | trunc 52 | trimAll "-" }}
 {{- end }}
 
 {{- define "zoomgate.selector" -}}
 app.kubernetes.io/name: {{ .Chart.Name }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
 {{- define "zoomgate.labels" -}}
@@ -14,6 +16,10 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- end }}
 
+{{/* Kubernetes would replace $(NAME) by the value of that variable. */}}
 {{- define "zoomgate.value" -}}
-{{- if kindIs "bool" . }}{{ ternary "on" "off" . }}{{ else if kindIs "float64" . }}{{ int64 . }}{{ else }}{{ . }}{{ end }}
+{{- if kindIs "bool" . }}{{ ternary "on" "off" . }}
+{{- else if kindIs "float64" . }}{{ int64 . }}
+{{- else }}{{ toString . | replace "$" "$$" }}
+{{- end }}
 {{- end }}
