@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from zoomgate_server import settings
-from zoomgate_server.app import file_descriptors
+from zoomgate_server.app import file_descriptors, scheduling
 from zoomgate_server.cli import event_loop, privileges
 from zoomgate_server.cli.output import fail
 from zoomgate_server.cli.setting_options import setting_options
@@ -84,6 +84,8 @@ def ready(started: ServiceAddresses) -> None:
 
 def run_forever(service: Coroutine[Any, Any, None], loaded: settings.Settings) -> None:
     """Run the service until it stops; exit with an error message if the service cannot start."""
+    if loaded.batch_scheduling:
+        scheduling.use_batch_class()  # before any thread starts; worker processes inherit the class
     try:
         with logs.written_in_background(), event_loop.service_signals():
             (event_loop.run if loaded.workers == 1 else asyncio.run)(service)

@@ -191,6 +191,9 @@ class Settings:
     workers: int = setting(
         integer(1, 64), "1", "number of worker processes, which share the two ports", option=True
     )
+    batch_scheduling: bool = setting(
+        SWITCH, "on", "whether the processes use the scheduling class SCHED_BATCH, on Linux"
+    )
     drain_seconds: float = setting(
         integer(0, 600), "30", "time for running calls to finish after SIGTERM, in seconds"
     )
