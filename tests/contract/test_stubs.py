@@ -36,6 +36,31 @@ IMPORTS = "import zoomgate; " + "; ".join(
     )
 )
 
+FAILED_CALL = """
+import asyncio, grpc, zoomgate
+from zoomgate.v1.auth_service_pb2_grpc import AuthServiceServicer, add_AuthServiceServicer_to_server
+
+class Service(AuthServiceServicer):
+    async def GetConnection(self, request, context):
+        await context.abort(grpc.StatusCode.NOT_FOUND, "none", (("x-request-id", "from-the-server"),))
+
+async def main():
+    server = grpc.aio.server()
+    add_AuthServiceServicer_to_server(Service(), server)
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    await server.start()
+    try:
+        async with zoomgate.AsyncClient(address, key="key") as client:
+            await client.auth.get_connection("monica@example.com")
+    except zoomgate.NotFound as error:
+        print(error.request_id)
+    finally:
+        await server.stop(None)
+
+asyncio.run(main())
+"""
+"""A call of the asyncio client that fails, with metadata from the server."""
+
 
 def run_command(*command: str, cwd: Path = ROOT, **environ: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
@@ -123,9 +148,11 @@ def test_wheel_contains_only_the_zoomgate_package(wheel: Path) -> None:
     ],
 )
 @pytest.mark.timeout(300)
-def test_wheel_imports_with_minimum_and_newest_dependencies(
+def test_wheel_works_with_minimum_and_newest_dependencies(
     wheel: Path, tmp_path: Path, packages: tuple[str, ...]
 ) -> None:
     python = virtual_environment(tmp_path / "venv", str(wheel), *packages)
     process = run_command(str(python), "-W", "error", "-c", IMPORTS, cwd=tmp_path)
     assert process.returncode == 0, process.stderr
+    process = run_command(str(python), "-c", FAILED_CALL, cwd=tmp_path)
+    assert process.stdout == "from-the-server\n", process.stderr

@@ -199,7 +199,8 @@ def from_rpc_error(error: Any, request_id: str = "", *, retry_safe: bool = False
         retry_safe: Whether the proto file declares the RPC free of side effects or idempotent.
     """
     code: grpc.StatusCode = error.code()
-    trailers: dict[str, Any] = dict(error.trailing_metadata() or ())
+    # pairs, since grpc.aio before 1.80 returns metadata whose keys() contains pairs too
+    trailers: dict[str, Any] = dict(tuple(error.trailing_metadata() or ()))
     info, bad_request, retry = (
         error_details_pb2.ErrorInfo(),
         error_details_pb2.BadRequest(),
