@@ -25,6 +25,12 @@ MAX_VALUE = 4096
 ZOOM_API_URL = "https://api.zoom.us/v2"
 """Base URL that callers may always use instead of the configured base URL."""
 
+_PLAIN_PATH = re.compile(
+    rf"(?!/(?:v2|oauth)(?:/|$))(?:/[A-Za-z0-9_@-][A-Za-z0-9._@-]*){{1,{MAX_SEGMENTS}}}",
+    re.ASCII | re.IGNORECASE,
+)
+"""Pattern of the usual paths, for which all other checks are unnecessary: no encoding, no UUID, no dot segment, no empty segment."""
+
 _PATH = re.compile(r"(?:/(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})*)+", re.ASCII)
 _QUERY = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=:@/?\[\]-]|%[0-9A-Fa-f]{2})*", re.ASCII)
 _UUID = re.compile(r"[A-Za-z0-9+/_-]{1,62}={1,2}", re.ASCII)
@@ -56,6 +62,8 @@ def parse_target(
         InvalidRequest: Only parameters in `query` are invalid.
         CallerNotAllowed: Callers may not use this path.
     """
+    if not query and len(url) <= MAX_PATH and _PLAIN_PATH.fullmatch(url):
+        return Target(url)
     path, fragment_problems, inline_query = _split(url, base_urls)
     if len(path) <= MAX_PATH:
         path = _with_encoded_uuids(path)
@@ -97,7 +105,9 @@ def proxy_path_allowed(patterns: Sequence[str], path: str) -> bool:
 
     The segments of a pattern are literals, `*` for exactly one segment that is not empty, or, at the end, `**` for any number of segments.
     """
-    segments = [decode(segment) for segment in path.split("/")[1:]]
+    segments = path.split("/")[1:]
+    if "%" in path:
+        segments = [decode(segment) for segment in segments]
     return any(_pattern_matches(pattern.split("/")[1:], segments) for pattern in patterns)
 
 

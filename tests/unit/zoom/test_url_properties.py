@@ -53,6 +53,27 @@ def test_accepted_targets_stay_below_the_base(url: str, query: list[tuple[str, s
         assert not any(ord(character) < 0x20 or character in "\\#" for character in decoded)
 
 
+def outcome(url: str) -> object:
+    """Return the target of a URL, or the class of the error."""
+    try:
+        return urls.parse_target(url)
+    except (InvalidRequest, CallerNotAllowed) as error:
+        return type(error)
+
+
+@settings(max_examples=500)
+@given(
+    st.lists(
+        st.sampled_from(["users", "me", "a.b", "@x", ".", "..", ".x", "v2", "V2", "oauth", "OAuth", ""]),
+        max_size=5,
+    )
+)
+def test_path_and_full_url_have_the_same_outcome(segments: list[str]) -> None:
+    """Usual paths are accepted without the checks that a full URL needs."""
+    path = "".join(f"/{segment}" for segment in segments)
+    assert outcome(path) == outcome(BASE + path) or not path
+
+
 @settings(max_examples=300)
 @given(st.text(alphabet="ABCDEFabc/_-+", min_size=1, max_size=62).map("{}==".format))
 def test_every_encoding_of_a_uuid_is_sent_as_one_segment(uuid: str) -> None:
