@@ -212,8 +212,8 @@ def _optional(read: Callable[..., Any]) -> Callable[[Any], Any]:
     return lambda fields: None if fields is None else read(**fields)
 
 
-def _pairs(stored: list[dict[str, Any]]) -> tuple[TokenPair, ...]:
-    return tuple(TokenPair(**fields) for fields in stored)
+def _each(read: Callable[..., Any]) -> Callable[[Any], tuple[Any, ...]]:
+    return lambda stored: tuple([read(**fields) for fields in stored])
 
 
 _READERS: dict[str, Callable[[Any], Any]] = {
@@ -222,13 +222,13 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "lease": _optional(Lease),
     "last_error": _optional(LastError),
     "tokens": _optional(TokenPair),
-    "pending_attempts": lambda stored: tuple(PendingAttempt(**fields) for fields in stored),
+    "pending_attempts": _each(PendingAttempt),
     "previous_commit_ids": tuple,
     "recent_refresh_times": tuple,
     "used_token_digests": tuple,
-    "alternate_pairs": _pairs,
-    "superseded_pairs": _pairs,
-    "pairs_to_revoke": _pairs,
+    "alternate_pairs": _each(TokenPair),
+    "superseded_pairs": _each(TokenPair),
+    "pairs_to_revoke": _each(TokenPair),
 }
 """Functions that read a field from its stored form. Other fields are stored as they are."""
 
@@ -265,16 +265,14 @@ def decode(envelope: Envelope, record: Record) -> ConnectionRecord:
     """
     opened = envelope.open(record)
     try:
-        stored = {name: opened.header[name] for name in _HEADER} | {
-            name: opened.secret[name] for name in _SECRET
-        }
-        fields = {
-            name: _READERS[name](value) if name in _READERS else value for name, value in stored.items()
-        }
+        fields = {name: opened.header[name] for name in _HEADER}
+        fields |= {name: opened.secret[name] for name in _SECRET}
+        for name, read in _READERS.items():
+            fields[name] = read(fields[name])
         connection = ConnectionRecord(
             zoom_user_id=record.key.subject,
             rev=record.rev,
-            read_update_time=stored["update_time"],
+            read_update_time=fields["update_time"],
             grant=opened.grant,
             generation=opened.generation,
             due_at=record.due_at,

@@ -97,24 +97,25 @@ class Record:
 
         A column of an unexpected type is treated as empty. If the encryption authenticates it, decryption then fails.
         """
-        valid: dict[str, Any] = {
-            name: columns[name] for name, kind in COLUMN_TYPES.items() if isinstance(columns.get(name), kind)
-        }
-        return replace(cls(key, b"", rev), **valid)
+        valid: dict[str, Any] = {"value": b""}
+        for name, types in COLUMN_TYPES.items():
+            if isinstance(value := columns.get(name), types):
+                valid[name] = value
+        return cls(key, rev=rev, **valid)
 
     def columns(self) -> dict[str, Any]:
         """Return the columns in the order of `COLUMN_TYPES`."""
         return {name: getattr(self, name) for name in COLUMN_TYPES}
 
 
-COLUMN_TYPES = {
+COLUMN_TYPES: Mapping[str, type | tuple[type, ...]] = {
     "value": bytes,
     "state": str,
     "key_id": str,
     "user_email": str,
-    "changed_at": float | int,
-    "due_at": float | int,
-    "expire_at": float | int,
+    "changed_at": (float, int),
+    "due_at": (float, int),
+    "expire_at": (float, int),
 }
 """Types of the columns of a record, other than its key and its revision."""
 

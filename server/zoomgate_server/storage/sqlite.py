@@ -34,7 +34,6 @@ from zoomgate_server.storage.record_store import (
 )
 from zoomgate_server.storage.scan import count_records, inspect
 from zoomgate_server.storage.timing import SqliteTiming
-from zoomgate_server.telemetry.background_tasks import retrieve_exception
 
 SCHEMA_VERSION = 1
 APPLICATION_ID = 0x5A474154
@@ -42,6 +41,9 @@ APPLICATION_ID = 0x5A474154
 
 WAL_VERSIONS = b"\2\2"
 """Bytes 18 and 19 of a file in WAL mode. See https://www.sqlite.org/fileformat.html#file_format_version_numbers."""
+
+MAX_QUICK_OPERATIONS = 64
+"""Maximum number of quick operations whose results are returned together."""
 
 _COLUMNS = ("rev", *COLUMN_TYPES)
 _KEY = "app = ? AND kind = ? AND subject = ?"
@@ -153,6 +155,37 @@ async def _read_only(path: Path) -> AsyncIterator[tuple["SqliteStore", sqlite3.C
         ) from None
 
 
+@dataclass(slots=True)
+class _Job:
+    """An operation in the queue of the store's thread.
+
+    Attributes:
+        is_quick: Whether the operation reads a single record.
+    """
+
+    operation: Callable[[], Any]
+    is_quick: bool
+    done: asyncio.Future[Any]
+    result: Any = None
+    error: BaseException | None = None
+
+    def run(self) -> None:
+        """Run the operation."""
+        try:
+            self.result = self.operation()
+        except BaseException as error:  # noqa: BLE001 - raised by `done`
+            self.error = error
+
+    def finish(self) -> None:
+        """Return the result to the caller, unless the caller is canceled."""
+        if self.done.done():
+            return
+        if self.error is None:
+            self.done.set_result(self.result)
+        else:
+            self.done.set_exception(self.error)
+
+
 class SqliteStore:
     """A record store in one file, created with `open`.
 
@@ -178,6 +211,8 @@ class SqliteStore:
         self._queue: deque[_Write] = deque()
         self._inode = path.stat().st_ino
         self._closed = False
+        self._jobs: deque[_Job] = deque()
+        self._is_working = False
 
     @classmethod
     async def open(
@@ -209,7 +244,9 @@ class SqliteStore:
 
     async def get(self, key: RecordKey) -> tuple[Record | None, float]:
         """Return one record and the store's current time."""
-        return await self._run(lambda: self._read(f"{_SELECT} WHERE {_KEY}", *_key_values(key)))
+        return await self._run(
+            lambda: self._read(f"{_SELECT} WHERE {_KEY}", *_key_values(key)), is_quick=True
+        )
 
     async def put(self, record: Record, if_rev: int) -> int | None:
         """Write a record durably if its revision is still `if_rev`.
@@ -241,7 +278,9 @@ class SqliteStore:
 
     async def find(self, app: str, user_email: str) -> tuple[Record | None, float]:
         """Return the record with an email address and the store's current time."""
-        return await self._run(lambda: self._read(f"{_SELECT} WHERE {_EMAIL}", app, user_email))
+        return await self._run(
+            lambda: self._read(f"{_SELECT} WHERE {_EMAIL}", app, user_email), is_quick=True
+        )
 
     async def count(self, app: str, kind: Kind) -> dict[str, int]:
         """Count the records of a kind by key ID."""
@@ -285,26 +324,61 @@ class SqliteStore:
         if self._closed:
             return
         self._closed = True
-        loop = asyncio.get_running_loop()
-        await asyncio.shield(loop.run_in_executor(self._executor, self._connection.close))
+        await asyncio.shield(self._enqueue(self._connection.close).done)
         self._executor.shutdown(wait=True)
 
-    async def _run(self, operation: Callable[[], _T]) -> _T:
+    async def _run(self, operation: Callable[[], _T], *, is_quick: bool = False) -> _T:
         """Run an operation on the store's thread. The operation continues if the caller is canceled."""
         if self._closed:
             raise StoreError("the store is closed")
-        queued = self._executor.submit(self._translate_errors, operation)
-        done = asyncio.wrap_future(queued)
-        done.add_done_callback(retrieve_exception)
+        job = self._enqueue(lambda: self._translate_errors(operation), is_quick=is_quick)
+        timer = asyncio.get_running_loop().call_later(self._timing.queue_timeout, self._expire, job)
         try:
-            async with asyncio.timeout(self._timing.queue_timeout):
-                return await asyncio.shield(done)
-        except TimeoutError:
-            if queued.cancel():
-                raise StoreError(
-                    "SQLite is too slow; earlier operations are still waiting for its file"
-                ) from None
-        return await asyncio.shield(done)  # the operation has started and will complete
+            result: _T = await job.done
+        finally:
+            timer.cancel()
+        return result
+
+    def _enqueue(self, operation: Callable[[], Any], *, is_quick: bool = False) -> "_Job":
+        job = _Job(operation, is_quick, asyncio.get_running_loop().create_future())
+        self._jobs.append(job)
+        if not self._is_working:
+            self._work()
+        return job
+
+    def _expire(self, job: "_Job") -> None:
+        """Fail an operation that has not started yet."""
+        with contextlib.suppress(ValueError):  # the operation has started, and will complete
+            self._jobs.remove(job)
+            job.error = StoreError("SQLite is too slow; earlier operations are still waiting for its file")
+            job.finish()
+
+    def _work(self) -> None:
+        """Run the queued operations on the store's thread."""
+        self._is_working = bool(self._jobs)
+        if self._is_working:
+            self._executor.submit(self._run_jobs, asyncio.get_running_loop())
+
+    def _run_jobs(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Run one operation, or the quick operations at the start of the queue.
+
+        Waking the event loop takes longer than a quick operation, so the results of these are returned together.
+        """
+        finished: list[_Job] = []
+        # `_expire` may remove jobs at any time
+        with contextlib.suppress(IndexError):
+            while not finished or (
+                len(finished) < MAX_QUICK_OPERATIONS and finished[-1].is_quick and self._jobs[0].is_quick
+            ):
+                job = self._jobs.popleft()
+                job.run()
+                finished.append(job)
+        loop.call_soon_threadsafe(self._return_results, finished)
+
+    def _return_results(self, finished: "list[_Job]") -> None:
+        for job in finished:
+            job.finish()
+        self._work()
 
     def _translate_errors(self, operation: Callable[[], _T]) -> _T:
         """Run an operation, and convert SQLite errors to `StoreError`, since their messages may contain paths and values."""

@@ -207,6 +207,47 @@ async def test_operation_fails_after_waiting_too_long_for_earlier_ones(tmp_path:
     await store.close()
 
 
+async def test_operations_of_canceled_callers_complete_in_order(tmp_path: Path) -> None:
+    """Closing the store waits for operations that are still queued, even if their callers are canceled."""
+    path = tmp_path / "s.db"
+    store = await SqliteStore.open(path, time.time)
+    started, release = threading.Event(), threading.Event()
+    blocking = asyncio.create_task(store._run(lambda: (started.set(), release.wait())))
+    await asyncio.to_thread(started.wait)
+    writing = asyncio.create_task(store.put(RECORD, 0))
+    reading = asyncio.create_task(store.get(RECORD.key))
+    await asyncio.sleep(0)
+    blocking.cancel()
+    writing.cancel()
+    closed = asyncio.create_task(store.close())
+    await asyncio.sleep(0)
+    release.set()
+    await closed
+    assert (await reading)[0] is not None
+    reopened = await SqliteStore.open(path, time.time)
+    assert (await reopened.get(RECORD.key))[0] is not None
+    await reopened.close()
+
+
+async def test_reads_are_not_delayed_by_a_later_write(tmp_path: Path) -> None:
+    """Reads that were queued together return before a write that waits for the lock of another process."""
+    path = tmp_path / "s.db"
+    store = await SqliteStore.open(path, time.time)
+    await store.put(RECORD, 0)
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    reads = [asyncio.create_task(store.get(RECORD.key)) for _ in range(3)]
+    writing = asyncio.create_task(store.put(replace(RECORD, key=replace(RECORD.key, subject="other")), 0))
+    async with asyncio.timeout(4):
+        records = await asyncio.gather(*reads)
+    assert [record is not None for record, _ in records] == [True] * 3
+    assert not writing.done()
+    other.execute("ROLLBACK")
+    other.close()
+    assert await writing
+    await store.close()
+
+
 @pytest.mark.parametrize("column", ["user_email", "subject"])
 async def test_row_with_a_corrupt_address_or_subject_is_omitted(tmp_path: Path, column: str) -> None:
     """Reads by email address find all other records, changes contain no corrupt address, and the user can be connected again."""
