@@ -1,5 +1,6 @@
 """Token pairs as Zoom issued them."""
 
+import sys
 from dataclasses import dataclass, field
 
 from zoomgate_server.zoom.token_outcome import Issued
@@ -25,6 +26,10 @@ class TokenPair:
     access_expire_at: float
     obtained_at: float
     is_exchanged: bool = True
+
+    def __post_init__(self) -> None:
+        # most users have the same scopes, which may be as long as a token
+        object.__setattr__(self, "scope", sys.intern(self.scope))
 
     @classmethod
     def from_response(cls, issued: Issued, obtained_at: float, *, previous: str = "") -> "TokenPair":
