@@ -1,12 +1,16 @@
-"""Baseline of the benchmarks: a gateway with minimal functionality.
+"""Baseline of the benchmarks: a gateway with minimal functionality, with the scheduling class and the kind of handlers of the service.
 
-`python -m bench.baseline pass BASE_URL` forwards calls of ProxyService.Get to BASE_URL.
 `python -m bench.baseline echo` responds to calls of AuthService.GetToken immediately.
+`python -m bench.baseline pass BASE_URL [CERTIFICATE KEY]` forwards calls of ProxyService.Get to BASE_URL; it serves TLS if there is a
+certificate.
 """
 
 import asyncio
+import os
 import signal
 import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -14,34 +18,31 @@ import grpc.aio
 import uvloop
 from yarl import URL
 
-from zoomgate.v1 import auth_service_pb2, auth_service_pb2_grpc, proxy_service_pb2, proxy_service_pb2_grpc
+from zoomgate.v1 import auth_service_pb2, proxy_service_pb2
 
 
-class PassThrough(proxy_service_pb2_grpc.ProxyServiceServicer):
-    """A ProxyService that forwards a GET request with a bearer token, and returns the body of the response."""
+def forward_to(base: str, session: aiohttp.ClientSession) -> Callable[[Any, Any], Awaitable[Any]]:
+    """Return a handler that forwards a GET request with a bearer token, and returns the body of the response."""
 
-    def __init__(self, base: str, session: aiohttp.ClientSession) -> None:
-        self._base = base
-        self._session = session
-
-    async def Get(self, request: Any, context: Any) -> Any:  # noqa: ARG002, N802
-        """Forward the request."""
-        url = URL(self._base + request.url, encoded=True)
-        async with self._session.get(url, headers={"Authorization": "Bearer token"}) as response:
+    async def forward(request: Any, context: Any) -> Any:  # noqa: ARG001
+        url = URL(base + request.url, encoded=True)
+        async with session.get(url, headers={"Authorization": "Bearer token"}) as response:
             body = await response.read()
             zoom_response = proxy_service_pb2.ZoomResponse(status=response.status, body=body)
             return proxy_service_pb2.GetResponse(response=zoom_response)
 
+    return forward
 
-class Echo(auth_service_pb2_grpc.AuthServiceServicer):
-    """An AuthService that returns a fixed token."""
 
-    async def GetToken(self, request: Any, context: Any) -> Any:  # noqa: ARG002, N802
-        """Return the token."""
-        token = auth_service_pb2.Token(
-            access_token="t" * 64, token_type="bearer", expires_in=3600, generation=1
-        )
-        return auth_service_pb2.GetTokenResponse(token=token)
+async def echo(request: Any, context: Any) -> Any:  # noqa: ARG001
+    """Return a fixed token."""
+    token = auth_service_pb2.Token(access_token="t" * 64, token_type="bearer", expires_in=3600, generation=1)
+    return auth_service_pb2.GetTokenResponse(token=token)
+
+
+def credentials(certificate: Path, key: Path) -> grpc.ServerCredentials:
+    """Return the credentials of a server with TLS."""
+    return grpc.ssl_server_credentials([(key.read_bytes(), certificate.read_bytes())])
 
 
 async def main() -> None:
@@ -51,14 +52,21 @@ async def main() -> None:
     server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
         if sys.argv[1] == "pass":
-            pass_through: Any = PassThrough
-            proxy_service_pb2_grpc.add_ProxyServiceServicer_to_server(
-                pass_through(sys.argv[2], session), server
-            )
+            service, method, respond = "ProxyService", "Get", forward_to(sys.argv[2], session)
+            types: Any = proxy_service_pb2.GetRequest, proxy_service_pb2.GetResponse
         else:
-            echo: Any = Echo
-            auth_service_pb2_grpc.add_AuthServiceServicer_to_server(echo(), server)
-        port = server.add_insecure_port("127.0.0.1:0")
+            service, method, respond = "AuthService", "GetToken", echo
+            types = auth_service_pb2.GetTokenRequest, auth_service_pb2.GetTokenResponse
+        handler: Any = grpc.unary_unary_rpc_method_handler(
+            respond, types[0].FromString, types[1].SerializeToString
+        )
+        server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler(f"zoomgate.v1.{service}", {method: handler}),)
+        )
+        if len(sys.argv) > 3:
+            port = server.add_secure_port("127.0.0.1:0", credentials(*map(Path, sys.argv[3:])))
+        else:
+            port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         print(f"ready grpc=127.0.0.1:{port}", flush=True)
         await stop.wait()
@@ -66,4 +74,6 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
+    if hasattr(os, "SCHED_BATCH"):
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     uvloop.run(main())

@@ -35,6 +35,9 @@ from zoomgate_server.storage.record_store import Record
 from zoomgate_server.storage.sqlite import SqliteStore
 
 CONNECTIONS = 100_000
+SCOPE = " ".join(f"meeting:read:scope{number}" for number in range(24))
+"""Zoom's apps often have dozens of scopes, which are the same for all users of an app."""
+
 CLIENT_ID = "zoomgate-dev"
 ZOOMGATE = str(Path(sys.executable).with_name("zoomgate"))
 IDLE_SECONDS = 60
@@ -65,10 +68,16 @@ class Listing:
         )
 
 
+def active_users(count: int) -> Iterator[str]:
+    """Yield the email addresses of the first users whose tokens are valid."""
+    numbers = (number for number in itertools.count() if number % 100 not in (1, 2))
+    return (f"user{number:07}@example.com" for number in itertools.islice(numbers, count))
+
+
 def records(envelope: Envelope, count: int) -> Iterator[Record]:
     """Yield encrypted connections. One in a hundred needs a new consent, and one in a hundred is an expired tombstone."""
     now = time.time()
-    pair = TokenPair("a" * 600, "r" * 600, "user:read:user", now + 3600, now)
+    pair = TokenPair("a" * 600, "r" * 600, SCOPE, now + 3600, now)
     for number in range(count):
         active = ConnectionRecord(
             zoom_user_id=f"z{number:07}",

@@ -1,9 +1,10 @@
-"""The upstream of the benchmarks: nginx, which serves a meeting of 1.5 KB."""
+"""The upstream of the benchmarks: nginx, which serves a meeting of 1.5 KB with and without TLS."""
 
 import json
 import socket
 import subprocess
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 USER = "bench@example.com"
@@ -76,16 +77,39 @@ def free_port() -> int:
         return port
 
 
-def start(directory: Path, wrap: list[str]) -> tuple[subprocess.Popen[bytes], str]:
-    """Start nginx and return it with the base URL of its API."""
-    port = free_port()
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """A running nginx.
+
+    Attributes:
+        url: Base URL of its API.
+        tls_url: The same API over TLS.
+        certificate: PEM file of the self-signed certificate, which the services under load use too.
+        key: PEM file of the private key.
+    """
+
+    process: subprocess.Popen[bytes]
+    url: str
+    tls_url: str
+    certificate: Path
+    key: Path
+
+
+def start(directory: Path, wrap: list[str]) -> Upstream:
+    """Start nginx."""
+    port, tls_port = free_port(), free_port()
+    certificate, key = directory / "cert.pem", directory / "key.pem"
+    options = "-x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=bench -addext subjectAltName=IP:127.0.0.1"
+    command = ["openssl", "req", *options.split(), "-out", str(certificate), "-keyout", str(key)]
+    subprocess.run(command, capture_output=True, check=True)
     files = directory / "www"
     files.mkdir()
     (files / "meeting").write_bytes(BODY)
     (files / "me").write_bytes(ME)
     config = directory / "nginx.conf"
+    # a master process that runs as root would give the directory to another user; otherwise, `user` has no effect
     config.write_text(
-        f"""daemon off; worker_processes 1; error_log {directory}/error.log; pid {directory}/nginx.pid;
+        f"""user root; daemon off; worker_processes 1; error_log {directory}/error.log; pid {directory}/nginx.pid;
 events {{ worker_connections 4096; }}
 http {{
   access_log off; keepalive_requests 100000000; default_type application/json;
@@ -94,18 +118,24 @@ http {{
   open_file_cache max=10;
   server {{
     listen 127.0.0.1:{port};
+    listen 127.0.0.1:{tls_port} ssl;
+    ssl_certificate {certificate};
+    ssl_certificate_key {key};
     location = /v2/users/me {{ alias {files}/me; }}
     location = /v2/meetings/{MEETING_ID} {{ alias {files}/meeting; }}
   }}
 }}
 """
     )
-    process = subprocess.Popen([*wrap, "nginx", "-p", str(directory), "-c", str(config)])
+    process = subprocess.Popen(
+        [*wrap, "nginx", "-p", str(directory), "-c", str(config)], stderr=subprocess.DEVNULL
+    )
     for _ in range(200):
         try:
-            socket.create_connection(("127.0.0.1", port), timeout=0.2).close()
+            socket.create_connection(("127.0.0.1", tls_port), timeout=0.2).close()
         except OSError:
             time.sleep(0.02)
         else:
-            return process, f"http://127.0.0.1:{port}/v2"
+            urls = f"http://127.0.0.1:{port}/v2", f"https://127.0.0.1:{tls_port}/v2"
+            return Upstream(process, *urls, certificate, key)
     raise RuntimeError("nginx did not start")
