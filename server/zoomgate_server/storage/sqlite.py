@@ -12,8 +12,8 @@ import sqlite3
 import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -258,9 +258,12 @@ class SqliteStore:
         try:
             await self._run(self._commit_queued)
         except StoreError:
-            with contextlib.suppress(ValueError):
+            try:
                 self._queue.remove(write)  # not to be committed later
-            raise
+            except ValueError:  # the transaction of an earlier write contains this one
+                await asyncio.shield(asyncio.wrap_future(write.done))
+            else:
+                raise
         if write.error is not None:
             raise write.error
         return write.rev
@@ -425,10 +428,13 @@ class SqliteStore:
 
     def _commit_queued(self) -> None:
         """Perform all queued writes in one transaction. An error of SQLite fails all of them."""
-        writes = [self._queue.popleft() for _ in range(len(self._queue))]
-        if not writes:
-            return
+        writes: list[_Write] = []
         try:
+            with contextlib.suppress(IndexError):  # `put` may remove writes at the same time
+                while True:
+                    writes.append(self._queue.popleft())
+            if not writes:
+                return
             self._connection.execute("BEGIN IMMEDIATE")
             with self._connection:  # commits, or rolls back on an error
                 for write in writes:
@@ -436,6 +442,8 @@ class SqliteStore:
         except Exception as error:  # noqa: BLE001 - for example MemoryError
             for write in writes:
                 write.error = StoreError(f"SQLite failed ({_error_name(error)})")
+        for write in writes:
+            write.done.set_result(None)
 
     def _put(self, write: "_Write") -> None:
         """Perform a write within a transaction."""
@@ -464,12 +472,14 @@ class _Write:
     Attributes:
         rev: The new revision, or None on conflict.
         error: Why the record was not written.
+        done: Completes when `rev` and `error` are final.
     """
 
     record: Record
     if_rev: int
     rev: int | None = None
     error: StoreError | UserEmailTaken | None = None
+    done: Future[None] = field(default_factory=Future)
 
 
 def _key_values(key: RecordKey) -> tuple[str, str, str]:

@@ -248,6 +248,32 @@ async def test_reads_are_not_delayed_by_a_later_write(tmp_path: Path) -> None:
     await store.close()
 
 
+async def test_write_in_a_running_transaction_returns_its_result(tmp_path: Path) -> None:
+    """It waits longer than the queue timeout, since it is committed with the transaction, and must not be reported as failed."""
+    path = tmp_path / "s.db"
+    store = await SqliteStore.open(path, time.time, SqliteTiming(queue_timeout=0.5))
+    started, release = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        started.set()
+        release.wait()
+
+    waiting = asyncio.create_task(store._run(wait))
+    await asyncio.to_thread(started.wait)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        writes = asyncio.gather(*(store.put(record, 0) for record in records(3)))
+        await asyncio.sleep(0)  # the writes are queued
+        release.set()
+        await waiting
+        with pytest.raises(StoreError, match="too slow"):  # later than the timeouts of the writes
+            await store.get(RECORD.key)
+        other.execute("ROLLBACK")
+    assert None not in await writes
+    assert len(await store.page("app", Kind.USER, Query(limit=10))) == 3
+    await store.close()
+
+
 @pytest.mark.parametrize("column", ["user_email", "subject"])
 async def test_row_with_a_corrupt_address_or_subject_is_omitted(tmp_path: Path, column: str) -> None:
     """Reads by email address find all other records, changes contain no corrupt address, and the user can be connected again."""
