@@ -20,8 +20,9 @@ from zoomgate.v1 import connection_pb2, error_reason_pb2
 from zoomgate.v1 import meetings_service_pb2 as meetings
 
 AUTH, MEETINGS, _ = SERVICES
-GET_TOKEN, GET_CONNECTION, LIST = (
-    AUTH.methods_by_name[name] for name in ("GetToken", "GetConnection", "ListConnections")
+GET_TOKEN, GET_CONNECTION, GET_AUTHORIZATION, LIST = (
+    AUTH.methods_by_name[name]
+    for name in ("GetToken", "GetConnection", "GetAuthorization", "ListConnections")
 )
 CREATE = MEETINGS.methods_by_name["CreateMeeting"]
 KEY = "zgk_canary-key"
@@ -344,6 +345,57 @@ def test_wait_for_connection_returns_only_a_newer_consent(
     respond(channel, GET_CONNECTION, code=grpc.StatusCode.NOT_FOUND, trailers=trailers)
     with pytest.raises(TimeoutError, match="x did not consent"):
         call.result()
+
+
+def test_wait_for_connection_continues_after_the_authorization_has_expired(
+    client: Client, channel: grpc_testing.Channel, pool: ThreadPoolExecutor
+) -> None:
+    """The connection may be created at the last moment, and is read first. A state that was never valid ends the wait."""
+    missing, invalid = failure_trailers("ZOOM_NOT_CONNECTED"), failure_trailers("INVALID_STATE")
+    pending = auth.GetAuthorizationResponse(state=auth.GetAuthorizationResponse.STATE_PENDING)
+    active = connection_pb2.Connection(state=connection_pb2.Connection.STATE_ACTIVE)
+
+    def respond_not_connected() -> None:
+        respond(channel, GET_CONNECTION, code=grpc.StatusCode.NOT_FOUND, trailers=missing)
+
+    def respond_invalid_state() -> None:
+        respond(channel, GET_AUTHORIZATION, code=grpc.StatusCode.INVALID_ARGUMENT, trailers=invalid)
+
+    call = pool.submit(client.wait_for_connection, "x", state="s")
+    respond_not_connected()
+    respond(channel, GET_AUTHORIZATION, pending)
+    respond_not_connected()
+    respond_invalid_state()
+    respond_not_connected()
+    respond(channel, GET_CONNECTION, auth.GetConnectionResponse(connection=active))
+    assert call.result() == active
+    call = pool.submit(client.wait_for_connection, "x", state="s", timeout=1.5)
+    respond_not_connected()
+    respond(channel, GET_AUTHORIZATION, pending)
+    respond_not_connected()
+    respond_invalid_state()
+    assert isinstance(call.exception(), TimeoutError)
+    call = pool.submit(client.wait_for_connection, "x", state="s")
+    respond(channel, GET_CONNECTION, auth.GetConnectionResponse(connection=active))
+    assert call.result() == active
+    call = pool.submit(client.wait_for_connection, "x", state="s")
+    respond_not_connected()
+    respond_invalid_state()
+    assert isinstance(call.exception(), errors.InvalidRequest)
+
+
+def test_failure_with_a_reason_of_a_newer_server_is_raised(
+    client: Client, channel: grpc_testing.Channel, pool: ThreadPoolExecutor
+) -> None:
+    call = pool.submit(client.wait_for_connection, "x", state="s")
+    trailers = failure_trailers("ZOOM_NOT_CONNECTED")
+    respond(channel, GET_CONNECTION, code=grpc.StatusCode.NOT_FOUND, trailers=trailers)
+    failed = auth.GetAuthorizationResponse.STATE_FAILED
+    response = auth.GetAuthorizationResponse(state=failed, error_reason=9999, error_message="m")  # type: ignore[arg-type]
+    respond(channel, GET_AUTHORIZATION, response)
+    with pytest.raises(errors.AuthorizationFailed, match="m") as raised:
+        call.result()
+    assert raised.value.reason == "9999"
 
 
 def test_wait_for_connection_times_out_if_the_service_does_not_respond(pool: ThreadPoolExecutor) -> None:

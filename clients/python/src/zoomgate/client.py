@@ -166,17 +166,17 @@ class Client(_BaseClient):
             ZoomgateError: The connection could not be read for a reason other than NOT_FOUND. Temporary failures, such as a restart of
                 the service, are raised only if they last until the end of the wait.
         """
-        wait = _ConnectionWait(user_email, timeout)
+        wait = _ConnectionWait(user_email, state, timeout)
         while True:
             try:
-                if state:
+                limit = wait.call_timeout(self._session)
+                with contextlib.suppress(NotConnected):
+                    response = self.auth.get_connection(user_email=user_email, timeout=limit)
+                    if _is_new(response.connection, after):
+                        return response.connection
+                if wait.state:
                     limit = wait.call_timeout(self._session)
-                    _check_outcome(self.auth.get_authorization(state=state, timeout=limit))
-                response = self.auth.get_connection(
-                    user_email=user_email, timeout=wait.call_timeout(self._session)
-                )
-                if _is_new(response.connection, after):
-                    return response.connection
+                    wait.check_outcome(self.auth.get_authorization(state=wait.state, timeout=limit))
                 pause = wait.pause_after(None)
             except ZoomgateError as error:
                 pause = wait.pause_after(error, closed=self._session.closed)
@@ -292,17 +292,17 @@ class AsyncClient(_BaseClient):
         timeout: float = 600.0,
     ) -> Connection:
         """Wait until a user has consented. See `Client.wait_for_connection`."""
-        wait = _ConnectionWait(user_email, timeout)
+        wait = _ConnectionWait(user_email, state, timeout)
         while True:
             try:
-                if state:
+                limit = wait.call_timeout(self._session)
+                with contextlib.suppress(NotConnected):
+                    response = await self.auth.get_connection(user_email=user_email, timeout=limit)
+                    if _is_new(response.connection, after):
+                        return response.connection
+                if wait.state:
                     limit = wait.call_timeout(self._session)
-                    _check_outcome(await self.auth.get_authorization(state=state, timeout=limit))
-                response = await self.auth.get_connection(
-                    user_email=user_email, timeout=wait.call_timeout(self._session)
-                )
-                if _is_new(response.connection, after):
-                    return response.connection
+                    wait.check_outcome(await self.auth.get_authorization(state=wait.state, timeout=limit))
                 pause = wait.pause_after(None)
             except ZoomgateError as error:
                 pause = wait.pause_after(error, closed=self._session.closed)
@@ -349,9 +349,15 @@ class _WatchPosition:
 
 
 class _ConnectionWait:
-    """The time limit of a wait for a user's consent, and the pauses between polls."""
+    """The time limit of a wait for a user's consent, and the pauses between polls.
 
-    def __init__(self, user_email: str, timeout: float) -> None:
+    Attributes:
+        state: The state of the authorization to poll, or empty.
+    """
+
+    def __init__(self, user_email: str, state: str, timeout: float) -> None:
+        self.state = state
+        self._is_state_valid = False
         self._user_email = user_email
         self._timeout = check_timeout(timeout)
         self._deadline = time.monotonic() + timeout
@@ -359,6 +365,17 @@ class _ConnectionWait:
     def call_timeout(self, session: Session) -> float:
         """Return the timeout of the next poll."""
         return min(session.timeout, max(self._deadline - time.monotonic(), _POLL_SECONDS))
+
+    def check_outcome(self, outcome: GetAuthorizationResponse) -> None:
+        """Raise the error of an authorization that has failed."""
+        self._is_state_valid = True
+        if outcome.state == GetAuthorizationResponse.STATE_FAILED:
+            known = ErrorReason.DESCRIPTOR.values_by_number.get(outcome.error_reason)
+            # a newer server may send a reason that this client does not know
+            reason = known.name.removeprefix("ERROR_REASON_") if known else str(outcome.error_reason)
+            raise AuthorizationFailed(
+                grpc.StatusCode.FAILED_PRECONDITION, outcome.error_message, reason=reason
+            )
 
     def pause_after(self, error: ZoomgateError | None, *, closed: bool = False) -> float:
         """Return the delay in seconds before the next poll.
@@ -369,22 +386,17 @@ class _ConnectionWait:
         Raises:
             TimeoutError: No time is left.
         """
+        if error is not None and error.reason == "INVALID_STATE" and self._is_state_valid:
+            self.state, error = "", None  # expired, while the connection may still be created
         pause = max(_POLL_SECONDS, (error and error.retry_delay) or 0.0)
         is_over = time.monotonic() + pause > self._deadline
-        if error is not None and not isinstance(error, NotConnected):
+        if error is not None:
             is_temporary = _is_temporary(error) or isinstance(error, DeadlineExceeded)
             if closed or is_over or not is_temporary:
                 raise error
         if is_over:
             raise TimeoutError(f"{self._user_email} did not consent within {self._timeout:g} seconds")
         return pause
-
-
-def _check_outcome(outcome: GetAuthorizationResponse) -> None:
-    """Raise the error of an authorization that has failed."""
-    if outcome.state == GetAuthorizationResponse.STATE_FAILED:
-        reason = ErrorReason.Name(outcome.error_reason).removeprefix("ERROR_REASON_")
-        raise AuthorizationFailed(grpc.StatusCode.FAILED_PRECONDITION, outcome.error_message, reason=reason)
 
 
 def _is_temporary(error: ZoomgateError) -> bool:
