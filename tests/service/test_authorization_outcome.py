@@ -12,8 +12,13 @@ from zoom_simulator.faults import Fault
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1.error_reason_pb2 import ErrorReason
 from zoomgate_server.authorization.limits import STATE_SECONDS
+from zoomgate_server.authorization.repository import AuthorizationRepository
+from zoomgate_server.encryption import key_file
+from zoomgate_server.encryption.envelope import Envelope
+from zoomgate_server.errors import AuthorizationDeclined
 from zoomgate_server.storage.record_store import Kind, Record, StoreError
 
+APP = "loopback|zoomgate-dev"
 OWN_PAGE = {"ZOOMGATE_REDIRECT_URI": "http://127.0.0.1:9/zoom-done"}
 
 
@@ -129,6 +134,21 @@ async def test_outcome_is_returned_until_the_authorization_expires(tmp_path: Pat
         request = pb.GetAuthorizationRequest(state=started.state)
         error = await zoomgate.error_of(zoomgate.auth.GetAuthorization, request)
         assert error.short == ("INVALID_ARGUMENT", "INVALID_STATE")
+
+
+async def test_reason_that_a_newer_version_has_stored_is_unspecified(tmp_path: Path) -> None:
+    async with running(tmp_path) as zoomgate:
+        started = await zoomgate.begin_authorization()
+        authorizations = AuthorizationRepository(
+            store=zoomgate.store,
+            envelope=Envelope(app=APP, keys=key_file.load(tmp_path / "keys.json")),
+            reason_of=lambda _: "REASON_OF_A_NEWER_VERSION",
+        )
+        pending = await authorizations.get(started.state, "authorization")
+        with pytest.raises(AuthorizationDeclined):
+            async with authorizations.consuming(started.state, pending):
+                raise AuthorizationDeclined("m")
+        assert await outcome(zoomgate, started.state) == ("FAILED", "UNSPECIFIED", "m")
 
 
 async def test_outcome_that_cannot_be_stored_does_not_change_the_result(zoomgate: Harness) -> None:

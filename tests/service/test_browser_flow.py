@@ -462,12 +462,15 @@ async def test_return_to_receives_a_one_time_ticket(zoomgate: Harness) -> None:
         assert return_url.host == "127.0.0.1"
         assert return_url.query["from"] == "zoom"
         request = pb.CompleteAuthorizationRequest(ticket=return_url.query["ticket"])
+        get_request = pb.GetAuthorizationRequest(state=request.ticket)
+        assert (await service.error_of(service.auth.GetAuthorization, get_request)).reason == "INVALID_STATE"
         other_caller = await service.error_of(service.auth.CompleteAuthorization, request, "blind")
         assert other_caller.reason == "INVALID_STATE"
         completed = await service.call(service.auth.CompleteAuthorization, request)
         assert (completed.user_email, dict(completed.options)) == (MONICA, {"cart": 7})
         assert completed.connection.state == Connection.STATE_ACTIVE
         assert (await service.error_of(service.auth.CompleteAuthorization, request)).reason == "INVALID_STATE"
+        assert (await service.error_of(service.auth.GetAuthorization, get_request)).reason == "INVALID_STATE"
         unknown = await service.error_of(
             service.auth.BeginAuthorization,
             pb.BeginAuthorizationRequest(user_email=MONICA, return_to="https://evil.example"),

@@ -8,7 +8,6 @@ consented has the requested email address.
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Never
 from urllib.parse import urlencode
 
 from zoomgate_server.audit.event import Actor, AuditEvent, AuditSink
@@ -21,7 +20,7 @@ from zoomgate_server.call_context import Call
 from zoomgate_server.connections.account_linking import AccountLinker
 from zoomgate_server.connections.record import ConnectionRecord, State
 from zoomgate_server.connections.repository import ConnectionRepository
-from zoomgate_server.errors import InvalidRequest, NotConnected, ReauthRequired
+from zoomgate_server.errors import InvalidRequest, InvalidState, NotConnected, ReauthRequired
 from zoomgate_server.zoom.oauth import OAuthClient
 
 
@@ -131,13 +130,14 @@ class CallerFlow:
         """Return an authorization that the caller started.
 
         Raises:
-            InvalidState: The state is unknown or expired, or was issued to a different caller.
+            InvalidState: The state is unknown or expired, is a ticket, or was issued to a different caller.
             StoreError, RecordFault: The store failed.
         """
         pending = await self._authorizations.find(state)
-        if pending is None or pending.kind in ("ticket", "view"):
+        if pending is None or pending.kind in ("ticket", "redeemed", "view"):
             raise invalid_state()
-        self._check_caller(call, pending)
+        if pending.initiated_by != call.principal.identity:
+            raise self._other_caller(call, pending)
         return pending
 
     async def complete(self, call: Call, code: str, state: str) -> CompletedAuthorization:
@@ -174,8 +174,8 @@ class CallerFlow:
         await self._authorizations.consume(ticket, pending)
         return CompletedAuthorization(pending.options, record)
 
-    async def decline(self, call: Call, state: str, error: str, description: str) -> Never:
-        """End an authorization with the error that Zoom sent to the caller's own page.
+    async def decline(self, call: Call, state: str, error: str, description: str) -> None:
+        """End an authorization with the error that Zoom sent to the caller's own page, and raise the error.
 
         Args:
             state: The state, or empty if Zoom returned none.
@@ -186,15 +186,14 @@ class CallerFlow:
             InvalidState: The state is unknown, used, expired, issued to a different caller, or bound to a browser.
             StoreError: The store failed; the state remains usable.
         """
-        failure, outcome = denial(error, description)
-        user_email = ""
-        if state:
-            pending = await self._find_for(call, state, "authorization")
-            used = await self._authorizations.consume(state, pending)
-            await self._authorizations.store_outcome(state, used, failure)
-            user_email = pending.user_email
-        self._audit_rejection(call, outcome, user_email)
-        raise failure
+        failure, reason = denial(error, description)
+        if not state:
+            self._audit_rejection(call, reason, "")
+            raise failure
+        pending = await self._find_for(call, state, "authorization")
+        async with self._authorizations.consuming(state, pending):
+            self._audit_rejection(call, reason, pending.user_email)
+            raise failure
 
     async def create_token(
         self, call: Call, user_email: str, code: str, *, state: str, code_verifier: str
@@ -264,18 +263,18 @@ class CallerFlow:
     ) -> PendingAuthorization:
         """Return an authorization or ticket that the caller may complete, for `user_email` if it is set."""
         pending = await self._authorizations.get(state, kind)
-        self._check_caller(
-            call,
-            pending,
-            is_allowed=pending.browser_key is None
-            and pending.user_email == (user_email or pending.user_email),
-        )
+        if (
+            pending.initiated_by != call.principal.identity
+            or pending.browser_key is not None
+            or user_email not in ("", pending.user_email)
+        ):
+            raise self._other_caller(call, pending)
         return pending
 
-    def _check_caller(self, call: Call, pending: PendingAuthorization, *, is_allowed: bool = True) -> None:
-        if not is_allowed or pending.initiated_by != call.principal.identity:
-            self._audit_rejection(call, "OTHER_CALLER", pending.user_email)
-            raise invalid_state()
+    def _other_caller(self, call: Call, pending: PendingAuthorization) -> InvalidState:
+        """Record that a caller may not complete or see an authorization, and return the error."""
+        self._audit_rejection(call, "OTHER_CALLER", pending.user_email)
+        return invalid_state()
 
 
 def _owner(call: Call) -> str | None:

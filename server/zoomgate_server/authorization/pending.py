@@ -7,7 +7,7 @@ from typing import Literal
 from zoomgate_server.encryption.envelope import Envelope, key_id_of, unreadable
 from zoomgate_server.storage.record_store import Kind, Record, RecordKey
 
-AuthorizationKind = Literal["authorization", "ticket", "view", "used", "succeeded", "failed"]
+AuthorizationKind = Literal["authorization", "ticket", "view", "used", "redeemed", "succeeded", "failed"]
 
 _SECRET_FIELDS = (
     "kind",
@@ -32,7 +32,8 @@ class PendingAuthorization:
 
     Attributes:
         kind: `authorization`: the user may consent. `ticket`: the user has consented, and the caller may redeem the ticket. `view`: the
-            user's browser may display the result. `used`: already consumed. `succeeded` and `failed`: the outcome of a used authorization.
+            user's browser may display the result. `used` and `redeemed`: an authorization or ticket that is consumed. `succeeded` and
+            `failed`: the outcome of a used authorization.
         zoom_email: The email address of the Zoom user who must consent, or empty for `user_email`.
         options: The caller's options, returned with the result, as JSON.
         initiated_by: Identity of the caller that started the authorization. Only this caller may complete it.
@@ -64,7 +65,7 @@ class PendingAuthorization:
     @property
     def is_used(self) -> bool:
         """Whether the authorization or ticket was consumed."""
-        return self.kind in ("used", "succeeded", "failed")
+        return self.kind in ("used", "redeemed", "succeeded", "failed")
 
 
 def subject_for(state: str) -> str:

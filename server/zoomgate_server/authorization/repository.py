@@ -97,7 +97,8 @@ class AuthorizationRepository:
             InvalidState: The entry is used already. The error has this `cause`.
         """
         key = self._key(state)
-        used = replace(pending, kind="used", code_verifier="", options="{}", browser_key=None)
+        kind: AuthorizationKind = "redeemed" if pending.kind == "ticket" else "used"
+        used = replace(pending, kind=kind, code_verifier="", options="{}", browser_key=None)
         record = pending_authorization.encode(self._envelope, key.subject, used)
         rev = await self._store.put(record, pending.rev)
         if rev is None:

@@ -47,6 +47,9 @@ _AUTHORIZATION_STATES = {
     "succeeded": pb.GetAuthorizationResponse.STATE_SUCCEEDED,
     "failed": pb.GetAuthorizationResponse.STATE_FAILED,
 }
+_ERROR_REASONS = {name.removeprefix("ERROR_REASON_"): number for name, number in ErrorReason.items()}
+"""The reasons by the names that are stored, of which a newer version may store others."""
+
 _EVENT_TYPES = {kind: pb.WatchConnectionsResponse.Type.Value(f"TYPE_{kind}") for kind in EventType}
 
 NOT_LOGGED_IN = "Member is not logged in"
@@ -135,14 +138,12 @@ class AuthService(AuthServiceServicer):
         violations.text("state", request.state, limit=callback_parameters.MAX_STATE, required=True)
         violations.raise_if_any()
         pending = await self._authorizations.get(current_call.get(), request.state)
-        response = pb.GetAuthorizationResponse(
+        return pb.GetAuthorizationResponse(
             state=_AUTHORIZATION_STATES.get(pending.kind, pb.GetAuthorizationResponse.STATE_PENDING),
+            error_reason=_ERROR_REASONS.get(pending.error_reason, ErrorReason.ERROR_REASON_UNSPECIFIED),
             error_message=pending.error_message,
             expire_time=connection_mapping.timestamp(pending.expire_at),
         )
-        if pending.error_reason:
-            response.error_reason = ErrorReason.Value(f"ERROR_REASON_{pending.error_reason}")
-        return response
 
     async def CreateToken(self, request: pb.CreateTokenRequest, context: Any) -> pb.CreateTokenResponse:
         violations = Violations()

@@ -207,7 +207,7 @@ class AuthServiceServicer(object):
         Authorization: only the caller that started the authorization.
 
         Errors:
-        - INVALID_ARGUMENT / INVALID_STATE: the state is unknown or expired, or belongs to a different caller.
+        - INVALID_ARGUMENT / INVALID_STATE: the state is unknown or expired, is a ticket, or belongs to a different caller.
 
         Retries: safe.
         """

@@ -443,7 +443,7 @@ class AuthServiceStub(typing.Generic[_AuthServiceBeginAuthorizationType, _AuthSe
     Authorization: only the caller that started the authorization.
 
     Errors:
-    - INVALID_ARGUMENT / INVALID_STATE: the state is unknown or expired, or belongs to a different caller.
+    - INVALID_ARGUMENT / INVALID_STATE: the state is unknown or expired, is a ticket, or belongs to a different caller.
 
     Retries: safe.
     """
@@ -758,7 +758,7 @@ class AuthServiceServicer(metaclass=abc.ABCMeta):
         Authorization: only the caller that started the authorization.
 
         Errors:
-        - INVALID_ARGUMENT / INVALID_STATE: the state is unknown or expired, or belongs to a different caller.
+        - INVALID_ARGUMENT / INVALID_STATE: the state is unknown or expired, is a ticket, or belongs to a different caller.
 
         Retries: safe.
         """
