@@ -14,7 +14,10 @@ class CommitHook(BuildHookInterface):
     """Adds the file that `build_info.commit` reads."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Add the file, except to an editable installation, whose commit changes, and if an unpacked sdist contains it."""
+        """Add the file, unless the package contains it already, as in an unpacked sdist.
+
+        An editable installation has no such file, since its commit changes.
+        """
         package = Path(self.root, PACKAGE)
         if version == "editable" or (package / "commit.txt").exists():
             return
