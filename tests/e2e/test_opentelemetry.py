@@ -17,7 +17,7 @@ USER = "user@example.com"
 
 def run_without_packages(folder: Path, **variables: str) -> subprocess.Popen[str]:
     """Start the service, in whose processes the packages of OpenTelemetry cannot be imported."""
-    (folder / "opentelemetry.py").write_text("raise ImportError\n")
+    (folder / "opentelemetry.py").write_text("raise ModuleNotFoundError(name='opentelemetry')\n")
     inherited = {
         name: value for name, value in os.environ.items() if not name.startswith(("ZOOMGATE_", "OTEL_"))
     }

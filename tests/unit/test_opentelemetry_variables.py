@@ -26,8 +26,8 @@ TRACES = {"OTEL_TRACES_EXPORTER": "otlp"}
 )
 def test_exported_signals(environ: dict[str, str], expected: tuple[bool, bool]) -> None:
     """A signal is exported by request, or if the address of a collector is set."""
-    exported = settings.load(environ).opentelemetry
-    assert (exported.traces, exported.metrics) == expected
+    config = settings.load(environ).opentelemetry
+    assert (config.traces, config.metrics) == expected
 
 
 @pytest.mark.parametrize(
@@ -45,8 +45,17 @@ def test_exported_signals(environ: dict[str, str], expected: tuple[bool, bool]) 
 )
 def test_sampler(sampler: str, argument: str, expected: tuple[bool, float]) -> None:
     environ = TRACES | {"OTEL_TRACES_SAMPLER": sampler, "OTEL_TRACES_SAMPLER_ARG": argument}
-    exported = settings.load(environ).opentelemetry
-    assert (exported.parent_based, exported.sample_ratio) == expected
+    config = settings.load(environ).opentelemetry
+    assert (config.parent_based, config.sample_ratio) == expected
+
+
+def test_variable_of_a_signal_takes_precedence() -> None:
+    own = {"ENDPOINT": "https://collector:4318", "PROTOCOL": "http/protobuf"}
+    environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4317", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}
+    for signal in ("TRACES", "METRICS"):
+        environ |= {f"OTEL_EXPORTER_OTLP_{signal}_{name}": value for name, value in own.items()}
+    config = settings.load(environ).opentelemetry
+    assert (config.traces, config.metrics) == (True, True)
 
 
 def test_metrics_interval_is_in_milliseconds() -> None:
@@ -63,8 +72,17 @@ def test_metrics_interval_is_in_milliseconds() -> None:
             "OTEL_METRICS_EXPORTER must be otlp or none, not 'prometheus'",
         ),
         (
-            ENDPOINT | {"OTEL_METRICS_EXPORTER": "none", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"},
+            ENDPOINT | {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"},
             "OTEL_EXPORTER_OTLP_PROTOCOL must be http/protobuf, not 'grpc'",
+        ),
+        (
+            ENDPOINT | {"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "grpc"},
+            "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL must be http/protobuf, not 'grpc'",
+        ),
+        *(
+            ({variable: url}, f"{variable} must be an http or https URL, such as http://collector:4318")
+            for variable in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT")
+            for url in ("collector:4318", "http:collector", "grpc://collector:4317", "http://collector:x")
         ),
         (
             TRACES | {"OTEL_TRACES_SAMPLER": "jaeger_remote"},

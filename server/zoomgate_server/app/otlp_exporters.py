@@ -22,7 +22,9 @@ def load() -> ModuleType:
     """
     try:
         from zoomgate_server.telemetry import otlp  # noqa: PLC0415
-    except ImportError:
+    except ModuleNotFoundError as error:
+        if not (error.name or "").startswith("opentelemetry"):
+            raise
         raise StartError(
             "OpenTelemetry is enabled by OTEL_… variables, but is not installed; run"
             " `pip install 'zoomgate-server[opentelemetry]'`, or set OTEL_SDK_DISABLED=true"

@@ -247,7 +247,8 @@ def _opentelemetry(config: OpenTelemetry) -> Finding:
         otlp_exporters.load()
     except StartError as error:
         return FAILURE, str(error)
-    traces = f"traces ({config.sample_ratio:.0%} of those that no caller has sampled)"
+    whose = "the traces without a caller's decision" if config.parent_based else "the traces"
+    traces = f"traces ({100 * config.sample_ratio:g} % of {whose})"
     signals = ([traces] if config.traces else []) + (["metrics"] if config.metrics else [])
     return OK, f"exports {' and '.join(signals)}"
 

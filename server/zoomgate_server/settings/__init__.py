@@ -251,11 +251,11 @@ def load(environ: Mapping[str, str], options: Mapping[str, str] | None = None) -
     values["client_secret"] = _client_secrets(sources, values)
     values["webhook_secret"] = _webhook_secrets(sources, values)
     values["redirect_uri"] = _redirect_uri(sources, values)
-    exported = opentelemetry.parse(environ, sources.problems)
+    telemetry = opentelemetry.parse(environ, sources.problems)
     if sources.problems:
         raise SettingsError(sources.problems)
     return Settings(
-        names=sources.names, keys_are_default="keys" not in sources, opentelemetry=exported, **values
+        names=sources.names, keys_are_default="keys" not in sources, opentelemetry=telemetry, **values
     )
 
 

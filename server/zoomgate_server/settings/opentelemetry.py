@@ -1,10 +1,11 @@
-"""The standard variables of OpenTelemetry that enable the export of spans and metrics (docs/tracing.md).
+"""The standard variables of OpenTelemetry that enable the export of spans and metrics (docs/opentelemetry.md).
 
 The exporters themselves read the other variables, such as the timeouts.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 _SAMPLERS: Mapping[str, tuple[bool, float | None]] = {
     "always_on": (False, 1.0),
@@ -54,14 +55,19 @@ class _Variables:
 
     def is_exported(self, signal: str) -> bool:
         """Return whether a signal is exported: by request, or because the address of a collector is set."""
-        endpoints = ("OTEL_EXPORTER_OTLP_ENDPOINT", f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT")
-        default = "otlp" if any(map(self._environ.get, endpoints)) else "none"
-        exporter = self._choice(f"OTEL_{signal}_EXPORTER", default, ("otlp", "none"))
-        if exporter != "otlp":
+        endpoint = self._variable(signal, "ENDPOINT")
+        default = "otlp" if self._environ.get(endpoint) else "none"
+        if self._choice(f"OTEL_{signal}_EXPORTER", default, ("otlp", "none")) == "none":
             return False
-        for variable in ("OTEL_EXPORTER_OTLP_PROTOCOL", f"OTEL_EXPORTER_OTLP_{signal}_PROTOCOL"):
-            self._choice(variable, _PROTOCOL, (_PROTOCOL,))
+        self._choice(self._variable(signal, "PROTOCOL"), _PROTOCOL, (_PROTOCOL,))
+        if not _is_url(self._environ.get(endpoint) or "http://localhost:4318"):
+            self._reject(f"{endpoint} must be an http or https URL, such as http://collector:4318")
         return True
+
+    def _variable(self, signal: str, name: str) -> str:
+        """Return the variable of a signal if it is set, and otherwise the one of all signals."""
+        own = f"OTEL_EXPORTER_OTLP_{signal}_{name}"
+        return own if self._environ.get(own) else f"OTEL_EXPORTER_OTLP_{name}"
 
     def sampler(self) -> tuple[bool, float]:
         """Return whether a caller's decision applies, and the ratio of the other traces."""
@@ -78,15 +84,27 @@ class _Variables:
             value = -1.0
         if smallest <= value <= largest:
             return value
-        self._problems.append(f"{variable} must be a number from {smallest} to {largest}, not {text!r}")
+        self._reject(f"{variable} must be a number from {smallest} to {largest}, not {text!r}")
         return float(default)
 
     def _choice(self, variable: str, default: str, values: tuple[str, ...]) -> str:
         value = self._environ.get(variable, "").strip().lower() or default
         if value in values:
             return value
-        self._problems.append(f"{variable} must be {_alternatives(values)}, not {value!r}")
+        self._reject(f"{variable} must be {_alternatives(values)}, not {value!r}")
         return default
+
+    def _reject(self, problem: str) -> None:
+        if problem not in self._problems:  # several signals may have the same
+            self._problems.append(problem)
+
+
+def _is_url(text: str) -> bool:
+    try:
+        url = urlsplit(text)
+        return url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+    except ValueError:  # an invalid port or IPv6 address
+        return False
 
 
 def _alternatives(values: tuple[str, ...]) -> str:

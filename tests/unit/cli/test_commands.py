@@ -325,8 +325,16 @@ class TestDoctor:
         enabled = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318"}
         ratio = {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.05"}
         text = zoomgate("doctor", environ=enabled | ratio).stdout
-        assert "exports traces (5% of those that no caller has sampled) and metrics\n" in text
+        assert "exports traces (5 % of the traces without a caller's decision) and metrics\n" in text
+        ratio = {"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.001"}
+        text = zoomgate("doctor", environ=enabled | ratio).stdout
+        assert "exports traces (0.1 % of the traces) and metrics\n" in text
         assert "OpenTelemetry" not in zoomgate("doctor").stdout
+
+    def test_address_of_a_collector_without_a_scheme_is_a_problem(self) -> None:
+        result = zoomgate("doctor", environ={"OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4318"})
+        assert result.exit_code == 1
+        assert "OTEL_EXPORTER_OTLP_ENDPOINT must be an http or https URL" in result.output
 
     def test_missing_webhook_secret_causes_a_warning_if_an_app_is_set(self) -> None:
         for environ, mark in (
