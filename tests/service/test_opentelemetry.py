@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,7 +14,16 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from conftest import SECRETS, LogStream
-from support.harness import BASIL, MONICA, OMAR, Harness, metadata, running
+from support.harness import (
+    BASIL,
+    MONICA,
+    OMAR,
+    Harness,
+    browser,
+    consent_form,
+    metadata,
+    running,
+)
 from support.otlp_receiver import ONLY_AT_EXIT, OtlpReceiver, ReceivedSpan, otlp_receiver
 from support.raw_upstream import http_response, raw_upstream
 from zoom_simulator import SimulatorOptions
@@ -21,10 +31,13 @@ from zoom_simulator.faults import Fault
 from zoomgate.v1 import auth_service_pb2 as auth
 from zoomgate.v1 import meetings_service_pb2 as meetings
 from zoomgate.v1 import proxy_service_pb2 as proxy
+from zoomgate_server.app.timing import Timing
+from zoomgate_server.connections import disconnection
 from zoomgate_server.startup import StartError
 
 TRACE_ID, SPAN_ID = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 SAMPLED, NOT_SAMPLED = (f"00-{TRACE_ID}-{SPAN_ID}-{flags}" for flags in ("01", "00"))
+ZERO_IDS = (f"00-{'0' * 32}-{SPAN_ID}-01", f"00-{TRACE_ID}-{'0' * 16}-01")
 CREATE_MEETING = "zoomgate.v1.MeetingsService/CreateMeeting"
 
 
@@ -41,6 +54,7 @@ class Exporting:
         directory: Path,
         simulator: SimulatorOptions | None = None,
         zoom_api_url: str = "",
+        timing: Timing = Timing(),
         **variables: str,
     ) -> AsyncIterator[Harness]:
         """Run a service with variables of OpenTelemetry, which its library reads from the environment of the process."""
@@ -48,7 +62,7 @@ class Exporting:
         for name, value in environ.items():
             self._monkeypatch.setenv(name, value)
         async with running(
-            directory, environ=environ, simulator=simulator, zoom_api_url=zoom_api_url
+            directory, environ=environ, simulator=simulator, zoom_api_url=zoom_api_url, timing=timing
         ) as harness:
             yield harness
 
@@ -180,8 +194,14 @@ async def test_unsampled_calls_have_no_spans(exporting: Exporting, tmp_path: Pat
             f"{SAMPLED}-x",
             f"ff{SAMPLED[2:]}",
             "00-x-y-01",
+            *ZERO_IDS,
         ):
             await create_meeting(zoomgate, traceparent)
+            async with (
+                aiohttp.ClientSession(headers={"traceparent": traceparent}) as session,
+                session.get(f"{zoomgate.http_url}/oauth/result?outcome=declined") as response,
+            ):
+                assert response.status == 200
         await create_meeting(zoomgate, f"cc{SAMPLED[2:]}-of-a-later-version")
     assert [span.name for span in exporting.receiver.spans] == ["POST /users/me/meetings", CREATE_MEETING]
 
@@ -238,6 +258,53 @@ async def test_errors_have_a_reason(exporting: Exporting, tmp_path: Path) -> Non
         "zoomgate.v1.ProxyService/Get": ("ERROR", "ZOOM_UNAVAILABLE"),
         "GET": ("ERROR", "ZoomUnavailable"),
     }
+
+
+async def test_failed_consent_has_a_reason(exporting: Exporting, tmp_path: Path) -> None:
+    """Only faults of the service are errors, although browsers are redirected to a page."""
+    async with exporting.service(tmp_path) as zoomgate:
+        for decision, failures in (("decline", 0), ("allow", 1)):
+            started = await zoomgate.begin_authorization()
+            async with browser() as session:
+                action, fields = await consent_form(session, started.authorization_url)
+                zoomgate.store.fail("get", failures)
+                form = fields | {"user": MONICA, "decision": decision}
+                async with session.post(action, data=form) as response:
+                    await response.read()
+    errors = [
+        (span.attributes.get("status", ""), span.attributes.get("error.type"))
+        for span in exporting.receiver.spans
+        if span.name == "GET /oauth/callback"
+    ]
+    assert errors == [("", "AuthorizationDeclined"), ("ERROR", "StoreError")]
+
+
+async def test_taken_address_is_not_an_error_of_the_store(exporting: Exporting, tmp_path: Path) -> None:
+    """A different Zoom user takes the address, and replaces the former one."""
+    async with exporting.service(tmp_path) as zoomgate:
+        for zoom_email in (MONICA, OMAR):
+            await zoomgate.connect("office@example.com", zoom_email=zoom_email)
+    taken = [
+        span for span in exporting.receiver.spans if span.attributes.get("error.type") == "UserEmailTaken"
+    ]
+    assert taken
+    assert not any("status" in span.attributes for span in taken)
+
+
+async def test_background_work_is_a_trace(exporting: Exporting, tmp_path: Path) -> None:
+    """A revocation is retried after the call that started it. Polls of the store are not recorded."""
+    timing = Timing(disconnections=disconnection.Timing(retry_interval=0.05))
+    async with exporting.service(tmp_path, timing=timing) as zoomgate:
+        await zoomgate.connect()
+        zoomgate.simulator.faults.add(Fault("revoke", "status", times=2, status=503))
+        request = auth.DeleteConnectionRequest(user_email=MONICA)
+        await call(zoomgate, zoomgate.auth.DeleteConnection, request, NOT_SAMPLED)
+        while not zoomgate.simulator.zoom.grants[MONICA].revoked:
+            await asyncio.sleep(0)
+    roots = [span for span in exporting.receiver.spans if not span.parent_id and span.kind == "INTERNAL"]
+    assert {span.name for span in roots} == {"revoke"}
+    assert "  POST /oauth/revoke" in exporting.receiver.tree(roots[-1])
+    assert {span.kind for span in exporting.receiver.spans if not span.parent_id} == {"INTERNAL", "SERVER"}
 
 
 async def test_store_failure_is_an_error_of_its_operation(exporting: Exporting, tmp_path: Path) -> None:
@@ -379,6 +446,25 @@ async def test_invalid_variable_of_the_library_prevents_the_start(
     with pytest.raises(StartError, match="OTEL_… variable: max_queue_size must be a positive integer"):
         async with exporting.service(tmp_path, OTEL_BSP_MAX_QUEUE_SIZE="0"):
             pass
+
+
+async def test_unreachable_collector_is_logged_as_an_error(
+    exporting: Exporting, tmp_path: Path, log: LogStream
+) -> None:
+    """The library logs warnings about its attempts, and an error once it gives up."""
+    start = len(log.getvalue())
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}"
+    async with exporting.service(
+        tmp_path,
+        OTEL_EXPORTER_OTLP_ENDPOINT=url,
+        OTEL_EXPORTER_OTLP_TIMEOUT="2",
+        OTEL_METRICS_EXPORTER="none",
+    ) as zoomgate:
+        await zoomgate.connect()
+    lines = [json.loads(line) for line in log.getvalue()[start:].splitlines()]
+    levels = [line["level"] for line in lines if line.get("source", "").startswith("opentelemetry.")]
+    assert levels == ["warning", "error"]
 
 
 async def test_failing_collector_does_not_disturb_calls(

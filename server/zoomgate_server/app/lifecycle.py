@@ -37,7 +37,7 @@ from zoomgate_server.settings.address import Address
 from zoomgate_server.startup import ServiceAddresses, StartError
 from zoomgate_server.storage.instrumented import instrumented
 from zoomgate_server.storage.record_store import StoreError
-from zoomgate_server.telemetry import background_tasks, logs
+from zoomgate_server.telemetry import background_tasks, logs, spans
 from zoomgate_server.watch.change_feed import ChangeFeed
 from zoomgate_server.web.pages import Pages
 from zoomgate_server.web.server import WebServer
@@ -80,6 +80,7 @@ async def run(
     home_links: Mapping[str, str] | None = None,
     shared_metrics: Path | None = None,
     peers_serving: bool = False,
+    counts_connections: bool = True,
     stop: asyncio.Event | None = None,
     reload: asyncio.Event | None = None,
     open_store: StoreOpener = open_store,
@@ -96,6 +97,7 @@ async def run(
         peers_serving: Whether other workers of this service are already serving. If true, the ports are bound last, after the
             process is ready to serve, and the wait for the store is unlimited. If false, the ports are bound first, and probes are
             served during startup.
+        counts_connections: Whether to count the connections for the exporter of metrics; false for all but one of the workers.
         stop: The event that cancels the wait for an unreachable store.
         reload: The event that makes the service reload the callers file, the key file and the certificate.
     """
@@ -200,8 +202,9 @@ async def run(
                         components.audit,
                     ),
                     "callers": partial(files.watch_callers, components.audit),
-                    **_counts(settings, components),
-                }
+                    **(_counts(settings, components) if counts_connections else {}),
+                },
+                spans.NOT_RECORDED if tracer is None else spans.Background(tracer),
             )
         )
         await server.start()
@@ -232,10 +235,10 @@ def _database_system(settings: Settings) -> str:
 
 def _counts(settings: Settings, components: Components) -> dict[str, background_tasks.TaskFactory]:
     """Return the task that counts connections for the exporter of metrics. For a scrape of `/metrics`, they are counted on demand."""
-    exported = settings.opentelemetry
-    if not exported.metrics:
+    config = settings.opentelemetry
+    if not config.metrics:
         return {}
-    return {"counts": partial(components.connection_counts.run, exported.metrics_interval)}
+    return {"counts": partial(components.connection_counts.run, config.metrics_interval)}
 
 
 async def _stop_serving(

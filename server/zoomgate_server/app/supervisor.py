@@ -117,8 +117,8 @@ async def supervise(
         directory = stack.enter_context(_metrics_directory())
         bound = replace(settings, listen=grpc, http_listen=http)
         config = WorkerConfig(bound, anonymous, keys, home_links)
-        exported = replace(settings.opentelemetry, traces=False)  # each worker exports its spans
-        otlp_exporters.start(exported, stack, metrics.combined(directory))
+        metrics_only = replace(settings.opentelemetry, traces=False)  # each worker exports its spans
+        otlp_exporters.start(metrics_only, stack, metrics.combined(directory))
         await _Workers(config, directory, announce).run()
 
 

@@ -34,14 +34,17 @@ def worker(number: int) -> None:
     metrics.share(number, metrics_directory)
     try:
         with logs.written_in_background(), event_loop.service_signals():
-            event_loop.run(_serve(config, ready_signal, metrics_directory))
+            event_loop.run(_serve(number, config, ready_signal, metrics_directory))
     except StartError as error:
         ready_signal.notify_ready(str(error))
         raise SystemExit(1) from None
 
 
 async def _serve(
-    config: worker_supervisor.WorkerConfig, ready_signal: worker_supervisor.ReadySignal, folder: Path
+    number: int,
+    config: worker_supervisor.WorkerConfig,
+    ready_signal: worker_supervisor.ReadySignal,
+    folder: Path,
 ) -> None:
     """Serve until a signal is received or the parent process exits."""
     loop = asyncio.get_running_loop()
@@ -66,6 +69,7 @@ async def _serve(
             home_links=config.home_links,
             shared_metrics=folder,
             peers_serving=config.peers_serving,
+            counts_connections=number == 1,
         )
         await lifecycle.serve(service, lambda _: ready_signal.notify_ready(None))
     finally:

@@ -18,7 +18,7 @@ from zoomgate_server.connections.refresh.refresher import Refresher
 from zoomgate_server.connections.repository import ConnectionRepository
 from zoomgate_server.errors import RecordFault, ZoomgateError
 from zoomgate_server.storage.record_store import Order, Query, Record, StoreError
-from zoomgate_server.telemetry import logs
+from zoomgate_server.telemetry import logs, spans
 from zoomgate_server.telemetry.background_tasks import TaskSet
 
 MAX_CONSECUTIVE_FAILURES = 3
@@ -157,7 +157,8 @@ class Disconnector:
         """Revoke the pairs of a tombstone. Return False if the revocation must be repeated."""
         try:
             async with self._limit.background, self._limit.slot():
-                return await self._driver.run(revocation.revoke(zoom_user_id, uuid4().hex, self._lease))
+                protocol = revocation.revoke(zoom_user_id, uuid4().hex, self._lease)
+                return await spans.record("revoke", self._driver.run(protocol))
         except (StoreError, RecordFault) as error:
             _log.warning("revocation.not_recorded", error=type(error).__name__)
             return False

@@ -11,7 +11,7 @@ from zoomgate_server.connections.refresh.refresher import Refresher
 from zoomgate_server.connections.token_journal import Entry, Origin, TokenJournal
 from zoomgate_server.errors import ZoomgateError
 from zoomgate_server.storage.record_store import StoreError
-from zoomgate_server.telemetry import logs
+from zoomgate_server.telemetry import logs, spans
 from zoomgate_server.telemetry.background_tasks import TaskSet
 from zoomgate_server.telemetry.metrics import Metrics
 
@@ -76,7 +76,7 @@ class JournalRecovery:
             entries = await self._journal.claim(self._deferred())
             # refreshes do not wait for Zoom, and hold the only valid tokens of connected users
             for entry in sorted(entries, key=lambda entry: entry.origin is not Origin.REFRESH):
-                await self.tasks.shield(self._resume(entry))
+                await self.tasks.shield(spans.record("recover", self._resume(entry)))
             await asyncio.sleep(self._timing.poll_interval)
 
     def _deferred(self) -> set[str]:

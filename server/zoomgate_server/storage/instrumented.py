@@ -3,7 +3,14 @@
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
-from zoomgate_server.storage.record_store import Kind, Record, RecordKey, RecordStore, StoreError
+from zoomgate_server.storage.record_store import (
+    Kind,
+    Record,
+    RecordKey,
+    RecordStore,
+    StoreError,
+    UserEmailTaken,
+)
 from zoomgate_server.telemetry import spans
 
 
@@ -17,11 +24,14 @@ class _InstrumentedStore:
         method = getattr(self._store, name)
 
         async def call(*args: Any, **kwargs: Any) -> Any:
-            with spans.store_call(self._system, name, _kind(name, args)):
+            with spans.store_call(self._system, name, _kind(name, args)) as span:
                 try:
                     return await method(*args, **kwargs)
                 except StoreError:
                     self._on_error()
+                    raise
+                except UserEmailTaken as taken:  # an expected result
+                    span.fail(type(taken).__name__, is_fault=False)
                     raise
 
         return call

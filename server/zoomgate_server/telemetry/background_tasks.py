@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from zoomgate_server.backoff import Backoff
 from zoomgate_server.telemetry import logs
-from zoomgate_server.telemetry.spans import detached_context
+from zoomgate_server.telemetry.spans import NOT_RECORDED, Span, current_span, detached_context
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 60.0
 """Initial and maximum delay before a failed task is restarted. The delay doubles with each failure."""
@@ -60,9 +60,11 @@ def retrieve_exception(done: asyncio.Future[Any]) -> None:
 
 
 @contextlib.contextmanager
-def supervised(tasks: Mapping[str, TaskFactory]) -> Iterator[None]:
-    """Run named background tasks while the context is open. A task that raises an exception is restarted after a delay."""
-    running = [asyncio.create_task(_keep_running(name, task), name=name) for name, task in tasks.items()]
+def supervised(tasks: Mapping[str, TaskFactory], span: Span = NOT_RECORDED) -> Iterator[None]:
+    """Run named background tasks within a span while the context is open. A task that raises an exception is restarted after a delay."""
+    running = [
+        asyncio.create_task(_keep_running(name, task, span), name=name) for name, task in tasks.items()
+    ]
     try:
         yield
     finally:
@@ -70,7 +72,8 @@ def supervised(tasks: Mapping[str, TaskFactory]) -> Iterator[None]:
             task.cancel()
 
 
-async def _keep_running(name: str, start: TaskFactory) -> None:
+async def _keep_running(name: str, start: TaskFactory, span: Span) -> None:
+    current_span.set(span)
     clock, backoff = asyncio.get_running_loop().time, Backoff(FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS)
     while True:
         started_at = clock()

@@ -37,34 +37,36 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import (
     NonRecordingSpan,
     SpanContext,
-    SpanKind,
     StatusCode,
     TraceFlags,
     format_span_id,
     format_trace_id,
     set_span_in_context,
 )
-from opentelemetry.trace import Span as SdkSpan
-from opentelemetry.trace import Tracer as SdkTracer
+from opentelemetry.trace import Span as OtelSpan
+from opentelemetry.trace import SpanKind as OtelSpanKind
+from opentelemetry.trace import Tracer as OtelTracer
 from prometheus_client import CollectorRegistry
 from prometheus_client import Metric as Family
 from prometheus_client.samples import Sample
 
 from zoomgate_server.telemetry import logs
-from zoomgate_server.telemetry.spans import NOT_RECORDED, Attributes, Kind, Span, current_span
+from zoomgate_server.telemetry.spans import NOT_RECORDED, Attributes, Span, SpanKind, current_span
 
 FLUSH_SECONDS = 5.0
 """Maximum time to export what is left when the process exits, per exporter."""
 
 LOG_INTERVAL = 300.0
-"""Minimum interval, in seconds, between two log lines about the failures of an exporter."""
+"""Minimum interval, in seconds, between two log lines of an exporter with the same message."""
 
 SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
 """The version of the semantic conventions of the spans."""
 
 _ALL_IDS = 1 << 64
-_TRACEPARENT = re.compile(r"(?!ff|00.{54})[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?")
-"""The caller's trace ID, span ID and flags. A version later than 00 may have further fields."""
+_TRACEPARENT = re.compile(
+    r"(?!ff|00.{54})[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?"
+)
+"""The caller's trace ID, span ID and flags. IDs of zeros are invalid, and a version later than 00 may have further fields."""
 
 _log = logs.get("zoomgate.otlp")
 
@@ -74,7 +76,7 @@ class RecordedSpan(Span):
 
     __slots__ = ("_failed", "_span", "_token", "_tracer", "log_fields")
 
-    def __init__(self, tracer: SdkTracer, span: SdkSpan) -> None:
+    def __init__(self, tracer: OtelTracer, span: OtelSpan) -> None:
         self._tracer = tracer
         self._span = span
         self._failed = False
@@ -84,7 +86,7 @@ class RecordedSpan(Span):
             "span_id": format_span_id(context.span_id),
         }
 
-    def child(self, kind: Kind, name: str, attributes: Attributes) -> "RecordedSpan":
+    def child(self, kind: SpanKind, name: str, attributes: Attributes) -> Span:
         """Start a span within this one."""
         return _start(self._tracer, kind, name, attributes, self._span)
 
@@ -97,15 +99,15 @@ class RecordedSpan(Span):
         if not self._failed:
             self._failed = True
             self._span.set_attribute("error.type", error_type)
-            if is_fault:
-                self._span.set_status(StatusCode.ERROR)
+        if is_fault:
+            self._span.set_status(StatusCode.ERROR)
 
     def __enter__(self) -> "RecordedSpan":
         self._token: Token[Span] = current_span.set(self)
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        if isinstance(exc_info[1], BaseException):
+        if isinstance(exc_info[1], BaseException) and not self._failed:
             self.fail(type(exc_info[1]).__name__)
         self._span.end()
         current_span.reset(self._token)
@@ -133,8 +135,10 @@ class SpanExporter:
         self._provider.add_span_processor(BatchSpanProcessor(self._exporter))
         self._tracer = self._provider.get_tracer("zoomgate", version, SCHEMA_URL)
 
-    def start(self, name: str, attributes: Attributes, traceparent: str) -> Span:
-        """Start the span of a call or request; see `Tracer`. The decision precedes all other work, since most calls are not sampled."""
+    def start(
+        self, name: str, attributes: Attributes, *, kind: SpanKind = "SERVER", traceparent: str = ""
+    ) -> Span:
+        """Start the first span of a trace; see `Tracer`. The decision precedes all other work, since most traces are not sampled."""
         caller = _TRACEPARENT.fullmatch(traceparent) if traceparent else None
         if caller is None:
             is_sampled = random.getrandbits(64) < self._bound
@@ -148,7 +152,7 @@ class SpanExporter:
         if caller is not None:
             flags = TraceFlags(int(caller[3], 16))
             parent = NonRecordingSpan(SpanContext(int(caller[1], 16), int(caller[2], 16), True, flags))
-        return _start(self._tracer, "SERVER", name, attributes, parent)
+        return _start(self._tracer, kind, name, attributes, parent)
 
     def close(self) -> None:
         """Export the remaining spans, for at most `FLUSH_SECONDS`."""
@@ -230,7 +234,7 @@ class MetricExporter:
         bounds = sorted(cumulative)
         below = [0, *(cumulative[bound] for bound in bounds)]
         counts = [upper - lower for lower, upper in itertools.pairwise(below)]
-        unknown: Any = None
+        unknown: Any = None  # Prometheus has no minimum and maximum, and OTLP omits them if they are None
         return HistogramDataPoint(
             labels,
             self._start_time,
@@ -256,20 +260,20 @@ class _SampledIds(RandomIdGenerator):
 
 
 class _LogLimit(logging.Filter):
-    """Limits the log lines of an exporter, which would log each attempt to reach a collector that is down."""
+    """Limits how often an exporter logs each of its messages, since it would log each attempt to reach a collector that is down."""
 
     def __init__(self, logger: logging.Logger) -> None:
         super().__init__()
         self._logger = logger
-        self._next = 0.0
+        self._next: dict[str, float] = {}
         logger.addFilter(self)
 
-    def filter(self, _: logging.LogRecord) -> bool:
-        """Return whether enough time has passed since the last line."""
-        now = time.monotonic()
-        if now < self._next:
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether enough time has passed since the last line with the same message."""
+        now, message = time.monotonic(), str(record.msg)
+        if now < self._next.get(message, now):
             return False
-        self._next = now + LOG_INTERVAL
+        self._next[message] = now + LOG_INTERVAL
         return True
 
     def detach(self) -> None:
@@ -282,10 +286,14 @@ def _limit_logs(exporter: object) -> _LogLimit:
 
 
 def _start(
-    tracer: SdkTracer, kind: Kind, name: str, attributes: Attributes, parent: SdkSpan | None
-) -> RecordedSpan:
+    tracer: OtelTracer, kind: SpanKind, name: str, attributes: Attributes, parent: OtelSpan | None
+) -> Span:
     context = Context() if parent is None else set_span_in_context(parent, Context())
-    return RecordedSpan(tracer, tracer.start_span(name, context, SpanKind[kind], attributes))
+    try:
+        return RecordedSpan(tracer, tracer.start_span(name, context, OtelSpanKind[kind], attributes))
+    except Exception:  # noqa: BLE001 - tracing must not fail a call
+        _log.exception("otlp.span_failed", span=name)
+        return NOT_RECORDED
 
 
 def _resource(version: str) -> Resource:

@@ -1,7 +1,7 @@
-"""Spans of the calls being served, with the semantic conventions of OpenTelemetry (https://opentelemetry.io/docs/specs/semconv/).
+"""Spans of calls, requests and background work, with OpenTelemetry's semantic conventions (https://opentelemetry.io/docs/specs/semconv/).
 
-Nothing is recorded unless the call is sampled; `otlp` records and exports. Names and attributes come from fixed sets: they never contain
-an ID, an address or a secret, and therefore no URL either.
+Nothing is recorded unless the trace is sampled; `otlp` records and exports. Names and attributes come from fixed sets: they never contain
+an ID, an email address or a secret, and therefore no URL either.
 """
 
 from collections.abc import Coroutine, Mapping
@@ -9,7 +9,7 @@ from contextvars import Context, ContextVar
 from typing import Any, Literal, Protocol, TypeVar
 
 Attributes = Mapping[str, str | int]
-Kind = Literal["SERVER", "CLIENT", "INTERNAL"]
+SpanKind = Literal["SERVER", "CLIENT", "INTERNAL"]
 
 TRACEPARENT = "traceparent"
 """The metadata key or header with the caller's span (https://www.w3.org/TR/trace-context/)."""
@@ -18,26 +18,27 @@ _T = TypeVar("_T")
 
 
 class Span:
-    """A span that records nothing: that of a call that is not sampled. Within its context, it is the current span.
+    """The base of spans, which records nothing itself: the span of everything that is not sampled.
 
     Attributes:
-        log_fields: The fields that log lines within the span contain.
+        log_fields: The fields that log lines contain within the context of the span.
     """
 
     __slots__ = ()
     log_fields: Mapping[str, str] = {}
 
-    def child(self, kind: Kind, name: str, attributes: Attributes) -> "Span":  # noqa: ARG002
-        """Start a span within this one."""
+    def child(self, kind: SpanKind, name: str, attributes: Attributes) -> "Span":  # noqa: ARG002
+        """Start a span within this one. Within its context, the new span is the current one."""
         return self
 
     def set(self, name: str, value: str | int) -> None:
         """Set an attribute."""
 
     def fail(self, error_type: str, *, is_fault: bool = True) -> None:
-        """Record why the operation failed, unless a reason is recorded already.
+        """Record that the operation failed, and the reason, unless one is recorded already.
 
         Args:
+            error_type: The reason, from a fixed set.
             is_fault: Whether the operation itself is at fault, and not its caller.
         """
 
@@ -49,15 +50,30 @@ class Span:
 
 
 class Tracer(Protocol):
-    """Starts the first span of a call in this process."""
+    """Starts the first span of a trace in this process."""
 
-    def start(self, name: str, attributes: Attributes, traceparent: str) -> Span:
-        """Start the span of a call or request, or return one that records nothing if the call is not sampled.
+    def start(
+        self, name: str, attributes: Attributes, *, kind: SpanKind = "SERVER", traceparent: str = ""
+    ) -> Span:
+        """Start a span, or return one that records nothing if the trace is not sampled.
 
         Args:
             traceparent: The caller's span, or empty.
         """
         ...
+
+
+class Background(Span):
+    """The current span of background tasks: each unit of work, which `record` performs, is a trace, and nothing else is recorded."""
+
+    __slots__ = ("_tracer",)
+
+    def __init__(self, tracer: Tracer) -> None:
+        self._tracer = tracer
+
+    def child(self, kind: SpanKind, name: str, attributes: Attributes) -> Span:
+        """Start the span of a unit of work."""
+        return self._tracer.start(name, attributes, kind=kind) if kind == "INTERNAL" else NOT_RECORDED
 
 
 NOT_RECORDED = Span()

@@ -51,6 +51,9 @@ MAX_REQUEST_LINE = 8 * 1024
 MAX_PARAMETER = 2048
 """The maximum length of a query parameter in characters."""
 
+_FIRST_FAULT = 500
+"""The first HTTP status that is a fault of the service."""
+
 _TRACED = ("/oauth/", WEBHOOKS)
 _COOKIE = "zoomgate-browser"
 _COOKIE_SECONDS = 900
@@ -214,7 +217,7 @@ class WebServer:
         route = resource.canonical if resource is not None else "other"
         with self._span(request, route) as span:
             response = await self._respond(request, route, handler)
-            spans.set_http_status(span, response.status, first_fault=500)
+            spans.set_http_status(span, response.status, first_fault=_FIRST_FAULT)
             return response
 
     def _span(self, request: web.Request, route: str) -> spans.Span:
@@ -228,7 +231,7 @@ class WebServer:
             "url.scheme": request.scheme,
         }
         traceparent = request.headers.get(spans.TRACEPARENT, "")
-        return self._tracer.start(f"{request.method} {route}", attributes, traceparent)
+        return self._tracer.start(f"{request.method} {route}", attributes, traceparent=traceparent)
 
     async def _respond(
         self,
@@ -243,7 +246,7 @@ class WebServer:
             allowed = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
             response = web.Response(status=error.status, text=error.reason, headers=allowed)
         except Exception as error:  # noqa: BLE001 - no response may contain the message of an exception
-            spans.current_span.get().fail(type(error).__name__, is_fault=not isinstance(error, ZoomgateError))
+            _fail_span(error)
             if not isinstance(error, ZoomgateError | StoreError):
                 _log.exception("http.failed", route=route)
             # Zoom retries a webhook only after a 5xx status or no response
@@ -333,6 +336,7 @@ class WebServer:
         outcome = "connected"
         if result.failure is not None:
             outcome = _outcome(result.failure)
+            _fail_span(result.failure)
             _log.info("oauth.callback_failed", reason=type(result.failure).__name__, error=error[:64])
         if not result.return_url:
             if outcome in _SHOWN_WITH_VIEW and not result.view:
@@ -438,6 +442,12 @@ def _outcome(error: Exception) -> str:
         return _INVALID_STATES.get(error.metadata.get("cause", ""), "link_expired")
     is_pending = isinstance(error, ZoomgateError) and CONNECTION_PENDING.items() <= error.metadata.items()
     return _ERRORS.get(type(error), "pending" if is_pending else "try_later")
+
+
+def _fail_span(error: Exception) -> None:
+    """Record an error in the span of the request. It is a fault of the service if the status of the result page says so."""
+    is_fault = OUTCOMES[_outcome(error)].status >= _FIRST_FAULT
+    spans.current_span.get().fail(type(error).__name__, is_fault=is_fault)
 
 
 def _redirect(outcome: str, view: str = "") -> web.Response:

@@ -38,7 +38,7 @@ class TracedOAuthClient(OAuthClient):
         with _request("POST", url, f"{url.path}/{endpoint}") as span:
             response = await super()._post(endpoint, form, secret)
             if isinstance(response, NotSent | Unknown):
-                span.fail(response.detail)
+                span.fail(type(response).__name__)  # the detail may be any text
             else:
                 spans.set_http_status(span, response[0], first_fault=_FIRST_FAULT)
             return response

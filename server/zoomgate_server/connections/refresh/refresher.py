@@ -230,12 +230,12 @@ class Refresher:
             config=self._config,
         )
         self._in_flight[zoom_user_id] = in_flight
-        self._start_task(spans.record("refresh", self._run_until_settled(request, in_flight)), in_flight)
+        self._start_task(self._run_until_settled(request, in_flight), in_flight)
         return in_flight
 
     def _start_task(self, coroutine: Coroutine[Any, Any, None], in_flight: _InFlightRefresh) -> None:
         self._attempts.add(in_flight)
-        task = self._tasks.spawn(coroutine)
+        task = self._tasks.spawn(spans.record("refresh", coroutine))
         task.add_done_callback(lambda _: self._attempts.discard(in_flight))
 
     async def _run_until_settled(

@@ -47,7 +47,7 @@ class AccessLog:
             canceled = False
             span = spans.NOT_RECORDED
             if tracer is not None:
-                span = tracer.start(rpc_method, attributes, _traceparent(metadata))
+                span = tracer.start(rpc_method, attributes, traceparent=_traceparent(metadata))
             with span:
                 try:
                     return await respond(request, context)
