@@ -58,6 +58,13 @@ def test_variable_of_a_signal_takes_precedence() -> None:
     assert (config.traces, config.metrics) == (True, True)
 
 
+@pytest.mark.parametrize(
+    "headers", ["", "api-key=s3cret", "Authorization=Bearer s3cret, x-scope = zoom%20gate,", "x=a=b"]
+)
+def test_valid_headers_are_accepted(headers: str) -> None:
+    assert settings.load(ENDPOINT | {"OTEL_EXPORTER_OTLP_HEADERS": headers}).opentelemetry.traces
+
+
 def test_metrics_interval_is_in_milliseconds() -> None:
     environ = {"OTEL_METRICS_EXPORTER": "otlp", "OTEL_METRIC_EXPORT_INTERVAL": "15000"}
     assert settings.load(environ).opentelemetry == OpenTelemetry(metrics=True, metrics_interval=15.0)
@@ -83,6 +90,29 @@ def test_metrics_interval_is_in_milliseconds() -> None:
             ({variable: url}, f"{variable} must be an http or https URL, such as http://collector:4318")
             for variable in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT")
             for url in ("collector:4318", "http:collector", "grpc://collector:4317", "http://collector:x")
+        ),
+        *(
+            (
+                ENDPOINT | {variable: headers},
+                f"{variable} must be a list such as name1=value1,name2=value2, with percent-encoded values",
+            )
+            for variable in ("OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS")
+            for headers in (
+                "x-key: s3cret",
+                "s3cret",
+                "x-a=1;x-key=s3cret",
+                "x-key=s3crét",
+                "a=1,s3cret",
+                "=s",
+            )
+        ),
+        (
+            ENDPOINT | {"OTEL_EXPORTER_OTLP_COMPRESSION": "zstd"},
+            "OTEL_EXPORTER_OTLP_COMPRESSION must be none, gzip or deflate, not 'zstd'",
+        ),
+        (
+            ENDPOINT | {"OTEL_EXPORTER_OTLP_TIMEOUT": "0"},
+            "OTEL_EXPORTER_OTLP_TIMEOUT must be a number from 0.001 to 3600, not '0'",
         ),
         (
             TRACES | {"OTEL_TRACES_SAMPLER": "jaeger_remote"},

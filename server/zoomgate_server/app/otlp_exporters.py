@@ -53,7 +53,7 @@ def start(
         if not config.traces:
             return None
         spans = otlp.SpanExporter(version, ratio=config.sample_ratio, parent_based=config.parent_based)
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, OverflowError, RuntimeError) as error:
         raise StartError(f"OpenTelemetry rejects an OTEL_… variable: {error}") from None
     stack.push_async_callback(asyncio.to_thread, spans.close)
     tracer: Tracer = spans

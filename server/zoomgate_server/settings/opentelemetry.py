@@ -1,8 +1,9 @@
 """The standard variables of OpenTelemetry that enable the export of spans and metrics (docs/opentelemetry.md).
 
-The exporters themselves read the other variables, such as the timeouts.
+The exporters themselves read the other variables. Those that they would log with a secret, or ignore, are checked here.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -18,6 +19,7 @@ _SAMPLERS: Mapping[str, tuple[bool, float | None]] = {
 """For each sampler, whether a caller's decision applies, and the ratio of the other traces; None for that of OTEL_TRACES_SAMPLER_ARG."""
 
 _PROTOCOL = "http/protobuf"
+_HEADER = re.compile(r"[\w!#$%&'*+.^`|~-]+[ \t]*=[ !#-+\--:<-\[\]-~]*", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,15 @@ class _Variables:
         self._choice(self._variable(signal, "PROTOCOL"), _PROTOCOL, (_PROTOCOL,))
         if not _is_url(self._environ.get(endpoint) or "http://localhost:4318"):
             self._reject(f"{endpoint} must be an http or https URL, such as http://collector:4318")
+        headers = self._variable(signal, "HEADERS")
+        parts = [part.strip() for part in self._environ.get(headers, "").split(",")]
+        if not all(_HEADER.fullmatch(part) for part in parts if part):
+            # without the value, which usually is a secret
+            self._reject(
+                f"{headers} must be a list such as name1=value1,name2=value2, with percent-encoded values"
+            )
+        self._choice(self._variable(signal, "COMPRESSION"), "none", ("none", "gzip", "deflate"))
+        self.number(self._variable(signal, "TIMEOUT"), "10", 0.001, 3600)
         return True
 
     def _variable(self, signal: str, name: str) -> str:
@@ -75,7 +86,7 @@ class _Variables:
         parent_based, ratio = _SAMPLERS[name]
         return parent_based, self.number("OTEL_TRACES_SAMPLER_ARG", "1", 0, 1) if ratio is None else ratio
 
-    def number(self, variable: str, default: str, smallest: int, largest: int) -> float:
+    def number(self, variable: str, default: str, smallest: float, largest: float) -> float:
         """Return the number of a variable."""
         text = self._environ.get(variable) or default
         try:
