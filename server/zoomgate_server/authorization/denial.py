@@ -29,8 +29,13 @@ def denial(error: str, description: str = "") -> tuple[ZoomgateError, str]:
     """Return the error to raise for the parameters of a redirect, and the outcome for the audit trail."""
     kind = _KINDS.get(error, AuthorizationDeclined)
     is_outage = kind is ZoomUnavailable
+    problem = (
+        "The user declined the consent in Zoom"
+        if error == "access_denied"
+        else "Zoom returned an error instead of a code"
+    )
     failure = kind(
-        f"Zoom returned an error instead of a code ({reason_of(error, description)}); start a new authorization",
+        f"{problem} ({reason_of(error, description)}); start a new authorization",
         metadata={"zoom_code" if is_outage else "error": error},
         retry_after=_RETRY_SECONDS if is_outage else None,
     )

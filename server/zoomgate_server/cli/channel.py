@@ -1,5 +1,6 @@
 """The connection of commands to the running service: address, credentials, and exit codes of errors."""
 
+import dataclasses
 import functools
 import inspect
 import os
@@ -8,7 +9,7 @@ import socket
 import ssl
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 import grpc
@@ -25,6 +26,7 @@ from zoomgate_server.cli.output import (
     UNREACHABLE,
     USAGE,
     fail,
+    print_json,
 )
 from zoomgate_server.settings.address import Address
 
@@ -41,6 +43,12 @@ _EXIT_CODES: tuple[tuple[type[errors.ZoomgateError], int], ...] = (
 
 
 _TLS_PROBE_SECONDS = 2.0
+
+_HOST_MISMATCHES = (62, 64)
+"""OpenSSL's X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH."""
+
+_PLAINTEXT_RESPONSES = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE")
+"""OpenSSL's errors, depending on its version, if the response to a TLS handshake is plaintext."""
 
 _options = combined(
     click.option(
@@ -70,7 +78,8 @@ def calls_service(command: Callable[..., Any]) -> Callable[..., Any]:
 
     A coroutine function receives an asyncio client that does not retry calls.
 
-    An error of the service is reported as a message and an exit code. The command also receives `as_json`, which selects JSON output.
+    An error of the service is reported as a message, or as JSON, and as an exit code. The command also receives `as_json`, which selects
+    JSON output.
     """
 
     @functools.wraps(command)
@@ -83,7 +92,8 @@ def calls_service(command: Callable[..., Any]) -> Callable[..., Any]:
                 return command(client=client, **values)
         except errors.ZoomgateError as error:
             roots = connection["root_certificates"]
-            fail(_sentence(error, server, roots, values.get("user") or "USER"), _exit_code(error))
+            sentence = _sentence(error, server, roots, values.get("user") or "USER")
+            _fail(error, sentence, as_json=values["as_json"])
         except UnicodeEncodeError:
             fail("an argument is not valid UTF-8; encode it as UTF-8", USAGE)
 
@@ -154,8 +164,8 @@ def _exit_code(error: errors.ZoomgateError) -> int:
     return next((code for kind, code in _EXIT_CODES if isinstance(error, kind)), FAILURE)
 
 
-def _requires_ca(server: str, roots: bytes | None) -> bool:
-    """Return whether a server uses TLS, and the command either used none or did not trust the server's certificate."""
+def _tls_problem(server: str, roots: bytes | None) -> str:
+    """Return why the command and a reachable server cannot agree on TLS, and what to do; empty if TLS is not the problem."""
     address = Address.parse(server)
     try:
         context = ssl.create_default_context(cadata=roots.decode("ascii", "replace") if roots else None)
@@ -163,22 +173,45 @@ def _requires_ca(server: str, roots: bytes | None) -> bool:
             socket.create_connection((address.host, address.port), _TLS_PROBE_SECONDS) as connection,
             context.wrap_socket(connection, server_hostname=address.host),
         ):
-            return roots is None and address.is_loopback
-    except ssl.SSLCertVerificationError:
-        return True
+            requires_ca = roots is None and address.is_loopback
+    except ssl.SSLCertVerificationError as error:
+        if error.verify_code in _HOST_MISMATCHES:
+            return f"the certificate of the service at {server} is not valid for {address.host}; use a name of the certificate in --server"
+        requires_ca = True
+    except ssl.SSLError as error:
+        if error.reason in _PLAINTEXT_RESPONSES and not (roots is None and address.is_loopback):
+            return f"the service at {server} uses plaintext; omit --ca-file, and use a loopback address"
+        return ""
     except (OSError, UnicodeError):  # such as a label of a host name with more than 63 characters
-        return False
+        return ""
+    if requires_ca:
+        return f"the service at {server} uses TLS; specify the CA that signed its certificate with --ca-file"
+    return ""
+
+
+def _fail(error: errors.ZoomgateError, sentence: str, *, as_json: bool) -> NoReturn:
+    """Print the error of a call as a sentence or as JSON on standard error, and exit."""
+    if not as_json:
+        fail(sentence, _exit_code(error))
+    document = {
+        "code": error.code().name,
+        "reason": error.reason,
+        "message": error.message if error.reason else sentence,
+        "metadata": dict(error.metadata),
+        "fieldViolations": [dataclasses.asdict(violation) for violation in error.field_violations],
+        "requestId": error.request_id,
+    }
+    print_json({name: value for name, value in document.items() if value}, err=True)
+    raise SystemExit(_exit_code(error))
 
 
 def _sentence(error: errors.ZoomgateError, server: str, roots: bytes | None, user: str) -> str:
     # without a reason, the error comes from gRPC and not from the service
     if isinstance(error, errors.ServiceUnavailable) and not error.reason:
-        if _requires_ca(server, roots):
-            return f"the service at {server} uses TLS; specify the CA that signed its certificate with --ca-file ({error.message})"
-        return (
+        problem = _tls_problem(server, roots) or (
             f"the service at {server} cannot be reached; start it with `zoomgate run`, or set its address with --server"
-            f" ({error.message})"
         )
+        return f"{problem} ({error.message})"
     if isinstance(error, errors.DeadlineExceeded) and not error.reason:
         return f"the service at {server} did not respond in time; see the log of the service for the cause, and run the command again"
     if isinstance(error, errors.OutcomeUnknown) and not error.reason:
@@ -186,7 +219,7 @@ def _sentence(error: errors.ZoomgateError, server: str, roots: bytes | None, use
             f"the outcome is unknown: the service at {server} may have made the change; check this before you run the command again,"
             f" and see the log of the service for the cause ({error.code().name}: {error.message})"
         )
-    text = f"{error.code().name}: {error.message}"
+    text = str(error)
     if isinstance(error, errors.Unauthenticated):
         return f"{text}; specify the file of your key with --key-file, or set ZOOMGATE_KEY"
     if isinstance(error, errors.NotAllowed) and error.reason == "CALLER_NOT_ALLOWED":

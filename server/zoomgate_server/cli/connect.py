@@ -47,7 +47,7 @@ def connect(
     """Connect USER (an email address): print the consent link, wait, and show the connection.
 
     The link is printed on standard output and, on an interactive terminal, opened in the browser. It is valid for 10 minutes
-    and can be used only once.
+    and can be used only once. With --json, the first document contains the link, and the second one is the connection.
 
     Example: zoomgate connect monica@example.com
     """
@@ -61,10 +61,10 @@ def connect(
         fail(
             "the service returned a link that is not a valid web URL; check the redirect URI with `zoomgate doctor`"
         )
-    if wait == 0 and as_json:
+    if as_json:
         print_json(started)
-        return
-    click.echo(link, err=as_json)
+    else:
+        click.echo(link)
     if wait == 0:
         return
     consenting = zoom_email or user

@@ -111,14 +111,14 @@ def optional_settings() -> settings.Settings | None:
         return None
 
 
-def print_json(document: Any) -> None:
-    """Print a message of the API, or a mapping, as one line of JSON."""
+def print_json(document: Any, *, err: bool = False) -> None:
+    """Print a message of the API, or a mapping, as one line of JSON on standard output or standard error."""
     if isinstance(document, Mapping):
-        click.echo(json.dumps(document))
+        click.echo(json.dumps(document), err=err)
         return
     from google.protobuf import json_format  # noqa: PLC0415 - not needed by commands without the service
 
-    click.echo(json.dumps(_with_integers(json_format.MessageToDict(document))))
+    click.echo(json.dumps(_with_integers(json_format.MessageToDict(document))), err=err)
 
 
 def _with_integers(value: Any) -> Any:

@@ -146,7 +146,8 @@ def _rows(path: Path) -> _Rows:
         content = file_system.read_regular(path)
     except FileNotFoundError:
         raise KeyFileError(
-            f"The key file {path} does not exist; restore it, or create one with `zoomgate keys new` if the store is empty"
+            f"The key file {path} does not exist; restore it, or create one with `zoomgate keys new` if the store is empty:"
+            " a new key cannot decrypt the records of a store in use"
         ) from None
     except OSError as error:
         raise KeyFileError(

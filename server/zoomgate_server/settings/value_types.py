@@ -202,7 +202,8 @@ CONNECT_URL = _url(
 )
 REDIRECT_URI = _url("the full URL registered with Zoom, without a fragment", lambda url: url.path, str)
 STORE = ValueType(
-    "sqlite:///PATH, which has four slashes if the path is absolute, or mongodb://HOSTS/DATABASE",
+    "sqlite:///PATH, which has four slashes if the path is absolute, mongodb://HOSTS/DATABASE, or"
+    " mongodb+srv://HOST/DATABASE",
     _parse_store,
     secret=True,
 )

@@ -106,14 +106,14 @@ async def test_connect_ends_when_the_user_declines(harness: Harness) -> None:
         await consent(session, link, BASIL, "decline")
     _, errors = await process.communicate()
     assert process.returncode == 6
-    assert "Zoom returned an error instead of a code (access_denied" in errors.decode()
+    assert "AUTHORIZATION_DECLINED: The user declined the consent in Zoom (access_denied" in errors.decode()
 
 
 @pytest.mark.parametrize("json_option", [(), ("--json",)])
 async def test_user_with_a_different_zoom_address_is_connected_from_the_terminal(
     harness: Harness, json_option: tuple[str, ...]
 ) -> None:
-    """The link is printed on standard error with --json."""
+    """With --json, the first document contains the link."""
     office = "basil@office.example"
     process = await asyncio.create_subprocess_exec(
         *COMMAND,
@@ -123,10 +123,10 @@ async def test_user_with_a_different_zoom_address_is_connected_from_the_terminal
         env=process_environ(harness),
     )
     assert process.stdout is not None
-    assert process.stderr is not None
-    link = await (process.stderr if json_option else process.stdout).readline()
+    line = (await process.stdout.readline()).decode().strip()
+    link = json.loads(line)["authorizationUrl"] if json_option else line
     async with browser() as session:
-        await consent(session, link.decode().strip(), BASIL)
+        await consent(session, link, BASIL)
     output, errors = await process.communicate()
     assert process.returncode == 0, errors
     assert f"waiting for the consent of {BASIL}" in errors.decode()
@@ -186,7 +186,7 @@ async def test_link_is_printed_without_waiting(harness: Harness) -> None:
     output, _ = await zoomgate(harness, "connect", BASIL, "--wait", "0", "--json")
     assert json.loads(output)["authorizationUrl"].startswith("http://127.0.0.1:")
     output, errors = await zoomgate(harness, "connect", BASIL, "--wait", "1", "--json", code=1)
-    assert not output
+    assert json.loads(output)["authorizationUrl"].startswith("http://127.0.0.1:")
     assert "did not consent within 1 second," in errors
 
 
@@ -240,6 +240,29 @@ async def test_status_of_an_intermediary_is_not_reported_as_a_missing_response(h
             harness, "connections", "delete", MONICA, "--yes", "--server", address, code=7
         )
     assert "did not respond" not in errors
+
+
+async def test_error_contains_the_reason_and_the_id_of_the_request(harness: Harness) -> None:
+    _, errors = await zoomgate(harness, "connections", "show", BASIL, code=3)
+    assert re.match(
+        r"zoomgate: NOT_FOUND / ZOOM_NOT_CONNECTED: .+ \(request [0-9a-f-]+\); list connec", errors
+    )
+
+
+async def test_error_with_json_is_one_document_on_standard_error(harness: Harness) -> None:
+    output, errors = await zoomgate(harness, "meetings", "get", MONICA, "99999999999", "--json", code=3)
+    assert not output
+    error = json.loads(errors)
+    assert (error["code"], error["reason"]) == ("NOT_FOUND", "MEETING_NOT_FOUND")
+    assert error["metadata"]["zoom_code"] == "3001"
+    assert {"message", "requestId"} < error.keys()
+
+
+async def test_error_of_the_connection_with_json_contains_the_advice(harness: Harness) -> None:
+    _, errors = await zoomgate(harness, "connections", "list", "--server", "127.0.0.1:1", "--json", code=5)
+    error = json.loads(errors)
+    assert error["code"] == "UNAVAILABLE"
+    assert "start it with `zoomgate run`" in error["message"]
 
 
 async def test_lost_response_of_zoom_has_the_same_exit_code(harness: Harness) -> None:
@@ -471,6 +494,26 @@ async def test_service_with_tls_is_recognized_without_its_ca(tmp_path: Path) -> 
                 assert "uses TLS" in errors
                 assert "--ca-file" in errors
                 assert "zoomgate run" not in errors
+
+
+async def test_certificate_for_a_different_host_is_recognized(tmp_path: Path) -> None:
+    cert, key, _ = write_pair(tmp_path)
+    environ = {
+        "ZOOMGATE_LISTEN": "127.0.0.2:0",
+        "ZOOMGATE_TLS_CERT": str(cert),
+        "ZOOMGATE_TLS_KEY": str(key),
+    }
+    async with running(tmp_path / "data", environ=environ) as harness:
+        _, errors = await zoomgate(harness, "connections", "list", "--ca-file", str(cert), code=5)
+    assert f"the certificate of the service at {harness.grpc_address} is not valid for 127.0.0.2" in errors
+
+
+async def test_service_without_tls_is_recognized_by_a_command_with_a_ca(
+    harness: Harness, tmp_path: Path
+) -> None:
+    cert, _, _ = write_pair(tmp_path)
+    _, errors = await zoomgate(harness, "connections", "list", "--ca-file", str(cert), code=5)
+    assert f"the service at {harness.grpc_address} uses plaintext; omit --ca-file" in errors
 
 
 @pytest.mark.slow
