@@ -86,6 +86,8 @@ bench: $(VENV)/.development ## Run the benchmarks and compare them with the base
 
 # Two builds of the same commit are identical (docs/releases.md). The SBOM describes the locked installation of the server.
 dist: $(RELEASE)/.ready ## Build the wheels, the source distributions and the SBOM into dist/
+	@git rev-parse --quiet --verify HEAD > /dev/null 2>&1 || { \
+	  echo "make dist: git cannot read the commit; run this in a clone of the repository, as the user who owns it" >&2; exit 1; }
 	@rm -rf $(DIST)
 	@for project in clients/python server/zoom_simulator .; do \
 	  SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(RELEASE)/bin/uv build --quiet --no-build-isolation --no-create-gitignore \
@@ -110,7 +112,7 @@ $(VENV)/bin/python:
 	@$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.runtime: $(VENV)/bin/python pyproject.toml clients/python/pyproject.toml server/zoom_simulator/pyproject.toml constraints.txt
-	@echo "installing the service, the Zoom simulator and their dependencies"
+	@echo "installing the service, the Zoom simulator and their dependencies, which takes one to two minutes"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e clients/python -e server/zoom_simulator -e .
 	@touch $@
 

@@ -1,6 +1,7 @@
 """Tests for the distributions that `make dist` builds, in clean environments."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -67,6 +68,21 @@ def write_wheel(directory: Path, name: str, version: str, build: str) -> None:
             f"{information}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
         )
         wheel.writestr(f"{information}/RECORD", "")
+
+
+def test_build_without_a_commit_stops_with_one_sentence(tmp_path: Path) -> None:
+    """Otherwise, the build would fail later, or have a wrong date. What was built earlier remains."""
+    (tmp_path / "dist").mkdir()
+    command = ["make", "-f", str(ROOT / "Makefile"), "-o", ".venv-dist/.ready", "dist"]
+    environ = os.environ | {"GIT_CEILING_DIRECTORIES": str(tmp_path.parent)}
+    built = subprocess.run(
+        command, cwd=tmp_path, env=environ, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert built.returncode != 0
+    sentence, failure = built.stderr.splitlines()
+    assert sentence.startswith("make dist: git cannot read the commit; run this in a clone")
+    assert "Error 1" in failure
+    assert (tmp_path / "dist").exists()
 
 
 @pytest.mark.parametrize("page", ["deploy.md", "releases.md"])
