@@ -15,7 +15,7 @@ METRICS = {
 }
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 QUERIES = [target["expr"] for panel in PANELS for target in panel["targets"]]
-ADDED_BY_PROMETHEUS = {"job", "le"}
+ADDED_BY_PROMETHEUS = {"instance", "job", "le"}
 
 
 def metrics_in(text: str) -> set[str]:
@@ -42,17 +42,33 @@ def test_panel_of_an_alert_shows_its_metrics() -> None:
 
 
 def test_queries_use_the_labels_and_types_of_their_metrics() -> None:
-    """Every query selects the job. Counters are queried as rates, and gauges as they are."""
+    """Every query selects jobs and instances. Counters are queried over a period, and gauges as they are."""
     for query in QUERIES:
         (metric,) = metrics_in(query)
         kind, labels = METRICS[metric]
-        assert '{job=~"$job"' in query, query
-        assert ("$__rate_interval" in query) == (kind != "gauge"), query
+        assert '{job=~"$job",instance=~"$instance"' in query, query
+        assert bool(re.search(r"\[\$__(rate_interval|range)\]", query)) == (kind != "gauge"), query
         used = {
             label for group in re.findall(r"by \(([^)]+)\)", query) for label in re.split(r", ?", group)
         } | set(re.findall(r"[{,](\w+)[=!]~?\"", query))
         assert used <= labels | ADDED_BY_PROMETHEUS, query
         assert query.count("(") == query.count(")"), query
+
+
+def test_stat_covers_the_whole_selected_time() -> None:
+    """A rate interval would show the last minutes only."""
+    stats = [target["expr"] for panel in PANELS if panel["type"] == "stat" for target in panel["targets"]]
+    assert not [query for query in stats if "$__rate_interval" in query]
+
+
+def test_panel_explains_its_metrics() -> None:
+    assert not [panel["title"] for panel in PANELS if not re.sub(r"Alerts?.*", "", panel["description"])]
+
+
+def test_new_versions_are_annotated() -> None:
+    (annotation,) = DASHBOARD["annotations"]["list"]
+    assert metrics_in(annotation["expr"]) == {"zoomgate_build_info"}
+    assert "version" in METRICS["zoomgate_build_info"][1]
 
 
 def test_legends_use_labels_of_their_queries() -> None:
@@ -71,7 +87,7 @@ def test_dashboard_can_be_imported() -> None:
     variables: dict[str, Any] = {
         variable["name"]: variable["type"] for variable in DASHBOARD["templating"]["list"]
     }
-    assert variables == {"datasource": "datasource", "job": "query"}
+    assert variables == {"datasource": "datasource", "job": "query", "instance": "query"}
     ids = [panel["id"] for panel in DASHBOARD["panels"]]
     assert len(set(ids)) == len(ids)
     assert len({panel["title"] for panel in PANELS}) == len(PANELS)

@@ -128,6 +128,32 @@ async def test_call_with_a_refresh_is_one_trace(exporting: Exporting, tmp_path: 
     }
 
 
+async def test_rejected_token_is_refreshed_within_the_trace(exporting: Exporting, tmp_path: Path) -> None:
+    async with exporting.service(tmp_path) as zoomgate:
+        await zoomgate.connect()
+        zoomgate.simulator.zoom.expire(MONICA)
+        await create_meeting(zoomgate, SAMPLED)
+    receiver = exporting.receiver
+    assert receiver.tree(receiver.span(CREATE_MEETING)) == [
+        CREATE_MEETING,
+        "  find user",
+        "  POST /users/me/meetings",
+        "  find user",
+        "  refresh",
+        "    get user",
+        "    put user",
+        "    POST /oauth/token",
+        "    put user",
+        "  POST /users/me/meetings",
+    ]
+    statuses = [
+        (span.attributes["http.response.status_code"], span.attributes.get("error.type"))
+        for span in sorted(receiver.spans, key=lambda span: span.start)
+        if span.name == "POST /users/me/meetings"
+    ]
+    assert statuses == [(401, "401"), (201, None)]
+
+
 def store_operation(name: str) -> tuple[str, dict[str, Any]]:
     """Return the expected description of a store operation on connections."""
     return "CLIENT", {
