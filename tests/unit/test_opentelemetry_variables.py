@@ -67,7 +67,9 @@ def test_valid_headers_are_accepted(headers: str) -> None:
 
 def test_metrics_interval_is_in_milliseconds() -> None:
     environ = {"OTEL_METRICS_EXPORTER": "otlp", "OTEL_METRIC_EXPORT_INTERVAL": "15000"}
-    assert settings.load(environ).opentelemetry == OpenTelemetry(metrics=True, metrics_interval=15.0)
+    assert settings.load(environ).opentelemetry == OpenTelemetry(
+        metrics=True, metrics_interval=15.0, endpoints=("http://localhost:4318",)
+    )
 
 
 @pytest.mark.parametrize(

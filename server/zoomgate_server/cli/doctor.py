@@ -1,6 +1,7 @@
 """Command `zoomgate doctor`, which finds configuration problems and suggests fixes."""
 
 import os
+import socket
 import stat
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -80,6 +81,8 @@ def _run_checks(overrides: Mapping[str, str]) -> Iterator[tuple[str, Finding]]:
         yield "TLS", _tls(*loaded.tls, loaded.names)
     if loaded.opentelemetry.traces or loaded.opentelemetry.metrics:
         yield "OpenTelemetry", _opentelemetry(loaded.opentelemetry)
+        for endpoint in loaded.opentelemetry.endpoints:
+            yield "collector", _collector(endpoint)
     yield "redirect URI", _redirect(loaded)
     yield "webhooks", _webhooks(loaded)
     if loaded.client_id:
@@ -251,6 +254,17 @@ def _opentelemetry(config: OpenTelemetry) -> Finding:
     traces = f"traces ({100 * config.sample_ratio:g} % of {whose})"
     signals = ([traces] if config.traces else []) + (["metrics"] if config.metrics else [])
     return OK, f"exports {' and '.join(signals)}"
+
+
+def _collector(endpoint: str) -> Finding:
+    url = urlsplit(endpoint)
+    port = url.port or (443 if url.scheme == "https" else 80)
+    address = f"{url.scheme}://{url.netloc.rpartition('@')[2]}{url.path}"  # without credentials
+    try:
+        socket.create_connection((url.hostname, port), timeout=3).close()
+    except (OSError, UnicodeError):  # such as a label of a host name with more than 63 characters
+        return WARNING, f"{address} cannot be reached; check the address and the network"
+    return OK, f"{address} is reachable"
 
 
 def _redirect(loaded: settings.Settings) -> Finding:

@@ -5,7 +5,7 @@ The exporters themselves read the other variables. Those that they would log wit
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 _SAMPLERS: Mapping[str, tuple[bool, float | None]] = {
@@ -30,6 +30,7 @@ class OpenTelemetry:
         sample_ratio: The fraction of the traces to sample.
         parent_based: Whether the caller's sampling decision applies, if there is one.
         metrics_interval: Seconds between two exports of the metrics.
+        endpoints: The different addresses to which is exported, which may contain credentials.
     """
 
     traces: bool = False
@@ -37,6 +38,7 @@ class OpenTelemetry:
     sample_ratio: float = 1.0
     parent_based: bool = True
     metrics_interval: float = 60.0
+    endpoints: tuple[str, ...] = field(default=(), repr=False)
 
 
 def parse(environ: Mapping[str, str], problems: list[str]) -> OpenTelemetry:
@@ -47,13 +49,21 @@ def parse(environ: Mapping[str, str], problems: list[str]) -> OpenTelemetry:
     traces, metrics = variables.is_exported("TRACES"), variables.is_exported("METRICS")
     parent_based, ratio = variables.sampler() if traces else (True, 1.0)
     interval = variables.number("OTEL_METRIC_EXPORT_INTERVAL", "60000", 1, 86_400_000) if metrics else 60_000
-    return OpenTelemetry(traces, metrics, ratio, parent_based, interval / 1000)
+    signals = {"TRACES": traces, "METRICS": metrics}
+    endpoints = tuple(
+        dict.fromkeys(variables.endpoint(signal) for signal, is_exported in signals.items() if is_exported)
+    )
+    return OpenTelemetry(traces, metrics, ratio, parent_based, interval / 1000, endpoints)
 
 
 class _Variables:
     def __init__(self, environ: Mapping[str, str], problems: list[str]) -> None:
         self._environ = environ
         self._problems = problems
+
+    def endpoint(self, signal: str) -> str:
+        """Return the address to which a signal is exported."""
+        return self._environ.get(self._variable(signal, "ENDPOINT")) or "http://localhost:4318"
 
     def is_exported(self, signal: str) -> bool:
         """Return whether a signal is exported: by request, or because the address of a collector is set."""
@@ -62,7 +72,7 @@ class _Variables:
         if self._choice(f"OTEL_{signal}_EXPORTER", default, ("otlp", "none")) == "none":
             return False
         self._choice(self._variable(signal, "PROTOCOL"), _PROTOCOL, (_PROTOCOL,))
-        if not _is_url(self._environ.get(endpoint) or "http://localhost:4318"):
+        if not _is_url(self.endpoint(signal)):
             self._reject(f"{endpoint} must be an http or https URL, such as http://collector:4318")
         headers = self._variable(signal, "HEADERS")
         parts = [part.strip() for part in self._environ.get(headers, "").split(",")]

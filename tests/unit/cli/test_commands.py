@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import re
+import socket
 import sqlite3
 import stat
 import tomllib
@@ -345,6 +346,24 @@ class TestDoctor:
             (line,) = [line for line in text.splitlines() if line.split()[1] == "webhooks"]
             assert line.startswith(mark)
             assert "set ZOOMGATE_WEBHOOK_SECRET" in line
+
+    def test_address_of_the_collector_is_shown_without_credentials(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as collector:
+            address = f"127.0.0.1:{collector.getsockname()[1]}"
+            environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://user:hush@{address}/otlp?key=hush"}
+            text = zoomgate("doctor", environ=environ).stdout
+        assert f"collector       http://{address}/otlp is reachable\n" in text
+        assert "hush" not in text
+
+    def test_unreachable_collector_causes_a_warning(self) -> None:
+        signals = {
+            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://127.0.0.1:1/v1/traces",
+            "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "http://127.0.0.1:2/v1/metrics",
+        }
+        result = zoomgate("doctor", environ=signals)
+        warnings = [line for line in result.stdout.splitlines() if line.split()[1] == "collector"]
+        assert [line.startswith("warn") for line in warnings] == [True, True]
+        assert "http://127.0.0.1:2/v1/metrics cannot be reached" in warnings[1]
 
     async def test_doctor_creates_no_files_for_a_stopped_service(self, folder: Path) -> None:
         async with running(folder / "data"):
