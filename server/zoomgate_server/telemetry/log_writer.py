@@ -56,7 +56,7 @@ class LogWriter:
             if self._lines.empty():
                 self._write(batch)
                 batch = b""
-                if self._dropped:
+                if self._dropped and self._lines.empty():  # a full queue would drop the report, too
                     dropped, self._dropped = self._dropped, 0
                     self._on_resume(dropped)
                 time.sleep(PAUSE_SECONDS)

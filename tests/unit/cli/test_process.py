@@ -506,6 +506,7 @@ def test_refused_scheduling_class_does_not_prevent_a_start(tmp_path: Path) -> No
     """A sandbox may forbid the system call: the service starts, and logs this once."""
     launcher = """
 import ctypes, os, struct, sys
+os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 libc = ctypes.CDLL(None, use_errno=True)
 load, equal, ret = 0x20, 0x15, 0x06  # instructions of seccomp(2); 144 is sched_setscheduler
 filters = [(load, 0, 0, 0), (equal, 0, 1, 144), (ret, 0, 0, 0x50001), (ret, 0, 0, 0x7FFF0000)]

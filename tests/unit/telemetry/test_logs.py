@@ -1,10 +1,15 @@
 """Tests for masking and escaping in log lines."""
 
+import collections
+import contextlib
 import io
 import logging
+import os
 import re
 import subprocess
 import sys
+import threading
+import time
 
 import orjson
 import pytest
@@ -179,6 +184,36 @@ def test_log_reader_that_stops_does_not_block_the_process() -> None:
         )
         process.communicate("\n")
         assert process.returncode == 0
+
+
+def test_number_of_dropped_lines_is_reported_once_the_queue_is_written() -> None:
+    """The report is a line itself, which a full queue would drop."""
+    reader, descriptor = os.pipe()
+    os.set_blocking(descriptor, False)
+    with contextlib.suppress(BlockingIOError):
+        while os.write(descriptor, b"x" * 4096):
+            pass
+    os.set_blocking(descriptor, True)
+    reports: list[tuple[int, bool]] = []
+    writer = log_writer.LogWriter(
+        descriptor, lambda dropped: reports.append((dropped, writer.write(b"report\n")))
+    )
+    writer.write(b"first\n")
+    while not writer._lines.empty():  # the thread is about to block on the pipe
+        time.sleep(0.001)
+    written = sum(writer.write(b"line\n") for _ in range(log_writer.MAX_QUEUED_LINES + 5))
+    received = threading.Thread(
+        target=lambda: collections.deque(iter(lambda: os.read(reader, 65536), b""), 0)
+    )
+    received.start()
+    while not reports:
+        time.sleep(0.001)
+    assert writer.close(30)
+    os.close(descriptor)
+    received.join()
+    os.close(reader)
+    assert written == log_writer.MAX_QUEUED_LINES
+    assert reports == [(5, True)]
 
 
 def test_log_reader_that_stops_does_not_block_the_exit() -> None:
