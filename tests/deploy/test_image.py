@@ -9,6 +9,7 @@ import platform
 import re
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -83,13 +84,13 @@ class Containers:
 
 
 @pytest.fixture(scope="module")
-def containers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Containers]:
+def containers() -> Iterator[Containers]:
     """Build the image from deploy/Dockerfile, in a context with the files that a release provides."""
     for tool in ("podman", "runc", "mmdebstrap"):
         require(tool, "see .ci/run")
     if os.geteuid() != 0:
         unavailable("containers require root here")
-    directory = tmp_path_factory.mktemp("containers")
+    directory = Path(tempfile.mkdtemp(prefix="podman-"))  # podman requires a path of at most 50 characters
     built = Containers(directory)
     try:
         base, context = directory / "base", directory / "context"
@@ -111,6 +112,7 @@ def containers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Containers]
     finally:
         built.podman("rm", "--all", "--force", "--volumes", "--time=1", check=False)
         built.podman("rmi", "--all", "--force", check=False)
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def until(succeeds: Callable[[], bool]) -> None:
