@@ -67,6 +67,7 @@ BY_HISTORY: dict[str, str] = {
     "no_tombstone_for_previous_address": "address_that_moved_in_the_meantime_is_not_taken",
     "owner_changed_by_consent_for_different_address": "explicit_address_does_not_move",
     "generation_restarts": "displaced_user_connects_elsewhere",
+    "owner_changed_by_refresh": "refresh_of_an_imported_pair_keeps_the_owner_of_a_later_consent",
 }
 """The written histories (`model.lifecycle_holes`) that detect mutants, by the name of the mutant."""
 

@@ -510,6 +510,17 @@ def first_refresh_of_an_imported_pair_keeps_the_user_connected(world: World) -> 
     assert world.records["z1"].owner == "o1"
 
 
+def refresh_of_an_imported_pair_keeps_the_owner_of_a_later_consent(world: World) -> None:
+    supplied = prepare(world, 3)
+    assert supplied is not None
+    world.run(world.supply(A, supplied, is_import=True))
+    refresh = world.refresh("z1")
+    world.run(refresh, "ReadZoomUser")
+    world.run(world.consent(A, "z1", owner="o2"))
+    world.run(refresh)
+    assert world.records["z1"].owner == "o2"
+
+
 def displaced_user_connects_elsewhere(world: World) -> None:
     prepare(world, 1)
     world.rename("z1", C)

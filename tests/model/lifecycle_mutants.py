@@ -511,6 +511,12 @@ MUTANTS = (
         "owner=entry.owner",
     ),
     Mutant(
+        "owner_changed_by_refresh",
+        decisions,
+        "(is_refresh or is_ownerless_import)",
+        "is_ownerless_import",
+    ),
+    Mutant(
         "generation_restarts",
         decisions,
         "generation=max(snapshot.generation, seen_generation) + 1,",

@@ -120,7 +120,8 @@ def link(
         elif record.user_email != address:
             address, result = record.user_email, LinkResult.ZOOM_USER_ALREADY_CONNECTED
     keeps_name = result is not LinkResult.LINKED and record is not None
-    keeps_owner = entry.origin is Origin.IMPORT and entry.owner is None and is_connected(record)
+    is_refresh, is_ownerless_import = entry.grant != "", entry.origin is Origin.IMPORT and entry.owner is None
+    keeps_owner = is_connected(record) and (is_refresh or is_ownerless_import)
     previous = record or blank(zoom_user.user_id, snapshot)
     if entry.registered_with == previous.zoom_user_id:
         previous = unregister(previous, entry.epoch)
