@@ -34,6 +34,7 @@ BY_HISTORY: dict[str, str] = {
     "deferred_pair_not_noted_in_mark": "h19_supplied_token_is_not_sent_again_while_its_pair_waits",
     "retried_pair_not_noted_in_mark": "h19_supplied_token_is_not_sent_again_while_its_pair_waits_for_a_revocation",
     "stored_pair_not_noted_in_mark": "repetition_of_a_code_returns_the_connection",
+    "stored_pair_not_noted_in_mark_if_the_store_fails": "supplied_token_of_a_different_user_is_known_after_the_store_failed",
     "code_sent_again": "code_is_not_sent_again_after_a_kill",
     "exchange_after_mark": "exchange_that_stood_still_sends_nothing",
     "held_token_sent": "h20_token_that_the_record_has_held_is_not_sent_again",

@@ -14,6 +14,7 @@ from model.lifecycle_mutants import Protocols
 from model.lifecycle_world import DAY, SHIPPED, A, B, C, World, prepare
 from zoomgate_server.connections.lifecycle.decisions import LinkResult
 from zoomgate_server.connections.record import Cause, State
+from zoomgate_server.connections.token_pair import TokenPair
 
 Hole = Callable[[World], None]
 
@@ -331,6 +332,20 @@ def supplied_token_is_known_after_a_kill(world: World) -> None:
     repetition = world.supply(A, supplied, is_import=False)
     world.run(repetition)
     assert getattr(repetition.verdict, "result", None) == LinkResult.KNOWN
+
+
+def supplied_token_of_a_different_user_is_known_after_the_store_failed(world: World) -> None:
+    prepare(world, 0)
+    _, issued = world.consent_at_zoom("z2")
+    supplied = TokenPair.from_response(issued, world.now)
+    world.sent[supplied.refresh_token] = ("", False)
+    request = world.supply(A, supplied, is_import=False)
+    world.run(request, "Audit")
+    world.step(request)
+    world.fail_store(request)
+    world.run_through_pauses(request)
+    world.now += 100
+    world.run(world.supply(A, supplied, is_import=False))
 
 
 def code_is_not_sent_again_after_a_kill(world: World) -> None:

@@ -293,8 +293,14 @@ MUTANTS = (
     Mutant(
         "stored_pair_not_noted_in_mark",
         linking,
-        "            yield PutMark(replace(mark, zoom_user_id=zoom_user_id))\n",
-        "            pass\n",
+        "        yield PutMark(replace(mark, zoom_user_id=zoom_user_id))\n",
+        "        pass\n",
+    ),
+    Mutant(
+        "stored_pair_not_noted_in_mark_if_the_store_fails",
+        linking,
+        "            if not (zoom_user_id and entry.tokens.is_exchanged):\n",
+        "            if True:\n",
     ),
     Mutant("code_sent_again", exchange, "            if request.code:\n", "            if False:\n"),
     Mutant(

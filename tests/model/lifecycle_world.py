@@ -661,6 +661,11 @@ class World:
             del journal[entry_id]
         return bool(lost)
 
+    def fail_store(self, task: Task) -> None:
+        """Let the task's access to the store fail."""
+        self.log(f"the store fails before {type(task.effect).__name__} of {task.name}")
+        self._advance(task, None, StoreError("injected"))
+
     def _try_access(self, task: Task, began: float) -> tuple[Any, Exception | None]:
         try:
             return self._access_store(task, began), None

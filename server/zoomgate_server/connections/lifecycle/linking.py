@@ -249,18 +249,29 @@ def _leave_tombstone(record: ConnectionRecord) -> Protocol[None]:
 def release(entry: Entry, zoom_user_id: str = "") -> Protocol[None]:
     """Note in the mark which record contains the pair, or delete the mark if no record does; and unregister the exchange.
 
-    If the store fails, a repetition with the same code or token gets a less precise response, or a revocation is delayed.
+    If the store fails, repeat this until the mark of an exchanged pair names its record: once the mark has expired, the used code or token
+    would be sent again. Otherwise, a failure only delays a revocation, or makes the response to a repetition less precise.
     """
-    try:
-        found: Snapshot = yield ReadMark(entry.fingerprint)
-        mark = found.mark
-        if mark is not None and zoom_user_id:
-            yield PutMark(replace(mark, zoom_user_id=zoom_user_id))
-        elif mark is not None and mark.holder == entry.entry_id and not mark.zoom_user_id:
-            yield DeleteMark(mark)
-        yield from _unregister(entry)
-    except (StoreError, RecordFault):
-        return
+    backoff = Backoff(MIN_RETRY_PAUSE_SECONDS, MAX_RETRY_PAUSE_SECONDS)
+    while True:
+        try:
+            return (yield from _release_once(entry, zoom_user_id))
+        except RecordFault:
+            return
+        except StoreError:
+            if not (zoom_user_id and entry.tokens.is_exchanged):
+                return
+        yield Sleep(backoff.next_pause())
+
+
+def _release_once(entry: Entry, zoom_user_id: str) -> Protocol[None]:
+    found: Snapshot = yield ReadMark(entry.fingerprint)
+    mark = found.mark
+    if mark is not None and zoom_user_id:
+        yield PutMark(replace(mark, zoom_user_id=zoom_user_id))
+    elif mark is not None and mark.holder == entry.entry_id and not mark.zoom_user_id:
+        yield DeleteMark(mark)
+    yield from _unregister(entry)
 
 
 def _unregister(entry: Entry) -> Protocol[None]:
