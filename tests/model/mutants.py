@@ -154,7 +154,7 @@ REFRESHER_MUTANTS = (
     ),
     Mutant(
         "attempt_inherits_context_of_its_first_caller",
-        'self._tasks.spawn(spans.record("refresh", coroutine))',
+        "self._tasks.spawn(coroutine)",
         "self._tasks._add(asyncio.get_running_loop().create_task(coroutine))",
         refresher,
     ),

@@ -158,7 +158,8 @@ class Disconnector:
         try:
             async with self._limit.background, self._limit.slot():
                 protocol = revocation.revoke(zoom_user_id, uuid4().hex, self._lease)
-                return await spans.record("revoke", self._driver.run(protocol))
+                with spans.unit_of_work("revoke"):
+                    return await self._driver.run(protocol)
         except (StoreError, RecordFault) as error:
             _log.warning("revocation.not_recorded", error=type(error).__name__)
             return False

@@ -76,7 +76,7 @@ class JournalRecovery:
             entries = await self._journal.claim(self._deferred())
             # refreshes do not wait for Zoom, and hold the only valid tokens of connected users
             for entry in sorted(entries, key=lambda entry: entry.origin is not Origin.REFRESH):
-                await self.tasks.shield(spans.record("recover", self._resume(entry)))
+                await self.tasks.shield(self._resume(entry))
             await asyncio.sleep(self._timing.poll_interval)
 
     def _deferred(self) -> set[str]:
@@ -96,14 +96,8 @@ class JournalRecovery:
         )
         pause = deferral.backoff.next_pause()
         try:
-            if entry.origin is Origin.REFRESH:
-                # the refresher counts the recovered entry itself, once the tokens are stored, or releases the entry if the attempt crashes
-                self._refresher.resume(entry)
-            else:
-                self._refresher.check_circuit_breaker()
-                async with self._limit.background, self._limit.slot():
-                    await self._account_linker.resume(entry)
-                self._metrics.journal_replays.inc()
+            with spans.unit_of_work("recover"):
+                await self._resume_attempt(entry)
         except (StoreError, ZoomgateError) as error:
             _log.warning(
                 "journal.recovery_deferred",
@@ -117,3 +111,13 @@ class JournalRecovery:
             _log.exception("journal.recovery_failed", entry=entry.entry_id, origin=entry.origin.value)
             await self._journal.release(entry.entry_id)
         deferral.until = self._clock.monotonic() + pause
+
+    async def _resume_attempt(self, entry: Entry) -> None:
+        if entry.origin is Origin.REFRESH:
+            # the refresher counts the recovered entry itself, once the tokens are stored, or releases the entry if the attempt crashes
+            self._refresher.resume(entry)
+            return
+        self._refresher.check_circuit_breaker()
+        async with self._limit.background, self._limit.slot():
+            await self._account_linker.resume(entry)
+        self._metrics.journal_replays.inc()

@@ -4,17 +4,15 @@ Nothing is recorded unless the trace is sampled; `otlp` records and exports. Nam
 an ID, an email address or a secret, and therefore no URL either.
 """
 
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 from contextvars import Context, ContextVar
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Literal, Protocol
 
 Attributes = Mapping[str, str | int]
 SpanKind = Literal["SERVER", "CLIENT", "INTERNAL"]
 
 TRACEPARENT = "traceparent"
 """The metadata key or header with the caller's span (https://www.w3.org/TR/trace-context/)."""
-
-_T = TypeVar("_T")
 
 
 class Span:
@@ -64,7 +62,7 @@ class Tracer(Protocol):
 
 
 class Background(Span):
-    """The current span of background tasks: each unit of work, which `record` performs, is a trace, and nothing else is recorded."""
+    """The current span of background tasks: each unit of work is a trace, and nothing else is recorded."""
 
     __slots__ = ("_tracer",)
 
@@ -117,10 +115,9 @@ def set_http_status(span: Span, status: int, *, first_fault: int) -> None:
         span.fail(str(status))
 
 
-async def record(name: str, coroutine: Coroutine[Any, Any, _T]) -> _T:
-    """Run a coroutine in a span."""
-    with current_span.get().child("INTERNAL", name, {}):
-        return await coroutine
+def unit_of_work(name: str) -> Span:
+    """Start the span of a unit of work."""
+    return current_span.get().child("INTERNAL", name, {})
 
 
 def detached_context() -> Context:

@@ -235,7 +235,7 @@ class Refresher:
 
     def _start_task(self, coroutine: Coroutine[Any, Any, None], in_flight: _InFlightRefresh) -> None:
         self._attempts.add(in_flight)
-        task = self._tasks.spawn(spans.record("refresh", coroutine))
+        task = self._tasks.spawn(coroutine)
         task.add_done_callback(lambda _: self._attempts.discard(in_flight))
 
     async def _run_until_settled(
@@ -246,24 +246,26 @@ class Refresher:
         An attempt without callers does not start. Between two attempts, the slot is free for others.
         """
         try:
-            while True:
-                async with self._limit.slot():
-                    in_flight.queued = False
-                    if not in_flight.waiting:
-                        return
-                    verdict = await self._run_attempt(refresh_protocol.refresh(request), in_flight)
-                if not isinstance(verdict, refresh_protocol.LeaseHeld) or not in_flight.waiting:
-                    break
-                await asyncio.sleep(min(verdict.retry_after, self._config.timing.lease_poll_interval))
-                in_flight.attempt_id = secrets.token_hex(16)
-                request = replace(request, attempt_id=in_flight.attempt_id)
-            self._conclude(verdict, in_flight)
+            with spans.unit_of_work("refresh"):
+                while True:
+                    async with self._limit.slot():
+                        in_flight.queued = False
+                        if not in_flight.waiting:
+                            return
+                        verdict = await self._run_attempt(refresh_protocol.refresh(request), in_flight)
+                    if not isinstance(verdict, refresh_protocol.LeaseHeld) or not in_flight.waiting:
+                        break
+                    await asyncio.sleep(min(verdict.retry_after, self._config.timing.lease_poll_interval))
+                    in_flight.attempt_id = secrets.token_hex(16)
+                    request = replace(request, attempt_id=in_flight.attempt_id)
+                self._conclude(verdict, in_flight)
         finally:
             del self._in_flight[request.zoom_user_id]
 
     async def _resume(self, entry: Entry, in_flight: _InFlightRefresh) -> None:
-        verdict = await self._run_attempt(refresh_protocol.commit(entry, self._config), in_flight)
-        self._conclude(verdict, in_flight)
+        with spans.unit_of_work("refresh"):
+            verdict = await self._run_attempt(refresh_protocol.commit(entry, self._config), in_flight)
+            self._conclude(verdict, in_flight)
 
     async def _run_attempt(
         self, protocol: effects.Protocol[refresh_protocol.Verdict], in_flight: _InFlightRefresh
