@@ -1,6 +1,7 @@
 """A record store in one SQLite file, durable and shared by all processes on one machine.
 
-All statements run on a dedicated thread, so the event loop never waits for a disk. The file uses WAL mode with `synchronous=FULL`: a
+Writes and reads have a connection and a thread each, so a read waits neither for a sync of the disk nor for the write lock of another
+process, and the event loop waits for neither. The file uses WAL mode with `synchronous=FULL`: a
 confirmed write survives a power failure (https://www.sqlite.org/pragma.html#pragma_synchronous).
 """
 
@@ -14,6 +15,7 @@ from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,6 +35,7 @@ from zoomgate_server.storage.record_store import (
     UserEmailTaken,
 )
 from zoomgate_server.storage.scan import count_records, inspect
+from zoomgate_server.storage.sqlite_thread import SqliteThread
 from zoomgate_server.storage.timing import SqliteTiming
 
 SCHEMA_VERSION = 1
@@ -41,9 +44,6 @@ APPLICATION_ID = 0x5A474154
 
 WAL_VERSIONS = b"\2\2"
 """Bytes 18 and 19 of a file in WAL mode. See https://www.sqlite.org/fileformat.html#file_format_version_numbers."""
-
-MAX_QUICK_OPERATIONS = 64
-"""Maximum number of quick operations whose results are returned together."""
 
 _COLUMNS = ("rev", *COLUMN_TYPES)
 _KEY = "app = ? AND kind = ? AND subject = ?"
@@ -102,7 +102,7 @@ WITH RECURSIVE found (latest) AS (
 SELECT latest FROM found WHERE latest IS NOT NULL
 """
 _APPS = _DISTINCT.format(column="app", condition="TRUE")
-_KEY_IDS = _DISTINCT.format(column="key_id", condition="app = :app AND kind = :kind")
+_KEY_IDS = _DISTINCT.format(column="key_id", condition="app = ?1 AND kind = ?2")
 """Queries for distinct values that search an index once per value. `SELECT DISTINCT` would read the whole index."""
 
 _T = TypeVar("_T")
@@ -138,7 +138,8 @@ async def _read_only(path: Path) -> AsyncIterator[tuple["SqliteStore", sqlite3.C
     """Open a store for reading, and close it afterwards."""
     try:
         connection = _open_read_only(path)
-        store = SqliteStore(path, connection, ThreadPoolExecutor(max_workers=1), time.time, SqliteTiming())
+        thread = SqliteThread(connection, ThreadPoolExecutor(max_workers=1), SqliteTiming().queue_timeout)
+        store = SqliteStore(path, reader=thread, writer=thread, wall=time.time)
         try:
             _check_store(connection, path)
             yield store, connection
@@ -155,64 +156,24 @@ async def _read_only(path: Path) -> AsyncIterator[tuple["SqliteStore", sqlite3.C
         ) from None
 
 
-@dataclass(slots=True)
-class _Job:
-    """An operation in the queue of the store's thread.
-
-    Attributes:
-        is_quick: Whether the operation reads a single record.
-    """
-
-    operation: Callable[[], Any]
-    is_quick: bool
-    done: asyncio.Future[Any]
-    result: Any = None
-    error: BaseException | None = None
-
-    def run(self) -> None:
-        """Run the operation."""
-        try:
-            self.result = self.operation()
-        except BaseException as error:  # noqa: BLE001 - raised by `done`
-            self.error = error
-
-    def finish(self) -> None:
-        """Return the result to the caller, unless the caller is canceled."""
-        if self.done.done():
-            return
-        if self.error is None:
-            self.done.set_result(self.result)
-        else:
-            self.done.set_exception(self.error)
-
-
 class SqliteStore:
     """A record store in one file, created with `open`.
 
     Args:
-        executor: The executor of all statements, with a single thread.
+        reader: The thread that reads. Its connection sees what the writer has committed.
+        writer: The thread that writes.
         wall: The clock of the local machine, which is used as the store's clock.
     """
 
     def __init__(
-        self,
-        path: Path,
-        connection: sqlite3.Connection,
-        executor: ThreadPoolExecutor,
-        wall: Callable[[], float],
-        timing: SqliteTiming,
+        self, path: Path, *, reader: SqliteThread, writer: SqliteThread, wall: Callable[[], float]
     ) -> None:
-        connection.text_factory = _text
         self._path = path
-        self._connection = connection
-        self._executor = executor
+        self._reader = reader
+        self._writer = writer
         self._wall = wall
-        self._timing = timing
         self._queue: deque[_Write] = deque()
         self._inode = path.stat().st_ino
-        self._closed = False
-        self._jobs: deque[_Job] = deque()
-        self._is_working = False
 
     @classmethod
     async def open(
@@ -228,25 +189,23 @@ class SqliteStore:
             StoreOpenError: The file is not a Zoomgate store, is corrupt, was written by a newer version, is on a network file system,
                 or cannot be written. A file created by this call is deleted again.
         """
-        executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sqlite")
-        try:
-            connection = await asyncio.get_running_loop().run_in_executor(
-                executor, _open, path, timing.busy_timeout, mounts
-            )
-        except BaseException as error:
-            executor.shutdown(wait=False)
-            if isinstance(error, RuntimeError):  # raised by Python if no thread can be started
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                opening = partial(_open, path, timing.busy_timeout, mounts)
+                writer = await SqliteThread.start(opening, timing.queue_timeout)
+                stack.push_async_callback(writer.close)
+                opening = partial(_open_reader, path, timing.busy_timeout)
+                reader = await SqliteThread.start(opening, timing.queue_timeout)
+            except RuntimeError as error:  # raised by Python if no thread can be started
                 raise StoreOpenError(
                     f"The store {path} cannot be opened ({error}); raise the limit of threads, or free some memory"
                 ) from None
-            raise
-        return cls(path, connection, executor, wall, timing)
+            stack.pop_all()
+        return cls(path, reader=reader, writer=writer, wall=wall)
 
     async def get(self, key: RecordKey) -> tuple[Record | None, float]:
         """Return one record and the store's current time."""
-        return await self._run(
-            lambda: self._read(f"{_SELECT} WHERE {_KEY}", *_key_values(key)), is_quick=True
-        )
+        return await self._read_one(f"{_SELECT} WHERE {_KEY}", *_key_values(key))
 
     async def put(self, record: Record, if_rev: int) -> int | None:
         """Write a record durably if its revision is still `if_rev`.
@@ -256,7 +215,7 @@ class SqliteStore:
         write = _Write(record, if_rev)
         self._queue.append(write)
         try:
-            await self._run(self._commit_queued)
+            await self._run(self._writer, self._commit_queued)
         except StoreError:
             try:
                 self._queue.remove(write)  # not to be committed later
@@ -271,25 +230,25 @@ class SqliteStore:
     async def delete(self, key: RecordKey, if_rev: int) -> bool:
         """Delete a record if its revision is still `if_rev`."""
         statement = f"DELETE FROM record WHERE {_KEY} AND rev = ?"  # noqa: S608 - constants
+        values = (*_key_values(key), if_rev)
         return await self._run(
-            lambda: self._connection.execute(statement, (*_key_values(key), if_rev)).rowcount == 1
+            self._writer, lambda connection: connection.execute(statement, values).rowcount == 1
         )
 
     async def page(self, app: str, kind: Kind, query: Query) -> list[Record]:
         """Return a page of records in the order of the query."""
-        return await self._run(lambda: self._page(app, kind, query))
+        statement, values = _page_query(app, kind, query)
+        return [_record(app, row) for row in await self._rows(statement, *values)]
 
     async def find(self, app: str, user_email: str) -> tuple[Record | None, float]:
         """Return the record with an email address and the store's current time."""
-        return await self._run(
-            lambda: self._read(f"{_SELECT} WHERE {_EMAIL}", app, user_email), is_quick=True
-        )
+        return await self._read_one(f"{_SELECT} WHERE {_EMAIL}", app, user_email)
 
     async def count(self, app: str, kind: Kind) -> dict[str, int]:
         """Count the records of a kind by key ID."""
         statement = "SELECT key_id, count(*) FROM record WHERE app = ? AND kind = ? GROUP BY key_id"
         counts: Counter[str] = Counter()
-        for value, records in await self._run(lambda: self._rows(statement, app, kind)):
+        for value, records in await self._rows(statement, app, kind):
             counts[value if isinstance(value, str) else ""] += records
         return dict(counts)
 
@@ -297,21 +256,17 @@ class SqliteStore:
         self, app: str, kind: Kind, state: str, *, after: str, limit: int
     ) -> tuple[int, str | None]:
         """Count records in a state that have an email address, in the order of the addresses."""
-        ((count, last),) = await self._run(
-            lambda: self._rows(_COUNT_IN_STATE, app, kind, state, after, limit)
-        )
+        ((count, last),) = await self._rows(_COUNT_IN_STATE, app, kind, state, after, limit)
         return count, last if count == limit else None
 
     async def key_ids(self, app: str, kind: Kind) -> set[str]:
         """Return the key IDs of the records of a kind."""
-        rows = await self._run(
-            lambda: self._connection.execute(_KEY_IDS, {"app": app, "kind": kind}).fetchall()
-        )
+        rows = await self._rows(_KEY_IDS, app, kind)
         return {value if isinstance(value, str) else "" for (value,) in rows}
 
     async def apps(self) -> list[str]:
         """List the apps that have records."""
-        rows = await self._run(lambda: self._rows(_APPS))
+        rows = await self._rows(_APPS)
         return [app for (app,) in rows]
 
     async def changes(
@@ -319,76 +274,43 @@ class SqliteStore:
     ) -> tuple[list[Change], float]:
         """Return changed records and the store's current time."""
         values = (app, since, kind, -1 if limit is None else limit)
-        now, rows = await self._run(lambda: (self._wall(), self._rows(_CHANGES, *values)))
+        now, rows = await self._run(
+            self._reader, lambda connection: (self._wall(), connection.execute(_CHANGES, values).fetchall())
+        )
         return [Change(RecordKey(app, kind, subject), *columns) for subject, *columns in rows], now
 
     async def close(self) -> None:
         """Wait for running operations, merge the log into the file, and close the file."""
-        if self._closed:
-            return
-        self._closed = True
-        await asyncio.shield(self._enqueue(self._connection.close).done)
-        self._executor.shutdown(wait=True)
+        await self._reader.close()
+        await self._writer.close()
 
-    async def _run(self, operation: Callable[[], _T], *, is_quick: bool = False) -> _T:
-        """Run an operation on the store's thread. The operation continues if the caller is canceled."""
-        if self._closed:
-            raise StoreError("the store is closed")
-        job = self._enqueue(lambda: self._translate_errors(operation), is_quick=is_quick)
-        timer = asyncio.get_running_loop().call_later(self._timing.queue_timeout, self._expire, job)
-        try:
-            result: _T = await job.done
-        finally:
-            timer.cancel()
-        return result
+    async def _read_one(self, statement: str, *values: str) -> tuple[Record | None, float]:
+        """Return the record that a query finds, and the store's current time."""
+        row, now = await self._run(
+            self._reader,
+            lambda connection: (connection.execute(statement, values).fetchone(), self._wall()),
+            is_quick=True,
+        )
+        return None if row is None else _record(values[0], row), now
 
-    def _enqueue(self, operation: Callable[[], Any], *, is_quick: bool = False) -> "_Job":
-        job = _Job(operation, is_quick, asyncio.get_running_loop().create_future())
-        self._jobs.append(job)
-        if not self._is_working:
-            self._work()
-        return job
+    async def _rows(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
+        return await self._run(
+            self._reader, lambda connection: connection.execute(statement, values).fetchall()
+        )
 
-    def _expire(self, job: "_Job") -> None:
-        """Fail an operation that has not started yet."""
-        with contextlib.suppress(ValueError):  # the operation has started, and will complete
-            self._jobs.remove(job)
-            job.error = StoreError("SQLite is too slow; earlier operations are still waiting for its file")
-            job.finish()
+    async def _run(
+        self, thread: SqliteThread, operation: Callable[[sqlite3.Connection], _T], *, is_quick: bool = False
+    ) -> _T:
+        return await thread.run(partial(self._translate_errors, operation), is_quick=is_quick)
 
-    def _work(self) -> None:
-        """Run the queued operations on the store's thread."""
-        self._is_working = bool(self._jobs)
-        if self._is_working:
-            self._executor.submit(self._run_jobs, asyncio.get_running_loop())
-
-    def _run_jobs(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Run one operation, or the quick operations at the start of the queue.
-
-        Waking the event loop takes longer than a quick operation, so the results of these are returned together.
-        """
-        finished: list[_Job] = []
-        # `_expire` may remove jobs at any time
-        with contextlib.suppress(IndexError):
-            while not finished or (
-                len(finished) < MAX_QUICK_OPERATIONS and finished[-1].is_quick and self._jobs[0].is_quick
-            ):
-                job = self._jobs.popleft()
-                job.run()
-                finished.append(job)
-        loop.call_soon_threadsafe(self._return_results, finished)
-
-    def _return_results(self, finished: "list[_Job]") -> None:
-        for job in finished:
-            job.finish()
-        self._work()
-
-    def _translate_errors(self, operation: Callable[[], _T]) -> _T:
+    def _translate_errors(
+        self, operation: Callable[[sqlite3.Connection], _T], connection: sqlite3.Connection
+    ) -> _T:
         """Run an operation, and convert SQLite errors to `StoreError`, since their messages may contain paths and values."""
         try:
             if self._path.stat().st_ino != self._inode:
                 raise StoreError("the store's file was replaced while it was open; restart the service")
-            return operation()
+            return operation(connection)
         except sqlite3.Error as error:
             raise StoreError(f"SQLite failed ({_error_name(error)})") from None
         except FileNotFoundError:
@@ -400,33 +322,7 @@ class SqliteStore:
         except Exception as error:  # noqa: BLE001 - for example MemoryError
             raise StoreError(f"SQLite failed ({type(error).__name__})") from None
 
-    def _rows(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
-        return self._connection.execute(statement, values).fetchall()
-
-    def _read(self, statement: str, app: str, *values: str) -> tuple[Record | None, float]:
-        row = self._connection.execute(statement, (app, *values)).fetchone()
-        return None if row is None else _record(app, row), self._wall()
-
-    def _page(self, app: str, kind: Kind, query: Query) -> list[Record]:
-        order, index, states = query.order, _PAGE_INDEXES.get(query.order), list(query.states)
-        if order is Order.EMAIL and not states:
-            index = "record_email"
-        where = "app = ? AND kind = ? AND typeof(subject) = 'text'"
-        values: list[Any] = [app, kind]
-        if order in (Order.SUBJECT, Order.EMAIL):
-            where += f" AND {order} > ? AND typeof({order}) = 'text'"
-            values.append(query.after)
-        else:
-            where += f" AND ({order}, subject) > (?, ?) AND {order} < ?"
-            values += [query.since, query.after, query.before]
-        select = f"{_SELECT}{f' INDEXED BY {index}' if index else ''} WHERE {where}"
-        # one search per state, merged by SQLite, since an index is in order only within a state
-        selects = " UNION ALL ".join(f"{select} AND state = ?" for _ in states) or select
-        statement = f"{selects} ORDER BY {order}, subject LIMIT ?"
-        all_values = [value for state in states for value in (*values, state)] or values
-        return [_record(app, row) for row in self._rows(statement, *all_values, query.limit)]
-
-    def _commit_queued(self) -> None:
+    def _commit_queued(self, connection: sqlite3.Connection) -> None:
         """Perform all queued writes in one transaction. An error of SQLite fails all of them."""
         writes: list[_Write] = []
         try:
@@ -435,34 +331,15 @@ class SqliteStore:
                     writes.append(self._queue.popleft())
             if not writes:
                 return
-            self._connection.execute("BEGIN IMMEDIATE")
-            with self._connection:  # commits, or rolls back on an error
+            connection.execute("BEGIN IMMEDIATE")
+            with connection:  # commits, or rolls back on an error
                 for write in writes:
-                    self._put(write)
+                    _put(connection, write)
         except Exception as error:  # noqa: BLE001 - for example MemoryError
             for write in writes:
                 write.error = StoreError(f"SQLite failed ({_error_name(error)})")
         for write in writes:
             write.done.set_result(None)
-
-    def _put(self, write: "_Write") -> None:
-        """Perform a write within a transaction."""
-        execute, record, key = self._connection.execute, write.record, write.record.key
-        stored = execute(
-            f"SELECT rev, user_email IS ? FROM record WHERE {_KEY}",  # noqa: S608 - constants
-            (record.user_email, *_key_values(key)),
-        )
-        stored_rev, has_email = stored.fetchone() or (0, False)
-        if stored_rev != write.if_rev:
-            return
-        if record.user_email is not None and not has_email:
-            other = self._read(f"{_SELECT} WHERE {_EMAIL}", key.app, record.user_email)[0]
-            if other is not None:
-                write.error = UserEmailTaken(other.key.subject)
-                return
-        (rev,) = execute("UPDATE revision SET last = last + 1 RETURNING last").fetchone()
-        execute(_INSERT, (*_key_values(key), rev, *record.columns().values()))
-        write.rev = int(rev)
 
 
 @dataclass(slots=True, eq=False)
@@ -482,8 +359,49 @@ class _Write:
     done: Future[None] = field(default_factory=Future)
 
 
+def _put(connection: sqlite3.Connection, write: _Write) -> None:
+    """Perform a write within a transaction."""
+    execute, record, key = connection.execute, write.record, write.record.key
+    stored = execute(
+        f"SELECT rev, user_email IS ? FROM record WHERE {_KEY}",  # noqa: S608 - constants
+        (record.user_email, *_key_values(key)),
+    )
+    stored_rev, has_email = stored.fetchone() or (0, False)
+    if stored_rev != write.if_rev:
+        return
+    if record.user_email is not None and not has_email:
+        other = execute(f"SELECT subject FROM record WHERE {_EMAIL}", (key.app, record.user_email)).fetchone()  # noqa: S608 - constants
+        if other is not None:
+            write.error = UserEmailTaken(other[0])
+            return
+    (rev,) = execute("UPDATE revision SET last = last + 1 RETURNING last").fetchone()
+    execute(_INSERT, (*_key_values(key), rev, *record.columns().values()))
+    write.rev = int(rev)
+
+
 def _key_values(key: RecordKey) -> tuple[str, str, str]:
     return key.app, key.kind, key.subject
+
+
+def _page_query(app: str, kind: Kind, query: Query) -> tuple[str, list[Any]]:
+    """Return the statement for a page of records, and its values."""
+    order, index, states = query.order, _PAGE_INDEXES.get(query.order), list(query.states)
+    if order is Order.EMAIL and not states:
+        index = "record_email"
+    where = "app = ? AND kind = ? AND typeof(subject) = 'text'"
+    values: list[Any] = [app, kind]
+    if order in (Order.SUBJECT, Order.EMAIL):
+        where += f" AND {order} > ? AND typeof({order}) = 'text'"
+        values.append(query.after)
+    else:
+        where += f" AND ({order}, subject) > (?, ?) AND {order} < ?"
+        values += [query.since, query.after, query.before]
+    select = f"{_SELECT}{f' INDEXED BY {index}' if index else ''} WHERE {where}"
+    # one search per state, merged by SQLite, since an index is in order only within a state
+    selects = " UNION ALL ".join(f"{select} AND state = ?" for _ in states) or select
+    statement = f"{selects} ORDER BY {order}, subject LIMIT ?"
+    all_values = [value for state in states for value in (*values, state)] or values
+    return statement, [*all_values, query.limit]
 
 
 def _record(app: str, row: tuple[Any, ...]) -> Record:
@@ -513,7 +431,7 @@ def _open(path: Path, busy_timeout: float, mounts: Path) -> sqlite3.Connection:
         ) from None
     connection: sqlite3.Connection | None = None
     try:
-        connection = sqlite3.connect(path, timeout=busy_timeout, isolation_level=None, cached_statements=64)
+        connection = _connect(path, busy_timeout)
         _prepare_with_retries(connection, path, busy_timeout)
     except (sqlite3.Error, StoreOpenError) as error:
         if connection is not None:
@@ -527,10 +445,25 @@ def _open(path: Path, busy_timeout: float, mounts: Path) -> sqlite3.Connection:
     return connection
 
 
+def _open_reader(path: Path, busy_timeout: float) -> sqlite3.Connection:
+    """Open a connection that only reads."""
+    connection = _connect(path, busy_timeout)
+    connection.execute("PRAGMA query_only = ON")
+    return connection
+
+
+def _connect(path: Path, busy_timeout: float) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=busy_timeout, isolation_level=None, cached_statements=64)
+    connection.text_factory = _text
+    return connection
+
+
 def _open_read_only(path: Path) -> sqlite3.Connection:
     # without a log, no process has the file open; mode=ro would then leave an empty log behind
     mode = "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "immutable=1"
-    return sqlite3.connect(f"{path.resolve().as_uri()}?{mode}", uri=True, check_same_thread=False)
+    connection = sqlite3.connect(f"{path.resolve().as_uri()}?{mode}", uri=True, check_same_thread=False)
+    connection.text_factory = _text
+    return connection
 
 
 def _prepare_with_retries(connection: sqlite3.Connection, path: Path, busy_timeout: float) -> None:

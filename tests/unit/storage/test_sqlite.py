@@ -6,9 +6,9 @@ import stat
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import asynccontextmanager, closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -30,6 +30,7 @@ from zoomgate_server.storage.record_store import (
 )
 from zoomgate_server.storage.scan import encryption_state
 from zoomgate_server.storage.sqlite import SqliteStore, check
+from zoomgate_server.storage.sqlite_thread import SqliteThread
 from zoomgate_server.storage.timing import SqliteTiming
 
 RECORD = Record(key=RecordKey("app", Kind.META, "x"), value=b"v")
@@ -185,65 +186,51 @@ async def test_failed_transaction_fails_all_its_writes(tmp_path: Path) -> None:
     await store.close()
 
 
-async def test_operation_fails_after_waiting_too_long_for_earlier_ones(tmp_path: Path) -> None:
+async def test_operations_fail_after_waiting_too_long_for_earlier_ones(tmp_path: Path) -> None:
     """An operation that has not started in time fails and is never executed. A running operation completes."""
     store = await SqliteStore.open(tmp_path / "s.db", time.time, SqliteTiming(queue_timeout=0.05))
-    started, release = threading.Event(), threading.Event()
-
-    def slow() -> str:
-        started.set()
-        release.wait()
-        return "done"
-
-    first = asyncio.create_task(store._run(slow))
-    await asyncio.to_thread(started.wait)
-    for call in (store.get(RECORD.key), store.put(RECORD, 0)):
-        with pytest.raises(StoreError, match="too slow"):
-            await call
-    release.set()
-    assert await first == "done"
+    async with blocked(store._reader) as release_reads, blocked(store._writer) as release_writes:
+        for call in (store.get(RECORD.key), store.put(RECORD, 0)):
+            with pytest.raises(StoreError, match="too slow"):
+                await call
+        release_reads()
+        release_writes()
     assert await store.put(CONNECTION, 0)
     assert (await store.get(RECORD.key))[0] is None
     await store.close()
 
 
-async def test_operations_of_canceled_callers_complete_in_order(tmp_path: Path) -> None:
+async def test_operations_of_canceled_callers_complete(tmp_path: Path) -> None:
     """Closing the store waits for operations that are still queued, even if their callers are canceled."""
     path = tmp_path / "s.db"
     store = await SqliteStore.open(path, time.time)
-    started, release = threading.Event(), threading.Event()
-    blocking = asyncio.create_task(store._run(lambda: (started.set(), release.wait())))
-    await asyncio.to_thread(started.wait)
-    writing = asyncio.create_task(store.put(RECORD, 0))
-    reading = asyncio.create_task(store.get(RECORD.key))
-    await asyncio.sleep(0)
-    blocking.cancel()
-    writing.cancel()
-    closed = asyncio.create_task(store.close())
-    await asyncio.sleep(0)
-    release.set()
+    async with blocked(store._writer) as release:
+        writing = asyncio.create_task(store.put(RECORD, 0))
+        await asyncio.sleep(0)
+        writing.cancel()
+        closed = asyncio.create_task(store.close())
+        await asyncio.sleep(0)
+        release()
     await closed
-    assert (await reading)[0] is not None
     reopened = await SqliteStore.open(path, time.time)
     assert (await reopened.get(RECORD.key))[0] is not None
     await reopened.close()
 
 
-async def test_reads_are_not_delayed_by_a_later_write(tmp_path: Path) -> None:
-    """Reads that were queued together return before a write that waits for the lock of another process."""
+async def test_reads_are_not_delayed_by_a_write(tmp_path: Path) -> None:
+    """They return while a write waits for the lock of another process, also if they are requested later."""
     path = tmp_path / "s.db"
-    store = await SqliteStore.open(path, time.time)
+    store = await SqliteStore.open(path, time.time, SqliteTiming(busy_timeout=60.0, queue_timeout=60.0))
     await store.put(RECORD, 0)
-    other = sqlite3.connect(path, isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")
-    reads = [asyncio.create_task(store.get(RECORD.key)) for _ in range(3)]
-    writing = asyncio.create_task(store.put(replace(RECORD, key=replace(RECORD.key, subject="other")), 0))
-    async with asyncio.timeout(4):
-        records = await asyncio.gather(*reads)
-    assert [record is not None for record, _ in records] == [True] * 3
-    assert not writing.done()
-    other.execute("ROLLBACK")
-    other.close()
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        writing = asyncio.create_task(store.put(replace(RECORD, key=replace(RECORD.key, subject="other")), 0))
+        await asyncio.sleep(0)  # the write is queued
+        records = await asyncio.gather(*(store.get(RECORD.key) for _ in range(3)))
+        assert [record is not None for record, _ in records] == [True] * 3
+        assert [len(page) for page in [await store.page("app", Kind.META, Query(limit=9))]] == [1]
+        assert not writing.done()
+        other.execute("ROLLBACK")
     assert await writing
     await store.close()
 
@@ -252,22 +239,14 @@ async def test_write_in_a_running_transaction_returns_its_result(tmp_path: Path)
     """It waits longer than the queue timeout, since it is committed with the transaction, and must not be reported as failed."""
     path = tmp_path / "s.db"
     store = await SqliteStore.open(path, time.time, SqliteTiming(queue_timeout=0.5))
-    started, release = threading.Event(), threading.Event()
-
-    def wait() -> None:
-        started.set()
-        release.wait()
-
-    waiting = asyncio.create_task(store._run(wait))
-    await asyncio.to_thread(started.wait)
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")
-        writes = asyncio.gather(*(store.put(record, 0) for record in records(3)))
-        await asyncio.sleep(0)  # the writes are queued
-        release.set()
-        await waiting
+        async with blocked(store._writer) as release:
+            other.execute("BEGIN IMMEDIATE")
+            writes = asyncio.gather(*(store.put(record, 0) for record in records(3)))
+            await asyncio.sleep(0)  # the writes are queued
+            release()
         with pytest.raises(StoreError, match="too slow"):  # later than the timeouts of the writes
-            await store.get(RECORD.key)
+            await store.delete(RECORD.key, 1)
         other.execute("ROLLBACK")
     assert None not in await writes
     assert len(await store.page("app", Kind.USER, Query(limit=10))) == 3
@@ -296,6 +275,25 @@ async def test_row_with_a_corrupt_address_or_subject_is_omitted(tmp_path: Path, 
     await store.close()
 
 
+@asynccontextmanager
+async def blocked(thread: SqliteThread) -> AsyncIterator[Callable[[], None]]:
+    """Run an operation that ends when the returned function is called."""
+    started, release = threading.Event(), threading.Event()
+
+    def wait(_: sqlite3.Connection) -> str:
+        started.set()
+        release.wait()
+        return "done"
+
+    waiting = asyncio.create_task(thread.run(wait))
+    await asyncio.to_thread(started.wait)
+    try:
+        yield release.set
+    finally:
+        release.set()
+    assert await waiting == "done"
+
+
 class FailingConnection(sqlite3.Connection):
     """A connection whose statements raise an error that is not an SQLite error."""
 
@@ -309,7 +307,8 @@ class FailingConnection(sqlite3.Connection):
 def opened(path: Path, factory: type[sqlite3.Connection]) -> SqliteStore:
     """Open an existing file with a connection of a different type."""
     connection = sqlite3.connect(path, factory=factory, check_same_thread=False, isolation_level=None)
-    return SqliteStore(path, connection, ThreadPoolExecutor(max_workers=1), time.time, SqliteTiming())
+    thread = SqliteThread(connection, ThreadPoolExecutor(max_workers=1), queue_timeout=5.0)
+    return SqliteStore(path, reader=thread, writer=thread, wall=time.time)
 
 
 CALLS: tuple[Callable[[RecordStore], Any], ...] = (
@@ -397,7 +396,8 @@ async def test_reads_do_not_depend_on_the_number_of_connections(tmp_path: Path, 
         await add_connections(path, count)
         store = await SqliteStore.open(path, time.time)
         tick = partial(instructions.update, [count])
-        await store._run(lambda store=store, tick=tick: store._connection.set_progress_handler(tick, 1))
+        for thread in (store._reader, store._writer):
+            await thread.run(lambda connection, tick=tick: connection.set_progress_handler(tick, 1))
         await READS[name](store)
         await store.close()
     assert instructions[200] == instructions[4_000] > 0
