@@ -1,6 +1,11 @@
-{{/* Kubernetes adds a hyphen and up to 10 characters to the name of a StatefulSet and uses the result as a label, of up to 63. */}}
+{{/*
+The name of a service contains no dots and starts with a letter. Kubernetes adds a hyphen and up to 10 characters to the name of a
+StatefulSet and uses the result as a label, of up to 63.
+*/}}
 {{- define "zoomgate.name" -}}
-{{- $name := ternary .Release.Name (printf "%s-%s" .Release.Name .Chart.Name) (contains .Chart.Name .Release.Name) }}
+{{- $release := replace "." "-" .Release.Name }}
+{{- $name := ternary $release (printf "%s-%s" $release .Chart.Name) (contains .Chart.Name $release) }}
+{{- $name = ternary $name (printf "%s-%s" .Chart.Name $release) (regexMatch "^[a-z]" $name) }}
 {{- $name | trunc 52 | trimAll "-" }}
 {{- end }}
 
