@@ -120,7 +120,8 @@ async def started(folder: Path) -> AsyncIterator[tuple[Components, Reads]]:
 
         for method in ("page", "changes"):
             stack.enter_context(store.intercept(method, count_records))
-        await sqlite._run(lambda: sqlite._connection.set_progress_handler(count_instruction, 1))
+        for thread in (sqlite._reader, sqlite._writer):
+            await thread.run(lambda connection: connection.set_progress_handler(count_instruction, 1))
         metrics = Metrics("0", [])
         yield await Components.build(loaded, store, key_ring, clock, metrics, Timing(), stack), reads
 
