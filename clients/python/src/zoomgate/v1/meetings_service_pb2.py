@@ -22,31 +22,82 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
+from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from zoomgate.v1 import meeting_pb2 as zoomgate_dot_v1_dot_meeting__pb2
+from zoomgate.v1 import past_meeting_pb2 as zoomgate_dot_v1_dot_past__meeting__pb2
 from zoomgate.v1 import proxy_service_pb2 as zoomgate_dot_v1_dot_proxy__service__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"zoomgate/v1/meetings_service.proto\x12\x0bzoomgate.v1\x1a\x19zoomgate/v1/meeting.proto\x1a\x1fzoomgate/v1/proxy_service.proto\"t\n\x14\x43reateMeetingRequest\x12\x12\n\nuser_email\x18\x01 \x01(\t\x12\x34\n\x0fmeeting_details\x18\x02 \x01(\x0b\x32\x1b.zoomgate.v1.MeetingDetails\x12\x12\n\nrequest_id\x18\x03 \x01(\t\">\n\x15\x43reateMeetingResponse\x12%\n\x07meeting\x18\x01 \x01(\x0b\x32\x14.zoomgate.v1.Meeting\"\x98\x01\n\x11GetMeetingRequest\x12\x12\n\nuser_email\x18\x01 \x01(\t\x12\x12\n\nmeeting_id\x18\x02 \x01(\x03\x12\x15\n\roccurrence_id\x18\x03 \x01(\t\x12&\n\x19show_previous_occurrences\x18\x04 \x01(\x08H\x00\x88\x01\x01\x42\x1c\n\x1a_show_previous_occurrences\";\n\x12GetMeetingResponse\x12%\n\x07meeting\x18\x01 \x01(\x0b\x32\x14.zoomgate.v1.Meeting\"\xd5\x01\n\x14\x44\x65leteMeetingRequest\x12\x12\n\nuser_email\x18\x01 \x01(\t\x12\x12\n\nmeeting_id\x18\x02 \x01(\x03\x12\x15\n\roccurrence_id\x18\x03 \x01(\t\x12\"\n\x15schedule_for_reminder\x18\x04 \x01(\x08H\x00\x88\x01\x01\x12$\n\x17\x63\x61ncel_meeting_reminder\x18\x05 \x01(\x08H\x01\x88\x01\x01\x42\x18\n\x16_schedule_for_reminderB\x1a\n\x18_cancel_meeting_reminder\"D\n\x15\x44\x65leteMeetingResponse\x12+\n\x08response\x18\x01 \x01(\x0b\x32\x19.zoomgate.v1.ZoomResponse2\x95\x02\n\x0fMeetingsService\x12V\n\rCreateMeeting\x12!.zoomgate.v1.CreateMeetingRequest\x1a\".zoomgate.v1.CreateMeetingResponse\x12R\n\nGetMeeting\x12\x1e.zoomgate.v1.GetMeetingRequest\x1a\x1f.zoomgate.v1.GetMeetingResponse\"\x03\x90\x02\x01\x12V\n\rDeleteMeeting\x12!.zoomgate.v1.DeleteMeetingRequest\x1a\".zoomgate.v1.DeleteMeetingResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"zoomgate/v1/meetings_service.proto\x12\x0bzoomgate.v1\x1a google/protobuf/field_mask.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x19zoomgate/v1/meeting.proto\x1a\x1ezoomgate/v1/past_meeting.proto\x1a\x1fzoomgate/v1/proxy_service.proto\"t\n\x14\x43reateMeetingRequest\x12\x12\n\nuser_email\x18\x01 \x01(\t\x12\x34\n\x0fmeeting_details\x18\x02 \x01(\x0b\x32\x1b.zoomgate.v1.MeetingDetails\x12\x12\n\nrequest_id\x18\x03 \x01(\t\">\n\x15\x43reateMeetingResponse\x12%\n\x07meeting\x18\x01 \x01(\x0b\x32\x14.zoomgate.v1.Meeting\"\x98\x01\n\x11GetMeetingRequest\x12\x12\n\nuser_email\x18\x01 \x01(\t\x12\x12\n\nmeeting_id\x18\x02 \x01(\x03\x12\x15\n\roccurrence_id\x18\x03 \x01(\t\x12&\n\x19show_previous_occurrences\x18\x04 \x01(\x08H\x00\x88\x01\x01\x42\x1c\n\x1a_show_previous_occurrences\";\n\x12GetMeetingResponse\x12%\n\x07meeting\x18\x01 \x01(\x0b\x32\x14.zoomgate.v1.Meeting\"\xd5\x01\n\x14\x44\x65leteMeetingRequest\x12\x12\n\nuser_email\x18\x01 \x01(\t\x12\x12\n\nmeeting_id\x18\x02 \x01(\x03\x12\x15\n\roccurrence_id\x18\x03 \x01(\t\x12\"\n\x15schedule_for_reminder\x18\x04 \x01(\x08H\x00\x88\x01\x01\x12$\n\x17\x63\x61ncel_meeting_reminder\x18\x05 \x01(\x08H\x01\x88\x01\x01\x42\x18\n\x16_schedule_for_reminderB\x1a\n\x18_cancel_meeting_reminder\"D\n\x15\x44\x65leteMeetingResponse\x12+\n\x08response\x18\x01 \x01(\x0b\x32\x19.zoomgate.v1.ZoomResponse\"\xc8\x02\n\x13ListMeetingsRequest\x12\x12\n\nuser_email\x18\x01 \x01(\t\x12\x33\n\x04type\x18\x02 \x01(\x0e\x32%.zoomgate.v1.ListMeetingsRequest.Type\x12\x11\n\tfrom_date\x18\x03 \x01(\t\x12\x0f\n\x07to_date\x18\x04 \x01(\t\x12\x10\n\x08timezone\x18\x05 \x01(\t\x12\x11\n\tpage_size\x18\x06 \x01(\x05\x12\x12\n\npage_token\x18\x07 \x01(\t\"\x8a\x01\n\x04Type\x12\x14\n\x10TYPE_UNSPECIFIED\x10\x00\x12\x12\n\x0eTYPE_SCHEDULED\x10\x01\x12\r\n\tTYPE_LIVE\x10\x02\x12\x11\n\rTYPE_UPCOMING\x10\x03\x12\x1a\n\x16TYPE_UPCOMING_MEETINGS\x10\x04\x12\x1a\n\x16TYPE_PREVIOUS_MEETINGS\x10\x05\"\xb3\x01\n\x14ListMeetingsResponse\x12&\n\x08meetings\x18\x01 \x03(\x0b\x32\x14.zoomgate.v1.Meeting\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x17\n\ntotal_size\x18\x03 \x01(\x05H\x00\x88\x01\x01\x12\x32\n\x11\x61\x64\x64itional_fields\x18\x04 \x01(\x0b\x32\x17.google.protobuf.StructB\r\n\x0b_total_size\"\xbc\x01\n\x14UpdateMeetingRequest\x12\x12\n\nuser_email\x18\x01 \x01(\t\x12\x12\n\nmeeting_id\x18\x02 \x01(\x03\x12\x15\n\roccurrence_id\x18\x03 \x01(\t\x12\x34\n\x0fmeeting_details\x18\x04 \x01(\x0b\x32\x1b.zoomgate.v1.MeetingDetails\x12/\n\x0bupdate_mask\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"D\n\x15UpdateMeetingResponse\x12+\n\x08response\x18\x01 \x01(\x0b\x32\x19.zoomgate.v1.ZoomResponse\"?\n\x15RecoverMeetingRequest\x12\x12\n\nuser_email\x18\x01 \x01(\t\x12\x12\n\nmeeting_id\x18\x02 \x01(\x03\"E\n\x16RecoverMeetingResponse\x12+\n\x08response\x18\x01 \x01(\x0b\x32\x19.zoomgate.v1.ZoomResponse\";\n\x11\x45ndMeetingRequest\x12\x12\n\nuser_email\x18\x01 \x01(\t\x12\x12\n\nmeeting_id\x18\x02 \x01(\x03\"A\n\x12\x45ndMeetingResponse\x12+\n\x08response\x18\x01 \x01(\x0b\x32\x19.zoomgate.v1.ZoomResponse\"E\n\x1bGetMeetingInvitationRequest\x12\x12\n\nuser_email\x18\x01 \x01(\t\x12\x12\n\nmeeting_id\x18\x02 \x01(\x03\"\x83\x01\n\x1cGetMeetingInvitationResponse\x12\x17\n\ninvitation\x18\x01 \x01(\tB\x03\x80\x01\x01\x12\x16\n\tsip_links\x18\x02 \x03(\tB\x03\x80\x01\x01\x12\x32\n\x11\x61\x64\x64itional_fields\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\"d\n\x15GetPastMeetingRequest\x12\x12\n\nuser_email\x18\x01 \x01(\t\x12\x14\n\nmeeting_id\x18\x02 \x01(\x03H\x00\x12\x16\n\x0cmeeting_uuid\x18\x03 \x01(\tH\x00\x42\t\n\x07meeting\"H\n\x16GetPastMeetingResponse\x12.\n\x0cpast_meeting\x18\x01 \x01(\x0b\x32\x18.zoomgate.v1.PastMeeting\"B\n\x18ListPastInstancesRequest\x12\x12\n\nuser_email\x18\x01 \x01(\t\x12\x12\n\nmeeting_id\x18\x02 \x01(\x03\"}\n\x19ListPastInstancesResponse\x12,\n\tinstances\x18\x01 \x03(\x0b\x32\x19.zoomgate.v1.PastInstance\x12\x32\n\x11\x61\x64\x64itional_fields\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\"\x91\x01\n\x1bListPastParticipantsRequest\x12\x12\n\nuser_email\x18\x01 \x01(\t\x12\x14\n\nmeeting_id\x18\x02 \x01(\x03H\x00\x12\x16\n\x0cmeeting_uuid\x18\x03 \x01(\tH\x00\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\tB\t\n\x07meeting\"\xc3\x01\n\x1cListPastParticipantsResponse\x12.\n\x0cparticipants\x18\x01 \x03(\x0b\x32\x18.zoomgate.v1.Participant\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x17\n\ntotal_size\x18\x03 \x01(\x05H\x00\x88\x01\x01\x12\x32\n\x11\x61\x64\x64itional_fields\x18\x04 \x01(\x0b\x32\x17.google.protobuf.StructB\r\n\x0b_total_size2\x9e\x08\n\x0fMeetingsService\x12V\n\rCreateMeeting\x12!.zoomgate.v1.CreateMeetingRequest\x1a\".zoomgate.v1.CreateMeetingResponse\x12R\n\nGetMeeting\x12\x1e.zoomgate.v1.GetMeetingRequest\x1a\x1f.zoomgate.v1.GetMeetingResponse\"\x03\x90\x02\x01\x12X\n\x0cListMeetings\x12 .zoomgate.v1.ListMeetingsRequest\x1a!.zoomgate.v1.ListMeetingsResponse\"\x03\x90\x02\x01\x12V\n\rUpdateMeeting\x12!.zoomgate.v1.UpdateMeetingRequest\x1a\".zoomgate.v1.UpdateMeetingResponse\x12V\n\rDeleteMeeting\x12!.zoomgate.v1.DeleteMeetingRequest\x1a\".zoomgate.v1.DeleteMeetingResponse\x12Y\n\x0eRecoverMeeting\x12\".zoomgate.v1.RecoverMeetingRequest\x1a#.zoomgate.v1.RecoverMeetingResponse\x12M\n\nEndMeeting\x12\x1e.zoomgate.v1.EndMeetingRequest\x1a\x1f.zoomgate.v1.EndMeetingResponse\x12p\n\x14GetMeetingInvitation\x12(.zoomgate.v1.GetMeetingInvitationRequest\x1a).zoomgate.v1.GetMeetingInvitationResponse\"\x03\x90\x02\x01\x12^\n\x0eGetPastMeeting\x12\".zoomgate.v1.GetPastMeetingRequest\x1a#.zoomgate.v1.GetPastMeetingResponse\"\x03\x90\x02\x01\x12g\n\x11ListPastInstances\x12%.zoomgate.v1.ListPastInstancesRequest\x1a&.zoomgate.v1.ListPastInstancesResponse\"\x03\x90\x02\x01\x12p\n\x14ListPastParticipants\x12(.zoomgate.v1.ListPastParticipantsRequest\x1a).zoomgate.v1.ListPastParticipantsResponse\"\x03\x90\x02\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'zoomgate.v1.meetings_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_GETMEETINGINVITATIONRESPONSE'].fields_by_name['invitation']._loaded_options = None
+  _globals['_GETMEETINGINVITATIONRESPONSE'].fields_by_name['invitation']._serialized_options = b'\200\001\001'
+  _globals['_GETMEETINGINVITATIONRESPONSE'].fields_by_name['sip_links']._loaded_options = None
+  _globals['_GETMEETINGINVITATIONRESPONSE'].fields_by_name['sip_links']._serialized_options = b'\200\001\001'
   _globals['_MEETINGSSERVICE'].methods_by_name['GetMeeting']._loaded_options = None
   _globals['_MEETINGSSERVICE'].methods_by_name['GetMeeting']._serialized_options = b'\220\002\001'
-  _globals['_CREATEMEETINGREQUEST']._serialized_start=111
-  _globals['_CREATEMEETINGREQUEST']._serialized_end=227
-  _globals['_CREATEMEETINGRESPONSE']._serialized_start=229
-  _globals['_CREATEMEETINGRESPONSE']._serialized_end=291
-  _globals['_GETMEETINGREQUEST']._serialized_start=294
-  _globals['_GETMEETINGREQUEST']._serialized_end=446
-  _globals['_GETMEETINGRESPONSE']._serialized_start=448
-  _globals['_GETMEETINGRESPONSE']._serialized_end=507
-  _globals['_DELETEMEETINGREQUEST']._serialized_start=510
-  _globals['_DELETEMEETINGREQUEST']._serialized_end=723
-  _globals['_DELETEMEETINGRESPONSE']._serialized_start=725
-  _globals['_DELETEMEETINGRESPONSE']._serialized_end=793
-  _globals['_MEETINGSSERVICE']._serialized_start=796
-  _globals['_MEETINGSSERVICE']._serialized_end=1073
+  _globals['_MEETINGSSERVICE'].methods_by_name['ListMeetings']._loaded_options = None
+  _globals['_MEETINGSSERVICE'].methods_by_name['ListMeetings']._serialized_options = b'\220\002\001'
+  _globals['_MEETINGSSERVICE'].methods_by_name['GetMeetingInvitation']._loaded_options = None
+  _globals['_MEETINGSSERVICE'].methods_by_name['GetMeetingInvitation']._serialized_options = b'\220\002\001'
+  _globals['_MEETINGSSERVICE'].methods_by_name['GetPastMeeting']._loaded_options = None
+  _globals['_MEETINGSSERVICE'].methods_by_name['GetPastMeeting']._serialized_options = b'\220\002\001'
+  _globals['_MEETINGSSERVICE'].methods_by_name['ListPastInstances']._loaded_options = None
+  _globals['_MEETINGSSERVICE'].methods_by_name['ListPastInstances']._serialized_options = b'\220\002\001'
+  _globals['_MEETINGSSERVICE'].methods_by_name['ListPastParticipants']._loaded_options = None
+  _globals['_MEETINGSSERVICE'].methods_by_name['ListPastParticipants']._serialized_options = b'\220\002\001'
+  _globals['_CREATEMEETINGREQUEST']._serialized_start=207
+  _globals['_CREATEMEETINGREQUEST']._serialized_end=323
+  _globals['_CREATEMEETINGRESPONSE']._serialized_start=325
+  _globals['_CREATEMEETINGRESPONSE']._serialized_end=387
+  _globals['_GETMEETINGREQUEST']._serialized_start=390
+  _globals['_GETMEETINGREQUEST']._serialized_end=542
+  _globals['_GETMEETINGRESPONSE']._serialized_start=544
+  _globals['_GETMEETINGRESPONSE']._serialized_end=603
+  _globals['_DELETEMEETINGREQUEST']._serialized_start=606
+  _globals['_DELETEMEETINGREQUEST']._serialized_end=819
+  _globals['_DELETEMEETINGRESPONSE']._serialized_start=821
+  _globals['_DELETEMEETINGRESPONSE']._serialized_end=889
+  _globals['_LISTMEETINGSREQUEST']._serialized_start=892
+  _globals['_LISTMEETINGSREQUEST']._serialized_end=1220
+  _globals['_LISTMEETINGSREQUEST_TYPE']._serialized_start=1082
+  _globals['_LISTMEETINGSREQUEST_TYPE']._serialized_end=1220
+  _globals['_LISTMEETINGSRESPONSE']._serialized_start=1223
+  _globals['_LISTMEETINGSRESPONSE']._serialized_end=1402
+  _globals['_UPDATEMEETINGREQUEST']._serialized_start=1405
+  _globals['_UPDATEMEETINGREQUEST']._serialized_end=1593
+  _globals['_UPDATEMEETINGRESPONSE']._serialized_start=1595
+  _globals['_UPDATEMEETINGRESPONSE']._serialized_end=1663
+  _globals['_RECOVERMEETINGREQUEST']._serialized_start=1665
+  _globals['_RECOVERMEETINGREQUEST']._serialized_end=1728
+  _globals['_RECOVERMEETINGRESPONSE']._serialized_start=1730
+  _globals['_RECOVERMEETINGRESPONSE']._serialized_end=1799
+  _globals['_ENDMEETINGREQUEST']._serialized_start=1801
+  _globals['_ENDMEETINGREQUEST']._serialized_end=1860
+  _globals['_ENDMEETINGRESPONSE']._serialized_start=1862
+  _globals['_ENDMEETINGRESPONSE']._serialized_end=1927
+  _globals['_GETMEETINGINVITATIONREQUEST']._serialized_start=1929
+  _globals['_GETMEETINGINVITATIONREQUEST']._serialized_end=1998
+  _globals['_GETMEETINGINVITATIONRESPONSE']._serialized_start=2001
+  _globals['_GETMEETINGINVITATIONRESPONSE']._serialized_end=2132
+  _globals['_GETPASTMEETINGREQUEST']._serialized_start=2134
+  _globals['_GETPASTMEETINGREQUEST']._serialized_end=2234
+  _globals['_GETPASTMEETINGRESPONSE']._serialized_start=2236
+  _globals['_GETPASTMEETINGRESPONSE']._serialized_end=2308
+  _globals['_LISTPASTINSTANCESREQUEST']._serialized_start=2310
+  _globals['_LISTPASTINSTANCESREQUEST']._serialized_end=2376
+  _globals['_LISTPASTINSTANCESRESPONSE']._serialized_start=2378
+  _globals['_LISTPASTINSTANCESRESPONSE']._serialized_end=2503
+  _globals['_LISTPASTPARTICIPANTSREQUEST']._serialized_start=2506
+  _globals['_LISTPASTPARTICIPANTSREQUEST']._serialized_end=2651
+  _globals['_LISTPASTPARTICIPANTSRESPONSE']._serialized_start=2654
+  _globals['_LISTPASTPARTICIPANTSRESPONSE']._serialized_end=2849
+  _globals['_MEETINGSSERVICE']._serialized_start=2852
+  _globals['_MEETINGSSERVICE']._serialized_end=3906
 # @@protoc_insertion_point(module_scope)

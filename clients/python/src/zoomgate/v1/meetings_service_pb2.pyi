@@ -4,11 +4,17 @@ isort:skip_file
 """
 
 import builtins
+import collections.abc
 import google.protobuf.descriptor
+import google.protobuf.field_mask_pb2
+import google.protobuf.internal.containers
+import google.protobuf.internal.enum_type_wrapper
 import google.protobuf.message
+import google.protobuf.struct_pb2
 import sys
 import typing
 import zoomgate.v1.meeting_pb2
+import zoomgate.v1.past_meeting_pb2
 import zoomgate.v1.proxy_service_pb2
 
 if sys.version_info >= (3, 10):
@@ -180,3 +186,487 @@ class DeleteMeetingResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["response", b"response"]) -> None: ...
 
 Global___DeleteMeetingResponse: typing_extensions.TypeAlias = DeleteMeetingResponse
+
+@typing.final
+class ListMeetingsRequest(google.protobuf.message.Message):
+    """Request message for ListMeetings."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    class _Type:
+        ValueType = typing.NewType("ValueType", builtins.int)
+        V: typing_extensions.TypeAlias = ValueType
+
+    class _TypeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[ListMeetingsRequest._Type.ValueType], builtins.type):
+        DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+        TYPE_UNSPECIFIED: ListMeetingsRequest._Type.ValueType  # 0
+        """Unspecified. Defaults to TYPE_SCHEDULED."""
+        TYPE_SCHEDULED: ListMeetingsRequest._Type.ValueType  # 1
+        """Past meetings that have not expired, running meetings and upcoming meetings. Zoom API value: `scheduled`."""
+        TYPE_LIVE: ListMeetingsRequest._Type.ValueType  # 2
+        """Running meetings. Zoom API value: `live`."""
+        TYPE_UPCOMING: ListMeetingsRequest._Type.ValueType  # 3
+        """Upcoming meetings and running meetings. Zoom API value: `upcoming`."""
+        TYPE_UPCOMING_MEETINGS: ListMeetingsRequest._Type.ValueType  # 4
+        """Upcoming meetings and running meetings of at most six months. Zoom API value: `upcoming_meetings`."""
+        TYPE_PREVIOUS_MEETINGS: ListMeetingsRequest._Type.ValueType  # 5
+        """Past meetings of at most six months. Zoom API value: `previous_meetings`."""
+
+    class Type(_Type, metaclass=_TypeEnumTypeWrapper):
+        """The meetings to list."""
+
+    TYPE_UNSPECIFIED: ListMeetingsRequest.Type.ValueType  # 0
+    """Unspecified. Defaults to TYPE_SCHEDULED."""
+    TYPE_SCHEDULED: ListMeetingsRequest.Type.ValueType  # 1
+    """Past meetings that have not expired, running meetings and upcoming meetings. Zoom API value: `scheduled`."""
+    TYPE_LIVE: ListMeetingsRequest.Type.ValueType  # 2
+    """Running meetings. Zoom API value: `live`."""
+    TYPE_UPCOMING: ListMeetingsRequest.Type.ValueType  # 3
+    """Upcoming meetings and running meetings. Zoom API value: `upcoming`."""
+    TYPE_UPCOMING_MEETINGS: ListMeetingsRequest.Type.ValueType  # 4
+    """Upcoming meetings and running meetings of at most six months. Zoom API value: `upcoming_meetings`."""
+    TYPE_PREVIOUS_MEETINGS: ListMeetingsRequest.Type.ValueType  # 5
+    """Past meetings of at most six months. Zoom API value: `previous_meetings`."""
+
+    USER_EMAIL_FIELD_NUMBER: builtins.int
+    TYPE_FIELD_NUMBER: builtins.int
+    FROM_DATE_FIELD_NUMBER: builtins.int
+    TO_DATE_FIELD_NUMBER: builtins.int
+    TIMEZONE_FIELD_NUMBER: builtins.int
+    PAGE_SIZE_FIELD_NUMBER: builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    user_email: builtins.str
+    """Required. The email address of the user on whose behalf Zoom is called."""
+    type: Global___ListMeetingsRequest.Type.ValueType
+    """The meetings to list."""
+    from_date: builtins.str
+    """The first day, such as `2026-12-01`, in `timezone`."""
+    to_date: builtins.str
+    """The last day, such as `2026-12-31`, in `timezone`."""
+    timezone: builtins.str
+    """The IANA time zone of `from_date` and `to_date`, such as `Europe/Berlin`."""
+    page_size: builtins.int
+    """The maximum number of entries to return: at most 300. Defaults to Zoom's default, 30."""
+    page_token: builtins.str
+    """The `next_page_token` of the previous response, with the same user and filters. Empty for the first page. Expires after 15 minutes."""
+    def __init__(
+        self,
+        *,
+        user_email: builtins.str = ...,
+        type: Global___ListMeetingsRequest.Type.ValueType = ...,
+        from_date: builtins.str = ...,
+        to_date: builtins.str = ...,
+        timezone: builtins.str = ...,
+        page_size: builtins.int = ...,
+        page_token: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["from_date", b"from_date", "page_size", b"page_size", "page_token", b"page_token", "timezone", b"timezone", "to_date", b"to_date", "type", b"type", "user_email", b"user_email"]) -> None: ...
+
+Global___ListMeetingsRequest: typing_extensions.TypeAlias = ListMeetingsRequest
+
+@typing.final
+class ListMeetingsResponse(google.protobuf.message.Message):
+    """Response message for ListMeetings."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MEETINGS_FIELD_NUMBER: builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    TOTAL_SIZE_FIELD_NUMBER: builtins.int
+    ADDITIONAL_FIELDS_FIELD_NUMBER: builtins.int
+    next_page_token: builtins.str
+    """The `page_token` for the next page. Empty on the last page."""
+    total_size: builtins.int
+    """The number of meetings on all pages, if Zoom reports it."""
+    @property
+    def meetings(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[zoomgate.v1.meeting_pb2.Meeting]:
+        """The meetings, with the properties that Zoom lists. The agenda has at most 250 characters."""
+
+    @property
+    def additional_fields(self) -> google.protobuf.struct_pb2.Struct:
+        """Additional Zoom fields."""
+
+    def __init__(
+        self,
+        *,
+        meetings: collections.abc.Iterable[zoomgate.v1.meeting_pb2.Meeting] | None = ...,
+        next_page_token: builtins.str = ...,
+        total_size: builtins.int | None = ...,
+        additional_fields: google.protobuf.struct_pb2.Struct | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_total_size", b"_total_size", "additional_fields", b"additional_fields", "total_size", b"total_size"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_total_size", b"_total_size", "additional_fields", b"additional_fields", "meetings", b"meetings", "next_page_token", b"next_page_token", "total_size", b"total_size"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_total_size", b"_total_size"]) -> typing.Literal["total_size"] | None: ...
+
+Global___ListMeetingsResponse: typing_extensions.TypeAlias = ListMeetingsResponse
+
+@typing.final
+class UpdateMeetingRequest(google.protobuf.message.Message):
+    """Request message for UpdateMeeting."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    USER_EMAIL_FIELD_NUMBER: builtins.int
+    MEETING_ID_FIELD_NUMBER: builtins.int
+    OCCURRENCE_ID_FIELD_NUMBER: builtins.int
+    MEETING_DETAILS_FIELD_NUMBER: builtins.int
+    UPDATE_MASK_FIELD_NUMBER: builtins.int
+    user_email: builtins.str
+    """Required. The email address of the user on whose behalf Zoom is called."""
+    meeting_id: builtins.int
+    """Required. Zoom's meeting number: 1 to 10^12."""
+    occurrence_id: builtins.str
+    """The ID of the occurrence to change: at most 20 digits. If empty, changes the whole meeting."""
+    @property
+    def meeting_details(self) -> zoomgate.v1.meeting_pb2.MeetingDetails:
+        """The new values of the properties."""
+
+    @property
+    def update_mask(self) -> google.protobuf.field_mask_pb2.FieldMask:
+        """The properties to change, as paths in `meeting_details`, such as `topic` or `settings.waiting_room`. A property with a path but without
+        a value is cleared. If unset, the properties that are set in `meeting_details` change.
+        """
+
+    def __init__(
+        self,
+        *,
+        user_email: builtins.str = ...,
+        meeting_id: builtins.int = ...,
+        occurrence_id: builtins.str = ...,
+        meeting_details: zoomgate.v1.meeting_pb2.MeetingDetails | None = ...,
+        update_mask: google.protobuf.field_mask_pb2.FieldMask | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["meeting_details", b"meeting_details", "update_mask", b"update_mask"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["meeting_details", b"meeting_details", "meeting_id", b"meeting_id", "occurrence_id", b"occurrence_id", "update_mask", b"update_mask", "user_email", b"user_email"]) -> None: ...
+
+Global___UpdateMeetingRequest: typing_extensions.TypeAlias = UpdateMeetingRequest
+
+@typing.final
+class UpdateMeetingResponse(google.protobuf.message.Message):
+    """Response message for UpdateMeeting."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RESPONSE_FIELD_NUMBER: builtins.int
+    @property
+    def response(self) -> zoomgate.v1.proxy_service_pb2.ZoomResponse:
+        """Zoom's response: status 204 and the headers, among them the tracking ID."""
+
+    def __init__(
+        self,
+        *,
+        response: zoomgate.v1.proxy_service_pb2.ZoomResponse | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["response", b"response"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["response", b"response"]) -> None: ...
+
+Global___UpdateMeetingResponse: typing_extensions.TypeAlias = UpdateMeetingResponse
+
+@typing.final
+class RecoverMeetingRequest(google.protobuf.message.Message):
+    """Request message for RecoverMeeting."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    USER_EMAIL_FIELD_NUMBER: builtins.int
+    MEETING_ID_FIELD_NUMBER: builtins.int
+    user_email: builtins.str
+    """Required. The email address of the user on whose behalf Zoom is called."""
+    meeting_id: builtins.int
+    """Required. Zoom's meeting number: 1 to 10^12."""
+    def __init__(
+        self,
+        *,
+        user_email: builtins.str = ...,
+        meeting_id: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["meeting_id", b"meeting_id", "user_email", b"user_email"]) -> None: ...
+
+Global___RecoverMeetingRequest: typing_extensions.TypeAlias = RecoverMeetingRequest
+
+@typing.final
+class RecoverMeetingResponse(google.protobuf.message.Message):
+    """Response message for RecoverMeeting."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RESPONSE_FIELD_NUMBER: builtins.int
+    @property
+    def response(self) -> zoomgate.v1.proxy_service_pb2.ZoomResponse:
+        """Zoom's response: status 204 and the headers, among them the tracking ID."""
+
+    def __init__(
+        self,
+        *,
+        response: zoomgate.v1.proxy_service_pb2.ZoomResponse | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["response", b"response"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["response", b"response"]) -> None: ...
+
+Global___RecoverMeetingResponse: typing_extensions.TypeAlias = RecoverMeetingResponse
+
+@typing.final
+class EndMeetingRequest(google.protobuf.message.Message):
+    """Request message for EndMeeting."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    USER_EMAIL_FIELD_NUMBER: builtins.int
+    MEETING_ID_FIELD_NUMBER: builtins.int
+    user_email: builtins.str
+    """Required. The email address of the user on whose behalf Zoom is called."""
+    meeting_id: builtins.int
+    """Required. Zoom's meeting number: 1 to 10^12."""
+    def __init__(
+        self,
+        *,
+        user_email: builtins.str = ...,
+        meeting_id: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["meeting_id", b"meeting_id", "user_email", b"user_email"]) -> None: ...
+
+Global___EndMeetingRequest: typing_extensions.TypeAlias = EndMeetingRequest
+
+@typing.final
+class EndMeetingResponse(google.protobuf.message.Message):
+    """Response message for EndMeeting."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RESPONSE_FIELD_NUMBER: builtins.int
+    @property
+    def response(self) -> zoomgate.v1.proxy_service_pb2.ZoomResponse:
+        """Zoom's response: status 204 and the headers, among them the tracking ID."""
+
+    def __init__(
+        self,
+        *,
+        response: zoomgate.v1.proxy_service_pb2.ZoomResponse | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["response", b"response"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["response", b"response"]) -> None: ...
+
+Global___EndMeetingResponse: typing_extensions.TypeAlias = EndMeetingResponse
+
+@typing.final
+class GetMeetingInvitationRequest(google.protobuf.message.Message):
+    """Request message for GetMeetingInvitation."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    USER_EMAIL_FIELD_NUMBER: builtins.int
+    MEETING_ID_FIELD_NUMBER: builtins.int
+    user_email: builtins.str
+    """Required. The email address of the user on whose behalf Zoom is called."""
+    meeting_id: builtins.int
+    """Required. Zoom's meeting number: 1 to 10^12."""
+    def __init__(
+        self,
+        *,
+        user_email: builtins.str = ...,
+        meeting_id: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["meeting_id", b"meeting_id", "user_email", b"user_email"]) -> None: ...
+
+Global___GetMeetingInvitationRequest: typing_extensions.TypeAlias = GetMeetingInvitationRequest
+
+@typing.final
+class GetMeetingInvitationResponse(google.protobuf.message.Message):
+    """Response message for GetMeetingInvitation."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    INVITATION_FIELD_NUMBER: builtins.int
+    SIP_LINKS_FIELD_NUMBER: builtins.int
+    ADDITIONAL_FIELDS_FIELD_NUMBER: builtins.int
+    invitation: builtins.str
+    """The text of the invitation. Contains the link and the passcode."""
+    @property
+    def sip_links(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """The SIP addresses of the meeting."""
+
+    @property
+    def additional_fields(self) -> google.protobuf.struct_pb2.Struct:
+        """Additional Zoom fields."""
+
+    def __init__(
+        self,
+        *,
+        invitation: builtins.str = ...,
+        sip_links: collections.abc.Iterable[builtins.str] | None = ...,
+        additional_fields: google.protobuf.struct_pb2.Struct | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["additional_fields", b"additional_fields"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["additional_fields", b"additional_fields", "invitation", b"invitation", "sip_links", b"sip_links"]) -> None: ...
+
+Global___GetMeetingInvitationResponse: typing_extensions.TypeAlias = GetMeetingInvitationResponse
+
+@typing.final
+class GetPastMeetingRequest(google.protobuf.message.Message):
+    """Request message for GetPastMeeting."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    USER_EMAIL_FIELD_NUMBER: builtins.int
+    MEETING_ID_FIELD_NUMBER: builtins.int
+    MEETING_UUID_FIELD_NUMBER: builtins.int
+    user_email: builtins.str
+    """Required. The email address of the user on whose behalf Zoom is called."""
+    meeting_id: builtins.int
+    """Zoom's meeting number: 1 to 10^12. Selects the latest instance."""
+    meeting_uuid: builtins.str
+    """The UUID of an instance, not URL-encoded: at most 64 characters."""
+    def __init__(
+        self,
+        *,
+        user_email: builtins.str = ...,
+        meeting_id: builtins.int = ...,
+        meeting_uuid: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["meeting", b"meeting", "meeting_id", b"meeting_id", "meeting_uuid", b"meeting_uuid"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["meeting", b"meeting", "meeting_id", b"meeting_id", "meeting_uuid", b"meeting_uuid", "user_email", b"user_email"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["meeting", b"meeting"]) -> typing.Literal["meeting_id", "meeting_uuid"] | None: ...
+
+Global___GetPastMeetingRequest: typing_extensions.TypeAlias = GetPastMeetingRequest
+
+@typing.final
+class GetPastMeetingResponse(google.protobuf.message.Message):
+    """Response message for GetPastMeeting."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PAST_MEETING_FIELD_NUMBER: builtins.int
+    @property
+    def past_meeting(self) -> zoomgate.v1.past_meeting_pb2.PastMeeting:
+        """The meeting."""
+
+    def __init__(
+        self,
+        *,
+        past_meeting: zoomgate.v1.past_meeting_pb2.PastMeeting | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["past_meeting", b"past_meeting"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["past_meeting", b"past_meeting"]) -> None: ...
+
+Global___GetPastMeetingResponse: typing_extensions.TypeAlias = GetPastMeetingResponse
+
+@typing.final
+class ListPastInstancesRequest(google.protobuf.message.Message):
+    """Request message for ListPastInstances."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    USER_EMAIL_FIELD_NUMBER: builtins.int
+    MEETING_ID_FIELD_NUMBER: builtins.int
+    user_email: builtins.str
+    """Required. The email address of the user on whose behalf Zoom is called."""
+    meeting_id: builtins.int
+    """Required. Zoom's meeting number: 1 to 10^12."""
+    def __init__(
+        self,
+        *,
+        user_email: builtins.str = ...,
+        meeting_id: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["meeting_id", b"meeting_id", "user_email", b"user_email"]) -> None: ...
+
+Global___ListPastInstancesRequest: typing_extensions.TypeAlias = ListPastInstancesRequest
+
+@typing.final
+class ListPastInstancesResponse(google.protobuf.message.Message):
+    """Response message for ListPastInstances."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    INSTANCES_FIELD_NUMBER: builtins.int
+    ADDITIONAL_FIELDS_FIELD_NUMBER: builtins.int
+    @property
+    def instances(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[zoomgate.v1.past_meeting_pb2.PastInstance]:
+        """The instances."""
+
+    @property
+    def additional_fields(self) -> google.protobuf.struct_pb2.Struct:
+        """Additional Zoom fields."""
+
+    def __init__(
+        self,
+        *,
+        instances: collections.abc.Iterable[zoomgate.v1.past_meeting_pb2.PastInstance] | None = ...,
+        additional_fields: google.protobuf.struct_pb2.Struct | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["additional_fields", b"additional_fields"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["additional_fields", b"additional_fields", "instances", b"instances"]) -> None: ...
+
+Global___ListPastInstancesResponse: typing_extensions.TypeAlias = ListPastInstancesResponse
+
+@typing.final
+class ListPastParticipantsRequest(google.protobuf.message.Message):
+    """Request message for ListPastParticipants."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    USER_EMAIL_FIELD_NUMBER: builtins.int
+    MEETING_ID_FIELD_NUMBER: builtins.int
+    MEETING_UUID_FIELD_NUMBER: builtins.int
+    PAGE_SIZE_FIELD_NUMBER: builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    user_email: builtins.str
+    """Required. The email address of the user on whose behalf Zoom is called."""
+    meeting_id: builtins.int
+    """Zoom's meeting number: 1 to 10^12. Selects the latest instance."""
+    meeting_uuid: builtins.str
+    """The UUID of an instance, not URL-encoded: at most 64 characters."""
+    page_size: builtins.int
+    """The maximum number of entries to return: at most 300. Defaults to Zoom's default, 30."""
+    page_token: builtins.str
+    """The `next_page_token` of the previous response, with the same user and filters. Empty for the first page. Expires after 15 minutes."""
+    def __init__(
+        self,
+        *,
+        user_email: builtins.str = ...,
+        meeting_id: builtins.int = ...,
+        meeting_uuid: builtins.str = ...,
+        page_size: builtins.int = ...,
+        page_token: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["meeting", b"meeting", "meeting_id", b"meeting_id", "meeting_uuid", b"meeting_uuid"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["meeting", b"meeting", "meeting_id", b"meeting_id", "meeting_uuid", b"meeting_uuid", "page_size", b"page_size", "page_token", b"page_token", "user_email", b"user_email"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["meeting", b"meeting"]) -> typing.Literal["meeting_id", "meeting_uuid"] | None: ...
+
+Global___ListPastParticipantsRequest: typing_extensions.TypeAlias = ListPastParticipantsRequest
+
+@typing.final
+class ListPastParticipantsResponse(google.protobuf.message.Message):
+    """Response message for ListPastParticipants."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PARTICIPANTS_FIELD_NUMBER: builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    TOTAL_SIZE_FIELD_NUMBER: builtins.int
+    ADDITIONAL_FIELDS_FIELD_NUMBER: builtins.int
+    next_page_token: builtins.str
+    """The `page_token` for the next page. Empty on the last page."""
+    total_size: builtins.int
+    """The number of participants on all pages, if Zoom reports it."""
+    @property
+    def participants(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[zoomgate.v1.past_meeting_pb2.Participant]:
+        """The participants. A participant who leaves and returns is listed once for each time."""
+
+    @property
+    def additional_fields(self) -> google.protobuf.struct_pb2.Struct:
+        """Additional Zoom fields."""
+
+    def __init__(
+        self,
+        *,
+        participants: collections.abc.Iterable[zoomgate.v1.past_meeting_pb2.Participant] | None = ...,
+        next_page_token: builtins.str = ...,
+        total_size: builtins.int | None = ...,
+        additional_fields: google.protobuf.struct_pb2.Struct | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_total_size", b"_total_size", "additional_fields", b"additional_fields", "total_size", b"total_size"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_total_size", b"_total_size", "additional_fields", b"additional_fields", "next_page_token", b"next_page_token", "participants", b"participants", "total_size", b"total_size"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_total_size", b"_total_size"]) -> typing.Literal["total_size"] | None: ...
+
+Global___ListPastParticipantsResponse: typing_extensions.TypeAlias = ListPastParticipantsResponse

@@ -59,10 +59,50 @@ class MeetingsServiceStub(object):
                 request_serializer=zoomgate_dot_v1_dot_meetings__service__pb2.GetMeetingRequest.SerializeToString,
                 response_deserializer=zoomgate_dot_v1_dot_meetings__service__pb2.GetMeetingResponse.FromString,
                 _registered_method=True)
+        self.ListMeetings = channel.unary_unary(
+                '/zoomgate.v1.MeetingsService/ListMeetings',
+                request_serializer=zoomgate_dot_v1_dot_meetings__service__pb2.ListMeetingsRequest.SerializeToString,
+                response_deserializer=zoomgate_dot_v1_dot_meetings__service__pb2.ListMeetingsResponse.FromString,
+                _registered_method=True)
+        self.UpdateMeeting = channel.unary_unary(
+                '/zoomgate.v1.MeetingsService/UpdateMeeting',
+                request_serializer=zoomgate_dot_v1_dot_meetings__service__pb2.UpdateMeetingRequest.SerializeToString,
+                response_deserializer=zoomgate_dot_v1_dot_meetings__service__pb2.UpdateMeetingResponse.FromString,
+                _registered_method=True)
         self.DeleteMeeting = channel.unary_unary(
                 '/zoomgate.v1.MeetingsService/DeleteMeeting',
                 request_serializer=zoomgate_dot_v1_dot_meetings__service__pb2.DeleteMeetingRequest.SerializeToString,
                 response_deserializer=zoomgate_dot_v1_dot_meetings__service__pb2.DeleteMeetingResponse.FromString,
+                _registered_method=True)
+        self.RecoverMeeting = channel.unary_unary(
+                '/zoomgate.v1.MeetingsService/RecoverMeeting',
+                request_serializer=zoomgate_dot_v1_dot_meetings__service__pb2.RecoverMeetingRequest.SerializeToString,
+                response_deserializer=zoomgate_dot_v1_dot_meetings__service__pb2.RecoverMeetingResponse.FromString,
+                _registered_method=True)
+        self.EndMeeting = channel.unary_unary(
+                '/zoomgate.v1.MeetingsService/EndMeeting',
+                request_serializer=zoomgate_dot_v1_dot_meetings__service__pb2.EndMeetingRequest.SerializeToString,
+                response_deserializer=zoomgate_dot_v1_dot_meetings__service__pb2.EndMeetingResponse.FromString,
+                _registered_method=True)
+        self.GetMeetingInvitation = channel.unary_unary(
+                '/zoomgate.v1.MeetingsService/GetMeetingInvitation',
+                request_serializer=zoomgate_dot_v1_dot_meetings__service__pb2.GetMeetingInvitationRequest.SerializeToString,
+                response_deserializer=zoomgate_dot_v1_dot_meetings__service__pb2.GetMeetingInvitationResponse.FromString,
+                _registered_method=True)
+        self.GetPastMeeting = channel.unary_unary(
+                '/zoomgate.v1.MeetingsService/GetPastMeeting',
+                request_serializer=zoomgate_dot_v1_dot_meetings__service__pb2.GetPastMeetingRequest.SerializeToString,
+                response_deserializer=zoomgate_dot_v1_dot_meetings__service__pb2.GetPastMeetingResponse.FromString,
+                _registered_method=True)
+        self.ListPastInstances = channel.unary_unary(
+                '/zoomgate.v1.MeetingsService/ListPastInstances',
+                request_serializer=zoomgate_dot_v1_dot_meetings__service__pb2.ListPastInstancesRequest.SerializeToString,
+                response_deserializer=zoomgate_dot_v1_dot_meetings__service__pb2.ListPastInstancesResponse.FromString,
+                _registered_method=True)
+        self.ListPastParticipants = channel.unary_unary(
+                '/zoomgate.v1.MeetingsService/ListPastParticipants',
+                request_serializer=zoomgate_dot_v1_dot_meetings__service__pb2.ListPastParticipantsRequest.SerializeToString,
+                response_deserializer=zoomgate_dot_v1_dot_meetings__service__pb2.ListPastParticipantsResponse.FromString,
                 _registered_method=True)
 
 
@@ -112,6 +152,39 @@ class MeetingsServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListMeetings(self, request, context):
+        """Lists the user's meetings. Instant meetings and expired meetings are not listed.
+
+        Authorization: services, for users that they may act for; members, for themselves.
+
+        Errors:
+        - INVALID_ARGUMENT / INVALID_PAGE_TOKEN: the page token is invalid or has expired. Zoom keeps its page tokens for 15 minutes; start again
+        with the first page.
+
+        Retries: safe.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateMeeting(self, request, context):
+        """Changes properties of a meeting or of one of its occurrences.
+
+        With `occurrence_id`, only `agenda`, the start, `duration_minutes` and some settings can change. The recurrence is part of the request only if
+        the recurrence of all occurrences changes. Changing `schedule_for` keeps the ID and the link of the meeting.
+
+        Authorization: services, for users that they may act for; members, for themselves.
+
+        Errors:
+        - NOT_FOUND / MEETING_NOT_FOUND: the user has no meeting with this ID.
+        - UNKNOWN / ZOOM_OUTCOME_UNKNOWN: Zoom's response was lost or does not confirm the change.
+
+        Retries: the same change can be sent again; the result is the same.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DeleteMeeting(self, request, context):
         """Deletes a meeting or one of its occurrences. Without `occurrence_id`, all occurrences of a recurring meeting are deleted.
 
@@ -122,6 +195,94 @@ class MeetingsServiceServicer(object):
         - UNKNOWN / ZOOM_OUTCOME_UNKNOWN: Zoom's response was lost or does not confirm the deletion.
 
         Retries: not automatic. A retry after the meeting was deleted returns NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RecoverMeeting(self, request, context):
+        """Recovers a deleted meeting, under the same ID.
+
+        Authorization: services, for users that they may act for; members, for themselves.
+
+        Errors:
+        - NOT_FOUND / MEETING_NOT_FOUND: the user has no meeting with this ID.
+        - UNKNOWN / ZOOM_OUTCOME_UNKNOWN: Zoom's response was lost or does not confirm the recovery.
+
+        Retries: not automatic. A retry after the meeting was recovered is rejected by Zoom or has no effect.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EndMeeting(self, request, context):
+        """Ends a running meeting for all participants.
+
+        Authorization: services, for users that they may act for; members, for themselves.
+
+        Errors:
+        - NOT_FOUND / MEETING_NOT_FOUND: the user has no meeting with this ID.
+        - UNKNOWN / ZOOM_OUTCOME_UNKNOWN: Zoom's response was lost or does not confirm the end.
+
+        Retries: not automatic. A retry after the meeting was ended is rejected by Zoom or has no effect.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetMeetingInvitation(self, request, context):
+        """Returns the text of the invitation to a meeting.
+
+        Authorization: services, for users that they may act for; members, for themselves.
+
+        Errors:
+        - NOT_FOUND / MEETING_NOT_FOUND: the user has no meeting with this ID.
+
+        Retries: safe.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetPastMeeting(self, request, context):
+        """Returns a meeting that has ended, with the number of participants.
+
+        Authorization: services, for users that they may act for; members, for themselves.
+
+        Errors:
+        - NOT_FOUND / MEETING_NOT_FOUND: the user has no meeting with this ID.
+
+        Retries: safe.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPastInstances(self, request, context):
+        """Lists the ended instances of a meeting.
+
+        Authorization: services, for users that they may act for; members, for themselves.
+
+        Errors:
+        - NOT_FOUND / MEETING_NOT_FOUND: the user has no meeting with this ID.
+
+        Retries: safe.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPastParticipants(self, request, context):
+        """Lists the participants of a meeting that has ended.
+
+        Authorization: services, for users that they may act for; members, for themselves.
+
+        Errors:
+        - NOT_FOUND / MEETING_NOT_FOUND: the user has no meeting with this ID.
+        - INVALID_ARGUMENT / INVALID_PAGE_TOKEN: the page token is invalid or has expired. Zoom keeps its page tokens for 15 minutes; start again
+        with the first page.
+
+        Retries: safe.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -140,10 +301,50 @@ def add_MeetingsServiceServicer_to_server(servicer, server):
                     request_deserializer=zoomgate_dot_v1_dot_meetings__service__pb2.GetMeetingRequest.FromString,
                     response_serializer=zoomgate_dot_v1_dot_meetings__service__pb2.GetMeetingResponse.SerializeToString,
             ),
+            'ListMeetings': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListMeetings,
+                    request_deserializer=zoomgate_dot_v1_dot_meetings__service__pb2.ListMeetingsRequest.FromString,
+                    response_serializer=zoomgate_dot_v1_dot_meetings__service__pb2.ListMeetingsResponse.SerializeToString,
+            ),
+            'UpdateMeeting': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateMeeting,
+                    request_deserializer=zoomgate_dot_v1_dot_meetings__service__pb2.UpdateMeetingRequest.FromString,
+                    response_serializer=zoomgate_dot_v1_dot_meetings__service__pb2.UpdateMeetingResponse.SerializeToString,
+            ),
             'DeleteMeeting': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteMeeting,
                     request_deserializer=zoomgate_dot_v1_dot_meetings__service__pb2.DeleteMeetingRequest.FromString,
                     response_serializer=zoomgate_dot_v1_dot_meetings__service__pb2.DeleteMeetingResponse.SerializeToString,
+            ),
+            'RecoverMeeting': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecoverMeeting,
+                    request_deserializer=zoomgate_dot_v1_dot_meetings__service__pb2.RecoverMeetingRequest.FromString,
+                    response_serializer=zoomgate_dot_v1_dot_meetings__service__pb2.RecoverMeetingResponse.SerializeToString,
+            ),
+            'EndMeeting': grpc.unary_unary_rpc_method_handler(
+                    servicer.EndMeeting,
+                    request_deserializer=zoomgate_dot_v1_dot_meetings__service__pb2.EndMeetingRequest.FromString,
+                    response_serializer=zoomgate_dot_v1_dot_meetings__service__pb2.EndMeetingResponse.SerializeToString,
+            ),
+            'GetMeetingInvitation': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetMeetingInvitation,
+                    request_deserializer=zoomgate_dot_v1_dot_meetings__service__pb2.GetMeetingInvitationRequest.FromString,
+                    response_serializer=zoomgate_dot_v1_dot_meetings__service__pb2.GetMeetingInvitationResponse.SerializeToString,
+            ),
+            'GetPastMeeting': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetPastMeeting,
+                    request_deserializer=zoomgate_dot_v1_dot_meetings__service__pb2.GetPastMeetingRequest.FromString,
+                    response_serializer=zoomgate_dot_v1_dot_meetings__service__pb2.GetPastMeetingResponse.SerializeToString,
+            ),
+            'ListPastInstances': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPastInstances,
+                    request_deserializer=zoomgate_dot_v1_dot_meetings__service__pb2.ListPastInstancesRequest.FromString,
+                    response_serializer=zoomgate_dot_v1_dot_meetings__service__pb2.ListPastInstancesResponse.SerializeToString,
+            ),
+            'ListPastParticipants': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPastParticipants,
+                    request_deserializer=zoomgate_dot_v1_dot_meetings__service__pb2.ListPastParticipantsRequest.FromString,
+                    response_serializer=zoomgate_dot_v1_dot_meetings__service__pb2.ListPastParticipantsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -226,6 +427,60 @@ class MeetingsService(object):
             _registered_method=True)
 
     @staticmethod
+    def ListMeetings(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/zoomgate.v1.MeetingsService/ListMeetings',
+            zoomgate_dot_v1_dot_meetings__service__pb2.ListMeetingsRequest.SerializeToString,
+            zoomgate_dot_v1_dot_meetings__service__pb2.ListMeetingsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateMeeting(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/zoomgate.v1.MeetingsService/UpdateMeeting',
+            zoomgate_dot_v1_dot_meetings__service__pb2.UpdateMeetingRequest.SerializeToString,
+            zoomgate_dot_v1_dot_meetings__service__pb2.UpdateMeetingResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def DeleteMeeting(request,
             target,
             options=(),
@@ -242,6 +497,168 @@ class MeetingsService(object):
             '/zoomgate.v1.MeetingsService/DeleteMeeting',
             zoomgate_dot_v1_dot_meetings__service__pb2.DeleteMeetingRequest.SerializeToString,
             zoomgate_dot_v1_dot_meetings__service__pb2.DeleteMeetingResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecoverMeeting(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/zoomgate.v1.MeetingsService/RecoverMeeting',
+            zoomgate_dot_v1_dot_meetings__service__pb2.RecoverMeetingRequest.SerializeToString,
+            zoomgate_dot_v1_dot_meetings__service__pb2.RecoverMeetingResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EndMeeting(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/zoomgate.v1.MeetingsService/EndMeeting',
+            zoomgate_dot_v1_dot_meetings__service__pb2.EndMeetingRequest.SerializeToString,
+            zoomgate_dot_v1_dot_meetings__service__pb2.EndMeetingResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetMeetingInvitation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/zoomgate.v1.MeetingsService/GetMeetingInvitation',
+            zoomgate_dot_v1_dot_meetings__service__pb2.GetMeetingInvitationRequest.SerializeToString,
+            zoomgate_dot_v1_dot_meetings__service__pb2.GetMeetingInvitationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetPastMeeting(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/zoomgate.v1.MeetingsService/GetPastMeeting',
+            zoomgate_dot_v1_dot_meetings__service__pb2.GetPastMeetingRequest.SerializeToString,
+            zoomgate_dot_v1_dot_meetings__service__pb2.GetPastMeetingResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPastInstances(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/zoomgate.v1.MeetingsService/ListPastInstances',
+            zoomgate_dot_v1_dot_meetings__service__pb2.ListPastInstancesRequest.SerializeToString,
+            zoomgate_dot_v1_dot_meetings__service__pb2.ListPastInstancesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPastParticipants(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/zoomgate.v1.MeetingsService/ListPastParticipants',
+            zoomgate_dot_v1_dot_meetings__service__pb2.ListPastParticipantsRequest.SerializeToString,
+            zoomgate_dot_v1_dot_meetings__service__pb2.ListPastParticipantsResponse.FromString,
             options,
             channel_credentials,
             insecure,

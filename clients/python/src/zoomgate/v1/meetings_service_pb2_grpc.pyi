@@ -57,6 +57,38 @@ _MeetingsServiceGetMeetingType = typing_extensions.TypeVar(
     ],
 )
 
+_MeetingsServiceListMeetingsType = typing_extensions.TypeVar(
+    '_MeetingsServiceListMeetingsType',
+    grpc.UnaryUnaryMultiCallable[
+        zoomgate.v1.meetings_service_pb2.ListMeetingsRequest,
+        zoomgate.v1.meetings_service_pb2.ListMeetingsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        zoomgate.v1.meetings_service_pb2.ListMeetingsRequest,
+        zoomgate.v1.meetings_service_pb2.ListMeetingsResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        zoomgate.v1.meetings_service_pb2.ListMeetingsRequest,
+        zoomgate.v1.meetings_service_pb2.ListMeetingsResponse,
+    ],
+)
+
+_MeetingsServiceUpdateMeetingType = typing_extensions.TypeVar(
+    '_MeetingsServiceUpdateMeetingType',
+    grpc.UnaryUnaryMultiCallable[
+        zoomgate.v1.meetings_service_pb2.UpdateMeetingRequest,
+        zoomgate.v1.meetings_service_pb2.UpdateMeetingResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        zoomgate.v1.meetings_service_pb2.UpdateMeetingRequest,
+        zoomgate.v1.meetings_service_pb2.UpdateMeetingResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        zoomgate.v1.meetings_service_pb2.UpdateMeetingRequest,
+        zoomgate.v1.meetings_service_pb2.UpdateMeetingResponse,
+    ],
+)
+
 _MeetingsServiceDeleteMeetingType = typing_extensions.TypeVar(
     '_MeetingsServiceDeleteMeetingType',
     grpc.UnaryUnaryMultiCallable[
@@ -73,7 +105,103 @@ _MeetingsServiceDeleteMeetingType = typing_extensions.TypeVar(
     ],
 )
 
-class MeetingsServiceStub(typing.Generic[_MeetingsServiceCreateMeetingType, _MeetingsServiceGetMeetingType, _MeetingsServiceDeleteMeetingType]):
+_MeetingsServiceRecoverMeetingType = typing_extensions.TypeVar(
+    '_MeetingsServiceRecoverMeetingType',
+    grpc.UnaryUnaryMultiCallable[
+        zoomgate.v1.meetings_service_pb2.RecoverMeetingRequest,
+        zoomgate.v1.meetings_service_pb2.RecoverMeetingResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        zoomgate.v1.meetings_service_pb2.RecoverMeetingRequest,
+        zoomgate.v1.meetings_service_pb2.RecoverMeetingResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        zoomgate.v1.meetings_service_pb2.RecoverMeetingRequest,
+        zoomgate.v1.meetings_service_pb2.RecoverMeetingResponse,
+    ],
+)
+
+_MeetingsServiceEndMeetingType = typing_extensions.TypeVar(
+    '_MeetingsServiceEndMeetingType',
+    grpc.UnaryUnaryMultiCallable[
+        zoomgate.v1.meetings_service_pb2.EndMeetingRequest,
+        zoomgate.v1.meetings_service_pb2.EndMeetingResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        zoomgate.v1.meetings_service_pb2.EndMeetingRequest,
+        zoomgate.v1.meetings_service_pb2.EndMeetingResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        zoomgate.v1.meetings_service_pb2.EndMeetingRequest,
+        zoomgate.v1.meetings_service_pb2.EndMeetingResponse,
+    ],
+)
+
+_MeetingsServiceGetMeetingInvitationType = typing_extensions.TypeVar(
+    '_MeetingsServiceGetMeetingInvitationType',
+    grpc.UnaryUnaryMultiCallable[
+        zoomgate.v1.meetings_service_pb2.GetMeetingInvitationRequest,
+        zoomgate.v1.meetings_service_pb2.GetMeetingInvitationResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        zoomgate.v1.meetings_service_pb2.GetMeetingInvitationRequest,
+        zoomgate.v1.meetings_service_pb2.GetMeetingInvitationResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        zoomgate.v1.meetings_service_pb2.GetMeetingInvitationRequest,
+        zoomgate.v1.meetings_service_pb2.GetMeetingInvitationResponse,
+    ],
+)
+
+_MeetingsServiceGetPastMeetingType = typing_extensions.TypeVar(
+    '_MeetingsServiceGetPastMeetingType',
+    grpc.UnaryUnaryMultiCallable[
+        zoomgate.v1.meetings_service_pb2.GetPastMeetingRequest,
+        zoomgate.v1.meetings_service_pb2.GetPastMeetingResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        zoomgate.v1.meetings_service_pb2.GetPastMeetingRequest,
+        zoomgate.v1.meetings_service_pb2.GetPastMeetingResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        zoomgate.v1.meetings_service_pb2.GetPastMeetingRequest,
+        zoomgate.v1.meetings_service_pb2.GetPastMeetingResponse,
+    ],
+)
+
+_MeetingsServiceListPastInstancesType = typing_extensions.TypeVar(
+    '_MeetingsServiceListPastInstancesType',
+    grpc.UnaryUnaryMultiCallable[
+        zoomgate.v1.meetings_service_pb2.ListPastInstancesRequest,
+        zoomgate.v1.meetings_service_pb2.ListPastInstancesResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        zoomgate.v1.meetings_service_pb2.ListPastInstancesRequest,
+        zoomgate.v1.meetings_service_pb2.ListPastInstancesResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        zoomgate.v1.meetings_service_pb2.ListPastInstancesRequest,
+        zoomgate.v1.meetings_service_pb2.ListPastInstancesResponse,
+    ],
+)
+
+_MeetingsServiceListPastParticipantsType = typing_extensions.TypeVar(
+    '_MeetingsServiceListPastParticipantsType',
+    grpc.UnaryUnaryMultiCallable[
+        zoomgate.v1.meetings_service_pb2.ListPastParticipantsRequest,
+        zoomgate.v1.meetings_service_pb2.ListPastParticipantsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        zoomgate.v1.meetings_service_pb2.ListPastParticipantsRequest,
+        zoomgate.v1.meetings_service_pb2.ListPastParticipantsResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        zoomgate.v1.meetings_service_pb2.ListPastParticipantsRequest,
+        zoomgate.v1.meetings_service_pb2.ListPastParticipantsResponse,
+    ],
+)
+
+class MeetingsServiceStub(typing.Generic[_MeetingsServiceCreateMeetingType, _MeetingsServiceGetMeetingType, _MeetingsServiceListMeetingsType, _MeetingsServiceUpdateMeetingType, _MeetingsServiceDeleteMeetingType, _MeetingsServiceRecoverMeetingType, _MeetingsServiceEndMeetingType, _MeetingsServiceGetMeetingInvitationType, _MeetingsServiceGetPastMeetingType, _MeetingsServiceListPastInstancesType, _MeetingsServiceListPastParticipantsType]):
     """MeetingsService manages Zoom meetings on a user's behalf.
 
     Every RPC can fail with:
@@ -102,8 +230,40 @@ class MeetingsServiceStub(typing.Generic[_MeetingsServiceCreateMeetingType, _Mee
             zoomgate.v1.meetings_service_pb2.GetMeetingResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
+            zoomgate.v1.meetings_service_pb2.ListMeetingsRequest,
+            zoomgate.v1.meetings_service_pb2.ListMeetingsResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            zoomgate.v1.meetings_service_pb2.UpdateMeetingRequest,
+            zoomgate.v1.meetings_service_pb2.UpdateMeetingResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
             zoomgate.v1.meetings_service_pb2.DeleteMeetingRequest,
             zoomgate.v1.meetings_service_pb2.DeleteMeetingResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            zoomgate.v1.meetings_service_pb2.RecoverMeetingRequest,
+            zoomgate.v1.meetings_service_pb2.RecoverMeetingResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            zoomgate.v1.meetings_service_pb2.EndMeetingRequest,
+            zoomgate.v1.meetings_service_pb2.EndMeetingResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            zoomgate.v1.meetings_service_pb2.GetMeetingInvitationRequest,
+            zoomgate.v1.meetings_service_pb2.GetMeetingInvitationResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            zoomgate.v1.meetings_service_pb2.GetPastMeetingRequest,
+            zoomgate.v1.meetings_service_pb2.GetPastMeetingResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            zoomgate.v1.meetings_service_pb2.ListPastInstancesRequest,
+            zoomgate.v1.meetings_service_pb2.ListPastInstancesResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            zoomgate.v1.meetings_service_pb2.ListPastParticipantsRequest,
+            zoomgate.v1.meetings_service_pb2.ListPastParticipantsResponse,
         ],
     ], channel: grpc.Channel) -> None: ...
 
@@ -118,8 +278,40 @@ class MeetingsServiceStub(typing.Generic[_MeetingsServiceCreateMeetingType, _Mee
             zoomgate.v1.meetings_service_pb2.GetMeetingResponse,
         ],
         grpc.aio.UnaryUnaryMultiCallable[
+            zoomgate.v1.meetings_service_pb2.ListMeetingsRequest,
+            zoomgate.v1.meetings_service_pb2.ListMeetingsResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            zoomgate.v1.meetings_service_pb2.UpdateMeetingRequest,
+            zoomgate.v1.meetings_service_pb2.UpdateMeetingResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
             zoomgate.v1.meetings_service_pb2.DeleteMeetingRequest,
             zoomgate.v1.meetings_service_pb2.DeleteMeetingResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            zoomgate.v1.meetings_service_pb2.RecoverMeetingRequest,
+            zoomgate.v1.meetings_service_pb2.RecoverMeetingResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            zoomgate.v1.meetings_service_pb2.EndMeetingRequest,
+            zoomgate.v1.meetings_service_pb2.EndMeetingResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            zoomgate.v1.meetings_service_pb2.GetMeetingInvitationRequest,
+            zoomgate.v1.meetings_service_pb2.GetMeetingInvitationResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            zoomgate.v1.meetings_service_pb2.GetPastMeetingRequest,
+            zoomgate.v1.meetings_service_pb2.GetPastMeetingResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            zoomgate.v1.meetings_service_pb2.ListPastInstancesRequest,
+            zoomgate.v1.meetings_service_pb2.ListPastInstancesResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            zoomgate.v1.meetings_service_pb2.ListPastParticipantsRequest,
+            zoomgate.v1.meetings_service_pb2.ListPastParticipantsResponse,
         ],
     ], channel: grpc.aio.Channel) -> None: ...
 
@@ -145,6 +337,33 @@ class MeetingsServiceStub(typing.Generic[_MeetingsServiceCreateMeetingType, _Mee
     Retries: safe.
     """
 
+    ListMeetings: _MeetingsServiceListMeetingsType
+    """Lists the user's meetings. Instant meetings and expired meetings are not listed.
+
+    Authorization: services, for users that they may act for; members, for themselves.
+
+    Errors:
+    - INVALID_ARGUMENT / INVALID_PAGE_TOKEN: the page token is invalid or has expired. Zoom keeps its page tokens for 15 minutes; start again
+      with the first page.
+
+    Retries: safe.
+    """
+
+    UpdateMeeting: _MeetingsServiceUpdateMeetingType
+    """Changes properties of a meeting or of one of its occurrences.
+
+    With `occurrence_id`, only `agenda`, the start, `duration_minutes` and some settings can change. The recurrence is part of the request only if
+    the recurrence of all occurrences changes. Changing `schedule_for` keeps the ID and the link of the meeting.
+
+    Authorization: services, for users that they may act for; members, for themselves.
+
+    Errors:
+    - NOT_FOUND / MEETING_NOT_FOUND: the user has no meeting with this ID.
+    - UNKNOWN / ZOOM_OUTCOME_UNKNOWN: Zoom's response was lost or does not confirm the change.
+
+    Retries: the same change can be sent again; the result is the same.
+    """
+
     DeleteMeeting: _MeetingsServiceDeleteMeetingType
     """Deletes a meeting or one of its occurrences. Without `occurrence_id`, all occurrences of a recurring meeting are deleted.
 
@@ -157,6 +376,76 @@ class MeetingsServiceStub(typing.Generic[_MeetingsServiceCreateMeetingType, _Mee
     Retries: not automatic. A retry after the meeting was deleted returns NOT_FOUND.
     """
 
+    RecoverMeeting: _MeetingsServiceRecoverMeetingType
+    """Recovers a deleted meeting, under the same ID.
+
+    Authorization: services, for users that they may act for; members, for themselves.
+
+    Errors:
+    - NOT_FOUND / MEETING_NOT_FOUND: the user has no meeting with this ID.
+    - UNKNOWN / ZOOM_OUTCOME_UNKNOWN: Zoom's response was lost or does not confirm the recovery.
+
+    Retries: not automatic. A retry after the meeting was recovered is rejected by Zoom or has no effect.
+    """
+
+    EndMeeting: _MeetingsServiceEndMeetingType
+    """Ends a running meeting for all participants.
+
+    Authorization: services, for users that they may act for; members, for themselves.
+
+    Errors:
+    - NOT_FOUND / MEETING_NOT_FOUND: the user has no meeting with this ID.
+    - UNKNOWN / ZOOM_OUTCOME_UNKNOWN: Zoom's response was lost or does not confirm the end.
+
+    Retries: not automatic. A retry after the meeting was ended is rejected by Zoom or has no effect.
+    """
+
+    GetMeetingInvitation: _MeetingsServiceGetMeetingInvitationType
+    """Returns the text of the invitation to a meeting.
+
+    Authorization: services, for users that they may act for; members, for themselves.
+
+    Errors:
+    - NOT_FOUND / MEETING_NOT_FOUND: the user has no meeting with this ID.
+
+    Retries: safe.
+    """
+
+    GetPastMeeting: _MeetingsServiceGetPastMeetingType
+    """Returns a meeting that has ended, with the number of participants.
+
+    Authorization: services, for users that they may act for; members, for themselves.
+
+    Errors:
+    - NOT_FOUND / MEETING_NOT_FOUND: the user has no meeting with this ID.
+
+    Retries: safe.
+    """
+
+    ListPastInstances: _MeetingsServiceListPastInstancesType
+    """Lists the ended instances of a meeting.
+
+    Authorization: services, for users that they may act for; members, for themselves.
+
+    Errors:
+    - NOT_FOUND / MEETING_NOT_FOUND: the user has no meeting with this ID.
+
+    Retries: safe.
+    """
+
+    ListPastParticipants: _MeetingsServiceListPastParticipantsType
+    """Lists the participants of a meeting that has ended.
+
+    Authorization: services, for users that they may act for; members, for themselves.
+
+    Errors:
+    - NOT_FOUND / MEETING_NOT_FOUND: the user has no meeting with this ID.
+    - INVALID_ARGUMENT / INVALID_PAGE_TOKEN: the page token is invalid or has expired. Zoom keeps its page tokens for 15 minutes; start again
+      with the first page.
+
+    Retries: safe.
+    """
+
 MeetingsServiceAsyncStub: typing_extensions.TypeAlias = MeetingsServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         zoomgate.v1.meetings_service_pb2.CreateMeetingRequest,
@@ -167,8 +456,40 @@ MeetingsServiceAsyncStub: typing_extensions.TypeAlias = MeetingsServiceStub[
         zoomgate.v1.meetings_service_pb2.GetMeetingResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
+        zoomgate.v1.meetings_service_pb2.ListMeetingsRequest,
+        zoomgate.v1.meetings_service_pb2.ListMeetingsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        zoomgate.v1.meetings_service_pb2.UpdateMeetingRequest,
+        zoomgate.v1.meetings_service_pb2.UpdateMeetingResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
         zoomgate.v1.meetings_service_pb2.DeleteMeetingRequest,
         zoomgate.v1.meetings_service_pb2.DeleteMeetingResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        zoomgate.v1.meetings_service_pb2.RecoverMeetingRequest,
+        zoomgate.v1.meetings_service_pb2.RecoverMeetingResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        zoomgate.v1.meetings_service_pb2.EndMeetingRequest,
+        zoomgate.v1.meetings_service_pb2.EndMeetingResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        zoomgate.v1.meetings_service_pb2.GetMeetingInvitationRequest,
+        zoomgate.v1.meetings_service_pb2.GetMeetingInvitationResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        zoomgate.v1.meetings_service_pb2.GetPastMeetingRequest,
+        zoomgate.v1.meetings_service_pb2.GetPastMeetingResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        zoomgate.v1.meetings_service_pb2.ListPastInstancesRequest,
+        zoomgate.v1.meetings_service_pb2.ListPastInstancesResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        zoomgate.v1.meetings_service_pb2.ListPastParticipantsRequest,
+        zoomgate.v1.meetings_service_pb2.ListPastParticipantsResponse,
     ],
 ]
 
@@ -223,6 +544,43 @@ class MeetingsServiceServicer(metaclass=abc.ABCMeta):
         """
 
     @abc.abstractmethod
+    def ListMeetings(
+        self,
+        request: zoomgate.v1.meetings_service_pb2.ListMeetingsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[zoomgate.v1.meetings_service_pb2.ListMeetingsResponse, collections.abc.Awaitable[zoomgate.v1.meetings_service_pb2.ListMeetingsResponse]]:
+        """Lists the user's meetings. Instant meetings and expired meetings are not listed.
+
+        Authorization: services, for users that they may act for; members, for themselves.
+
+        Errors:
+        - INVALID_ARGUMENT / INVALID_PAGE_TOKEN: the page token is invalid or has expired. Zoom keeps its page tokens for 15 minutes; start again
+          with the first page.
+
+        Retries: safe.
+        """
+
+    @abc.abstractmethod
+    def UpdateMeeting(
+        self,
+        request: zoomgate.v1.meetings_service_pb2.UpdateMeetingRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[zoomgate.v1.meetings_service_pb2.UpdateMeetingResponse, collections.abc.Awaitable[zoomgate.v1.meetings_service_pb2.UpdateMeetingResponse]]:
+        """Changes properties of a meeting or of one of its occurrences.
+
+        With `occurrence_id`, only `agenda`, the start, `duration_minutes` and some settings can change. The recurrence is part of the request only if
+        the recurrence of all occurrences changes. Changing `schedule_for` keeps the ID and the link of the meeting.
+
+        Authorization: services, for users that they may act for; members, for themselves.
+
+        Errors:
+        - NOT_FOUND / MEETING_NOT_FOUND: the user has no meeting with this ID.
+        - UNKNOWN / ZOOM_OUTCOME_UNKNOWN: Zoom's response was lost or does not confirm the change.
+
+        Retries: the same change can be sent again; the result is the same.
+        """
+
+    @abc.abstractmethod
     def DeleteMeeting(
         self,
         request: zoomgate.v1.meetings_service_pb2.DeleteMeetingRequest,
@@ -237,6 +595,106 @@ class MeetingsServiceServicer(metaclass=abc.ABCMeta):
         - UNKNOWN / ZOOM_OUTCOME_UNKNOWN: Zoom's response was lost or does not confirm the deletion.
 
         Retries: not automatic. A retry after the meeting was deleted returns NOT_FOUND.
+        """
+
+    @abc.abstractmethod
+    def RecoverMeeting(
+        self,
+        request: zoomgate.v1.meetings_service_pb2.RecoverMeetingRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[zoomgate.v1.meetings_service_pb2.RecoverMeetingResponse, collections.abc.Awaitable[zoomgate.v1.meetings_service_pb2.RecoverMeetingResponse]]:
+        """Recovers a deleted meeting, under the same ID.
+
+        Authorization: services, for users that they may act for; members, for themselves.
+
+        Errors:
+        - NOT_FOUND / MEETING_NOT_FOUND: the user has no meeting with this ID.
+        - UNKNOWN / ZOOM_OUTCOME_UNKNOWN: Zoom's response was lost or does not confirm the recovery.
+
+        Retries: not automatic. A retry after the meeting was recovered is rejected by Zoom or has no effect.
+        """
+
+    @abc.abstractmethod
+    def EndMeeting(
+        self,
+        request: zoomgate.v1.meetings_service_pb2.EndMeetingRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[zoomgate.v1.meetings_service_pb2.EndMeetingResponse, collections.abc.Awaitable[zoomgate.v1.meetings_service_pb2.EndMeetingResponse]]:
+        """Ends a running meeting for all participants.
+
+        Authorization: services, for users that they may act for; members, for themselves.
+
+        Errors:
+        - NOT_FOUND / MEETING_NOT_FOUND: the user has no meeting with this ID.
+        - UNKNOWN / ZOOM_OUTCOME_UNKNOWN: Zoom's response was lost or does not confirm the end.
+
+        Retries: not automatic. A retry after the meeting was ended is rejected by Zoom or has no effect.
+        """
+
+    @abc.abstractmethod
+    def GetMeetingInvitation(
+        self,
+        request: zoomgate.v1.meetings_service_pb2.GetMeetingInvitationRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[zoomgate.v1.meetings_service_pb2.GetMeetingInvitationResponse, collections.abc.Awaitable[zoomgate.v1.meetings_service_pb2.GetMeetingInvitationResponse]]:
+        """Returns the text of the invitation to a meeting.
+
+        Authorization: services, for users that they may act for; members, for themselves.
+
+        Errors:
+        - NOT_FOUND / MEETING_NOT_FOUND: the user has no meeting with this ID.
+
+        Retries: safe.
+        """
+
+    @abc.abstractmethod
+    def GetPastMeeting(
+        self,
+        request: zoomgate.v1.meetings_service_pb2.GetPastMeetingRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[zoomgate.v1.meetings_service_pb2.GetPastMeetingResponse, collections.abc.Awaitable[zoomgate.v1.meetings_service_pb2.GetPastMeetingResponse]]:
+        """Returns a meeting that has ended, with the number of participants.
+
+        Authorization: services, for users that they may act for; members, for themselves.
+
+        Errors:
+        - NOT_FOUND / MEETING_NOT_FOUND: the user has no meeting with this ID.
+
+        Retries: safe.
+        """
+
+    @abc.abstractmethod
+    def ListPastInstances(
+        self,
+        request: zoomgate.v1.meetings_service_pb2.ListPastInstancesRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[zoomgate.v1.meetings_service_pb2.ListPastInstancesResponse, collections.abc.Awaitable[zoomgate.v1.meetings_service_pb2.ListPastInstancesResponse]]:
+        """Lists the ended instances of a meeting.
+
+        Authorization: services, for users that they may act for; members, for themselves.
+
+        Errors:
+        - NOT_FOUND / MEETING_NOT_FOUND: the user has no meeting with this ID.
+
+        Retries: safe.
+        """
+
+    @abc.abstractmethod
+    def ListPastParticipants(
+        self,
+        request: zoomgate.v1.meetings_service_pb2.ListPastParticipantsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[zoomgate.v1.meetings_service_pb2.ListPastParticipantsResponse, collections.abc.Awaitable[zoomgate.v1.meetings_service_pb2.ListPastParticipantsResponse]]:
+        """Lists the participants of a meeting that has ended.
+
+        Authorization: services, for users that they may act for; members, for themselves.
+
+        Errors:
+        - NOT_FOUND / MEETING_NOT_FOUND: the user has no meeting with this ID.
+        - INVALID_ARGUMENT / INVALID_PAGE_TOKEN: the page token is invalid or has expired. Zoom keeps its page tokens for 15 minutes; start again
+          with the first page.
+
+        Retries: safe.
         """
 
 def add_MeetingsServiceServicer_to_server(servicer: MeetingsServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
