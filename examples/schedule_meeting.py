@@ -5,7 +5,7 @@ import sys
 from datetime import date, datetime, time, timedelta
 
 from zoomgate import Client, ConsentRequired, InvalidRequest
-from zoomgate.v1.meeting_pb2 import MeetingDetails, MeetingType, Recurrence
+from zoomgate.v1.meeting_pb2 import DayOfWeek, MeetingDetails, MeetingType, Recurrence
 
 
 def next_monday() -> date:
@@ -25,7 +25,7 @@ def main(user_email: str) -> None:
         duration_minutes=45,
         recurrence=Recurrence(
             type=Recurrence.Type.TYPE_WEEKLY,
-            weekly_days=[2],  # Monday; in Zoom's numbering, 1 is Sunday
+            weekly_days=[DayOfWeek.DAY_OF_WEEK_MONDAY],
             end_times=8,
         ),
     )

@@ -525,8 +525,8 @@ _MEETINGS: dict[str, tuple[Message, str]] = {
         create_request(recurrence={"type": "TYPE_MONTHLY", "monthly_day": 32}),
         "recurrence.monthly_day",
     ),
-    "the fifth week of a month": (
-        create_request(recurrence={"type": "TYPE_MONTHLY", "monthly_week": 5, "monthly_week_day": 1}),
+    "the sixth week of a month": (
+        create_request(recurrence={"type": "TYPE_MONTHLY", "monthly_week": 6, "monthly_week_day": 1}),
         "recurrence.monthly_week",
     ),
     "the eighth day of a week of a month": (
@@ -535,7 +535,7 @@ _MEETINGS: dict[str, tuple[Message, str]] = {
     ),
     "the eighth day of a week": (
         create_request(recurrence={"type": "TYPE_WEEKLY", "weekly_days": [8]}),
-        "recurrence.weekly_days",
+        "recurrence.weekly_days[0]",
     ),
     "more days than a week has": (
         create_request(recurrence={"type": "TYPE_WEEKLY", "weekly_days": [1] * 8}),

@@ -126,23 +126,28 @@ async def test_series_without_days_or_start_is_on_the_current_day(
 
 
 @pytest.mark.parametrize(
-    "recurrence",
+    ("recurrence", "expected"),
     [
-        {"type": "TYPE_WEEKLY", "weekly_days": [2, 5], "end_times": 2},
-        {"type": "TYPE_MONTHLY", "monthly_day": 31, "end_times": 2},
-        {"type": "TYPE_MONTHLY", "monthly_week": -1, "monthly_week_day": 6, "end_times": 2},
+        (
+            {"type": "TYPE_WEEKLY", "weekly_days": ["DAY_OF_WEEK_MONDAY", "DAY_OF_WEEK_THURSDAY"]},
+            {"type": 2, "weekly_days": "2,5"},
+        ),
+        ({"type": "TYPE_MONTHLY", "monthly_day": 31}, {"type": 3, "monthly_day": 31}),
+        (
+            {
+                "type": "TYPE_MONTHLY",
+                "monthly_week": "WEEK_OF_MONTH_LAST",
+                "monthly_week_day": "DAY_OF_WEEK_FRIDAY",
+            },
+            {"type": 3, "monthly_week": -1, "monthly_week_day": 6},
+        ),
     ],
 )
-async def test_days_of_a_series_are_sent_unchanged(zoomgate: Harness, recurrence: dict[str, Any]) -> None:
-    body = await sent(zoomgate, start_time=WEDNESDAY, recurrence=recurrence)
-    expected = {name: value for name, value in recurrence.items() if name.startswith("monthly")}
-    if days := recurrence.get("weekly_days"):
-        expected["weekly_days"] = ",".join(map(str, days))
-    assert {
-        name: value
-        for name, value in body["recurrence"].items()
-        if name.startswith("monthly") or name == "weekly_days"
-    } == expected
+async def test_days_of_a_series_are_sent_in_zooms_numbers(
+    zoomgate: Harness, recurrence: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    body = await sent(zoomgate, start_time=WEDNESDAY, recurrence={**recurrence, "end_times": 2})
+    assert {name: value for name, value in body["recurrence"].items() if name in expected} == expected
 
 
 @pytest.mark.parametrize(

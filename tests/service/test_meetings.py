@@ -74,13 +74,13 @@ async def test_local_start_time_uses_its_time_zone(zoomgate: Harness) -> None:
                 type="MEETING_TYPE_RECURRING_FIXED_TIME",
                 local_start_time="2031-07-01T09:00:00",
                 timezone="Europe/Berlin",
-                recurrence={"type": "TYPE_WEEKLY", "weekly_days": [3], "end_times": 3},
+                recurrence={"type": "TYPE_WEEKLY", "weekly_days": ["DAY_OF_WEEK_TUESDAY"], "end_times": 3},
             ),
         )
     ).meeting
     assert meeting.start_time.ToJsonString() == "2031-07-01T07:00:00Z"
     assert len(meeting.occurrences) == 3
-    assert list(meeting.recurrence.weekly_days) == [3]
+    assert list(meeting.recurrence.weekly_days) == [meeting_pb2.DAY_OF_WEEK_TUESDAY]
 
 
 async def test_additional_fields_are_sent_to_zoom_and_returned(zoomgate: Harness) -> None:
@@ -191,7 +191,7 @@ async def test_all_invalid_details_are_reported_together(zoomgate: Harness) -> N
         recurrence={
             "type": "TYPE_MONTHLY",
             "repeat_interval": 11,
-            "monthly_week": 5,
+            "monthly_week": 6,
             "monthly_week_day": 1,
             "end_times": 61,
             "end_time": "2020-01-01T00:00:00Z",
@@ -220,6 +220,7 @@ async def test_all_invalid_details_are_reported_together(zoomgate: Harness) -> N
                 "recurrence.end_times",
                 "recurrence.end_time",
                 "recurrence.weekly_days",
+                "recurrence.weekly_days[0]",
                 "settings.jbh_time",
                 "settings.alternative_hosts[0]",
                 "settings.approval_type",

@@ -40,11 +40,13 @@ class MappingRules:
 
     Attributes:
         names: The JSON keys of fields whose names differ.
+        output_only: The fields that are not sent.
         separators: The separators of repeated fields that JSON represents as a single string. Duplicates are sent once.
         enums: For each enum, the JSON values by the names of the enum values without their common prefix.
     """
 
     names: Mapping[str, str]
+    output_only: frozenset[str]
     separators: Mapping[str, str]
     enums: Mapping[str, Mapping[str, int | str]]
 
@@ -82,7 +84,8 @@ class MessageConverter:
                     else _Conversion(dict, nested.fields)
                 )
             self._incoming.setdefault(key, (field.name, conversion.expected, conversion.read))
-            self._outgoing[field.name] = (key, conversion.write, nested)
+            if _short_name(field) not in conventions.output_only:
+                self._outgoing[field.name] = (key, conversion.write, nested)
 
     def fields(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """Return the constructor arguments of the message for a JSON object.
@@ -119,7 +122,7 @@ class MessageConverter:
         """Return the set fields of a message as a JSON object. `path` is the path of the message in the request, for violations."""
         data: dict[str, Any] = {}
         for field, value in message.ListFields():
-            if field.name == ADDITIONAL:
+            if field.name not in self._outgoing:  # additional fields, and fields that are output only
                 continue
             key, convert, nested = self._outgoing[field.name]
             if nested is None:
@@ -149,9 +152,7 @@ class MessageConverter:
 
 def _conversion(field: FieldDescriptor, conventions: MappingRules) -> _Conversion:
     """Return the conversion of a field that is not a nested message."""
-    if separator := conventions.separators.get(_short_name(field)):
-        split = _split_numbers if field.cpp_type == FieldDescriptor.CPPTYPE_INT32 else _split
-        return _Conversion(str, split, _join(separator))
+    separator = conventions.separators.get(_short_name(field))
     if field.enum_type is not None:
         prefix = field.enum_type.values_by_number[0].name.removesuffix("UNSPECIFIED")
         numbers = {
@@ -159,7 +160,17 @@ def _conversion(field: FieldDescriptor, conventions: MappingRules) -> _Conversio
             for name, word in conventions.enums[_short_name(field.enum_type)].items()
         }
         words = {number: word for word, number in numbers.items()}
+        if separator:
+            texts = {str(word): number for word, number in numbers.items()}
+            join = _join(separator)
+            return _Conversion(
+                str,
+                lambda value: [texts[part] for part in _split(value)],
+                lambda values: join(str(words[value]) for value in values),
+            )
         return _Conversion(type(next(iter(numbers))), numbers.__getitem__, words.__getitem__)
+    if separator:
+        return _Conversion(str, _split, _join(separator))
     match field.cpp_type:
         case FieldDescriptor.CPPTYPE_MESSAGE:
             return _Conversion(str, _timestamp, _utc)
@@ -218,15 +229,8 @@ def _split(value: str) -> list[str]:
     return [stripped for part in parts if (stripped := part.strip())]
 
 
-def _split_numbers(value: str) -> list[int]:
-    parts = _split(value)
-    if not all(map(_INTEGER.fullmatch, parts)):
-        raise _Mismatch
-    return list(map(_integer(_INT32), map(int, parts)))
-
-
 def _join(separator: str) -> _Convert:
-    return lambda values: separator.join(dict.fromkeys(map(str, values)))
+    return lambda values: separator.join(dict.fromkeys(values))
 
 
 def _timestamp(value: str) -> dict[str, int]:

@@ -18,10 +18,19 @@ CONVENTIONS = MappingRules(
         "Occurrence.duration_minutes": "duration",
         "Recurrence.end_time": "end_date_time",
     },
+    output_only=frozenset(
+        {
+            "MeetingSettings.ContinuousMeetingChat.channel_id",
+            "MeetingSettings.Invitee.internal_user",
+            "TrackingField.visible",
+        }
+    ),
     separators={
         "MeetingSettings.alternative_hosts": ";",
         "MeetingSettings.authentication_domains": ",",
+        "MeetingSettings.enforce_login_domains": ",",
         "MeetingSettings.LanguageInterpretation.Interpreter.interpreter_languages": ",",
+        "MeetingSettings.LanguageInterpretation.Interpreter.languages": ",",
         "Recurrence.weekly_days": ",",
     },
     enums={
@@ -36,6 +45,16 @@ CONVENTIONS = MappingRules(
         "MeetingStatus": {"WAITING": "waiting", "STARTED": "started"},
         "CreationSource": {"OTHER": "other", "OPEN_API": "open_api", "WEB_PORTAL": "web_portal"},
         "Recurrence.Type": {"DAILY": 1, "WEEKLY": 2, "MONTHLY": 3},
+        "DayOfWeek": {
+            "SUNDAY": 1,
+            "MONDAY": 2,
+            "TUESDAY": 3,
+            "WEDNESDAY": 4,
+            "THURSDAY": 5,
+            "FRIDAY": 6,
+            "SATURDAY": 7,
+        },
+        "WeekOfMonth": {"FIRST": 1, "SECOND": 2, "THIRD": 3, "FOURTH": 4, "LAST": -1},
         "Occurrence.Status": {"AVAILABLE": "available", "DELETED": "deleted"},
         "MeetingSettings.ApprovalType": {"AUTOMATIC": 0, "MANUAL": 1, "NONE": 2},
         "MeetingSettings.RegistrationType": {
@@ -52,7 +71,34 @@ CONVENTIONS = MappingRules(
         "MeetingSettings.AutoRecording": {"LOCAL": "local", "CLOUD": "cloud", "NONE": "none"},
         "MeetingSettings.EncryptionType": {"ENHANCED": "enhanced_encryption", "END_TO_END": "e2ee"},
         "MeetingSettings.CalendarType": {"OUTLOOK": 1, "GOOGLE": 2},
+        "MeetingSettings.SummaryRecipients": {
+            "HOST": 1,
+            "ALL_HOSTS": 2,
+            "INVITEES_IN_ORGANIZATION": 3,
+            "ALL_INVITEES": 4,
+        },
+        "MeetingSettings.QuestionAskers": {
+            "ALL": 1,
+            "ALL_SINCE_JOINING": 2,
+            "HOST": 3,
+            "ORGANIZATION": 4,
+            "ORGANIZATION_SINCE_JOINING": 5,
+        },
         "MeetingSettings.WaitingRoomOptions.Mode": {"FOLLOW_SETTING": "follow_setting", "CUSTOM": "custom"},
+        "MeetingSettings.WaitingRoomOptions.Participants": {
+            "EVERYONE": "everyone",
+            "NOT_IN_ACCOUNT": "users_not_in_account",
+            "NOT_IN_ACCOUNT_OR_ALLOWED_DOMAINS": "users_not_in_account_or_whitelisted_domains",
+            "NOT_INVITED": "users_not_on_invite",
+        },
+        "MeetingSettings.QuestionAndAnswer.Visibility": {"ANSWERED": "answered", "ALL": "all"},
+        "MeetingSettings.DialInNumber.Type": {"TOLL": "toll", "TOLL_FREE": "tollfree"},
+        "MeetingSettings.Resource.Type": {"WHITEBOARD": "whiteboard"},
+        "MeetingSettings.Resource.PermissionLevel": {
+            "EDITOR": "editor",
+            "COMMENTER": "commenter",
+            "VIEWER": "viewer",
+        },
         "MeetingSettings.CountryRestriction.Method": {"APPROVE": "approve", "DENY": "deny"},
     },
 )

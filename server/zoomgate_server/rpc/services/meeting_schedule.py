@@ -138,8 +138,9 @@ def _check_days(recurrence: pb.Recurrence, path: str, violations: Violations) ->
     """Validate the type, the interval and the fields that select days."""
     if not _is_set(recurrence, "type"):
         violations.add(f"{path}.type", "is required; send TYPE_DAILY, TYPE_WEEKLY or TYPE_MONTHLY")
-    if any(not 1 <= day <= 7 for day in recurrence.weekly_days):
-        violations.add(f"{path}.weekly_days", "contains an invalid day; send 1 (Sunday) to 7 (Saturday)")
+    for index, day in enumerate(recurrence.weekly_days):
+        if day == pb.DAY_OF_WEEK_UNSPECIFIED:
+            violations.add(f"{path}.weekly_days[{index}]", "is unspecified; send a day of the week")
     if recurrence.type not in _RULES:
         return
     max_interval, _ = _RULES[recurrence.type]
@@ -172,6 +173,6 @@ def _set_default_days(recurrence: pb.Recurrence, start: datetime | None) -> None
     if start is None or any(_is_set(recurrence, name) for name in names):
         return
     if recurrence.type == pb.Recurrence.TYPE_WEEKLY:
-        recurrence.weekly_days.append(start.isoweekday() % 7 + 1)
+        recurrence.weekly_days.append(pb.DayOfWeek.ValueType(start.isoweekday() % 7 + 1))
     elif recurrence.type == pb.Recurrence.TYPE_MONTHLY:
         recurrence.monthly_day = start.day

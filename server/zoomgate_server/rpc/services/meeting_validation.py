@@ -41,12 +41,18 @@ _NUMBERS: Mapping[str, tuple[Container[int], str]] = {
     "MeetingSettings.jbh_time": ((0, 5, 10, 15), "0, 5, 10 or 15 minutes"),
     "Recurrence.end_times": (range(61), "1 to 60, or 0 for no end"),
     "Recurrence.monthly_day": (range(1, 32), "1 to 31"),
-    "Recurrence.monthly_week": ((-1, 1, 2, 3, 4), "1 to 4, or -1 for the last week"),
-    "Recurrence.monthly_week_day": (range(1, 8), "1 (Sunday) to 7 (Saturday)"),
 }
 """The allowed numbers of integer fields, and what to send instead."""
 
-_SEPARATED = frozenset({"alternative_hosts", "authentication_domains", "interpreter_languages"})
+_SEPARATED = frozenset(
+    {
+        "alternative_hosts",
+        "authentication_domains",
+        "enforce_login_domains",
+        "interpreter_languages",
+        "languages",
+    }
+)
 _MULTILINE = frozenset({"agenda", "audio_conference_info"})
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _CONTROL_EXCEPT_NEWLINES = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")

@@ -52,7 +52,7 @@ class MeetingType(_MeetingType, metaclass=_MeetingTypeEnumTypeWrapper):
     name. There, integers outside ±2^53 are stored as decimal strings, because a Struct cannot represent them exactly, numbers beyond a
     double and NaN as strings such as `Infinity`, and values nested deeper than 20 levels as JSON strings. Characters that are not valid
     Unicode become U+FFFD everywhere. In requests, keys of `additional_fields` are passed to Zoom unchanged. Thus a field that these
-    messages define can have a value that they do not, but only while the field itself is unset.
+    messages define can have a value that they do not, but only while the field itself is unset. Output-only fields are ignored in requests.
 
     The type of a meeting.
     """
@@ -127,9 +127,89 @@ CREATION_SOURCE_WEB_PORTAL: CreationSource.ValueType  # 3
 """Zoom's web portal."""
 Global___CreationSource: typing_extensions.TypeAlias = CreationSource
 
+class _DayOfWeek:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _DayOfWeekEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_DayOfWeek.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    DAY_OF_WEEK_UNSPECIFIED: _DayOfWeek.ValueType  # 0
+    """Unspecified."""
+    DAY_OF_WEEK_SUNDAY: _DayOfWeek.ValueType  # 1
+    """Sunday. Zoom API value: 1."""
+    DAY_OF_WEEK_MONDAY: _DayOfWeek.ValueType  # 2
+    """Monday. Zoom API value: 2."""
+    DAY_OF_WEEK_TUESDAY: _DayOfWeek.ValueType  # 3
+    """Tuesday. Zoom API value: 3."""
+    DAY_OF_WEEK_WEDNESDAY: _DayOfWeek.ValueType  # 4
+    """Wednesday. Zoom API value: 4."""
+    DAY_OF_WEEK_THURSDAY: _DayOfWeek.ValueType  # 5
+    """Thursday. Zoom API value: 5."""
+    DAY_OF_WEEK_FRIDAY: _DayOfWeek.ValueType  # 6
+    """Friday. Zoom API value: 6."""
+    DAY_OF_WEEK_SATURDAY: _DayOfWeek.ValueType  # 7
+    """Saturday. Zoom API value: 7."""
+
+class DayOfWeek(_DayOfWeek, metaclass=_DayOfWeekEnumTypeWrapper):
+    """A day of the week. Numbered as in Zoom's API."""
+
+DAY_OF_WEEK_UNSPECIFIED: DayOfWeek.ValueType  # 0
+"""Unspecified."""
+DAY_OF_WEEK_SUNDAY: DayOfWeek.ValueType  # 1
+"""Sunday. Zoom API value: 1."""
+DAY_OF_WEEK_MONDAY: DayOfWeek.ValueType  # 2
+"""Monday. Zoom API value: 2."""
+DAY_OF_WEEK_TUESDAY: DayOfWeek.ValueType  # 3
+"""Tuesday. Zoom API value: 3."""
+DAY_OF_WEEK_WEDNESDAY: DayOfWeek.ValueType  # 4
+"""Wednesday. Zoom API value: 4."""
+DAY_OF_WEEK_THURSDAY: DayOfWeek.ValueType  # 5
+"""Thursday. Zoom API value: 5."""
+DAY_OF_WEEK_FRIDAY: DayOfWeek.ValueType  # 6
+"""Friday. Zoom API value: 6."""
+DAY_OF_WEEK_SATURDAY: DayOfWeek.ValueType  # 7
+"""Saturday. Zoom API value: 7."""
+Global___DayOfWeek: typing_extensions.TypeAlias = DayOfWeek
+
+class _WeekOfMonth:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _WeekOfMonthEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_WeekOfMonth.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    WEEK_OF_MONTH_UNSPECIFIED: _WeekOfMonth.ValueType  # 0
+    """Unspecified."""
+    WEEK_OF_MONTH_FIRST: _WeekOfMonth.ValueType  # 1
+    """The first week. Zoom API value: 1."""
+    WEEK_OF_MONTH_SECOND: _WeekOfMonth.ValueType  # 2
+    """The second week. Zoom API value: 2."""
+    WEEK_OF_MONTH_THIRD: _WeekOfMonth.ValueType  # 3
+    """The third week. Zoom API value: 3."""
+    WEEK_OF_MONTH_FOURTH: _WeekOfMonth.ValueType  # 4
+    """The fourth week. Zoom API value: 4."""
+    WEEK_OF_MONTH_LAST: _WeekOfMonth.ValueType  # 5
+    """The last week. Zoom API value: -1."""
+
+class WeekOfMonth(_WeekOfMonth, metaclass=_WeekOfMonthEnumTypeWrapper):
+    """A week of the month."""
+
+WEEK_OF_MONTH_UNSPECIFIED: WeekOfMonth.ValueType  # 0
+"""Unspecified."""
+WEEK_OF_MONTH_FIRST: WeekOfMonth.ValueType  # 1
+"""The first week. Zoom API value: 1."""
+WEEK_OF_MONTH_SECOND: WeekOfMonth.ValueType  # 2
+"""The second week. Zoom API value: 2."""
+WEEK_OF_MONTH_THIRD: WeekOfMonth.ValueType  # 3
+"""The third week. Zoom API value: 3."""
+WEEK_OF_MONTH_FOURTH: WeekOfMonth.ValueType  # 4
+"""The fourth week. Zoom API value: 4."""
+WEEK_OF_MONTH_LAST: WeekOfMonth.ValueType  # 5
+"""The last week. Zoom API value: -1."""
+Global___WeekOfMonth: typing_extensions.TypeAlias = WeekOfMonth
+
 @typing.final
 class MeetingDetails(google.protobuf.message.Message):
-    """The properties of a meeting to create. Every field is optional.
+    """The properties of a meeting to create or change. Every field is optional.
 
     Zoom ignores or replaces some contradictory properties without an error. Zoomgate rejects them instead. It sets properties that follow
     from others: the type of a meeting with a recurrence, and the days of a recurrence without days.
@@ -176,11 +256,13 @@ class MeetingDetails(google.protobuf.message.Message):
     generates a passcode if the user's setting "Require a passcode when scheduling new meetings" is on, unless `default_password` is false.
     """
     default_password: builtins.bool
-    """Whether Zoom generates a passcode if `password` is unset and the user's settings require a passcode. Defaults to Zoom's default, true.
-    Ignored if an administrator has locked that requirement: Zoom then always generates a passcode.
+    """Whether Zoom generates a passcode if `password` is unset and the user's settings require a passcode. Only for creating a meeting.
+    Defaults to Zoom's default, true. Ignored if an administrator has locked that requirement: Zoom then always generates a passcode.
     """
     pre_schedule: builtins.bool
-    """Whether the meeting is a prescheduled meeting of Zoom's Google Workspace add-on. For MEETING_TYPE_SCHEDULED and MEETING_TYPE_RECURRING_NO_FIXED_TIME. Defaults to false."""
+    """Whether the meeting is a prescheduled meeting of Zoom's Google Workspace add-on. Only for MEETING_TYPE_SCHEDULED and
+    MEETING_TYPE_RECURRING_NO_FIXED_TIME. Defaults to false.
+    """
     schedule_for: builtins.str
     """The email address or Zoom user ID of the user for whom the meeting is scheduled. That user must have granted the scheduling privilege.
     Cannot be combined with MEETING_TYPE_INSTANT.
@@ -324,7 +406,7 @@ class Meeting(google.protobuf.message.Message):
     password: builtins.str
     """The passcode."""
     encrypted_password: builtins.str
-    """The encrypted passcode that is part of `join_url`."""
+    """The encrypted passcode for H.323 and SIP room systems of other vendors."""
     pstn_password: builtins.str
     """The passcode for joining by telephone."""
     h323_password: builtins.str
@@ -457,18 +539,18 @@ class Recurrence(google.protobuf.message.Message):
     """The day of the month of a monthly meeting, from 1 to 31. When creating a meeting without `monthly_week`, defaults to the day of the
     start in the time zone of the meeting. Only for TYPE_MONTHLY.
     """
-    monthly_week: builtins.int
-    """The week of the month of a monthly meeting: 1 to 4, or -1 for the last week. Requires `monthly_week_day`, and cannot be combined with
-    `monthly_day`. Only for TYPE_MONTHLY.
+    monthly_week: Global___WeekOfMonth.ValueType
+    """The week of the month of a monthly meeting. Requires `monthly_week_day`, and cannot be combined with `monthly_day`. Only for
+    TYPE_MONTHLY.
     """
-    monthly_week_day: builtins.int
-    """The day of the week in `monthly_week`, from 1 (Sunday) to 7 (Saturday). Requires `monthly_week`. Only for TYPE_MONTHLY."""
+    monthly_week_day: Global___DayOfWeek.ValueType
+    """The day of the week in `monthly_week`. Requires `monthly_week`. Only for TYPE_MONTHLY."""
     end_times: builtins.int
     """The number of occurrences: 1 to 60, or 0 for no end. Cannot be combined with `end_time`. Defaults to 1."""
     @property
-    def weekly_days(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
-        """The days of the week of a weekly meeting, from 1 (Sunday) to 7 (Saturday). When creating a meeting, defaults to the day of the start in
-        the time zone of the meeting. Only for TYPE_WEEKLY.
+    def weekly_days(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[Global___DayOfWeek.ValueType]:
+        """The days of the week of a weekly meeting. When creating a meeting, defaults to the day of the start in the time zone of the meeting.
+        Only for TYPE_WEEKLY. Zoom's API represents them as one string, separated by commas.
         """
 
     @property
@@ -484,24 +566,20 @@ class Recurrence(google.protobuf.message.Message):
         *,
         type: Global___Recurrence.Type.ValueType = ...,
         repeat_interval: builtins.int | None = ...,
-        weekly_days: collections.abc.Iterable[builtins.int] | None = ...,
+        weekly_days: collections.abc.Iterable[Global___DayOfWeek.ValueType] | None = ...,
         monthly_day: builtins.int | None = ...,
-        monthly_week: builtins.int | None = ...,
-        monthly_week_day: builtins.int | None = ...,
+        monthly_week: Global___WeekOfMonth.ValueType = ...,
+        monthly_week_day: Global___DayOfWeek.ValueType = ...,
         end_times: builtins.int | None = ...,
         end_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         additional_fields: google.protobuf.struct_pb2.Struct | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_end_times", b"_end_times", "_monthly_day", b"_monthly_day", "_monthly_week", b"_monthly_week", "_monthly_week_day", b"_monthly_week_day", "_repeat_interval", b"_repeat_interval", "additional_fields", b"additional_fields", "end_time", b"end_time", "end_times", b"end_times", "monthly_day", b"monthly_day", "monthly_week", b"monthly_week", "monthly_week_day", b"monthly_week_day", "repeat_interval", b"repeat_interval"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_end_times", b"_end_times", "_monthly_day", b"_monthly_day", "_monthly_week", b"_monthly_week", "_monthly_week_day", b"_monthly_week_day", "_repeat_interval", b"_repeat_interval", "additional_fields", b"additional_fields", "end_time", b"end_time", "end_times", b"end_times", "monthly_day", b"monthly_day", "monthly_week", b"monthly_week", "monthly_week_day", b"monthly_week_day", "repeat_interval", b"repeat_interval", "type", b"type", "weekly_days", b"weekly_days"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_end_times", b"_end_times", "_monthly_day", b"_monthly_day", "_repeat_interval", b"_repeat_interval", "additional_fields", b"additional_fields", "end_time", b"end_time", "end_times", b"end_times", "monthly_day", b"monthly_day", "repeat_interval", b"repeat_interval"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_end_times", b"_end_times", "_monthly_day", b"_monthly_day", "_repeat_interval", b"_repeat_interval", "additional_fields", b"additional_fields", "end_time", b"end_time", "end_times", b"end_times", "monthly_day", b"monthly_day", "monthly_week", b"monthly_week", "monthly_week_day", b"monthly_week_day", "repeat_interval", b"repeat_interval", "type", b"type", "weekly_days", b"weekly_days"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_end_times", b"_end_times"]) -> typing.Literal["end_times"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_monthly_day", b"_monthly_day"]) -> typing.Literal["monthly_day"] | None: ...
-    @typing.overload
-    def WhichOneof(self, oneof_group: typing.Literal["_monthly_week", b"_monthly_week"]) -> typing.Literal["monthly_week"] | None: ...
-    @typing.overload
-    def WhichOneof(self, oneof_group: typing.Literal["_monthly_week_day", b"_monthly_week_day"]) -> typing.Literal["monthly_week_day"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_repeat_interval", b"_repeat_interval"]) -> typing.Literal["repeat_interval"] | None: ...
 
@@ -584,7 +662,7 @@ class TrackingField(google.protobuf.message.Message):
     value: builtins.str
     """The value."""
     visible: builtins.bool
-    """Output only. Whether the tracking field is visible in the meeting."""
+    """Output only. Whether Zoom's web portal shows the tracking field when a meeting is scheduled."""
     @property
     def additional_fields(self) -> google.protobuf.struct_pb2.Struct:
         """Additional Zoom fields."""
@@ -593,12 +671,15 @@ class TrackingField(google.protobuf.message.Message):
         self,
         *,
         field: builtins.str = ...,
-        value: builtins.str = ...,
+        value: builtins.str | None = ...,
         visible: builtins.bool | None = ...,
         additional_fields: google.protobuf.struct_pb2.Struct | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_visible", b"_visible", "additional_fields", b"additional_fields", "visible", b"visible"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_visible", b"_visible", "additional_fields", b"additional_fields", "field", b"field", "value", b"value", "visible", b"visible"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_value", b"_value", "_visible", b"_visible", "additional_fields", b"additional_fields", "value", b"value", "visible", b"visible"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_value", b"_value", "_visible", b"_visible", "additional_fields", b"additional_fields", "field", b"field", "value", b"value", "visible", b"visible"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_value", b"_value"]) -> typing.Literal["value"] | None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_visible", b"_visible"]) -> typing.Literal["visible"] | None: ...
 
 Global___TrackingField: typing_extensions.TypeAlias = TrackingField
@@ -769,6 +850,72 @@ class MeetingSettings(google.protobuf.message.Message):
     CALENDAR_TYPE_GOOGLE: MeetingSettings.CalendarType.ValueType  # 2
     """Google Calendar. Zoom API value: 2."""
 
+    class _SummaryRecipients:
+        ValueType = typing.NewType("ValueType", builtins.int)
+        V: typing_extensions.TypeAlias = ValueType
+
+    class _SummaryRecipientsEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[MeetingSettings._SummaryRecipients.ValueType], builtins.type):
+        DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+        SUMMARY_RECIPIENTS_UNSPECIFIED: MeetingSettings._SummaryRecipients.ValueType  # 0
+        """Unspecified. Zoom's default applies."""
+        SUMMARY_RECIPIENTS_HOST: MeetingSettings._SummaryRecipients.ValueType  # 1
+        """The host. Zoom API value: 1."""
+        SUMMARY_RECIPIENTS_ALL_HOSTS: MeetingSettings._SummaryRecipients.ValueType  # 2
+        """The host, co-hosts and alternative hosts. Zoom API value: 2."""
+        SUMMARY_RECIPIENTS_INVITEES_IN_ORGANIZATION: MeetingSettings._SummaryRecipients.ValueType  # 3
+        """The host and the invitees who belong to the organization. Zoom API value: 3."""
+        SUMMARY_RECIPIENTS_ALL_INVITEES: MeetingSettings._SummaryRecipients.ValueType  # 4
+        """All invitees. Zoom API value: 4."""
+
+    class SummaryRecipients(_SummaryRecipients, metaclass=_SummaryRecipientsEnumTypeWrapper):
+        """The users who receive the summary of a meeting."""
+
+    SUMMARY_RECIPIENTS_UNSPECIFIED: MeetingSettings.SummaryRecipients.ValueType  # 0
+    """Unspecified. Zoom's default applies."""
+    SUMMARY_RECIPIENTS_HOST: MeetingSettings.SummaryRecipients.ValueType  # 1
+    """The host. Zoom API value: 1."""
+    SUMMARY_RECIPIENTS_ALL_HOSTS: MeetingSettings.SummaryRecipients.ValueType  # 2
+    """The host, co-hosts and alternative hosts. Zoom API value: 2."""
+    SUMMARY_RECIPIENTS_INVITEES_IN_ORGANIZATION: MeetingSettings.SummaryRecipients.ValueType  # 3
+    """The host and the invitees who belong to the organization. Zoom API value: 3."""
+    SUMMARY_RECIPIENTS_ALL_INVITEES: MeetingSettings.SummaryRecipients.ValueType  # 4
+    """All invitees. Zoom API value: 4."""
+
+    class _QuestionAskers:
+        ValueType = typing.NewType("ValueType", builtins.int)
+        V: typing_extensions.TypeAlias = ValueType
+
+    class _QuestionAskersEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[MeetingSettings._QuestionAskers.ValueType], builtins.type):
+        DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+        QUESTION_ASKERS_UNSPECIFIED: MeetingSettings._QuestionAskers.ValueType  # 0
+        """Unspecified. Zoom's default applies."""
+        QUESTION_ASKERS_ALL: MeetingSettings._QuestionAskers.ValueType  # 1
+        """All participants and invitees. Zoom API value: 1."""
+        QUESTION_ASKERS_ALL_SINCE_JOINING: MeetingSettings._QuestionAskers.ValueType  # 2
+        """All participants, about the time since they joined. Zoom API value: 2."""
+        QUESTION_ASKERS_HOST: MeetingSettings._QuestionAskers.ValueType  # 3
+        """The host. Zoom API value: 3."""
+        QUESTION_ASKERS_ORGANIZATION: MeetingSettings._QuestionAskers.ValueType  # 4
+        """The participants and invitees who belong to the organization. Zoom API value: 4."""
+        QUESTION_ASKERS_ORGANIZATION_SINCE_JOINING: MeetingSettings._QuestionAskers.ValueType  # 5
+        """The participants who belong to the organization, about the time since they joined. Zoom API value: 5."""
+
+    class QuestionAskers(_QuestionAskers, metaclass=_QuestionAskersEnumTypeWrapper):
+        """The users who may ask AI Companion about a meeting."""
+
+    QUESTION_ASKERS_UNSPECIFIED: MeetingSettings.QuestionAskers.ValueType  # 0
+    """Unspecified. Zoom's default applies."""
+    QUESTION_ASKERS_ALL: MeetingSettings.QuestionAskers.ValueType  # 1
+    """All participants and invitees. Zoom API value: 1."""
+    QUESTION_ASKERS_ALL_SINCE_JOINING: MeetingSettings.QuestionAskers.ValueType  # 2
+    """All participants, about the time since they joined. Zoom API value: 2."""
+    QUESTION_ASKERS_HOST: MeetingSettings.QuestionAskers.ValueType  # 3
+    """The host. Zoom API value: 3."""
+    QUESTION_ASKERS_ORGANIZATION: MeetingSettings.QuestionAskers.ValueType  # 4
+    """The participants and invitees who belong to the organization. Zoom API value: 4."""
+    QUESTION_ASKERS_ORGANIZATION_SINCE_JOINING: MeetingSettings.QuestionAskers.ValueType  # 5
+    """The participants who belong to the organization, about the time since they joined. Zoom API value: 5."""
+
     @typing.final
     class WaitingRoomOptions(google.protobuf.message.Message):
         """The options of the waiting room."""
@@ -798,13 +945,44 @@ class MeetingSettings(google.protobuf.message.Message):
         MODE_CUSTOM: MeetingSettings.WaitingRoomOptions.Mode.ValueType  # 2
         """The rules of this meeting apply. Zoom API value: `custom`."""
 
+        class _Participants:
+            ValueType = typing.NewType("ValueType", builtins.int)
+            V: typing_extensions.TypeAlias = ValueType
+
+        class _ParticipantsEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[MeetingSettings.WaitingRoomOptions._Participants.ValueType], builtins.type):
+            DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+            PARTICIPANTS_UNSPECIFIED: MeetingSettings.WaitingRoomOptions._Participants.ValueType  # 0
+            """Unspecified."""
+            PARTICIPANTS_EVERYONE: MeetingSettings.WaitingRoomOptions._Participants.ValueType  # 1
+            """All participants. Zoom API value: `everyone`."""
+            PARTICIPANTS_NOT_IN_ACCOUNT: MeetingSettings.WaitingRoomOptions._Participants.ValueType  # 2
+            """Participants outside the account. Zoom API value: `users_not_in_account`."""
+            PARTICIPANTS_NOT_IN_ACCOUNT_OR_ALLOWED_DOMAINS: MeetingSettings.WaitingRoomOptions._Participants.ValueType  # 3
+            """Participants outside the account and outside its allowed domains. Zoom API value: `users_not_in_account_or_whitelisted_domains`."""
+            PARTICIPANTS_NOT_INVITED: MeetingSettings.WaitingRoomOptions._Participants.ValueType  # 4
+            """Participants who were not invited. Zoom API value: `users_not_on_invite`."""
+
+        class Participants(_Participants, metaclass=_ParticipantsEnumTypeWrapper):
+            """The participants who are placed in the waiting room."""
+
+        PARTICIPANTS_UNSPECIFIED: MeetingSettings.WaitingRoomOptions.Participants.ValueType  # 0
+        """Unspecified."""
+        PARTICIPANTS_EVERYONE: MeetingSettings.WaitingRoomOptions.Participants.ValueType  # 1
+        """All participants. Zoom API value: `everyone`."""
+        PARTICIPANTS_NOT_IN_ACCOUNT: MeetingSettings.WaitingRoomOptions.Participants.ValueType  # 2
+        """Participants outside the account. Zoom API value: `users_not_in_account`."""
+        PARTICIPANTS_NOT_IN_ACCOUNT_OR_ALLOWED_DOMAINS: MeetingSettings.WaitingRoomOptions.Participants.ValueType  # 3
+        """Participants outside the account and outside its allowed domains. Zoom API value: `users_not_in_account_or_whitelisted_domains`."""
+        PARTICIPANTS_NOT_INVITED: MeetingSettings.WaitingRoomOptions.Participants.ValueType  # 4
+        """Participants who were not invited. Zoom API value: `users_not_on_invite`."""
+
         MODE_FIELD_NUMBER: builtins.int
         WHO_GOES_TO_WAITING_ROOM_FIELD_NUMBER: builtins.int
         ADDITIONAL_FIELDS_FIELD_NUMBER: builtins.int
         mode: Global___MeetingSettings.WaitingRoomOptions.Mode.ValueType
         """The source of the waiting room rules."""
-        who_goes_to_waiting_room: builtins.str
-        """Zoom's value for the participants that are sent to the waiting room, such as `everyone` or `users_not_in_account`."""
+        who_goes_to_waiting_room: Global___MeetingSettings.WaitingRoomOptions.Participants.ValueType
+        """The participants who are placed in the waiting room. Required for MODE_CUSTOM."""
         @property
         def additional_fields(self) -> google.protobuf.struct_pb2.Struct:
             """Additional Zoom fields."""
@@ -813,12 +991,11 @@ class MeetingSettings(google.protobuf.message.Message):
             self,
             *,
             mode: Global___MeetingSettings.WaitingRoomOptions.Mode.ValueType = ...,
-            who_goes_to_waiting_room: builtins.str | None = ...,
+            who_goes_to_waiting_room: Global___MeetingSettings.WaitingRoomOptions.Participants.ValueType = ...,
             additional_fields: google.protobuf.struct_pb2.Struct | None = ...,
         ) -> None: ...
-        def HasField(self, field_name: typing.Literal["_who_goes_to_waiting_room", b"_who_goes_to_waiting_room", "additional_fields", b"additional_fields", "who_goes_to_waiting_room", b"who_goes_to_waiting_room"]) -> builtins.bool: ...
-        def ClearField(self, field_name: typing.Literal["_who_goes_to_waiting_room", b"_who_goes_to_waiting_room", "additional_fields", b"additional_fields", "mode", b"mode", "who_goes_to_waiting_room", b"who_goes_to_waiting_room"]) -> None: ...
-        def WhichOneof(self, oneof_group: typing.Literal["_who_goes_to_waiting_room", b"_who_goes_to_waiting_room"]) -> typing.Literal["who_goes_to_waiting_room"] | None: ...
+        def HasField(self, field_name: typing.Literal["additional_fields", b"additional_fields"]) -> builtins.bool: ...
+        def ClearField(self, field_name: typing.Literal["additional_fields", b"additional_fields", "mode", b"mode", "who_goes_to_waiting_room", b"who_goes_to_waiting_room"]) -> None: ...
 
     @typing.final
     class CountryRestriction(google.protobuf.message.Message):
@@ -891,14 +1068,16 @@ class MeetingSettings(google.protobuf.message.Message):
 
         NAME_FIELD_NUMBER: builtins.int
         EMAIL_FIELD_NUMBER: builtins.int
-        ADDITIONAL_FIELDS_FIELD_NUMBER: builtins.int
         JOIN_URL_FIELD_NUMBER: builtins.int
+        ADDITIONAL_FIELDS_FIELD_NUMBER: builtins.int
         name: builtins.str
         """The participant's name."""
         email: builtins.str
         """The participant's email address."""
         join_url: builtins.str
-        """Output only. The URL with which the participant joins. It is personal and bypasses authentication."""
+        """The URL with which the participant joins. It is personal and bypasses authentication. Zoom documents it for responses and updates
+        only.
+        """
         @property
         def additional_fields(self) -> google.protobuf.struct_pb2.Struct:
             """Additional Zoom fields."""
@@ -906,13 +1085,19 @@ class MeetingSettings(google.protobuf.message.Message):
         def __init__(
             self,
             *,
-            name: builtins.str = ...,
-            email: builtins.str = ...,
+            name: builtins.str | None = ...,
+            email: builtins.str | None = ...,
+            join_url: builtins.str | None = ...,
             additional_fields: google.protobuf.struct_pb2.Struct | None = ...,
-            join_url: builtins.str = ...,
         ) -> None: ...
-        def HasField(self, field_name: typing.Literal["additional_fields", b"additional_fields"]) -> builtins.bool: ...
-        def ClearField(self, field_name: typing.Literal["additional_fields", b"additional_fields", "email", b"email", "join_url", b"join_url", "name", b"name"]) -> None: ...
+        def HasField(self, field_name: typing.Literal["_email", b"_email", "_join_url", b"_join_url", "_name", b"_name", "additional_fields", b"additional_fields", "email", b"email", "join_url", b"join_url", "name", b"name"]) -> builtins.bool: ...
+        def ClearField(self, field_name: typing.Literal["_email", b"_email", "_join_url", b"_join_url", "_name", b"_name", "additional_fields", b"additional_fields", "email", b"email", "join_url", b"join_url", "name", b"name"]) -> None: ...
+        @typing.overload
+        def WhichOneof(self, oneof_group: typing.Literal["_email", b"_email"]) -> typing.Literal["email"] | None: ...
+        @typing.overload
+        def WhichOneof(self, oneof_group: typing.Literal["_join_url", b"_join_url"]) -> typing.Literal["join_url"] | None: ...
+        @typing.overload
+        def WhichOneof(self, oneof_group: typing.Literal["_name", b"_name"]) -> typing.Literal["name"] | None: ...
 
     @typing.final
     class BreakoutRooms(google.protobuf.message.Message):
@@ -942,12 +1127,13 @@ class MeetingSettings(google.protobuf.message.Message):
             def __init__(
                 self,
                 *,
-                name: builtins.str = ...,
+                name: builtins.str | None = ...,
                 participants: collections.abc.Iterable[builtins.str] | None = ...,
                 additional_fields: google.protobuf.struct_pb2.Struct | None = ...,
             ) -> None: ...
-            def HasField(self, field_name: typing.Literal["additional_fields", b"additional_fields"]) -> builtins.bool: ...
-            def ClearField(self, field_name: typing.Literal["additional_fields", b"additional_fields", "name", b"name", "participants", b"participants"]) -> None: ...
+            def HasField(self, field_name: typing.Literal["_name", b"_name", "additional_fields", b"additional_fields", "name", b"name"]) -> builtins.bool: ...
+            def ClearField(self, field_name: typing.Literal["_name", b"_name", "additional_fields", b"additional_fields", "name", b"name", "participants", b"participants"]) -> None: ...
+            def WhichOneof(self, oneof_group: typing.Literal["_name", b"_name"]) -> typing.Literal["name"] | None: ...
 
         ENABLE_FIELD_NUMBER: builtins.int
         ROOMS_FIELD_NUMBER: builtins.int
@@ -987,12 +1173,21 @@ class MeetingSettings(google.protobuf.message.Message):
 
             EMAIL_FIELD_NUMBER: builtins.int
             INTERPRETER_LANGUAGES_FIELD_NUMBER: builtins.int
+            LANGUAGES_FIELD_NUMBER: builtins.int
             ADDITIONAL_FIELDS_FIELD_NUMBER: builtins.int
             email: builtins.str
             """The interpreter's email address."""
             @property
             def interpreter_languages(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-                """The two languages, as Zoom names them. Zoom's API represents them as one string, separated by a comma."""
+                """The two languages, such as `English`, as listed in the user's settings. Zoom's API represents them as one string, separated by a
+                comma.
+                """
+
+            @property
+            def languages(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+                """Deprecated by Zoom: use `interpreter_languages`. The two languages as country codes, such as `US`. Zoom's API represents them as
+                one string, separated by a comma.
+                """
 
             @property
             def additional_fields(self) -> google.protobuf.struct_pb2.Struct:
@@ -1001,12 +1196,14 @@ class MeetingSettings(google.protobuf.message.Message):
             def __init__(
                 self,
                 *,
-                email: builtins.str = ...,
+                email: builtins.str | None = ...,
                 interpreter_languages: collections.abc.Iterable[builtins.str] | None = ...,
+                languages: collections.abc.Iterable[builtins.str] | None = ...,
                 additional_fields: google.protobuf.struct_pb2.Struct | None = ...,
             ) -> None: ...
-            def HasField(self, field_name: typing.Literal["additional_fields", b"additional_fields"]) -> builtins.bool: ...
-            def ClearField(self, field_name: typing.Literal["additional_fields", b"additional_fields", "email", b"email", "interpreter_languages", b"interpreter_languages"]) -> None: ...
+            def HasField(self, field_name: typing.Literal["_email", b"_email", "additional_fields", b"additional_fields", "email", b"email"]) -> builtins.bool: ...
+            def ClearField(self, field_name: typing.Literal["_email", b"_email", "additional_fields", b"additional_fields", "email", b"email", "interpreter_languages", b"interpreter_languages", "languages", b"languages"]) -> None: ...
+            def WhichOneof(self, oneof_group: typing.Literal["_email", b"_email"]) -> typing.Literal["email"] | None: ...
 
         ENABLE_FIELD_NUMBER: builtins.int
         INTERPRETERS_FIELD_NUMBER: builtins.int
@@ -1050,7 +1247,7 @@ class MeetingSettings(google.protobuf.message.Message):
             email: builtins.str
             """The interpreter's email address."""
             sign_language: builtins.str
-            """The sign language, as Zoom names it."""
+            """The sign language, such as `American`, as listed in the user's settings."""
             @property
             def additional_fields(self) -> google.protobuf.struct_pb2.Struct:
                 """Additional Zoom fields."""
@@ -1058,12 +1255,16 @@ class MeetingSettings(google.protobuf.message.Message):
             def __init__(
                 self,
                 *,
-                email: builtins.str = ...,
-                sign_language: builtins.str = ...,
+                email: builtins.str | None = ...,
+                sign_language: builtins.str | None = ...,
                 additional_fields: google.protobuf.struct_pb2.Struct | None = ...,
             ) -> None: ...
-            def HasField(self, field_name: typing.Literal["additional_fields", b"additional_fields"]) -> builtins.bool: ...
-            def ClearField(self, field_name: typing.Literal["additional_fields", b"additional_fields", "email", b"email", "sign_language", b"sign_language"]) -> None: ...
+            def HasField(self, field_name: typing.Literal["_email", b"_email", "_sign_language", b"_sign_language", "additional_fields", b"additional_fields", "email", b"email", "sign_language", b"sign_language"]) -> builtins.bool: ...
+            def ClearField(self, field_name: typing.Literal["_email", b"_email", "_sign_language", b"_sign_language", "additional_fields", b"additional_fields", "email", b"email", "sign_language", b"sign_language"]) -> None: ...
+            @typing.overload
+            def WhichOneof(self, oneof_group: typing.Literal["_email", b"_email"]) -> typing.Literal["email"] | None: ...
+            @typing.overload
+            def WhichOneof(self, oneof_group: typing.Literal["_sign_language", b"_sign_language"]) -> typing.Literal["sign_language"] | None: ...
 
         ENABLE_FIELD_NUMBER: builtins.int
         INTERPRETERS_FIELD_NUMBER: builtins.int
@@ -1109,25 +1310,34 @@ class MeetingSettings(google.protobuf.message.Message):
         def __init__(
             self,
             *,
-            email: builtins.str = ...,
+            email: builtins.str | None = ...,
             internal_user: builtins.bool | None = ...,
             additional_fields: google.protobuf.struct_pb2.Struct | None = ...,
         ) -> None: ...
-        def HasField(self, field_name: typing.Literal["_internal_user", b"_internal_user", "additional_fields", b"additional_fields", "internal_user", b"internal_user"]) -> builtins.bool: ...
-        def ClearField(self, field_name: typing.Literal["_internal_user", b"_internal_user", "additional_fields", b"additional_fields", "email", b"email", "internal_user", b"internal_user"]) -> None: ...
+        def HasField(self, field_name: typing.Literal["_email", b"_email", "_internal_user", b"_internal_user", "additional_fields", b"additional_fields", "email", b"email", "internal_user", b"internal_user"]) -> builtins.bool: ...
+        def ClearField(self, field_name: typing.Literal["_email", b"_email", "_internal_user", b"_internal_user", "additional_fields", b"additional_fields", "email", b"email", "internal_user", b"internal_user"]) -> None: ...
+        @typing.overload
+        def WhichOneof(self, oneof_group: typing.Literal["_email", b"_email"]) -> typing.Literal["email"] | None: ...
+        @typing.overload
         def WhichOneof(self, oneof_group: typing.Literal["_internal_user", b"_internal_user"]) -> typing.Literal["internal_user"] | None: ...
 
     @typing.final
     class ContinuousMeetingChat(google.protobuf.message.Message):
-        """The chat that continues between meetings."""
+        """The chat that continues between meetings. Not for MEETING_TYPE_INSTANT and MEETING_TYPE_SCREEN_SHARE_ONLY."""
 
         DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
         ENABLE_FIELD_NUMBER: builtins.int
+        AUTO_ADD_INVITED_EXTERNAL_USERS_FIELD_NUMBER: builtins.int
+        AUTO_ADD_MEETING_PARTICIPANTS_FIELD_NUMBER: builtins.int
         CHANNEL_ID_FIELD_NUMBER: builtins.int
         ADDITIONAL_FIELDS_FIELD_NUMBER: builtins.int
         enable: builtins.bool
-        """Whether the chat is enabled."""
+        """Whether the chat is enabled. When creating a meeting, defaults to the user's setting."""
+        auto_add_invited_external_users: builtins.bool
+        """Deprecated by Zoom. Whether invited external users are added to the chat automatically."""
+        auto_add_meeting_participants: builtins.bool
+        """Deprecated by Zoom. Whether the participants of the meeting are added to the chat automatically."""
         channel_id: builtins.str
         """Output only. Zoom's ID of the chat channel."""
         @property
@@ -1138,32 +1348,70 @@ class MeetingSettings(google.protobuf.message.Message):
             self,
             *,
             enable: builtins.bool | None = ...,
+            auto_add_invited_external_users: builtins.bool | None = ...,
+            auto_add_meeting_participants: builtins.bool | None = ...,
             channel_id: builtins.str | None = ...,
             additional_fields: google.protobuf.struct_pb2.Struct | None = ...,
         ) -> None: ...
-        def HasField(self, field_name: typing.Literal["_channel_id", b"_channel_id", "_enable", b"_enable", "additional_fields", b"additional_fields", "channel_id", b"channel_id", "enable", b"enable"]) -> builtins.bool: ...
-        def ClearField(self, field_name: typing.Literal["_channel_id", b"_channel_id", "_enable", b"_enable", "additional_fields", b"additional_fields", "channel_id", b"channel_id", "enable", b"enable"]) -> None: ...
+        def HasField(self, field_name: typing.Literal["_auto_add_invited_external_users", b"_auto_add_invited_external_users", "_auto_add_meeting_participants", b"_auto_add_meeting_participants", "_channel_id", b"_channel_id", "_enable", b"_enable", "additional_fields", b"additional_fields", "auto_add_invited_external_users", b"auto_add_invited_external_users", "auto_add_meeting_participants", b"auto_add_meeting_participants", "channel_id", b"channel_id", "enable", b"enable"]) -> builtins.bool: ...
+        def ClearField(self, field_name: typing.Literal["_auto_add_invited_external_users", b"_auto_add_invited_external_users", "_auto_add_meeting_participants", b"_auto_add_meeting_participants", "_channel_id", b"_channel_id", "_enable", b"_enable", "additional_fields", b"additional_fields", "auto_add_invited_external_users", b"auto_add_invited_external_users", "auto_add_meeting_participants", b"auto_add_meeting_participants", "channel_id", b"channel_id", "enable", b"enable"]) -> None: ...
+        @typing.overload
+        def WhichOneof(self, oneof_group: typing.Literal["_auto_add_invited_external_users", b"_auto_add_invited_external_users"]) -> typing.Literal["auto_add_invited_external_users"] | None: ...
+        @typing.overload
+        def WhichOneof(self, oneof_group: typing.Literal["_auto_add_meeting_participants", b"_auto_add_meeting_participants"]) -> typing.Literal["auto_add_meeting_participants"] | None: ...
         @typing.overload
         def WhichOneof(self, oneof_group: typing.Literal["_channel_id", b"_channel_id"]) -> typing.Literal["channel_id"] | None: ...
         @typing.overload
         def WhichOneof(self, oneof_group: typing.Literal["_enable", b"_enable"]) -> typing.Literal["enable"] | None: ...
 
     @typing.final
-    class Resource(google.protobuf.message.Message):
-        """A resource attached to the meeting."""
+    class QuestionAndAnswer(google.protobuf.message.Message):
+        """The questions and answers of the participants."""
 
         DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
-        RESOURCE_TYPE_FIELD_NUMBER: builtins.int
-        RESOURCE_ID_FIELD_NUMBER: builtins.int
-        PERMISSION_LEVEL_FIELD_NUMBER: builtins.int
+        class _Visibility:
+            ValueType = typing.NewType("ValueType", builtins.int)
+            V: typing_extensions.TypeAlias = ValueType
+
+        class _VisibilityEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[MeetingSettings.QuestionAndAnswer._Visibility.ValueType], builtins.type):
+            DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+            VISIBILITY_UNSPECIFIED: MeetingSettings.QuestionAndAnswer._Visibility.ValueType  # 0
+            """Unspecified. Zoom's default applies."""
+            VISIBILITY_ANSWERED: MeetingSettings.QuestionAndAnswer._Visibility.ValueType  # 1
+            """Questions that were answered. Zoom API value: `answered`."""
+            VISIBILITY_ALL: MeetingSettings.QuestionAndAnswer._Visibility.ValueType  # 2
+            """All questions. Zoom API value: `all`."""
+
+        class Visibility(_Visibility, metaclass=_VisibilityEnumTypeWrapper):
+            """The questions that participants see."""
+
+        VISIBILITY_UNSPECIFIED: MeetingSettings.QuestionAndAnswer.Visibility.ValueType  # 0
+        """Unspecified. Zoom's default applies."""
+        VISIBILITY_ANSWERED: MeetingSettings.QuestionAndAnswer.Visibility.ValueType  # 1
+        """Questions that were answered. Zoom API value: `answered`."""
+        VISIBILITY_ALL: MeetingSettings.QuestionAndAnswer.Visibility.ValueType  # 2
+        """All questions. Zoom API value: `all`."""
+
+        ENABLE_FIELD_NUMBER: builtins.int
+        ALLOW_SUBMIT_QUESTIONS_FIELD_NUMBER: builtins.int
+        ALLOW_ANONYMOUS_QUESTIONS_FIELD_NUMBER: builtins.int
+        QUESTION_VISIBILITY_FIELD_NUMBER: builtins.int
+        ATTENDEES_CAN_COMMENT_FIELD_NUMBER: builtins.int
+        ATTENDEES_CAN_UPVOTE_FIELD_NUMBER: builtins.int
         ADDITIONAL_FIELDS_FIELD_NUMBER: builtins.int
-        resource_type: builtins.str
-        """Zoom's type of the resource, such as `whiteboard`."""
-        resource_id: builtins.str
-        """Zoom's ID of the resource."""
-        permission_level: builtins.str
-        """Zoom's permission level of the participants: `editor`, `commenter` or `viewer`."""
+        enable: builtins.bool
+        """Whether questions and answers are enabled. When creating a meeting, defaults to the user's setting."""
+        allow_submit_questions: builtins.bool
+        """Whether participants may submit questions."""
+        allow_anonymous_questions: builtins.bool
+        """Whether participants may ask without their name."""
+        question_visibility: Global___MeetingSettings.QuestionAndAnswer.Visibility.ValueType
+        """The questions that participants see."""
+        attendees_can_comment: builtins.bool
+        """Whether participants may answer questions and comment on them."""
+        attendees_can_upvote: builtins.bool
+        """Whether participants may vote for questions."""
         @property
         def additional_fields(self) -> google.protobuf.struct_pb2.Struct:
             """Additional Zoom fields."""
@@ -1171,13 +1419,235 @@ class MeetingSettings(google.protobuf.message.Message):
         def __init__(
             self,
             *,
-            resource_type: builtins.str = ...,
-            resource_id: builtins.str = ...,
-            permission_level: builtins.str = ...,
+            enable: builtins.bool | None = ...,
+            allow_submit_questions: builtins.bool | None = ...,
+            allow_anonymous_questions: builtins.bool | None = ...,
+            question_visibility: Global___MeetingSettings.QuestionAndAnswer.Visibility.ValueType = ...,
+            attendees_can_comment: builtins.bool | None = ...,
+            attendees_can_upvote: builtins.bool | None = ...,
             additional_fields: google.protobuf.struct_pb2.Struct | None = ...,
         ) -> None: ...
-        def HasField(self, field_name: typing.Literal["additional_fields", b"additional_fields"]) -> builtins.bool: ...
-        def ClearField(self, field_name: typing.Literal["additional_fields", b"additional_fields", "permission_level", b"permission_level", "resource_id", b"resource_id", "resource_type", b"resource_type"]) -> None: ...
+        def HasField(self, field_name: typing.Literal["_allow_anonymous_questions", b"_allow_anonymous_questions", "_allow_submit_questions", b"_allow_submit_questions", "_attendees_can_comment", b"_attendees_can_comment", "_attendees_can_upvote", b"_attendees_can_upvote", "_enable", b"_enable", "additional_fields", b"additional_fields", "allow_anonymous_questions", b"allow_anonymous_questions", "allow_submit_questions", b"allow_submit_questions", "attendees_can_comment", b"attendees_can_comment", "attendees_can_upvote", b"attendees_can_upvote", "enable", b"enable"]) -> builtins.bool: ...
+        def ClearField(self, field_name: typing.Literal["_allow_anonymous_questions", b"_allow_anonymous_questions", "_allow_submit_questions", b"_allow_submit_questions", "_attendees_can_comment", b"_attendees_can_comment", "_attendees_can_upvote", b"_attendees_can_upvote", "_enable", b"_enable", "additional_fields", b"additional_fields", "allow_anonymous_questions", b"allow_anonymous_questions", "allow_submit_questions", b"allow_submit_questions", "attendees_can_comment", b"attendees_can_comment", "attendees_can_upvote", b"attendees_can_upvote", "enable", b"enable", "question_visibility", b"question_visibility"]) -> None: ...
+        @typing.overload
+        def WhichOneof(self, oneof_group: typing.Literal["_allow_anonymous_questions", b"_allow_anonymous_questions"]) -> typing.Literal["allow_anonymous_questions"] | None: ...
+        @typing.overload
+        def WhichOneof(self, oneof_group: typing.Literal["_allow_submit_questions", b"_allow_submit_questions"]) -> typing.Literal["allow_submit_questions"] | None: ...
+        @typing.overload
+        def WhichOneof(self, oneof_group: typing.Literal["_attendees_can_comment", b"_attendees_can_comment"]) -> typing.Literal["attendees_can_comment"] | None: ...
+        @typing.overload
+        def WhichOneof(self, oneof_group: typing.Literal["_attendees_can_upvote", b"_attendees_can_upvote"]) -> typing.Literal["attendees_can_upvote"] | None: ...
+        @typing.overload
+        def WhichOneof(self, oneof_group: typing.Literal["_enable", b"_enable"]) -> typing.Literal["enable"] | None: ...
+
+    @typing.final
+    class VideoManagement(google.protobuf.message.Message):
+        """The publication of recordings in Zoom's video management."""
+
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        @typing.final
+        class Channel(google.protobuf.message.Message):
+            """A channel of Zoom's video management."""
+
+            DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+            CHANNEL_ID_FIELD_NUMBER: builtins.int
+            NAME_FIELD_NUMBER: builtins.int
+            ADDITIONAL_FIELDS_FIELD_NUMBER: builtins.int
+            channel_id: builtins.str
+            """Zoom's ID of the channel."""
+            name: builtins.str
+            """The name of the channel."""
+            @property
+            def additional_fields(self) -> google.protobuf.struct_pb2.Struct:
+                """Additional Zoom fields."""
+
+            def __init__(
+                self,
+                *,
+                channel_id: builtins.str | None = ...,
+                name: builtins.str | None = ...,
+                additional_fields: google.protobuf.struct_pb2.Struct | None = ...,
+            ) -> None: ...
+            def HasField(self, field_name: typing.Literal["_channel_id", b"_channel_id", "_name", b"_name", "additional_fields", b"additional_fields", "channel_id", b"channel_id", "name", b"name"]) -> builtins.bool: ...
+            def ClearField(self, field_name: typing.Literal["_channel_id", b"_channel_id", "_name", b"_name", "additional_fields", b"additional_fields", "channel_id", b"channel_id", "name", b"name"]) -> None: ...
+            @typing.overload
+            def WhichOneof(self, oneof_group: typing.Literal["_channel_id", b"_channel_id"]) -> typing.Literal["channel_id"] | None: ...
+            @typing.overload
+            def WhichOneof(self, oneof_group: typing.Literal["_name", b"_name"]) -> typing.Literal["name"] | None: ...
+
+        ENABLE_FIELD_NUMBER: builtins.int
+        CHANNELS_FIELD_NUMBER: builtins.int
+        ADDITIONAL_FIELDS_FIELD_NUMBER: builtins.int
+        enable: builtins.bool
+        """Whether recordings are added automatically. Defaults to false."""
+        @property
+        def channels(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___MeetingSettings.VideoManagement.Channel]:
+            """The channels to which recordings are added."""
+
+        @property
+        def additional_fields(self) -> google.protobuf.struct_pb2.Struct:
+            """Additional Zoom fields."""
+
+        def __init__(
+            self,
+            *,
+            enable: builtins.bool | None = ...,
+            channels: collections.abc.Iterable[Global___MeetingSettings.VideoManagement.Channel] | None = ...,
+            additional_fields: google.protobuf.struct_pb2.Struct | None = ...,
+        ) -> None: ...
+        def HasField(self, field_name: typing.Literal["_enable", b"_enable", "additional_fields", b"additional_fields", "enable", b"enable"]) -> builtins.bool: ...
+        def ClearField(self, field_name: typing.Literal["_enable", b"_enable", "additional_fields", b"additional_fields", "channels", b"channels", "enable", b"enable"]) -> None: ...
+        def WhichOneof(self, oneof_group: typing.Literal["_enable", b"_enable"]) -> typing.Literal["enable"] | None: ...
+
+    @typing.final
+    class DialInNumber(google.protobuf.message.Message):
+        """A telephone number with which participants dial in."""
+
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        class _Type:
+            ValueType = typing.NewType("ValueType", builtins.int)
+            V: typing_extensions.TypeAlias = ValueType
+
+        class _TypeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[MeetingSettings.DialInNumber._Type.ValueType], builtins.type):
+            DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+            TYPE_UNSPECIFIED: MeetingSettings.DialInNumber._Type.ValueType  # 0
+            """Unspecified."""
+            TYPE_TOLL: MeetingSettings.DialInNumber._Type.ValueType  # 1
+            """The caller pays for the call. Zoom API value: `toll`."""
+            TYPE_TOLL_FREE: MeetingSettings.DialInNumber._Type.ValueType  # 2
+            """The call is free of charge. Zoom API value: `tollfree`."""
+
+        class Type(_Type, metaclass=_TypeEnumTypeWrapper):
+            """The type of a number."""
+
+        TYPE_UNSPECIFIED: MeetingSettings.DialInNumber.Type.ValueType  # 0
+        """Unspecified."""
+        TYPE_TOLL: MeetingSettings.DialInNumber.Type.ValueType  # 1
+        """The caller pays for the call. Zoom API value: `toll`."""
+        TYPE_TOLL_FREE: MeetingSettings.DialInNumber.Type.ValueType  # 2
+        """The call is free of charge. Zoom API value: `tollfree`."""
+
+        NUMBER_FIELD_NUMBER: builtins.int
+        TYPE_FIELD_NUMBER: builtins.int
+        COUNTRY_FIELD_NUMBER: builtins.int
+        COUNTRY_NAME_FIELD_NUMBER: builtins.int
+        CITY_FIELD_NUMBER: builtins.int
+        ADDITIONAL_FIELDS_FIELD_NUMBER: builtins.int
+        number: builtins.str
+        """The telephone number, such as `+1 2332357613`."""
+        type: Global___MeetingSettings.DialInNumber.Type.ValueType
+        """The type of the number."""
+        country: builtins.str
+        """The ISO 3166 code of the country, such as `BR`."""
+        country_name: builtins.str
+        """The name of the country."""
+        city: builtins.str
+        """The city, if the number belongs to one."""
+        @property
+        def additional_fields(self) -> google.protobuf.struct_pb2.Struct:
+            """Additional Zoom fields."""
+
+        def __init__(
+            self,
+            *,
+            number: builtins.str | None = ...,
+            type: Global___MeetingSettings.DialInNumber.Type.ValueType = ...,
+            country: builtins.str | None = ...,
+            country_name: builtins.str | None = ...,
+            city: builtins.str | None = ...,
+            additional_fields: google.protobuf.struct_pb2.Struct | None = ...,
+        ) -> None: ...
+        def HasField(self, field_name: typing.Literal["_city", b"_city", "_country", b"_country", "_country_name", b"_country_name", "_number", b"_number", "additional_fields", b"additional_fields", "city", b"city", "country", b"country", "country_name", b"country_name", "number", b"number"]) -> builtins.bool: ...
+        def ClearField(self, field_name: typing.Literal["_city", b"_city", "_country", b"_country", "_country_name", b"_country_name", "_number", b"_number", "additional_fields", b"additional_fields", "city", b"city", "country", b"country", "country_name", b"country_name", "number", b"number", "type", b"type"]) -> None: ...
+        @typing.overload
+        def WhichOneof(self, oneof_group: typing.Literal["_city", b"_city"]) -> typing.Literal["city"] | None: ...
+        @typing.overload
+        def WhichOneof(self, oneof_group: typing.Literal["_country", b"_country"]) -> typing.Literal["country"] | None: ...
+        @typing.overload
+        def WhichOneof(self, oneof_group: typing.Literal["_country_name", b"_country_name"]) -> typing.Literal["country_name"] | None: ...
+        @typing.overload
+        def WhichOneof(self, oneof_group: typing.Literal["_number", b"_number"]) -> typing.Literal["number"] | None: ...
+
+    @typing.final
+    class Resource(google.protobuf.message.Message):
+        """A resource attached to the meeting."""
+
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        class _Type:
+            ValueType = typing.NewType("ValueType", builtins.int)
+            V: typing_extensions.TypeAlias = ValueType
+
+        class _TypeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[MeetingSettings.Resource._Type.ValueType], builtins.type):
+            DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+            TYPE_UNSPECIFIED: MeetingSettings.Resource._Type.ValueType  # 0
+            """Unspecified."""
+            TYPE_WHITEBOARD: MeetingSettings.Resource._Type.ValueType  # 1
+            """A whiteboard. Zoom API value: `whiteboard`."""
+
+        class Type(_Type, metaclass=_TypeEnumTypeWrapper):
+            """The type of a resource."""
+
+        TYPE_UNSPECIFIED: MeetingSettings.Resource.Type.ValueType  # 0
+        """Unspecified."""
+        TYPE_WHITEBOARD: MeetingSettings.Resource.Type.ValueType  # 1
+        """A whiteboard. Zoom API value: `whiteboard`."""
+
+        class _PermissionLevel:
+            ValueType = typing.NewType("ValueType", builtins.int)
+            V: typing_extensions.TypeAlias = ValueType
+
+        class _PermissionLevelEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[MeetingSettings.Resource._PermissionLevel.ValueType], builtins.type):
+            DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+            PERMISSION_LEVEL_UNSPECIFIED: MeetingSettings.Resource._PermissionLevel.ValueType  # 0
+            """Unspecified. Zoom's default applies."""
+            PERMISSION_LEVEL_EDITOR: MeetingSettings.Resource._PermissionLevel.ValueType  # 1
+            """Users may edit the resource. Zoom API value: `editor`."""
+            PERMISSION_LEVEL_COMMENTER: MeetingSettings.Resource._PermissionLevel.ValueType  # 2
+            """Users may comment on the resource. Zoom API value: `commenter`."""
+            PERMISSION_LEVEL_VIEWER: MeetingSettings.Resource._PermissionLevel.ValueType  # 3
+            """Users may view the resource. Zoom API value: `viewer`."""
+
+        class PermissionLevel(_PermissionLevel, metaclass=_PermissionLevelEnumTypeWrapper):
+            """The permissions of users with access to the resource."""
+
+        PERMISSION_LEVEL_UNSPECIFIED: MeetingSettings.Resource.PermissionLevel.ValueType  # 0
+        """Unspecified. Zoom's default applies."""
+        PERMISSION_LEVEL_EDITOR: MeetingSettings.Resource.PermissionLevel.ValueType  # 1
+        """Users may edit the resource. Zoom API value: `editor`."""
+        PERMISSION_LEVEL_COMMENTER: MeetingSettings.Resource.PermissionLevel.ValueType  # 2
+        """Users may comment on the resource. Zoom API value: `commenter`."""
+        PERMISSION_LEVEL_VIEWER: MeetingSettings.Resource.PermissionLevel.ValueType  # 3
+        """Users may view the resource. Zoom API value: `viewer`."""
+
+        RESOURCE_TYPE_FIELD_NUMBER: builtins.int
+        RESOURCE_ID_FIELD_NUMBER: builtins.int
+        PERMISSION_LEVEL_FIELD_NUMBER: builtins.int
+        ADDITIONAL_FIELDS_FIELD_NUMBER: builtins.int
+        resource_type: Global___MeetingSettings.Resource.Type.ValueType
+        """The type of the resource."""
+        resource_id: builtins.str
+        """Zoom's ID of the resource."""
+        permission_level: Global___MeetingSettings.Resource.PermissionLevel.ValueType
+        """The permissions of users with access to the resource. Defaults to Zoom's default, PERMISSION_LEVEL_EDITOR."""
+        @property
+        def additional_fields(self) -> google.protobuf.struct_pb2.Struct:
+            """Additional Zoom fields."""
+
+        def __init__(
+            self,
+            *,
+            resource_type: Global___MeetingSettings.Resource.Type.ValueType = ...,
+            resource_id: builtins.str | None = ...,
+            permission_level: Global___MeetingSettings.Resource.PermissionLevel.ValueType = ...,
+            additional_fields: google.protobuf.struct_pb2.Struct | None = ...,
+        ) -> None: ...
+        def HasField(self, field_name: typing.Literal["_resource_id", b"_resource_id", "additional_fields", b"additional_fields", "resource_id", b"resource_id"]) -> builtins.bool: ...
+        def ClearField(self, field_name: typing.Literal["_resource_id", b"_resource_id", "additional_fields", b"additional_fields", "permission_level", b"permission_level", "resource_id", b"resource_id", "resource_type", b"resource_type"]) -> None: ...
+        def WhichOneof(self, oneof_group: typing.Literal["_resource_id", b"_resource_id"]) -> typing.Literal["resource_id"] | None: ...
 
     @typing.final
     class CustomKey(google.protobuf.message.Message):
@@ -1199,12 +1669,16 @@ class MeetingSettings(google.protobuf.message.Message):
         def __init__(
             self,
             *,
-            key: builtins.str = ...,
-            value: builtins.str = ...,
+            key: builtins.str | None = ...,
+            value: builtins.str | None = ...,
             additional_fields: google.protobuf.struct_pb2.Struct | None = ...,
         ) -> None: ...
-        def HasField(self, field_name: typing.Literal["additional_fields", b"additional_fields"]) -> builtins.bool: ...
-        def ClearField(self, field_name: typing.Literal["additional_fields", b"additional_fields", "key", b"key", "value", b"value"]) -> None: ...
+        def HasField(self, field_name: typing.Literal["_key", b"_key", "_value", b"_value", "additional_fields", b"additional_fields", "key", b"key", "value", b"value"]) -> builtins.bool: ...
+        def ClearField(self, field_name: typing.Literal["_key", b"_key", "_value", b"_value", "additional_fields", b"additional_fields", "key", b"key", "value", b"value"]) -> None: ...
+        @typing.overload
+        def WhichOneof(self, oneof_group: typing.Literal["_key", b"_key"]) -> typing.Literal["key"] | None: ...
+        @typing.overload
+        def WhichOneof(self, oneof_group: typing.Literal["_value", b"_value"]) -> typing.Literal["value"] | None: ...
 
     HOST_VIDEO_FIELD_NUMBER: builtins.int
     PARTICIPANT_VIDEO_FIELD_NUMBER: builtins.int
@@ -1222,6 +1696,7 @@ class MeetingSettings(google.protobuf.message.Message):
     AUDIO_FIELD_NUMBER: builtins.int
     AUDIO_CONFERENCE_INFO_FIELD_NUMBER: builtins.int
     AUTO_RECORDING_FIELD_NUMBER: builtins.int
+    AUTO_ADD_RECORDING_TO_VIDEO_MANAGEMENT_FIELD_NUMBER: builtins.int
     ALTERNATIVE_HOSTS_FIELD_NUMBER: builtins.int
     ALTERNATIVE_HOSTS_EMAIL_NOTIFICATION_FIELD_NUMBER: builtins.int
     ALTERNATIVE_HOST_UPDATE_POLLS_FIELD_NUMBER: builtins.int
@@ -1232,6 +1707,8 @@ class MeetingSettings(google.protobuf.message.Message):
     AUTHENTICATION_NAME_FIELD_NUMBER: builtins.int
     AUTHENTICATION_DOMAINS_FIELD_NUMBER: builtins.int
     AUTHENTICATION_EXCEPTIONS_FIELD_NUMBER: builtins.int
+    ENFORCE_LOGIN_FIELD_NUMBER: builtins.int
+    ENFORCE_LOGIN_DOMAINS_FIELD_NUMBER: builtins.int
     ALLOW_MULTIPLE_DEVICES_FIELD_NUMBER: builtins.int
     APPROVED_OR_DENIED_COUNTRIES_OR_REGIONS_FIELD_NUMBER: builtins.int
     BREAKOUT_ROOM_FIELD_NUMBER: builtins.int
@@ -1240,8 +1717,12 @@ class MeetingSettings(google.protobuf.message.Message):
     EMAIL_NOTIFICATION_FIELD_NUMBER: builtins.int
     ENCRYPTION_TYPE_FIELD_NUMBER: builtins.int
     FOCUS_MODE_FIELD_NUMBER: builtins.int
+    QUESTION_AND_ANSWER_FIELD_NUMBER: builtins.int
     GLOBAL_DIAL_IN_COUNTRIES_FIELD_NUMBER: builtins.int
+    GLOBAL_DIAL_IN_NUMBERS_FIELD_NUMBER: builtins.int
     ADDITIONAL_DATA_CENTER_REGIONS_FIELD_NUMBER: builtins.int
+    CN_MEETING_FIELD_NUMBER: builtins.int
+    IN_MEETING_FIELD_NUMBER: builtins.int
     LANGUAGE_INTERPRETATION_FIELD_NUMBER: builtins.int
     SIGN_LANGUAGE_INTERPRETATION_FIELD_NUMBER: builtins.int
     MEETING_INVITEES_FIELD_NUMBER: builtins.int
@@ -1257,7 +1738,10 @@ class MeetingSettings(google.protobuf.message.Message):
     CALENDAR_TYPE_FIELD_NUMBER: builtins.int
     RESOURCES_FIELD_NUMBER: builtins.int
     AUTO_START_MEETING_SUMMARY_FIELD_NUMBER: builtins.int
+    WHO_WILL_RECEIVE_SUMMARY_FIELD_NUMBER: builtins.int
+    SUMMARY_TEMPLATE_ID_FIELD_NUMBER: builtins.int
     AUTO_START_AI_COMPANION_QUESTIONS_FIELD_NUMBER: builtins.int
+    WHO_CAN_ASK_QUESTIONS_FIELD_NUMBER: builtins.int
     DEVICE_TESTING_FIELD_NUMBER: builtins.int
     REQUEST_PERMISSION_TO_UNMUTE_PARTICIPANTS_FIELD_NUMBER: builtins.int
     ALLOW_HOST_CONTROL_PARTICIPANT_MUTE_STATE_FIELD_NUMBER: builtins.int
@@ -1270,31 +1754,35 @@ class MeetingSettings(google.protobuf.message.Message):
     participant_video: builtins.bool
     """Whether the participants' video is on at the start."""
     join_before_host: builtins.bool
-    """Whether participants may join before the host. Ignored if `waiting_room` is true. Defaults to false."""
+    """Whether participants may join before the host. Not for MEETING_TYPE_INSTANT, and ignored if `waiting_room` is true. Defaults to false."""
     jbh_time: builtins.int
-    """The number of minutes before the start at which participants may join: 0 (any time), 5, 10 or 15."""
+    """The number of minutes before the start at which participants may join: 0 (any time), 5, 10 or 15. Applies only with `join_before_host`."""
     mute_upon_entry: builtins.bool
     """Whether participants are muted when they join. Defaults to false."""
     waiting_room: builtins.bool
     """Whether participants wait until the host admits them."""
     use_pmi: builtins.bool
-    """Whether the meeting uses the host's personal meeting ID."""
+    """Whether the meeting uses the host's personal meeting ID. Only for MEETING_TYPE_SCHEDULED and MEETING_TYPE_RECURRING_NO_FIXED_TIME. When
+    creating a meeting, defaults to the user's setting.
+    """
     approval_type: Global___MeetingSettings.ApprovalType.ValueType
-    """The way in which registrations are approved."""
+    """The way in which registrations are approved. Defaults to Zoom's default, APPROVAL_TYPE_NONE."""
     registration_type: Global___MeetingSettings.RegistrationType.ValueType
-    """The occurrences that a registration covers."""
+    """The occurrences that a registration covers. Only for MEETING_TYPE_RECURRING_FIXED_TIME. Defaults to Zoom's default,
+    REGISTRATION_TYPE_ALL_OCCURRENCES.
+    """
     close_registration: builtins.bool
     """Whether registration closes after the date of the meeting. Defaults to false."""
     registrants_confirmation_email: builtins.bool
-    """Whether registrants receive a confirmation email."""
+    """Whether registrants receive a confirmation email. Applies only with `registrants_email_notification`."""
     registrants_email_notification: builtins.bool
-    """Whether registrants are notified of changes by email."""
+    """Whether registrants are notified by email when their registration is approved, canceled or denied."""
     audio: Global___MeetingSettings.Audio.ValueType
     """The ways in which participants can join the audio."""
     audio_conference_info: builtins.str
     """The dial-in information of a third-party audio provider. At most 2048 characters."""
     auto_recording: Global___MeetingSettings.AutoRecording.ValueType
-    """The location of automatic recordings."""
+    """The location of automatic recordings. Defaults to Zoom's default, AUTO_RECORDING_NONE."""
     alternative_hosts_email_notification: builtins.bool
     """Whether alternative hosts are notified by email. Defaults to true."""
     alternative_host_update_polls: builtins.bool
@@ -1306,11 +1794,15 @@ class MeetingSettings(google.protobuf.message.Message):
     meeting_authentication: builtins.bool
     """Whether participants must be signed in."""
     authentication_option: builtins.str
-    """Zoom's ID of the authentication method."""
+    """Zoom's ID of the authentication method. Applies only with `meeting_authentication`."""
     authentication_name: builtins.str
-    """Output only. The name of the authentication method."""
+    """The name of the authentication method. Zoom documents it for responses and updates only."""
+    enforce_login: builtins.bool
+    """Deprecated by Zoom: use `meeting_authentication`. Whether participants must be signed in. Zoom documents it for responses and updates
+    only.
+    """
     allow_multiple_devices: builtins.bool
-    """Whether a participant may join from several devices."""
+    """Whether a participant may join from several devices. Only with registration."""
     contact_name: builtins.str
     """The name of the contact for registration."""
     contact_email: builtins.str
@@ -1321,16 +1813,22 @@ class MeetingSettings(google.protobuf.message.Message):
     """The encryption of the meeting."""
     focus_mode: builtins.bool
     """Whether participants see only the host."""
+    cn_meeting: builtins.bool
+    """Deprecated by Zoom. Whether the meeting is hosted in China. Defaults to false."""
+    in_meeting: builtins.bool
+    """Deprecated by Zoom. Whether the meeting is hosted in India. Defaults to false."""
     private_meeting: builtins.bool
     """Whether the calendar hides the details of the meeting."""
     internal_meeting: builtins.bool
-    """Whether only users of the account may join. Defaults to false."""
+    """Whether the meeting is internal to the organization. Defaults to false."""
     show_share_button: builtins.bool
-    """Whether the registration page shows buttons for sharing it."""
+    """Whether the registration page shows buttons for sharing it. Only with registration."""
     show_join_info: builtins.bool
-    """Whether the registration page shows how to join the meeting."""
+    """Whether the page that confirms a registration shows how to join the meeting. Only with registration. Zoom documents it for responses
+    and for creating a meeting only.
+    """
     watermark: builtins.bool
-    """Whether shared screens carry a watermark. Defaults to the user's setting."""
+    """Whether shared screens carry a watermark. When creating a meeting, defaults to the user's setting."""
     host_save_video_order: builtins.bool
     """Whether the host's video order is saved."""
     participant_focused_meeting: builtins.bool
@@ -1340,22 +1838,42 @@ class MeetingSettings(google.protobuf.message.Message):
     calendar_type: Global___MeetingSettings.CalendarType.ValueType
     """The calendar integration of the meeting."""
     auto_start_meeting_summary: builtins.bool
-    """Whether the meeting summary starts automatically."""
+    """Whether the meeting summary starts automatically. When creating a meeting, defaults to the user's setting."""
+    who_will_receive_summary: Global___MeetingSettings.SummaryRecipients.ValueType
+    """The users who receive the meeting summary. Applies only with `auto_start_meeting_summary`. When creating a meeting, defaults to the
+    user's setting.
+    """
+    summary_template_id: builtins.str
+    """Zoom's ID of the template for the meeting summary. When creating a meeting, defaults to the user's setting. Zoom enables this feature
+    for an account on request.
+    """
     auto_start_ai_companion_questions: builtins.bool
-    """Whether AI Companion questions start automatically."""
+    """Whether AI Companion questions start automatically. When creating a meeting, defaults to the user's setting."""
+    who_can_ask_questions: Global___MeetingSettings.QuestionAskers.ValueType
+    """The users who may ask AI Companion about the meeting. Applies only with `auto_start_ai_companion_questions`. When creating a meeting,
+    defaults to the user's setting.
+    """
     device_testing: builtins.bool
     """Whether participants test their devices before they join. Defaults to false."""
     request_permission_to_unmute_participants: builtins.bool
-    """Whether participants are asked once for permission to be unmuted by the host. Defaults to false."""
+    """Whether participants are asked once for permission to be unmuted by the host. Cannot be combined with
+    `allow_host_control_participant_mute_state`. Defaults to false.
+    """
     allow_host_control_participant_mute_state: builtins.bool
-    """Whether the host may control the participants' mute state."""
+    """Whether the host and co-hosts may control the participants' mute state. Cannot be combined with
+    `request_permission_to_unmute_participants`. When creating a meeting, defaults to the user's setting.
+    """
     disable_participant_video: builtins.bool
-    """Whether the participants' video stays off. Defaults to false."""
+    """Whether the participants' video stays off. Defaults to false. Zoom enables this feature for an account on request."""
     email_in_attendee_report: builtins.bool
-    """Whether the attendee report contains email addresses."""
+    """Whether the attendee report contains the email addresses of guests who were signed in."""
     @property
     def waiting_room_options(self) -> Global___MeetingSettings.WaitingRoomOptions:
         """The options of the waiting room."""
+
+    @property
+    def auto_add_recording_to_video_management(self) -> Global___MeetingSettings.VideoManagement:
+        """The publication of recordings in Zoom's video management. Zoom enables this feature for an account on request."""
 
     @property
     def alternative_hosts(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
@@ -1372,6 +1890,12 @@ class MeetingSettings(google.protobuf.message.Message):
         """The participants who may join without signing in."""
 
     @property
+    def enforce_login_domains(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Deprecated by Zoom: use `authentication_domains`. The domains to which participants must belong. Zoom documents them for responses and
+        updates only, and represents them as one string, separated by commas.
+        """
+
+    @property
     def approved_or_denied_countries_or_regions(self) -> Global___MeetingSettings.CountryRestriction:
         """The countries and regions from which participants may join."""
 
@@ -1380,12 +1904,22 @@ class MeetingSettings(google.protobuf.message.Message):
         """The breakout rooms that are created in advance."""
 
     @property
+    def question_and_answer(self) -> Global___MeetingSettings.QuestionAndAnswer:
+        """The questions and answers of the participants."""
+
+    @property
     def global_dial_in_countries(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """The countries with dial-in numbers, as ISO 3166 codes."""
 
     @property
+    def global_dial_in_numbers(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___MeetingSettings.DialInNumber]:
+        """The dial-in numbers. Zoom documents them for responses and updates only."""
+
+    @property
     def additional_data_center_regions(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-        """Additional data center regions through which the meeting may be routed."""
+        """Additional data center regions through which the meeting may be routed, as ISO 3166 codes. Zoom documents them for responses and for
+        creating a meeting only.
+        """
 
     @property
     def language_interpretation(self) -> Global___MeetingSettings.LanguageInterpretation:
@@ -1409,7 +1943,7 @@ class MeetingSettings(google.protobuf.message.Message):
 
     @property
     def custom_keys(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___MeetingSettings.CustomKey]:
-        """Key-value pairs set by the caller. At most 10."""
+        """Key-value pairs set by the caller. At most 10. Zoom documents them for responses and updates only."""
 
     @property
     def additional_fields(self) -> google.protobuf.struct_pb2.Struct:
@@ -1434,6 +1968,7 @@ class MeetingSettings(google.protobuf.message.Message):
         audio: Global___MeetingSettings.Audio.ValueType = ...,
         audio_conference_info: builtins.str | None = ...,
         auto_recording: Global___MeetingSettings.AutoRecording.ValueType = ...,
+        auto_add_recording_to_video_management: Global___MeetingSettings.VideoManagement | None = ...,
         alternative_hosts: collections.abc.Iterable[builtins.str] | None = ...,
         alternative_hosts_email_notification: builtins.bool | None = ...,
         alternative_host_update_polls: builtins.bool | None = ...,
@@ -1444,6 +1979,8 @@ class MeetingSettings(google.protobuf.message.Message):
         authentication_name: builtins.str | None = ...,
         authentication_domains: collections.abc.Iterable[builtins.str] | None = ...,
         authentication_exceptions: collections.abc.Iterable[Global___MeetingSettings.AuthenticationException] | None = ...,
+        enforce_login: builtins.bool | None = ...,
+        enforce_login_domains: collections.abc.Iterable[builtins.str] | None = ...,
         allow_multiple_devices: builtins.bool | None = ...,
         approved_or_denied_countries_or_regions: Global___MeetingSettings.CountryRestriction | None = ...,
         breakout_room: Global___MeetingSettings.BreakoutRooms | None = ...,
@@ -1452,8 +1989,12 @@ class MeetingSettings(google.protobuf.message.Message):
         email_notification: builtins.bool | None = ...,
         encryption_type: Global___MeetingSettings.EncryptionType.ValueType = ...,
         focus_mode: builtins.bool | None = ...,
+        question_and_answer: Global___MeetingSettings.QuestionAndAnswer | None = ...,
         global_dial_in_countries: collections.abc.Iterable[builtins.str] | None = ...,
+        global_dial_in_numbers: collections.abc.Iterable[Global___MeetingSettings.DialInNumber] | None = ...,
         additional_data_center_regions: collections.abc.Iterable[builtins.str] | None = ...,
+        cn_meeting: builtins.bool | None = ...,
+        in_meeting: builtins.bool | None = ...,
         language_interpretation: Global___MeetingSettings.LanguageInterpretation | None = ...,
         sign_language_interpretation: Global___MeetingSettings.SignLanguageInterpretation | None = ...,
         meeting_invitees: collections.abc.Iterable[Global___MeetingSettings.Invitee] | None = ...,
@@ -1469,7 +2010,10 @@ class MeetingSettings(google.protobuf.message.Message):
         calendar_type: Global___MeetingSettings.CalendarType.ValueType = ...,
         resources: collections.abc.Iterable[Global___MeetingSettings.Resource] | None = ...,
         auto_start_meeting_summary: builtins.bool | None = ...,
+        who_will_receive_summary: Global___MeetingSettings.SummaryRecipients.ValueType = ...,
+        summary_template_id: builtins.str | None = ...,
         auto_start_ai_companion_questions: builtins.bool | None = ...,
+        who_can_ask_questions: Global___MeetingSettings.QuestionAskers.ValueType = ...,
         device_testing: builtins.bool | None = ...,
         request_permission_to_unmute_participants: builtins.bool | None = ...,
         allow_host_control_participant_mute_state: builtins.bool | None = ...,
@@ -1478,8 +2022,8 @@ class MeetingSettings(google.protobuf.message.Message):
         custom_keys: collections.abc.Iterable[Global___MeetingSettings.CustomKey] | None = ...,
         additional_fields: google.protobuf.struct_pb2.Struct | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_allow_host_control_participant_mute_state", b"_allow_host_control_participant_mute_state", "_allow_multiple_devices", b"_allow_multiple_devices", "_alternative_host_manage_cloud_recording", b"_alternative_host_manage_cloud_recording", "_alternative_host_manage_meeting_summary", b"_alternative_host_manage_meeting_summary", "_alternative_host_update_polls", b"_alternative_host_update_polls", "_alternative_hosts_email_notification", b"_alternative_hosts_email_notification", "_audio_conference_info", b"_audio_conference_info", "_authentication_name", b"_authentication_name", "_authentication_option", b"_authentication_option", "_auto_start_ai_companion_questions", b"_auto_start_ai_companion_questions", "_auto_start_meeting_summary", b"_auto_start_meeting_summary", "_close_registration", b"_close_registration", "_contact_email", b"_contact_email", "_contact_name", b"_contact_name", "_device_testing", b"_device_testing", "_disable_participant_video", b"_disable_participant_video", "_email_in_attendee_report", b"_email_in_attendee_report", "_email_notification", b"_email_notification", "_focus_mode", b"_focus_mode", "_host_save_video_order", b"_host_save_video_order", "_host_video", b"_host_video", "_internal_meeting", b"_internal_meeting", "_jbh_time", b"_jbh_time", "_join_before_host", b"_join_before_host", "_meeting_authentication", b"_meeting_authentication", "_mute_upon_entry", b"_mute_upon_entry", "_participant_focused_meeting", b"_participant_focused_meeting", "_participant_video", b"_participant_video", "_private_meeting", b"_private_meeting", "_push_change_to_calendar", b"_push_change_to_calendar", "_registrants_confirmation_email", b"_registrants_confirmation_email", "_registrants_email_notification", b"_registrants_email_notification", "_request_permission_to_unmute_participants", b"_request_permission_to_unmute_participants", "_show_join_info", b"_show_join_info", "_show_share_button", b"_show_share_button", "_use_pmi", b"_use_pmi", "_waiting_room", b"_waiting_room", "_watermark", b"_watermark", "additional_fields", b"additional_fields", "allow_host_control_participant_mute_state", b"allow_host_control_participant_mute_state", "allow_multiple_devices", b"allow_multiple_devices", "alternative_host_manage_cloud_recording", b"alternative_host_manage_cloud_recording", "alternative_host_manage_meeting_summary", b"alternative_host_manage_meeting_summary", "alternative_host_update_polls", b"alternative_host_update_polls", "alternative_hosts_email_notification", b"alternative_hosts_email_notification", "approved_or_denied_countries_or_regions", b"approved_or_denied_countries_or_regions", "audio_conference_info", b"audio_conference_info", "authentication_name", b"authentication_name", "authentication_option", b"authentication_option", "auto_start_ai_companion_questions", b"auto_start_ai_companion_questions", "auto_start_meeting_summary", b"auto_start_meeting_summary", "breakout_room", b"breakout_room", "close_registration", b"close_registration", "contact_email", b"contact_email", "contact_name", b"contact_name", "continuous_meeting_chat", b"continuous_meeting_chat", "device_testing", b"device_testing", "disable_participant_video", b"disable_participant_video", "email_in_attendee_report", b"email_in_attendee_report", "email_notification", b"email_notification", "focus_mode", b"focus_mode", "host_save_video_order", b"host_save_video_order", "host_video", b"host_video", "internal_meeting", b"internal_meeting", "jbh_time", b"jbh_time", "join_before_host", b"join_before_host", "language_interpretation", b"language_interpretation", "meeting_authentication", b"meeting_authentication", "mute_upon_entry", b"mute_upon_entry", "participant_focused_meeting", b"participant_focused_meeting", "participant_video", b"participant_video", "private_meeting", b"private_meeting", "push_change_to_calendar", b"push_change_to_calendar", "registrants_confirmation_email", b"registrants_confirmation_email", "registrants_email_notification", b"registrants_email_notification", "request_permission_to_unmute_participants", b"request_permission_to_unmute_participants", "show_join_info", b"show_join_info", "show_share_button", b"show_share_button", "sign_language_interpretation", b"sign_language_interpretation", "use_pmi", b"use_pmi", "waiting_room", b"waiting_room", "waiting_room_options", b"waiting_room_options", "watermark", b"watermark"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_allow_host_control_participant_mute_state", b"_allow_host_control_participant_mute_state", "_allow_multiple_devices", b"_allow_multiple_devices", "_alternative_host_manage_cloud_recording", b"_alternative_host_manage_cloud_recording", "_alternative_host_manage_meeting_summary", b"_alternative_host_manage_meeting_summary", "_alternative_host_update_polls", b"_alternative_host_update_polls", "_alternative_hosts_email_notification", b"_alternative_hosts_email_notification", "_audio_conference_info", b"_audio_conference_info", "_authentication_name", b"_authentication_name", "_authentication_option", b"_authentication_option", "_auto_start_ai_companion_questions", b"_auto_start_ai_companion_questions", "_auto_start_meeting_summary", b"_auto_start_meeting_summary", "_close_registration", b"_close_registration", "_contact_email", b"_contact_email", "_contact_name", b"_contact_name", "_device_testing", b"_device_testing", "_disable_participant_video", b"_disable_participant_video", "_email_in_attendee_report", b"_email_in_attendee_report", "_email_notification", b"_email_notification", "_focus_mode", b"_focus_mode", "_host_save_video_order", b"_host_save_video_order", "_host_video", b"_host_video", "_internal_meeting", b"_internal_meeting", "_jbh_time", b"_jbh_time", "_join_before_host", b"_join_before_host", "_meeting_authentication", b"_meeting_authentication", "_mute_upon_entry", b"_mute_upon_entry", "_participant_focused_meeting", b"_participant_focused_meeting", "_participant_video", b"_participant_video", "_private_meeting", b"_private_meeting", "_push_change_to_calendar", b"_push_change_to_calendar", "_registrants_confirmation_email", b"_registrants_confirmation_email", "_registrants_email_notification", b"_registrants_email_notification", "_request_permission_to_unmute_participants", b"_request_permission_to_unmute_participants", "_show_join_info", b"_show_join_info", "_show_share_button", b"_show_share_button", "_use_pmi", b"_use_pmi", "_waiting_room", b"_waiting_room", "_watermark", b"_watermark", "additional_data_center_regions", b"additional_data_center_regions", "additional_fields", b"additional_fields", "allow_host_control_participant_mute_state", b"allow_host_control_participant_mute_state", "allow_multiple_devices", b"allow_multiple_devices", "alternative_host_manage_cloud_recording", b"alternative_host_manage_cloud_recording", "alternative_host_manage_meeting_summary", b"alternative_host_manage_meeting_summary", "alternative_host_update_polls", b"alternative_host_update_polls", "alternative_hosts", b"alternative_hosts", "alternative_hosts_email_notification", b"alternative_hosts_email_notification", "approval_type", b"approval_type", "approved_or_denied_countries_or_regions", b"approved_or_denied_countries_or_regions", "audio", b"audio", "audio_conference_info", b"audio_conference_info", "authentication_domains", b"authentication_domains", "authentication_exceptions", b"authentication_exceptions", "authentication_name", b"authentication_name", "authentication_option", b"authentication_option", "auto_recording", b"auto_recording", "auto_start_ai_companion_questions", b"auto_start_ai_companion_questions", "auto_start_meeting_summary", b"auto_start_meeting_summary", "breakout_room", b"breakout_room", "calendar_type", b"calendar_type", "close_registration", b"close_registration", "contact_email", b"contact_email", "contact_name", b"contact_name", "continuous_meeting_chat", b"continuous_meeting_chat", "custom_keys", b"custom_keys", "device_testing", b"device_testing", "disable_participant_video", b"disable_participant_video", "email_in_attendee_report", b"email_in_attendee_report", "email_notification", b"email_notification", "encryption_type", b"encryption_type", "focus_mode", b"focus_mode", "global_dial_in_countries", b"global_dial_in_countries", "host_save_video_order", b"host_save_video_order", "host_video", b"host_video", "internal_meeting", b"internal_meeting", "jbh_time", b"jbh_time", "join_before_host", b"join_before_host", "language_interpretation", b"language_interpretation", "meeting_authentication", b"meeting_authentication", "meeting_invitees", b"meeting_invitees", "mute_upon_entry", b"mute_upon_entry", "participant_focused_meeting", b"participant_focused_meeting", "participant_video", b"participant_video", "private_meeting", b"private_meeting", "push_change_to_calendar", b"push_change_to_calendar", "registrants_confirmation_email", b"registrants_confirmation_email", "registrants_email_notification", b"registrants_email_notification", "registration_type", b"registration_type", "request_permission_to_unmute_participants", b"request_permission_to_unmute_participants", "resources", b"resources", "show_join_info", b"show_join_info", "show_share_button", b"show_share_button", "sign_language_interpretation", b"sign_language_interpretation", "use_pmi", b"use_pmi", "waiting_room", b"waiting_room", "waiting_room_options", b"waiting_room_options", "watermark", b"watermark"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_allow_host_control_participant_mute_state", b"_allow_host_control_participant_mute_state", "_allow_multiple_devices", b"_allow_multiple_devices", "_alternative_host_manage_cloud_recording", b"_alternative_host_manage_cloud_recording", "_alternative_host_manage_meeting_summary", b"_alternative_host_manage_meeting_summary", "_alternative_host_update_polls", b"_alternative_host_update_polls", "_alternative_hosts_email_notification", b"_alternative_hosts_email_notification", "_audio_conference_info", b"_audio_conference_info", "_authentication_name", b"_authentication_name", "_authentication_option", b"_authentication_option", "_auto_start_ai_companion_questions", b"_auto_start_ai_companion_questions", "_auto_start_meeting_summary", b"_auto_start_meeting_summary", "_close_registration", b"_close_registration", "_cn_meeting", b"_cn_meeting", "_contact_email", b"_contact_email", "_contact_name", b"_contact_name", "_device_testing", b"_device_testing", "_disable_participant_video", b"_disable_participant_video", "_email_in_attendee_report", b"_email_in_attendee_report", "_email_notification", b"_email_notification", "_enforce_login", b"_enforce_login", "_focus_mode", b"_focus_mode", "_host_save_video_order", b"_host_save_video_order", "_host_video", b"_host_video", "_in_meeting", b"_in_meeting", "_internal_meeting", b"_internal_meeting", "_jbh_time", b"_jbh_time", "_join_before_host", b"_join_before_host", "_meeting_authentication", b"_meeting_authentication", "_mute_upon_entry", b"_mute_upon_entry", "_participant_focused_meeting", b"_participant_focused_meeting", "_participant_video", b"_participant_video", "_private_meeting", b"_private_meeting", "_push_change_to_calendar", b"_push_change_to_calendar", "_registrants_confirmation_email", b"_registrants_confirmation_email", "_registrants_email_notification", b"_registrants_email_notification", "_request_permission_to_unmute_participants", b"_request_permission_to_unmute_participants", "_show_join_info", b"_show_join_info", "_show_share_button", b"_show_share_button", "_summary_template_id", b"_summary_template_id", "_use_pmi", b"_use_pmi", "_waiting_room", b"_waiting_room", "_watermark", b"_watermark", "additional_fields", b"additional_fields", "allow_host_control_participant_mute_state", b"allow_host_control_participant_mute_state", "allow_multiple_devices", b"allow_multiple_devices", "alternative_host_manage_cloud_recording", b"alternative_host_manage_cloud_recording", "alternative_host_manage_meeting_summary", b"alternative_host_manage_meeting_summary", "alternative_host_update_polls", b"alternative_host_update_polls", "alternative_hosts_email_notification", b"alternative_hosts_email_notification", "approved_or_denied_countries_or_regions", b"approved_or_denied_countries_or_regions", "audio_conference_info", b"audio_conference_info", "authentication_name", b"authentication_name", "authentication_option", b"authentication_option", "auto_add_recording_to_video_management", b"auto_add_recording_to_video_management", "auto_start_ai_companion_questions", b"auto_start_ai_companion_questions", "auto_start_meeting_summary", b"auto_start_meeting_summary", "breakout_room", b"breakout_room", "close_registration", b"close_registration", "cn_meeting", b"cn_meeting", "contact_email", b"contact_email", "contact_name", b"contact_name", "continuous_meeting_chat", b"continuous_meeting_chat", "device_testing", b"device_testing", "disable_participant_video", b"disable_participant_video", "email_in_attendee_report", b"email_in_attendee_report", "email_notification", b"email_notification", "enforce_login", b"enforce_login", "focus_mode", b"focus_mode", "host_save_video_order", b"host_save_video_order", "host_video", b"host_video", "in_meeting", b"in_meeting", "internal_meeting", b"internal_meeting", "jbh_time", b"jbh_time", "join_before_host", b"join_before_host", "language_interpretation", b"language_interpretation", "meeting_authentication", b"meeting_authentication", "mute_upon_entry", b"mute_upon_entry", "participant_focused_meeting", b"participant_focused_meeting", "participant_video", b"participant_video", "private_meeting", b"private_meeting", "push_change_to_calendar", b"push_change_to_calendar", "question_and_answer", b"question_and_answer", "registrants_confirmation_email", b"registrants_confirmation_email", "registrants_email_notification", b"registrants_email_notification", "request_permission_to_unmute_participants", b"request_permission_to_unmute_participants", "show_join_info", b"show_join_info", "show_share_button", b"show_share_button", "sign_language_interpretation", b"sign_language_interpretation", "summary_template_id", b"summary_template_id", "use_pmi", b"use_pmi", "waiting_room", b"waiting_room", "waiting_room_options", b"waiting_room_options", "watermark", b"watermark"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_allow_host_control_participant_mute_state", b"_allow_host_control_participant_mute_state", "_allow_multiple_devices", b"_allow_multiple_devices", "_alternative_host_manage_cloud_recording", b"_alternative_host_manage_cloud_recording", "_alternative_host_manage_meeting_summary", b"_alternative_host_manage_meeting_summary", "_alternative_host_update_polls", b"_alternative_host_update_polls", "_alternative_hosts_email_notification", b"_alternative_hosts_email_notification", "_audio_conference_info", b"_audio_conference_info", "_authentication_name", b"_authentication_name", "_authentication_option", b"_authentication_option", "_auto_start_ai_companion_questions", b"_auto_start_ai_companion_questions", "_auto_start_meeting_summary", b"_auto_start_meeting_summary", "_close_registration", b"_close_registration", "_cn_meeting", b"_cn_meeting", "_contact_email", b"_contact_email", "_contact_name", b"_contact_name", "_device_testing", b"_device_testing", "_disable_participant_video", b"_disable_participant_video", "_email_in_attendee_report", b"_email_in_attendee_report", "_email_notification", b"_email_notification", "_enforce_login", b"_enforce_login", "_focus_mode", b"_focus_mode", "_host_save_video_order", b"_host_save_video_order", "_host_video", b"_host_video", "_in_meeting", b"_in_meeting", "_internal_meeting", b"_internal_meeting", "_jbh_time", b"_jbh_time", "_join_before_host", b"_join_before_host", "_meeting_authentication", b"_meeting_authentication", "_mute_upon_entry", b"_mute_upon_entry", "_participant_focused_meeting", b"_participant_focused_meeting", "_participant_video", b"_participant_video", "_private_meeting", b"_private_meeting", "_push_change_to_calendar", b"_push_change_to_calendar", "_registrants_confirmation_email", b"_registrants_confirmation_email", "_registrants_email_notification", b"_registrants_email_notification", "_request_permission_to_unmute_participants", b"_request_permission_to_unmute_participants", "_show_join_info", b"_show_join_info", "_show_share_button", b"_show_share_button", "_summary_template_id", b"_summary_template_id", "_use_pmi", b"_use_pmi", "_waiting_room", b"_waiting_room", "_watermark", b"_watermark", "additional_data_center_regions", b"additional_data_center_regions", "additional_fields", b"additional_fields", "allow_host_control_participant_mute_state", b"allow_host_control_participant_mute_state", "allow_multiple_devices", b"allow_multiple_devices", "alternative_host_manage_cloud_recording", b"alternative_host_manage_cloud_recording", "alternative_host_manage_meeting_summary", b"alternative_host_manage_meeting_summary", "alternative_host_update_polls", b"alternative_host_update_polls", "alternative_hosts", b"alternative_hosts", "alternative_hosts_email_notification", b"alternative_hosts_email_notification", "approval_type", b"approval_type", "approved_or_denied_countries_or_regions", b"approved_or_denied_countries_or_regions", "audio", b"audio", "audio_conference_info", b"audio_conference_info", "authentication_domains", b"authentication_domains", "authentication_exceptions", b"authentication_exceptions", "authentication_name", b"authentication_name", "authentication_option", b"authentication_option", "auto_add_recording_to_video_management", b"auto_add_recording_to_video_management", "auto_recording", b"auto_recording", "auto_start_ai_companion_questions", b"auto_start_ai_companion_questions", "auto_start_meeting_summary", b"auto_start_meeting_summary", "breakout_room", b"breakout_room", "calendar_type", b"calendar_type", "close_registration", b"close_registration", "cn_meeting", b"cn_meeting", "contact_email", b"contact_email", "contact_name", b"contact_name", "continuous_meeting_chat", b"continuous_meeting_chat", "custom_keys", b"custom_keys", "device_testing", b"device_testing", "disable_participant_video", b"disable_participant_video", "email_in_attendee_report", b"email_in_attendee_report", "email_notification", b"email_notification", "encryption_type", b"encryption_type", "enforce_login", b"enforce_login", "enforce_login_domains", b"enforce_login_domains", "focus_mode", b"focus_mode", "global_dial_in_countries", b"global_dial_in_countries", "global_dial_in_numbers", b"global_dial_in_numbers", "host_save_video_order", b"host_save_video_order", "host_video", b"host_video", "in_meeting", b"in_meeting", "internal_meeting", b"internal_meeting", "jbh_time", b"jbh_time", "join_before_host", b"join_before_host", "language_interpretation", b"language_interpretation", "meeting_authentication", b"meeting_authentication", "meeting_invitees", b"meeting_invitees", "mute_upon_entry", b"mute_upon_entry", "participant_focused_meeting", b"participant_focused_meeting", "participant_video", b"participant_video", "private_meeting", b"private_meeting", "push_change_to_calendar", b"push_change_to_calendar", "question_and_answer", b"question_and_answer", "registrants_confirmation_email", b"registrants_confirmation_email", "registrants_email_notification", b"registrants_email_notification", "registration_type", b"registration_type", "request_permission_to_unmute_participants", b"request_permission_to_unmute_participants", "resources", b"resources", "show_join_info", b"show_join_info", "show_share_button", b"show_share_button", "sign_language_interpretation", b"sign_language_interpretation", "summary_template_id", b"summary_template_id", "use_pmi", b"use_pmi", "waiting_room", b"waiting_room", "waiting_room_options", b"waiting_room_options", "watermark", b"watermark", "who_can_ask_questions", b"who_can_ask_questions", "who_will_receive_summary", b"who_will_receive_summary"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_allow_host_control_participant_mute_state", b"_allow_host_control_participant_mute_state"]) -> typing.Literal["allow_host_control_participant_mute_state"] | None: ...
     @typing.overload
@@ -1505,6 +2049,8 @@ class MeetingSettings(google.protobuf.message.Message):
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_close_registration", b"_close_registration"]) -> typing.Literal["close_registration"] | None: ...
     @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_cn_meeting", b"_cn_meeting"]) -> typing.Literal["cn_meeting"] | None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_contact_email", b"_contact_email"]) -> typing.Literal["contact_email"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_contact_name", b"_contact_name"]) -> typing.Literal["contact_name"] | None: ...
@@ -1517,11 +2063,15 @@ class MeetingSettings(google.protobuf.message.Message):
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_email_notification", b"_email_notification"]) -> typing.Literal["email_notification"] | None: ...
     @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_enforce_login", b"_enforce_login"]) -> typing.Literal["enforce_login"] | None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_focus_mode", b"_focus_mode"]) -> typing.Literal["focus_mode"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_host_save_video_order", b"_host_save_video_order"]) -> typing.Literal["host_save_video_order"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_host_video", b"_host_video"]) -> typing.Literal["host_video"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_in_meeting", b"_in_meeting"]) -> typing.Literal["in_meeting"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_internal_meeting", b"_internal_meeting"]) -> typing.Literal["internal_meeting"] | None: ...
     @typing.overload
@@ -1550,6 +2100,8 @@ class MeetingSettings(google.protobuf.message.Message):
     def WhichOneof(self, oneof_group: typing.Literal["_show_join_info", b"_show_join_info"]) -> typing.Literal["show_join_info"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_show_share_button", b"_show_share_button"]) -> typing.Literal["show_share_button"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_summary_template_id", b"_summary_template_id"]) -> typing.Literal["summary_template_id"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_use_pmi", b"_use_pmi"]) -> typing.Literal["use_pmi"] | None: ...
     @typing.overload

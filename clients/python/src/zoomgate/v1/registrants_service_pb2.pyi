@@ -117,7 +117,7 @@ class AddRegistrantRequest(google.protobuf.message.Message):
     """Whether to approve the registration although the meeting has APPROVAL_TYPE_MANUAL. Defaults to Zoom's default, false."""
     @property
     def registrant(self) -> zoomgate.v1.registrant_pb2.Registrant:
-        """Required. The person to register: `first_name` and `email` are required, and output-only fields are rejected."""
+        """Required. The person to register: `first_name` and `email` are required, and output-only fields are ignored."""
 
     @property
     def occurrence_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
