@@ -40,13 +40,13 @@ class MappingRules:
 
     Attributes:
         names: The JSON keys of fields whose names differ.
-        output_only: The fields that are not sent.
+        unsent: The fields that are not part of the JSON of a request.
         separators: The separators of repeated fields that JSON represents as a single string. Duplicates are sent once.
         enums: For each enum, the JSON values by the names of the enum values without their common prefix.
     """
 
     names: Mapping[str, str]
-    output_only: frozenset[str]
+    unsent: frozenset[str]
     separators: Mapping[str, str]
     enums: Mapping[str, Mapping[str, int | str]]
 
@@ -84,7 +84,7 @@ class MessageConverter:
                     else _Conversion(dict, nested.fields)
                 )
             self._incoming.setdefault(key, (field.name, conversion.expected, conversion.read))
-            if _short_name(field) not in conventions.output_only:
+            if _short_name(field) not in conventions.unsent:
                 self._outgoing[field.name] = (key, conversion.write, nested)
 
     def fields(self, data: Mapping[str, Any]) -> dict[str, Any]:
@@ -118,24 +118,28 @@ class MessageConverter:
             arguments[ADDITIONAL] = additional(extra)
         return arguments
 
-    def json(self, message: Message, path: str, violations: Violations) -> dict[str, Any]:
-        """Return the set fields of a message as a JSON object. `path` is the path of the message in the request, for violations."""
+    def json(self, message: Message, violations: Violations, prefix: str = "") -> dict[str, Any]:
+        """Return the set fields of a message as a JSON object. All enum values must be known.
+
+        Args:
+            prefix: The path of the message in the request, with a dot at the end, for violations.
+        """
         data: dict[str, Any] = {}
         for field, value in message.ListFields():
-            if field.name not in self._outgoing:  # additional fields, and fields that are output only
+            if field.name not in self._outgoing:
                 continue
             key, convert, nested = self._outgoing[field.name]
             if nested is None:
                 data[key] = convert(value) if convert is not None else value
             elif field.is_repeated:
                 data[key] = [
-                    nested.json(item, f"{path}.{field.name}[{index}]", violations)
+                    nested.json(item, violations, f"{prefix}{field.name}[{index}].")
                     for index, item in enumerate(value)
                 ]
             else:
-                data[key] = nested.json(value, f"{path}.{field.name}", violations)
+                data[key] = nested.json(value, violations, f"{prefix}{field.name}.")
         if self._has_additional:
-            self._merge(data, getattr(message, ADDITIONAL), f"{path}.{ADDITIONAL}", violations)
+            self._merge(data, getattr(message, ADDITIONAL), prefix + ADDITIONAL, violations)
         return data
 
     def _merge(self, data: dict[str, Any], value: Struct, path: str, violations: Violations) -> None:

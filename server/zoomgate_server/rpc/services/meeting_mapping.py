@@ -2,27 +2,47 @@
 
 from typing import Any
 
-from zoomgate.v1 import meeting_pb2 as pb
+from zoomgate.v1 import meetings_service_pb2 as service_pb
+from zoomgate.v1.meeting_pb2 import Meeting, MeetingDetails
+from zoomgate.v1.past_meeting_pb2 import PastMeeting
 from zoomgate_server.rpc.services.json_mapping import MappingRules, MessageConverter
+from zoomgate_server.rpc.services.response_mapping import list_reader, message_reader
 from zoomgate_server.rpc.services.validation import Violations
-from zoomgate_server.zoom import tolerant_json
 from zoomgate_server.zoom.request import ZoomResponse
 
 CONVENTIONS = MappingRules(
     names={
+        "AddRegistrantResponse.meeting_id": "id",
+        "ListMeetingsResponse.total_size": "total_records",
+        "ListPastInstancesResponse.instances": "meetings",
+        "ListPastParticipantsResponse.total_size": "total_records",
+        "ListRegistrantsResponse.total_size": "total_records",
         "Meeting.create_time": "created_at",
         "Meeting.duration_minutes": "duration",
         "MeetingDetails.duration_minutes": "duration",
         "MeetingDetails.local_start_time": "start_time",
         "MeetingSettings.authentication_exceptions": "authentication_exception",
         "Occurrence.duration_minutes": "duration",
+        "Participant.duration_seconds": "duration",
+        "PastMeeting.duration_minutes": "duration",
         "Recurrence.end_time": "end_date_time",
     },
-    output_only=frozenset(
+    unsent=frozenset(
         {
+            "AddRegistrantRequest.meeting_id",
+            "AddRegistrantRequest.occurrence_ids",
+            "AddRegistrantRequest.user_email",
             "MeetingSettings.ContinuousMeetingChat.channel_id",
             "MeetingSettings.Invitee.internal_user",
+            "Registrant.create_time",
+            "Registrant.id",
+            "Registrant.join_url",
+            "Registrant.participant_pin_code",
+            "Registrant.status",
             "TrackingField.visible",
+            "UpdateRegistrantStatusRequest.meeting_id",
+            "UpdateRegistrantStatusRequest.occurrence_id",
+            "UpdateRegistrantStatusRequest.user_email",
         }
     ),
     separators={
@@ -100,24 +120,69 @@ CONVENTIONS = MappingRules(
             "VIEWER": "viewer",
         },
         "MeetingSettings.CountryRestriction.Method": {"APPROVE": "approve", "DENY": "deny"},
+        "PastMeeting.Type": {
+            "PRESCHEDULED": 0,
+            "INSTANT": 1,
+            "SCHEDULED": 2,
+            "RECURRING_NO_FIXED_TIME": 3,
+            "PERSONAL_ROOM": 4,
+            "PERSONAL_AUDIO_CONFERENCE": 7,
+            "RECURRING_FIXED_TIME": 8,
+        },
+        "Participant.Status": {"IN_MEETING": "in_meeting", "IN_WAITING_ROOM": "in_waiting_room"},
+        "Registrant.Status": {"PENDING": "pending", "APPROVED": "approved", "DENIED": "denied"},
+        "Registrant.PurchasingTimeFrame": {
+            "UNSPECIFIED": "",
+            "WITHIN_A_MONTH": "Within a month",
+            "1_TO_3_MONTHS": "1-3 months",
+            "4_TO_6_MONTHS": "4-6 months",
+            "MORE_THAN_6_MONTHS": "More than 6 months",
+            "NO_TIMEFRAME": "No timeframe",
+        },
+        "Registrant.RoleInPurchaseProcess": {
+            "UNSPECIFIED": "",
+            "DECISION_MAKER": "Decision Maker",
+            "EVALUATOR": "Evaluator/Recommender",
+            "INFLUENCER": "Influencer",
+            "NOT_INVOLVED": "Not involved",
+        },
+        "AddRegistrantRequest.Language": {
+            "ENGLISH": "en-US",
+            "GERMAN": "de-DE",
+            "SPANISH": "es-ES",
+            "FRENCH": "fr-FR",
+            "JAPANESE": "jp-JP",
+            "PORTUGUESE": "pt-PT",
+            "RUSSIAN": "ru-RU",
+            "CHINESE_SIMPLIFIED": "zh-CN",
+            "CHINESE_TRADITIONAL": "zh-TW",
+            "KOREAN": "ko-KO",
+            "ITALIAN": "it-IT",
+            "VIETNAMESE": "vi-VN",
+            "POLISH": "pl-PL",
+            "TURKISH": "Tr-TR",
+        },
+        "UpdateRegistrantStatusRequest.Action": {"APPROVE": "approve", "DENY": "deny", "CANCEL": "cancel"},
     },
 )
 """All differences between Zoom's JSON and the messages."""
 
-_MEETING = MessageConverter(pb.Meeting.DESCRIPTOR, CONVENTIONS)
-_DETAILS = MessageConverter(pb.MeetingDetails.DESCRIPTOR, CONVENTIONS)
+_DETAILS = MessageConverter(MeetingDetails.DESCRIPTOR, CONVENTIONS)
+_read_meeting = message_reader(Meeting, CONVENTIONS, required="id")
+
+past_meeting = message_reader(PastMeeting, CONVENTIONS, required="uuid")
+invitation = message_reader(service_pb.GetMeetingInvitationResponse, CONVENTIONS, required="invitation")
+meetings = list_reader(service_pb.ListMeetingsResponse, CONVENTIONS, items="meetings")
+past_instances = list_reader(service_pb.ListPastInstancesResponse, CONVENTIONS, items="meetings")
+past_participants = list_reader(service_pb.ListPastParticipantsResponse, CONVENTIONS, items="participants")
 
 
-def meeting(response: ZoomResponse) -> pb.Meeting | None:
+def meeting(response: ZoomResponse) -> Meeting | None:
     """Parse a meeting in a Zoom response. Return None if the body is not a JSON object with a meeting ID."""
-    try:
-        data = tolerant_json.loads(response.body)
-    except ValueError:
-        return None
-    parsed = pb.Meeting(**_MEETING.fields(data)) if data.__class__ is dict else None
+    parsed = _read_meeting(response)
     return parsed if parsed is not None and parsed.id > 0 else None
 
 
-def details(message: pb.MeetingDetails, path: str, violations: Violations) -> dict[str, Any]:
+def details(message: MeetingDetails, path: str, violations: Violations) -> dict[str, Any]:
     """Return a meeting's details as JSON for Zoom. All enum values must be known."""
-    return _DETAILS.json(message, path, violations)
+    return _DETAILS.json(message, violations, f"{path}.")

@@ -1,8 +1,25 @@
 """Conversion of Zoom's responses to messages."""
 
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from google.protobuf.message import Message
+
 from zoomgate.v1 import proxy_service_pb2 as pb
 from zoomgate_server.rpc.services import json_value
+from zoomgate_server.rpc.services.json_mapping import (
+    ADDITIONAL,
+    MappingRules,
+    MessageConverter,
+    additional,
+)
+from zoomgate_server.zoom import tolerant_json
 from zoomgate_server.zoom.request import ZoomResponse
+
+_Message = TypeVar("_Message", bound=Message)
+
+_PAGE = frozenset({"page_count", "page_number", "page_size"})
+"""Keys of a list that repeat the request, or follow from it and the number of all items."""
 
 _JSON_TYPES = ("application/json", "application/problem+json")
 
@@ -19,3 +36,52 @@ def response(zoom_response: ZoomResponse, *, parse_json: bool = False) -> pb.Zoo
         if parsed is not None:
             message.json.CopyFrom(parsed)
     return message
+
+
+def message_reader(
+    message_type: type[_Message], rules: MappingRules, *, required: str
+) -> Callable[[ZoomResponse], _Message | None]:
+    """Return a function that parses a message in a Zoom response.
+
+    The function returns None if the body is not a JSON object, or has no value that matches the field `required`.
+    """
+    converter = MessageConverter(message_type.DESCRIPTOR, rules)  # type: ignore[arg-type]
+
+    def read(zoom_response: ZoomResponse) -> _Message | None:
+        arguments = converter.fields(_json_object(zoom_response.body))
+        return message_type(**arguments) if required in arguments else None
+
+    return read
+
+
+def list_reader(
+    message_type: type[_Message], rules: MappingRules, *, items: str
+) -> Callable[[ZoomResponse], _Message | None]:
+    """Return a function that parses a list in a Zoom response.
+
+    The function returns None if the body is not a JSON object with a list under the key `items`. Items that are not JSON objects are
+    stored in `additional_fields`.
+    """
+    converter = MessageConverter(message_type.DESCRIPTOR, rules)  # type: ignore[arg-type]
+
+    def read(zoom_response: ZoomResponse) -> _Message | None:
+        data = {key: value for key, value in _json_object(zoom_response.body).items() if key not in _PAGE}
+        values = data.get(items)
+        if values.__class__ is not list:
+            return None
+        data[items] = [value for value in values if value.__class__ is dict]
+        message = message_type(**converter.fields(data))
+        if others := [value for value in values if value.__class__ is not dict]:
+            getattr(message, ADDITIONAL).MergeFrom(additional({items: others}))
+        return message
+
+    return read
+
+
+def _json_object(body: bytes) -> dict[str, Any]:
+    """Return the JSON object in a body, or an empty one if there is none."""
+    try:
+        data = tolerant_json.loads(body)
+    except ValueError:
+        return {}
+    return data if data.__class__ is dict else {}
