@@ -18,7 +18,7 @@ from zoomgate_server.zoom.request import ZoomResponse
 
 _Message = TypeVar("_Message", bound=Message)
 
-_PAGE = frozenset({"page_count", "page_number", "page_size"})
+PAGING_KEYS = frozenset({"page_count", "page_number", "page_size"})
 """Keys of a list that repeat the request, or follow from it and the number of all items."""
 
 _JSON_TYPES = ("application/json", "application/problem+json")
@@ -65,7 +65,9 @@ def list_reader(
     converter = MessageConverter(message_type.DESCRIPTOR, rules)  # type: ignore[arg-type]
 
     def read(zoom_response: ZoomResponse) -> _Message | None:
-        data = {key: value for key, value in _json_object(zoom_response.body).items() if key not in _PAGE}
+        data = {
+            key: value for key, value in _json_object(zoom_response.body).items() if key not in PAGING_KEYS
+        }
         values = data.get(items)
         if values.__class__ is not list:
             return None
