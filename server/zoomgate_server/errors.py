@@ -152,7 +152,7 @@ class ReauthRequired(ZoomgateError):
 
 
 class ScopeMissing(ZoomgateError):
-    """The user's consent does not cover the call. `scopes` in the metadata names the scopes that Zoom requires."""
+    """The user's consent does not cover the call. `scopes` in the metadata names the scopes of which any one would."""
 
 
 class RefreshInProgress(ZoomgateError):

@@ -217,3 +217,49 @@ async def test_automatic_retries_wait_for_the_retry_delay(
         await zoomgate.call(zoomgate.meetings.GetMeeting, get_meeting(), seconds=seconds)
     assert RpcError.of(raised.value).retry_after == 2.0
     assert dict(raised.value.trailing_metadata() or ())["grpc-retry-pushback-ms"] == expected
+
+
+SCOPES_OF_CREATION = "meeting:write:meeting meeting:write:meeting:admin meeting:write meeting:write:admin"
+
+
+@pytest.mark.parametrize(
+    ("zoom_message", "scopes"),
+    [
+        ("Access token does not contain required scopes.", SCOPES_OF_CREATION),
+        (
+            "Invalid access token, does not contain scopes:[meeting:write:meeting].",
+            "meeting:write:meeting meeting:write",
+        ),
+        (
+            "Invalid access token, does not contain scopes:[meeting:write:meeting:admin].",
+            "meeting:write:meeting:admin meeting:write:admin",
+        ),
+        ("Invalid access token, does not contain scopes:[tracking:read].", "tracking:read"),
+    ],
+)
+async def test_missing_scope_names_the_granular_and_classic_scopes_that_suffice(
+    tmp_path: Path, zoom_message: str, scopes: str
+) -> None:
+    """Zoom's own names come first, and the others cover the same data. This holds for typed calls and the proxy alike."""
+    body = orjson.dumps({"code": 4711, "message": zoom_message})
+    async with serving_upstream(tmp_path) as (zoomgate, zoom):
+        post = proxy.PostRequest(user_email=MONICA, url="/users/me/meetings?x=y", raw=b"{}")
+        for method, request in (
+            (zoomgate.meetings.CreateMeeting, meetings.CreateMeetingRequest(user_email=MONICA)),
+            (zoomgate.proxy.Post, post),
+        ):
+            zoom.responses = [http_response("400 Bad Request", body)]
+            error = await zoomgate.error_of(method, request)
+            assert error.short == ("FAILED_PRECONDITION", "ZOOM_SCOPE_MISSING")
+            assert error.metadata["scopes"] == scopes
+            assert scopes.replace(" ", ", ") in error.message
+
+
+async def test_missing_scope_of_an_unknown_path_is_reported_as_zoom_reports_it(tmp_path: Path) -> None:
+    body = orjson.dumps({"code": 4711, "message": "Access token does not contain required scopes."})
+    async with serving_upstream(tmp_path) as (zoomgate, zoom):
+        zoom.responses = [http_response("400 Bad Request", body)]
+        request = proxy.GetRequest(user_email=MONICA, url="/phone/numbers")
+        error = await zoomgate.error_of(zoomgate.proxy.Get, request)
+        assert error.short == ("FAILED_PRECONDITION", "ZOOM_SCOPE_MISSING")
+        assert "scopes" not in error.metadata

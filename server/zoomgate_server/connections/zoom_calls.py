@@ -87,7 +87,9 @@ class ZoomCalls:
                 or zoom_errors.is_token_rejected(await self._send(call, endpoints.current_user(), token))
             ):
                 response = await self._retry(call, user_email, request, token, response, endpoint)
-        failure = zoom_errors.rate_limit(response, self._clock.wall) or zoom_errors.scope_missing(response)
+        failure = zoom_errors.rate_limit(response, self._clock.wall) or zoom_errors.scope_missing(
+            request, response
+        )
         if failure is not None:
             raise failure
         return response

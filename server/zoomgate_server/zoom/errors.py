@@ -21,7 +21,7 @@ from zoomgate_server.errors import (
     ZoomUnavailable,
 )
 from zoomgate_server.external_text import sanitize
-from zoomgate_server.zoom import response_headers, tolerant_json
+from zoomgate_server.zoom import operations, response_headers, tolerant_json
 from zoomgate_server.zoom.client import response_lost
 from zoomgate_server.zoom.request import ZoomRequest, ZoomResponse
 
@@ -42,6 +42,9 @@ _VALIDATION_CODE = 300
 _SCOPE_CODES = frozenset({104, _TOKEN_CODE, 200, 4700, 4711})
 _SCOPES = re.compile(r"does not contain (?:[a-z]+ ){0,3}scopes?\b(?:[:\s]*\[([^\]]{0,2000}))?", re.IGNORECASE)
 _SCOPE = re.compile(r"[A-Za-z0-9_:]{1,100}", re.ASCII)
+_MAX_SCOPES = 8
+"""Maximum number of scopes that an error names. No operation of Zoom accepts more."""
+
 _DAILY_LIMIT = re.compile(
     r"\bdaily (?:rate )?limit|\b(?:per|in one) day\b|\bGMT 00:00|\b00:00:00 GMT", re.IGNORECASE
 )
@@ -64,26 +67,41 @@ def is_token_rejected(response: ZoomResponse) -> bool:
     return (
         response.status in (400, 401)
         and _code(_parse(response)) == _TOKEN_CODE
-        and scope_missing(response) is None
+        and _reported_scopes(response) is None
     )
 
 
-def scope_missing(response: ZoomResponse) -> ScopeMissing | None:
+def scope_missing(request: ZoomRequest, response: ZoomResponse) -> ScopeMissing | None:
     """Return the error for a response that reports missing scopes, or None.
+
+    Zoom names scopes of one kind, or none. The table of operations adds the others that suffice.
+    """
+    reported = _reported_scopes(response)
+    if reported is None:
+        return None
+    operation = operations.find(request.method, request.target.path)
+    known = operation.scopes if operation else ()
+    # if Zoom names only scopes for the data of other users, those of the user do not suffice
+    levels = {operations.scope_level(scope) for scope in (reported or known) if scope in known}
+    added = (scope for scope in known if operations.scope_level(scope) in levels)
+    scopes = list(dict.fromkeys((*reported, *added)))[:_MAX_SCOPES]
+    one_of = f"one of the scopes {', '.join(scopes)}" if scopes else "the scopes of this call"
+    return ScopeMissing(
+        f"The user's consent does not cover this call; add {one_of} to the Zoom app, and have the user consent again",
+        metadata=_metadata(response, scopes=" ".join(scopes)),
+    )
+
+
+def _reported_scopes(response: ZoomResponse) -> list[str] | None:
+    """Return the scopes that a response about missing scopes names, which may be none, or None for any other response.
 
     Code, status and notation of the scopes depend on the endpoint, so the error is recognized by its message.
     """
-    if not 400 <= response.status < 500:
-        return None
-    error = _parse(response)
+    error = _parse(response) if 400 <= response.status < 500 else {}
     match = _SCOPES.search(_message(error))
     if match is None or _code(error) not in _SCOPE_CODES:
         return None
-    scopes = dict.fromkeys(_SCOPE.findall(match.group(1) or ""))
-    return ScopeMissing(
-        "The user's consent does not cover this call; add the scopes to the Zoom app and have the user consent again",
-        metadata=_metadata(response, scopes=" ".join(list(scopes)[:20])),
-    )
+    return _SCOPE.findall(match.group(1) or "")
 
 
 def rate_limit(response: ZoomResponse, wall: Callable[[], float] = time.time) -> ZoomRateLimited | None:
@@ -122,7 +140,7 @@ def error_for(
     """
     error, metadata = _parse(response), _metadata(response)
     code = _code(error)
-    if failure := rate_limit(response, wall) or scope_missing(response):
+    if failure := rate_limit(response, wall) or scope_missing(request, response):
         return failure
     if code == _MEETING_NOT_FOUND and not _is_html(response):
         return MeetingNotFound(

@@ -156,8 +156,8 @@ def test_missing_scopes_are_listed() -> None:
     failure = errors.error_for(GET, response(400, {"code": 4711, "message": SCOPES}))
     assert failure.metadata["scopes"] == "meeting:read:meeting meeting:read"
     assert failure.metadata["zoom_message"] == SCOPES
-    assert errors.scope_missing(response(400, {"code": 300, "message": SCOPES})) is None
-    assert errors.scope_missing(response(500, {"code": 4711, "message": SCOPES})) is None
+    assert errors.scope_missing(GET, response(400, {"code": 300, "message": SCOPES})) is None
+    assert errors.scope_missing(GET, response(500, {"code": 4711, "message": SCOPES})) is None
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404])
@@ -178,7 +178,7 @@ def test_missing_scopes_are_recognized_in_every_notation(
 ) -> None:
     """A missing scope never looks like a rejected token, which a refresh would replace."""
     reported = response(status, {"code": code, "message": message})
-    failure = errors.error_for(GET, reported)
+    failure = errors.error_for(ZoomRequest("GET", Target("/phone/numbers")), reported)
     assert type(failure) is ScopeMissing
     assert failure.metadata.get("scopes") == scopes
     assert not errors.is_token_rejected(reported)

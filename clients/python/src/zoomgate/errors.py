@@ -136,7 +136,7 @@ class ReauthRequired(ConsentRequired):
 
 
 class ScopeMissing(ConsentRequired):
-    """The user's consent does not cover this call; `metadata["scopes"]` lists the missing scopes, separated by spaces."""
+    """The user's consent does not cover this call; any one of `metadata["scopes"]`, separated by spaces, would."""
 
 
 class RateLimited(ZoomgateError):

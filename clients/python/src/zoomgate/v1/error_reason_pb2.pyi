@@ -95,9 +95,11 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     Example: {"reason": "ZOOM_REAUTH_REQUIRED", "domain": "zoomgate", "metadata": {"cause": "REJECTED"}}
     """
     ERROR_REASON_ZOOM_SCOPE_MISSING: _ErrorReason.ValueType  # 14
-    """FAILED_PRECONDITION. The user's consent does not cover this call. `scopes` names the scopes that Zoom requires, if Zoom names them.
+    """FAILED_PRECONDITION. The user's consent does not cover this call. `scopes` lists the granular and the classic scopes of which any
+    one would, separated by spaces. Unset if Zoom names none and the call is unknown.
 
-    Example: {"reason": "ZOOM_SCOPE_MISSING", "domain": "zoomgate", "metadata": {"scopes": "meeting:write:meeting", "http_status": "400"}}
+    Example: {"reason": "ZOOM_SCOPE_MISSING", "domain": "zoomgate",
+    "metadata": {"scopes": "meeting:write:meeting meeting:write", "http_status": "400", "zoom_code": "4711"}}
     """
     ERROR_REASON_REFRESH_IN_PROGRESS: _ErrorReason.ValueType  # 15
     """UNAVAILABLE with RetryInfo. The user's token is being refreshed, the outcome of the last refresh is unknown, or the same code or
@@ -313,9 +315,11 @@ REJECTED, OUTCOME_LOST, REVOKED or SCOPE.
 Example: {"reason": "ZOOM_REAUTH_REQUIRED", "domain": "zoomgate", "metadata": {"cause": "REJECTED"}}
 """
 ERROR_REASON_ZOOM_SCOPE_MISSING: ErrorReason.ValueType  # 14
-"""FAILED_PRECONDITION. The user's consent does not cover this call. `scopes` names the scopes that Zoom requires, if Zoom names them.
+"""FAILED_PRECONDITION. The user's consent does not cover this call. `scopes` lists the granular and the classic scopes of which any
+one would, separated by spaces. Unset if Zoom names none and the call is unknown.
 
-Example: {"reason": "ZOOM_SCOPE_MISSING", "domain": "zoomgate", "metadata": {"scopes": "meeting:write:meeting", "http_status": "400"}}
+Example: {"reason": "ZOOM_SCOPE_MISSING", "domain": "zoomgate",
+"metadata": {"scopes": "meeting:write:meeting meeting:write", "http_status": "400", "zoom_code": "4711"}}
 """
 ERROR_REASON_REFRESH_IN_PROGRESS: ErrorReason.ValueType  # 15
 """UNAVAILABLE with RetryInfo. The user's token is being refreshed, the outcome of the last refresh is unknown, or the same code or
