@@ -70,6 +70,29 @@ async def test_consent_creates_a_connection_and_a_token(zoomgate: Harness) -> No
     assert "sim-" not in str(connection)
 
 
+async def test_required_scopes_that_the_user_has_not_granted_are_listed(tmp_path: Path) -> None:
+    """A classic scope covers the granular scopes of the same calls. Lists and watches contain the missing scopes, too."""
+    options = SimulatorOptions(port=0, scopes=("user:read:user", "meeting:read"))
+    environ = {
+        "ZOOMGATE_REQUIRED_SCOPES": "user:read:user,meeting:read:meeting,meeting:write:meeting,phone:read"
+    }
+    missing = ["meeting:write:meeting", "phone:read"]
+    async with running(tmp_path, simulator=options, environ=environ) as zoomgate:
+        await zoomgate.connect()
+        get_connection = pb.GetConnectionRequest(user_email=MONICA)
+        connection = (await zoomgate.call(zoomgate.auth.GetConnection, get_connection)).connection
+        assert list(connection.missing_scopes) == missing
+        listed = await zoomgate.call(zoomgate.auth.ListConnections, pb.ListConnectionsRequest())
+        assert [list(listed.missing_scopes) for listed in listed.connections] == [missing]
+        watch = zoomgate.auth.WatchConnections(pb.WatchConnectionsRequest(), metadata=metadata("service"))
+        event = await anext(aiter(watch))
+        assert list(event.connection.missing_scopes) == missing
+        watch.cancel()
+        await zoomgate.call(zoomgate.auth.DeleteConnection, pb.DeleteConnectionRequest(user_email=MONICA))
+        ended = (await zoomgate.call(zoomgate.auth.GetConnection, get_connection)).connection
+        assert (ended.state, list(ended.missing_scopes)) == (Connection.STATE_DISCONNECTED, [])
+
+
 async def test_refresh_token_is_only_returned_if_the_policy_allows(zoomgate: Harness) -> None:
     await zoomgate.connect(OMAR)
     token = (await zoomgate.call(zoomgate.auth.GetToken, token_request(OMAR), "narrow")).token

@@ -355,6 +355,17 @@ def test_redirect_targets_are_validated(tmp_path: Path) -> None:
         load_file(tmp_path / "z.toml", '[return_to]\na = "https://a.example/x,y=https://b.example/"\n')
 
 
+def test_required_scopes_are_separated_by_commas_or_spaces() -> None:
+    """A list can be pasted in either form; repeated scopes are ignored."""
+    text = " meeting:write:meeting,user:read:user\n, meeting:read h323:read:admin user:read:user,"
+    scopes = ("meeting:write:meeting", "user:read:user", "meeting:read", "h323:read:admin")
+    assert settings.load({"ZOOMGATE_REQUIRED_SCOPES": text}).required_scopes == scopes
+    assert settings.load({}).required_scopes == ()
+    assert problem({"ZOOMGATE_REQUIRED_SCOPES": "meeting:read; user:read"}) == (
+        "ZOOMGATE_REQUIRED_SCOPES must be names of scopes, separated by commas or spaces, not 'meeting:read; user:read'"
+    )
+
+
 def test_names_of_redirect_targets_are_unique() -> None:
     """A target would otherwise be replaced without notice."""
     text = problem({"ZOOMGATE_RETURN_TO": "a=https://a.example/, b=https://b.example/,a=https://c.example/"})

@@ -249,6 +249,7 @@ class Components:
                 disconnector=disconnector,
                 watchers=Watchers(feed=change_feed, metrics=metrics, timing=timing.watches),
                 page_tokens=page_tokens,
+                required_scopes=settings.required_scopes,
                 clock=clock,
                 audit=audit.require if settings.audit_required else audit,
             ),

@@ -79,8 +79,14 @@ def _row(connection: Connection) -> tuple[str, ...]:
         state_text(connection),
         relative_time(connection.consent_time.seconds),
         relative_time(connection.access_expire_time.seconds),
-        str(len(connection.scopes)) if connection.scopes else _no_scopes(connection),
+        _scope_count(connection),
     )
+
+
+def _scope_count(connection: Connection) -> str:
+    """Return the number of granted scopes, and of missing ones if there are any."""
+    missing = f" ({len(connection.missing_scopes)} missing)" if connection.missing_scopes else ""
+    return f"{len(connection.scopes)}{missing}" if connection.scopes else _no_scopes(connection)
 
 
 @connections.command()
@@ -264,6 +270,7 @@ def print_connection(connection: Connection, *, as_json: bool) -> None:
             "Zoom account": connection.zoom_account_id,
             "Zoom email": connection.zoom_email,
             "scopes": " ".join(connection.scopes) or _no_scopes(connection),
+            "missing scopes": " ".join(connection.missing_scopes),
             "connected": local_time(connection.create_time),
             "consented or imported": local_time(connection.consent_time),
             "refreshed": local_time(connection.refresh_time),

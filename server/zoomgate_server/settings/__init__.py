@@ -29,6 +29,7 @@ from zoomgate_server.settings.value_types import (
     PUBLIC_URL,
     REDIRECT_URI,
     RETURN_TO,
+    SCOPES,
     SECRETS,
     STORE,
     SWITCH,
@@ -113,6 +114,11 @@ class Settings:
         f"redirect URI, exactly as registered with Zoom; by default the public URL or the HTTP address, plus {_CALLBACK}",
     )
     return_to: Mapping[str, str] = setting(RETURN_TO, "", "allowed redirect targets after consent")
+    required_scopes: tuple[str, ...] = setting(
+        SCOPES,
+        "",
+        "scopes that your applications need; `missing_scopes` of a connection lists those not granted",
+    )
     zoom_api_url: str = setting(BASE_URL, "https://api.zoom.us/v2", "base URL of Zoom's API")
     zoom_api_hosts: tuple[str, ...] = setting(
         ZOOM_HOSTS,

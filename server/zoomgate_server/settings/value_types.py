@@ -221,6 +221,11 @@ CLIENT_ID = _type(
 )
 COLOR = _type("a color such as #0b5cff", re.compile("#[0-9A-Fa-f]{6}").fullmatch, str.lower)
 TIMEZONE = _type("an IANA time zone such as Europe/Berlin", is_time_zone, str)
+SCOPES = _type(
+    "names of scopes, separated by commas or spaces",
+    re.compile(r"[a-z0-9_:,\s]*").fullmatch,
+    lambda text: tuple(dict.fromkeys(re.findall(r"[^,\s]+", text))),
+)
 RETURN_TO = ValueType("name=https://…, separated by commas", _parse_targets)
 ZOOM_HOSTS: ValueType[tuple[str, ...]] = ValueType(
     "hosts under zoom.us, separated by commas", lambda text: tuple(_parse_items(text, _parse_zoom_host))

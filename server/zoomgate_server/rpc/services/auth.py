@@ -1,7 +1,8 @@
 """The AuthService RPCs."""
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
+from functools import partial
 from typing import Any
 
 import orjson
@@ -73,6 +74,7 @@ class AuthService(AuthServiceServicer):
         disconnector: Disconnector,
         watchers: Watchers,
         page_tokens: PageTokens,
+        required_scopes: Collection[str],
         clock: Clock,
         audit: AuditSink,
     ) -> None:
@@ -83,6 +85,7 @@ class AuthService(AuthServiceServicer):
         self._disconnector = disconnector
         self._watches = watchers
         self._page_tokens = page_tokens
+        self._connection = partial(connection_mapping.connection, required_scopes=required_scopes)
         self._clock = clock
         self._audit = audit
 
@@ -128,7 +131,7 @@ class AuthService(AuthServiceServicer):
         return pb.CompleteAuthorizationResponse(
             user_email=completed.connection.user_email,
             options=orjson.loads(completed.options),
-            connection=connection_mapping.connection(completed.connection),
+            connection=self._connection(completed.connection),
         )
 
     async def GetAuthorization(
@@ -233,9 +236,7 @@ class AuthService(AuthServiceServicer):
         )
         return pb.ImportConnectionResponse(
             outcome=_IMPORT_OUTCOMES[result.outcome],
-            connection=None
-            if result.connection is None
-            else connection_mapping.connection(result.connection),
+            connection=None if result.connection is None else self._connection(result.connection),
         )
 
     async def CheckToken(self, request: pb.CheckTokenRequest, context: Any) -> pb.CheckTokenResponse:
@@ -265,7 +266,7 @@ class AuthService(AuthServiceServicer):
     async def GetConnection(self, request: pb.GetConnectionRequest, context: Any) -> pb.GetConnectionResponse:
         user_email = parse_user_email(request.user_email)
         record = await self._queries.get(current_call.get(), user_email)
-        return pb.GetConnectionResponse(connection=connection_mapping.connection(record))
+        return pb.GetConnectionResponse(connection=self._connection(record))
 
     async def ListConnections(
         self, request: pb.ListConnectionsRequest, context: Any
@@ -294,7 +295,7 @@ class AuthService(AuthServiceServicer):
         violations.raise_if_any()
         page = await self._queries.page(call, states, after, limit)
         return pb.ListConnectionsResponse(
-            connections=[connection_mapping.connection(record) for record in page.connections],
+            connections=[self._connection(record) for record in page.connections],
             next_page_token="" if page.after is None else self._page_tokens.make(page.after, *filters),
             unreadable_users=page.unreadable_users,
         )
@@ -304,7 +305,7 @@ class AuthService(AuthServiceServicer):
     ) -> pb.DeleteConnectionResponse:
         user_email = parse_user_email(request.user_email)
         record = await self._disconnector.disconnect(current_call.get(), user_email)
-        return pb.DeleteConnectionResponse(connection=connection_mapping.connection(record))
+        return pb.DeleteConnectionResponse(connection=self._connection(record))
 
     async def WatchConnections(
         self, request: pb.WatchConnectionsRequest, context: Any
@@ -334,7 +335,7 @@ class AuthService(AuthServiceServicer):
         async for event in events:
             yield pb.WatchConnectionsResponse(
                 type=_EVENT_TYPES[event.type],
-                connection=None if event.record is None else connection_mapping.connection(event.record),
+                connection=None if event.record is None else self._connection(event.record),
                 resume_token=tokens.make(event.position),
                 unreadable_count=event.unreadable_count,
             )

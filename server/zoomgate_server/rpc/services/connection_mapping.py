@@ -9,6 +9,7 @@ from zoomgate.v1 import auth_service_pb2, connection_pb2, error_reason_pb2
 from zoomgate_server.clock import Clock
 from zoomgate_server.connections.access_tokens import REFRESH_BEFORE_SECONDS, AccessToken
 from zoomgate_server.connections.record import Cause, ConnectionRecord, LastError, State
+from zoomgate_server.zoom import operations
 
 _STATES = {state: connection_pb2.Connection.State.Value(f"STATE_{state}") for state in State}
 _STATES_BY_NUMBER = {number: state for state, number in _STATES.items()}
@@ -23,8 +24,9 @@ def timestamp(seconds: float | None) -> Timestamp | None:
     return Timestamp(seconds=whole, nanos=int((seconds - whole) * 1000) * 1_000_000)
 
 
-def connection(record: ConnectionRecord) -> connection_pb2.Connection:
+def connection(record: ConnectionRecord, *, required_scopes: Collection[str]) -> connection_pb2.Connection:
     """Return a connection as a message without secrets."""
+    scopes = record.tokens.scopes if record.tokens is not None else ()
     return connection_pb2.Connection(
         user_email=record.user_email,
         state=_STATES[record.state],
@@ -32,7 +34,8 @@ def connection(record: ConnectionRecord) -> connection_pb2.Connection:
         zoom_user_id="" if record.zoom_user_id == record.user_email else record.zoom_user_id,
         zoom_account_id=record.zoom_account_id or "",
         zoom_email=record.zoom_email,
-        scopes=record.tokens.scopes if record.tokens is not None else (),
+        scopes=scopes,
+        missing_scopes=operations.missing(required_scopes, scopes) if scopes else (),
         create_time=timestamp(record.create_time),
         consent_time=timestamp(record.consent_time),
         update_time=timestamp(record.update_time),

@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from zoomgate.v1 import error_reason_pb2 as zoomgate_dot_v1_dot_error__reason__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1czoomgate/v1/connection.proto\x12\x0bzoomgate.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1ezoomgate/v1/error_reason.proto\"\x85\x08\n\nConnection\x12\x12\n\nuser_email\x18\x01 \x01(\t\x12,\n\x05state\x18\x02 \x01(\x0e\x32\x1d.zoomgate.v1.Connection.State\x12\x14\n\x0czoom_user_id\x18\x03 \x01(\t\x12\x17\n\x0fzoom_account_id\x18\x04 \x01(\t\x12\x0e\n\x06scopes\x18\x05 \x03(\t\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0crefresh_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x36\n\x12\x61\x63\x63\x65ss_expire_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ngeneration\x18\n \x01(\x03\x12,\n\x05\x63\x61use\x18\x0b \x01(\x0e\x32\x1d.zoomgate.v1.Connection.Cause\x12\x35\n\nlast_error\x18\x0c \x01(\x0b\x32!.zoomgate.v1.Connection.LastError\x12\x30\n\x0c\x63onsent_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x11next_refresh_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nzoom_email\x18\x0f \x01(\t\x1ap\n\tLastError\x12(\n\x06reason\x18\x01 \x01(\x0e\x32\x18.zoomgate.v1.ErrorReason\x12\x0f\n\x07message\x18\x02 \x01(\t\x12(\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"c\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_ACTIVE\x10\x01\x12\x19\n\x15STATE_REAUTH_REQUIRED\x10\x02\x12\x16\n\x12STATE_DISCONNECTED\x10\x03\"\xdc\x01\n\x05\x43\x61use\x12\x15\n\x11\x43\x41USE_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x43\x41USE_REJECTED\x10\x01\x12\x16\n\x12\x43\x41USE_OUTCOME_LOST\x10\x02\x12\x11\n\rCAUSE_REVOKED\x10\x03\x12\x0f\n\x0b\x43\x41USE_SCOPE\x10\x04\x12\x1a\n\x16\x43\x41USE_APP_DEAUTHORIZED\x10\x05\x12\x16\n\x12\x43\x41USE_USER_DELETED\x10\x06\x12\x1a\n\x16\x43\x41USE_USER_DEACTIVATED\x10\x07\x12\x1c\n\x18\x43\x41USE_USER_DISASSOCIATED\x10\x08\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1czoomgate/v1/connection.proto\x12\x0bzoomgate.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1ezoomgate/v1/error_reason.proto\"\x9d\x08\n\nConnection\x12\x12\n\nuser_email\x18\x01 \x01(\t\x12,\n\x05state\x18\x02 \x01(\x0e\x32\x1d.zoomgate.v1.Connection.State\x12\x14\n\x0czoom_user_id\x18\x03 \x01(\t\x12\x17\n\x0fzoom_account_id\x18\x04 \x01(\t\x12\x0e\n\x06scopes\x18\x05 \x03(\t\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0crefresh_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x36\n\x12\x61\x63\x63\x65ss_expire_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ngeneration\x18\n \x01(\x03\x12,\n\x05\x63\x61use\x18\x0b \x01(\x0e\x32\x1d.zoomgate.v1.Connection.Cause\x12\x35\n\nlast_error\x18\x0c \x01(\x0b\x32!.zoomgate.v1.Connection.LastError\x12\x30\n\x0c\x63onsent_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x11next_refresh_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nzoom_email\x18\x0f \x01(\t\x12\x16\n\x0emissing_scopes\x18\x10 \x03(\t\x1ap\n\tLastError\x12(\n\x06reason\x18\x01 \x01(\x0e\x32\x18.zoomgate.v1.ErrorReason\x12\x0f\n\x07message\x18\x02 \x01(\t\x12(\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"c\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_ACTIVE\x10\x01\x12\x19\n\x15STATE_REAUTH_REQUIRED\x10\x02\x12\x16\n\x12STATE_DISCONNECTED\x10\x03\"\xdc\x01\n\x05\x43\x61use\x12\x15\n\x11\x43\x41USE_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x43\x41USE_REJECTED\x10\x01\x12\x16\n\x12\x43\x41USE_OUTCOME_LOST\x10\x02\x12\x11\n\rCAUSE_REVOKED\x10\x03\x12\x0f\n\x0b\x43\x41USE_SCOPE\x10\x04\x12\x1a\n\x16\x43\x41USE_APP_DEAUTHORIZED\x10\x05\x12\x16\n\x12\x43\x41USE_USER_DELETED\x10\x06\x12\x1a\n\x16\x43\x41USE_USER_DEACTIVATED\x10\x07\x12\x1c\n\x18\x43\x41USE_USER_DISASSOCIATED\x10\x08\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,11 +34,11 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'zoomgate.v1.connection_pb2'
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_CONNECTION']._serialized_start=111
-  _globals['_CONNECTION']._serialized_end=1140
-  _globals['_CONNECTION_LASTERROR']._serialized_start=704
-  _globals['_CONNECTION_LASTERROR']._serialized_end=816
-  _globals['_CONNECTION_STATE']._serialized_start=818
-  _globals['_CONNECTION_STATE']._serialized_end=917
-  _globals['_CONNECTION_CAUSE']._serialized_start=920
-  _globals['_CONNECTION_CAUSE']._serialized_end=1140
+  _globals['_CONNECTION']._serialized_end=1164
+  _globals['_CONNECTION_LASTERROR']._serialized_start=728
+  _globals['_CONNECTION_LASTERROR']._serialized_end=840
+  _globals['_CONNECTION_STATE']._serialized_start=842
+  _globals['_CONNECTION_STATE']._serialized_end=941
+  _globals['_CONNECTION_CAUSE']._serialized_start=944
+  _globals['_CONNECTION_CAUSE']._serialized_end=1164
 # @@protoc_insertion_point(module_scope)

@@ -143,6 +143,7 @@ class Connection(google.protobuf.message.Message):
     CONSENT_TIME_FIELD_NUMBER: builtins.int
     NEXT_REFRESH_TIME_FIELD_NUMBER: builtins.int
     ZOOM_EMAIL_FIELD_NUMBER: builtins.int
+    MISSING_SCOPES_FIELD_NUMBER: builtins.int
     user_email: builtins.str
     """The user's email address in lower case: ASCII, at most 254 characters."""
     state: Global___Connection.State.ValueType
@@ -192,6 +193,13 @@ class Connection(google.protobuf.message.Message):
         state is STATE_ACTIVE.
         """
 
+    @property
+    def missing_scopes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """The scopes of the setting ZOOMGATE_REQUIRED_SCOPES that `scopes` neither contains nor covers: a classic scope covers the granular
+        scopes of the same calls. Empty if `scopes` is empty. The user must consent again to grant them. A change of the setting does not
+        change `update_time`.
+        """
+
     def __init__(
         self,
         *,
@@ -210,8 +218,9 @@ class Connection(google.protobuf.message.Message):
         consent_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         next_refresh_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         zoom_email: builtins.str = ...,
+        missing_scopes: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["access_expire_time", b"access_expire_time", "consent_time", b"consent_time", "create_time", b"create_time", "last_error", b"last_error", "next_refresh_time", b"next_refresh_time", "refresh_time", b"refresh_time", "update_time", b"update_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["access_expire_time", b"access_expire_time", "cause", b"cause", "consent_time", b"consent_time", "create_time", b"create_time", "generation", b"generation", "last_error", b"last_error", "next_refresh_time", b"next_refresh_time", "refresh_time", b"refresh_time", "scopes", b"scopes", "state", b"state", "update_time", b"update_time", "user_email", b"user_email", "zoom_account_id", b"zoom_account_id", "zoom_email", b"zoom_email", "zoom_user_id", b"zoom_user_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["access_expire_time", b"access_expire_time", "cause", b"cause", "consent_time", b"consent_time", "create_time", b"create_time", "generation", b"generation", "last_error", b"last_error", "missing_scopes", b"missing_scopes", "next_refresh_time", b"next_refresh_time", "refresh_time", b"refresh_time", "scopes", b"scopes", "state", b"state", "update_time", b"update_time", "user_email", b"user_email", "zoom_account_id", b"zoom_account_id", "zoom_email", b"zoom_email", "zoom_user_id", b"zoom_user_id"]) -> None: ...
 
 Global___Connection: typing_extensions.TypeAlias = Connection
