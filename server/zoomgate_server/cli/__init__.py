@@ -21,6 +21,7 @@ _COMMANDS = {
     "meetings": "Create, get and delete meetings.",
     "proxy": "Call Zoom's REST API on a user's behalf.",
     "token": "Check or print a user's access token.",
+    "scopes": "Show a user's scopes, and the calls that they cover.",
     "callers": "Manage callers.",
     "keys": "Manage the encryption keys.",
     "store": "Back up and restore the store.",

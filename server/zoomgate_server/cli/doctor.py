@@ -3,8 +3,9 @@
 import os
 import socket
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, datetime
+from difflib import get_close_matches
 from email.utils import parsedate_to_datetime
 from http.client import HTTPException
 from pathlib import Path
@@ -19,6 +20,7 @@ from zoomgate_server.app import file_descriptors, otlp_exporters, store_binding
 from zoomgate_server.cli import privileges
 from zoomgate_server.cli.options import json_option
 from zoomgate_server.cli.output import counted, log_warnings_to_stderr, print_result
+from zoomgate_server.cli.scopes import rpc_operations
 from zoomgate_server.cli.setting_options import setting_options
 from zoomgate_server.cli.store_access import check_store, inspect_store
 from zoomgate_server.encryption import key_check, key_file, key_usage
@@ -30,6 +32,7 @@ from zoomgate_server.settings.opentelemetry import OpenTelemetry
 from zoomgate_server.startup import StartError
 from zoomgate_server.storage.record_store import StoreInspection, StoreOpenError
 from zoomgate_server.telemetry.logs import plain
+from zoomgate_server.zoom import operations
 
 OK, WARNING, FAILURE = "ok", "warning", "failure"
 MAX_CLOCK_SECONDS = 60
@@ -68,6 +71,8 @@ def _run_checks(overrides: Mapping[str, str]) -> Iterator[tuple[str, Finding]]:
     log_warnings_to_stderr(loaded)
     yield "settings", (OK, "valid")
     yield "Zoom app", _app(loaded)
+    for finding in _scopes(loaded.required_scopes):
+        yield "scopes", finding
     if isinstance(loaded.store, Path) or loaded.data_dir.exists():  # with MongoDB, the directory is optional
         yield "data directory", _data(loaded.data_dir)
     store, contents = _store(loaded)
@@ -281,6 +286,19 @@ def _redirect(loaded: settings.Settings) -> Finding:
             f"{loaded.redirect_uri} is suitable for testing only; Zoom requires HTTPS in production",
         )
     return OK, loaded.redirect_uri
+
+
+def _scopes(required: Collection[str]) -> Iterator[Finding]:
+    """Describe the scopes that the app needs for each RPC, and compare them with the required scopes, if there are any."""
+    yield OK, "every connection needs user:read:user, or the classic scope user:read"
+    for rpc, operation in rpc_operations().items():
+        is_required = not required or operation.is_covered_by(required)
+        note = "" if is_required else "; ZOOMGATE_REQUIRED_SCOPES contains neither"
+        yield OK, f"{rpc} needs {operation.granular[0]}, or the classic scope {operation.classic[0]}{note}"
+    known = sorted({scope for operation in operations.table() for scope in operation.scopes})
+    for scope in required:
+        if scope not in known and (similar := get_close_matches(scope, known, n=1, cutoff=0.9)):
+            yield WARNING, f"ZOOMGATE_REQUIRED_SCOPES contains {scope}; did you mean {similar[0]}?"
 
 
 def _webhooks(loaded: settings.Settings) -> Finding:

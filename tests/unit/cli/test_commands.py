@@ -322,6 +322,25 @@ class TestDoctor:
         assert sorted(path.name for path in zoomgate.data_dir.iterdir()) == before
         assert "hush" not in result.output
 
+    def test_scopes_of_each_rpc_are_compared_with_the_required_scopes(self) -> None:
+        """A misspelled scope would be missing for every user."""
+        rows = [line.partition("scopes  ")[2].strip() for line in zoomgate("doctor").stdout.splitlines()]
+        create = (
+            "MeetingsService.CreateMeeting needs meeting:write:meeting, or the classic scope meeting:write"
+        )
+        assert {"every connection needs user:read:user, or the classic scope user:read", create} <= {*rows}
+        environ = {"ZOOMGATE_REQUIRED_SCOPES": "meeting:read:meting, meeting:read, phone:read"}
+        text = zoomgate("doctor", environ=environ).stdout
+        assert f"{create}; ZOOMGATE_REQUIRED_SCOPES contains neither\n" in text
+        assert (
+            "MeetingsService.GetMeeting needs meeting:read:meeting, or the classic scope meeting:read\n"
+            in text
+        )
+        hints = [line for line in text.splitlines() if "did you mean" in line]
+        assert hints == [
+            "warn  scopes          ZOOMGATE_REQUIRED_SCOPES contains meeting:read:meting; did you mean meeting:read:meeting?"
+        ]
+
     def test_enabled_exports_are_listed(self) -> None:
         enabled = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318"}
         ratio = {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.05"}

@@ -22,9 +22,10 @@ from support.certificates import write_pair
 from support.command_line import command
 from support.harness import BASIL, MONICA, OMAR, Harness, browser, caller_key, consent, consent_form, running
 from support.raw_upstream import http_response, raw_upstream
-from zoom_simulator import Fault
+from zoom_simulator import Fault, SimulatorOptions
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1.auth_service_pb2_grpc import AuthServiceServicer, add_AuthServiceServicer_to_server
+from zoomgate_server.cli.scopes import TYPED_RPCS
 
 COMMAND = [sys.executable, "-m", "zoomgate_server"]
 ESC = "\x1b"
@@ -344,6 +345,8 @@ async def test_scopes_are_unknown_after_an_import_without_them_and_empty_after_t
         await harness.call(harness.auth.ImportConnection, request)
         listed, _ = await zoomgate(harness, "connections", "list")
         assert listed.decode().splitlines()[1].endswith(" unknown")
+        scopes, _ = await zoomgate(harness, "scopes", BASIL, "--for", "GetMeeting", code=1)
+        assert re.search(r"^granted +unknown\n.*\nGetMeeting +unknown ", scopes.decode(), re.MULTILINE)
         shown, _ = await zoomgate(harness, "connections", "show", BASIL)
         assert re.search(
             r"^scopes +unknown\nconnected .+\nconsented or imported ", shown.decode(), re.MULTILINE
@@ -354,6 +357,80 @@ async def test_scopes_are_unknown_after_an_import_without_them_and_empty_after_t
         assert len(ended) <= titles.index("SCOPES")
         shown, _ = await zoomgate(harness, "connections", "show", BASIL)
         assert b"scopes" not in shown
+
+
+@pytest.fixture
+async def reader(tmp_path: Path) -> AsyncIterator[Harness]:
+    """Run a service that requires a scope which the user has not granted."""
+    options = SimulatorOptions(port=0, scopes=("user:read:user", "meeting:read"))
+    environ = {"ZOOMGATE_REQUIRED_SCOPES": "meeting:read:meeting meeting:write:meeting"}
+    async with running(tmp_path / "data", simulator=options, environ=environ) as started:
+        await started.connect()
+        yield started
+
+
+async def test_missing_scopes_of_connections_are_shown(reader: Harness) -> None:
+    listed, _ = await zoomgate(reader, "connections", "list")
+    assert listed.decode().splitlines()[1].endswith("  2 (1 missing)")
+    shown, _ = await zoomgate(reader, "connections", "show", MONICA)
+    assert re.search(r"^missing scopes +meeting:write:meeting$", shown.decode(), re.MULTILINE)
+
+
+async def test_scopes_command_shows_which_rpcs_a_user_has_granted(reader: Harness) -> None:
+    text, _ = await zoomgate(reader, "scopes", MONICA)
+    granted, missing, titles, *rows = text.decode().splitlines()
+    assert granted.split() == ["granted", "user:read:user", "meeting:read"]
+    assert missing.split() == ["missing", "meeting:write:meeting"]
+    assert titles.split()[:2] == ["CALL", "COVERED"]
+    covered = {row.split()[0]: row.split()[1] for row in rows}
+    assert (covered["GetMeeting"], covered["CreateMeeting"]) == ("yes", "no")
+    assert len(covered) == len(TYPED_RPCS)
+    (row,) = [row for row in rows if row.startswith("GetMeeting ")]
+    assert row.endswith(" meeting:read:meeting meeting:read:meeting:admin meeting:read meeting:read:admin")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "call", "covered"),
+    [
+        (("--for", "getmeeting"), "GetMeeting", True),
+        (("--for", "CreateMeeting"), "CreateMeeting", False),
+        (("get", "/meetings/81234567890/recordings"), "GET /meetings/{meetingId}/recordings", False),
+        (("GET", "/v2/users/me?x=y"), "GET /users/{userId}", True),
+        (("GET", "https://api.zoom.us/v2/users/{userId}"), "GET /users/{userId}", True),
+    ],
+)
+async def test_scopes_command_checks_a_call(
+    reader: Harness, arguments: tuple[str, ...], call: str, covered: bool
+) -> None:
+    """The exit code is 1 if the user has not granted a scope of the call."""
+    code = 0 if covered else 1
+    text, _ = await zoomgate(reader, "scopes", MONICA, *arguments, code=code)
+    assert re.search(rf"^{re.escape(call)} +{'yes' if covered else 'no'} ", text.decode(), re.MULTILINE)
+    document, _ = await zoomgate(reader, "scopes", MONICA, *arguments, "--json", code=code)
+    parsed = json.loads(document)
+    assert (parsed["user"], parsed["missing"]) == (MONICA, ["meeting:write:meeting"])
+    (row,) = parsed["calls"]
+    assert (row["call"], row["covered"]) == (call, covered)
+    assert row["granular"]
+    assert row["rateLabel"] == "LIGHT"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "problem"),
+    [
+        (("GET", "/phone/numbers"), 3, "GET /phone/numbers is not in Zoom's meetings and users APIs"),
+        (("GET",), 2, "specify either --for, or METHOD and PATH"),
+        (("GET", "/users/me", "--for", "GetMeeting"), 2, "specify either --for, or METHOD and PATH"),
+        (("--for", "GetToken"), 2, "'GetToken' is not one of"),
+        (("FETCH", "/users/me"), 2, "'FETCH' is not one of"),
+    ],
+)
+async def test_scopes_command_rejects_calls_without_known_scopes(
+    harness: Harness, arguments: tuple[str, ...], code: int, problem: str
+) -> None:
+    output, errors = await zoomgate(harness, "scopes", MONICA, *arguments, code=code)
+    assert not output
+    assert problem in errors
 
 
 async def test_direction_of_a_topic_does_not_affect_the_terminal(harness: Harness) -> None:

@@ -1,0 +1,130 @@
+"""Command `zoomgate scopes`, which shows the scopes that a user has granted and the calls that they cover."""
+
+import re
+from collections.abc import Mapping
+
+import click
+
+from zoomgate import Client
+from zoomgate_server.cli.channel import calls_service
+from zoomgate_server.cli.options import user_argument
+from zoomgate_server.cli.output import FAILURE, NOT_FOUND, fail, print_json, print_message, print_table
+from zoomgate_server.zoom import operations
+from zoomgate_server.zoom.operations import Operation
+
+TYPED_RPCS: Mapping[str, tuple[str, str]] = {
+    "MeetingsService.CreateMeeting": ("POST", "/users/me/meetings"),
+    "MeetingsService.GetMeeting": ("GET", "/meetings/{meetingId}"),
+    "MeetingsService.ListMeetings": ("GET", "/users/me/meetings"),
+    "MeetingsService.UpdateMeeting": ("PATCH", "/meetings/{meetingId}"),
+    "MeetingsService.DeleteMeeting": ("DELETE", "/meetings/{meetingId}"),
+    "MeetingsService.RecoverMeeting": ("PUT", "/meetings/{meetingId}/status"),
+    "MeetingsService.EndMeeting": ("PUT", "/meetings/{meetingId}/status"),
+    "MeetingsService.GetMeetingInvitation": ("GET", "/meetings/{meetingId}/invitation"),
+    "MeetingsService.GetPastMeeting": ("GET", "/past_meetings/{meetingId}"),
+    "MeetingsService.ListPastInstances": ("GET", "/past_meetings/{meetingId}/instances"),
+    "MeetingsService.ListPastParticipants": ("GET", "/past_meetings/{meetingId}/participants"),
+    "RegistrantsService.AddRegistrant": ("POST", "/meetings/{meetingId}/registrants"),
+    "RegistrantsService.ListRegistrants": ("GET", "/meetings/{meetingId}/registrants"),
+    "RegistrantsService.GetRegistrant": ("GET", "/meetings/{meetingId}/registrants/{registrantId}"),
+    "RegistrantsService.UpdateRegistrantStatus": ("PUT", "/meetings/{meetingId}/registrants/status"),
+    "RegistrantsService.DeleteRegistrant": ("DELETE", "/meetings/{meetingId}/registrants/{registrantId}"),
+}
+"""The method and the path of the operation of Zoom that each typed RPC calls."""
+
+_COVERED = {True: "yes", False: "no", None: "unknown"}
+_BASE = re.compile(r"(?:https?://[^/?]*)?(?:/v2(?=/))?")
+"""What may precede a path: the URL of Zoom's API, and its version."""
+
+
+def rpc_operations() -> Mapping[str, Operation]:
+    """Return the operation of Zoom that each typed RPC calls, by `Service.Method`."""
+    found = {rpc: operations.find(*target) for rpc, target in TYPED_RPCS.items()}
+    return {rpc: operation for rpc, operation in found.items() if operation is not None}
+
+
+@click.command(short_help="Show a user's scopes, and the calls that they cover.")
+@user_argument()
+@click.argument(
+    "method",
+    required=False,
+    type=click.Choice(["GET", "POST", "PUT", "PATCH", "DELETE"], case_sensitive=False),
+    metavar="[METHOD]",
+)
+@click.argument("path", required=False)
+@click.option(
+    "--for",
+    "rpc",
+    type=click.Choice([rpc.partition(".")[2] for rpc in TYPED_RPCS], case_sensitive=False),
+    metavar="RPC",
+    help="Show only this RPC, such as CreateMeeting.",
+)
+@calls_service
+def scopes(
+    client: Client, as_json: bool, user: str, method: str | None, path: str | None, rpc: str | None
+) -> None:
+    """Show the scopes that USER has granted, and whether they cover each typed RPC.
+
+    With --for, only one RPC is shown; with METHOD and PATH, only this call of Zoom's API, such as GET /users/me/recordings. In both cases,
+    the exit code is 1 if the scopes do not cover the call.
+
+    For each call, the scopes are listed of which any one suffices: first the granular scopes, then the classic scopes of older apps.
+
+    Example: zoomgate scopes monica@example.com --for UpdateMeeting
+    """
+    if method and (rpc or not path):
+        raise click.UsageError("specify either --for, or METHOD and PATH such as GET /users/me/recordings")
+    calls = _call(method, path) if method and path else _rpcs(rpc)
+    connection = client.auth.get_connection(user_email=user).connection
+    # the scopes are unknown after an import without them
+    covered = {
+        name: operation.is_covered_by(connection.scopes) if connection.scopes else None
+        for name, operation in calls.items()
+    }
+    if as_json:
+        rows = [
+            {
+                "call": name,
+                "method": operation.method,
+                "path": operation.path,
+                "granular": operation.granular,
+                "classic": operation.classic,
+                "rateLabel": operation.rate_label,
+                "covered": covered[name],
+            }
+            for name, operation in calls.items()
+        ]
+        granted, missing = list(connection.scopes), list(connection.missing_scopes)
+        print_json({"user": user, "granted": granted, "missing": missing, "calls": rows})
+    else:
+        fields = {
+            "granted": " ".join(connection.scopes) or "unknown",
+            "missing": " ".join(connection.missing_scopes),
+        }
+        print_message(connection, fields, as_json=False)
+        print_table(
+            ("CALL", "COVERED", "SUFFICIENT SCOPES"),
+            (
+                (name, _COVERED[covered[name]], " ".join(operation.scopes))
+                for name, operation in calls.items()
+            ),
+        )
+    if (method or rpc) and not all(covered.values()):
+        raise SystemExit(FAILURE)
+
+
+def _rpcs(name: str | None) -> dict[str, Operation]:
+    """Return the operations of an RPC, or of all typed RPCs."""
+    found = {rpc.partition(".")[2]: operation for rpc, operation in rpc_operations().items()}
+    return found if name is None else {name: found[name]}
+
+
+def _call(method: str, url: str) -> dict[str, Operation]:
+    """Return the operation of a path or URL, or exit with an error if it is unknown."""
+    path = _BASE.sub("", url, count=1).partition("?")[0]
+    operation = operations.find(method, path)
+    if operation is None:
+        fail(
+            f"{method} {path} is not in Zoom's meetings and users APIs, so its scopes are unknown", NOT_FOUND
+        )
+    return {f"{method} {operation.path}": operation}
