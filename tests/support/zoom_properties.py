@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
+from google.protobuf.message import Message
 
 from zoomgate.v1 import meetings_service_pb2, registrants_service_pb2
 from zoomgate.v1.meeting_pb2 import Meeting, MeetingDetails
@@ -20,7 +21,7 @@ from zoomgate_server.rpc.services.response_mapping import PAGING_KEYS
 
 TABLE = Path(__file__).parents[1] / "contract/zoom_properties.tsv"
 
-MESSAGES: Mapping[tuple[str, str], tuple[type, ...]] = {
+MESSAGES: Mapping[tuple[str, str], tuple[type[Message], ...]] = {
     ("meetingCreate", "request"): (MeetingDetails,),
     ("meetingCreate", "response"): (Meeting,),
     ("meetingUpdate", "request"): (MeetingDetails,),
@@ -68,11 +69,11 @@ def inventory() -> list[Property]:
     return [Property(*line.split("\t")) for line in TABLE.read_text().splitlines()[1:]]
 
 
-def fields(messages: Iterable[type]) -> dict[str, FieldDescriptor]:
+def fields(messages: Iterable[type[Message]]) -> dict[str, FieldDescriptor]:
     """Return the fields of messages, and of the messages in them, by their paths in Zoom's JSON."""
     found: dict[str, FieldDescriptor] = {}
     for message in messages:
-        for path, field in _fields(message.DESCRIPTOR):  # type: ignore[attr-defined]
+        for path, field in _fields(message.DESCRIPTOR):  # type: ignore[arg-type]
             found.setdefault(path, field)
     return found
 

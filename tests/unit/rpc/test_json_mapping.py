@@ -1,8 +1,11 @@
 """Property tests for the conversion between JSON and messages."""
 
+import copy
 import json
 import math
 import re
+from collections.abc import Iterator
+from pathlib import Path
 
 import orjson
 import pytest
@@ -56,7 +59,13 @@ def test_json_object_is_converted_without_loss(data: dict[str, object]) -> None:
     json_format.MessageToJson(message)
     for key, value in data.items():
         is_typed = PLAN._incoming.get(key, ("",))[0] in arguments
-        assert is_typed is not (key in message.additional_fields.fields)
+        is_additional = key in message.additional_fields.fields
+        if key == "occurrences" and isinstance(value, list):
+            objects_in_list = [item for item in value if isinstance(item, dict)]
+            assert len(message.occurrences) == len(objects_in_list)
+            assert is_additional is (len(objects_in_list) < len(value))
+            continue
+        assert is_typed is not is_additional
         if key == "topic":
             assert is_typed is isinstance(value, str)
         elif key == "duration":
@@ -155,33 +164,62 @@ def test_other_strings_are_not_numbers(text: str) -> None:
     assert dict(meeting.additional_fields) == {"duration": text}
 
 
-NEW = {
-    "id": 1,
-    "type": 99,
-    "duration": "an hour",
-    "start_time": "tomorrow",
-    "recurrence": {"type": 4, "weekly_days": [2, 3], "end_times": {"count": 3}},
-    "settings": {
-        "audio": "newWord",
-        "jbh_time": 2.5,
-        "alternative_hosts": ["a@example.com"],
-        "host_video": "auto",
-    },
-}
-"""A meeting in which Zoom uses words and shapes that the messages do not know."""
+FULL = Path(__file__).parents[2] / "contract/golden/meetings/full.zoom.json"
+"""A meeting with every property that Zoom documents."""
+
+SENDABLE = {field.name for field in meeting_pb2.MeetingDetails.DESCRIPTOR.fields} | {"duration"}
+"""The properties of a meeting that can be part of a request."""
 
 
-def test_new_words_and_shapes_of_zoom_are_copied() -> None:
-    meeting = parse(orjson.dumps(NEW))
+def objects(data: object) -> Iterator[dict[str, object]]:
+    """Yield all JSON objects in a JSON value."""
+    if isinstance(data, dict):
+        yield data
+    for item in data.values() if isinstance(data, dict) else data if isinstance(data, list) else ():
+        yield from objects(item)
+
+
+def copied(data: dict[str, object]) -> dict[str, object]:
+    """Return what is sent to Zoom for a copy of a meeting that Zoom has returned."""
+    meeting = parse(orjson.dumps({"id": 1, **data}))
     details = meeting_pb2.MeetingDetails(
-        recurrence=meeting.recurrence,
-        settings=meeting.settings,
-        additional_fields=meeting.additional_fields,
+        **{field.name: value for field, value in meeting.ListFields() if field.name != "id"}
     )
     violations = Violations()
     sent = meeting_mapping.details(details, "d", violations)
     violations.raise_if_any()
-    assert {"id": 1, **sent} == NEW
+    return sent
+
+
+def test_new_keys_of_zoom_are_copied_at_every_depth() -> None:
+    data = {key: value for key, value in orjson.loads(FULL.read_bytes()).items() if key in SENDABLE}
+    sent = copied(data)
+    found = list(objects(sent))
+    assert len(found) > 20
+    for item in found:
+        item["a_new_key"] = {"new": [1, None, "x"]}
+    assert copied(sent) == sent
+
+
+@pytest.mark.parametrize("value", [None, "newWord", 2.5, {"new": 1}, ["new", 1]], ids=repr)
+def test_new_value_of_any_property_is_copied_and_changes_no_other(value: object) -> None:
+    """Zoom can use words, types and shapes that the messages do not know."""
+    original = copied(
+        {key: value for key, value in orjson.loads(FULL.read_bytes()).items() if key in SENDABLE}
+    )
+    properties = [(number, key) for number, item in enumerate(objects(original)) for key in item]
+    assert len(properties) > 120
+    for number, key in properties:
+        data = copy.deepcopy(original)
+        list(objects(data))[number][key] = value
+        assert copied(data) == data, key
+
+
+def test_item_of_a_list_that_is_not_an_object_costs_only_this_item() -> None:
+    data = {"tracking_fields": [{"field": "a"}, None, {"field": "b"}, "c"]}
+    meeting = parse(orjson.dumps({"id": 1, **data}))
+    assert [item.field for item in meeting.tracking_fields] == ["a", "b"]
+    assert copied(data) == {"tracking_fields": [{"field": "a"}, {"field": "b"}, None, "c"]}
 
 
 def test_field_that_is_set_twice_is_rejected() -> None:

@@ -34,6 +34,10 @@ class _Mismatch(Exception):
     """An error for a JSON value that has the wrong type or is out of range for its field."""
 
 
+class _PartialMismatch(Exception):
+    """An error for a JSON list of which some items are not objects. The arguments are the converted items, and the others."""
+
+
 @dataclass(frozen=True, slots=True)
 class MappingRules:
     """The differences between Zoom's JSON and the messages. Fields are named `Message.field`, or `Outer.Inner.field` in nested messages.
@@ -114,6 +118,8 @@ class MessageConverter:
                 arguments[name] = convert(value)
             except (_Mismatch, KeyError):
                 extra[key] = original
+            except _PartialMismatch as partial:
+                arguments[name], extra[key] = partial.args
         if extra and self._has_additional:
             arguments[ADDITIONAL] = additional(extra)
         return arguments
@@ -143,15 +149,19 @@ class MessageConverter:
         return data
 
     def _merge(self, data: dict[str, Any], value: Struct, path: str, violations: Violations) -> None:
-        """Add `additional_fields`, which must not contain a field that is set."""
+        """Add `additional_fields`, which must not contain a field that is set, except for more items of a list."""
         extra: dict[str, Any] = {}
         with violations.collecting():
             extra = json_value.plain_struct(value, field=path, max_depth=ADDITIONAL_DEPTH)
-        for key in extra.keys() & data.keys():
-            violations.add(
-                f"{path}.{key}", "is Zoom's name of a field that is set as well; set only one of them"
-            )
-        data.update(extra)
+        for key, item in extra.items():
+            if key not in data:
+                data[key] = item
+            elif isinstance(item, list) and isinstance(data[key], list):
+                data[key] = [*data[key], *item]
+            else:
+                violations.add(
+                    f"{path}.{key}", "is Zoom's name of a field that is set as well; set only one of them"
+                )
 
 
 def _conversion(field: FieldDescriptor, conventions: MappingRules) -> _Conversion:
@@ -212,10 +222,10 @@ def _integer(limit: int) -> _Convert:
 
 def _each(convert: Callable[[Mapping[str, Any]], dict[str, Any]]) -> _Convert:
     def convert_all(values: list[Any]) -> list[dict[str, Any]]:
-        for value in values:
-            if value.__class__ is not dict:
-                raise _Mismatch
-        return [convert(value) for value in values]
+        converted = [convert(value) for value in values if value.__class__ is dict]
+        if len(converted) < len(values):
+            raise _PartialMismatch(converted, [value for value in values if value.__class__ is not dict])
+        return converted
 
     return convert_all
 
