@@ -1,21 +1,44 @@
 """Tests that compare the messages with the inventory of Zoom's properties."""
 
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import orjson
 import pytest
+from google.protobuf import json_format
 from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
 
 from support.zoom_properties import MESSAGES, Property, fields, inventory, short_name, untyped
 from zoomgate.v1.meeting_pb2 import Meeting, MeetingDetails
 from zoomgate.v1.past_meeting_pb2 import PastMeeting
 from zoomgate.v1.registrant_pb2 import Registrant
-from zoomgate_server.rpc.services.json_mapping import ADDITIONAL
+from zoomgate.v1.registrants_service_pb2 import AddRegistrantRequest
+from zoomgate_server.rpc.services import meeting_mapping, registrant_mapping
+from zoomgate_server.rpc.services.json_mapping import ADDITIONAL, MessageConverter
 from zoomgate_server.rpc.services.meeting_mapping import CONVENTIONS
 from zoomgate_server.rpc.services.response_mapping import PAGING_KEYS
+from zoomgate_server.rpc.services.validation import Violations
+from zoomgate_server.zoom.request import ZoomResponse
 
 NUMBERS = {"settings.jbh_time"}
 """Properties with a closed set of values that are quantities."""
 
 VARYING = {"no_of_employees", "registrants[].no_of_employees"}
 """Properties whose sets of values differ between requests and responses."""
+
+READERS: dict[tuple[str, str], Callable[[ZoomResponse], Message | None]] = {
+    ("meetingCreate", "response"): meeting_mapping.meeting,
+    ("meeting", "response"): meeting_mapping.meeting,
+    ("meetings", "response"): meeting_mapping.meetings,
+    ("meetingInvitation", "response"): meeting_mapping.invitation,
+    ("pastMeetingDetails", "response"): meeting_mapping.past_meeting,
+    ("pastMeetings", "response"): meeting_mapping.past_instances,
+    ("pastMeetingParticipants", "response"): meeting_mapping.past_participants,
+    ("meetingRegistrantCreate", "response"): registrant_mapping.added_registrant,
+    ("meetingRegistrants", "response"): registrant_mapping.registrants,
+    ("meetingRegistrantGet", "response"): registrant_mapping.registrant,
+}
 
 
 def documented(*bodies: tuple[str, str]) -> dict[str, Property]:
@@ -104,3 +127,65 @@ def test_every_message_preserves_additional_properties() -> None:
     }
     assert len(messages) > 15
     assert [name for name, names in messages.items() if ADDITIONAL not in names] == []
+
+
+def document(rows: Iterable[Property]) -> dict[str, Any]:
+    """Return a JSON object with all properties."""
+    root: dict[str, Any] = {}
+    for row in rows:
+        *parents, name = row.path.split(".")
+        parent = root
+        for key in parents:
+            parent = parent[key.removesuffix("[]")]
+            parent = parent[0] if key.endswith("[]") else parent
+        parent[name.removesuffix("[]")] = [value(row)] if name.endswith("[]") else value(row)
+    return root
+
+
+def value(row: Property) -> Any:
+    """Return the last documented value of a property, or any value of its type."""
+    if (row.path.rpartition(".")[2], row.values) == (
+        "status",
+        "",
+    ):  # a closed set, but only in the description
+        return "approved" if "registrants" in row.path else "available"
+    if row.values:
+        last = row.values.split("|")[-1]
+        return int(last) if row.type == "integer" else last
+    return {
+        "string": "text",
+        "string date-time": "2031-01-06T09:00:00Z",
+        "integer": 7,
+        "integer int64": 2**53 + 1,
+        "boolean": True,
+        "object": {},
+    }[row.type]
+
+
+@pytest.mark.parametrize(("operation", "body"), READERS, ids=lambda name: name)
+def test_response_with_every_property_has_no_additional_fields(operation: str, body: str) -> None:
+    rows = documented((operation, body)).values()
+    message = READERS[operation, body](ZoomResponse(200, (), orjson.dumps(document(rows))))
+    assert message is not None
+    assert '"additionalFields"' not in json_format.MessageToJson(message)
+    for row in rows:
+        if "[]" not in row.path and "." not in row.path and row.path not in PAGING_KEYS:
+            field = fields(MESSAGES[operation, body])[row.path]
+            assert field in {set_field for set_field, _ in message.ListFields()}, row.path
+
+
+def test_registration_with_every_property_is_sent_unchanged() -> None:
+    data = document(documented(("meetingRegistrantCreate", "request")).values())
+    read = MessageConverter(Registrant.DESCRIPTOR, CONVENTIONS).fields
+    registrant = Registrant(**read({key: data[key] for key in data.keys() - {"language", "auto_approve"}}))
+    request = AddRegistrantRequest(
+        user_email="monica@example.com",
+        meeting_id=1,
+        registrant=registrant,
+        occurrence_ids=["1"],
+        language="LANGUAGE_TURKISH",
+        auto_approve=True,
+    )
+    violations = Violations()
+    assert registrant_mapping.addition(request, violations) == data
+    violations.raise_if_any()
