@@ -284,7 +284,7 @@ class ListMeetingsResponse(google.protobuf.message.Message):
 
     @property
     def additional_fields(self) -> google.protobuf.struct_pb2.Struct:
-        """Additional Zoom fields."""
+        """Additional Zoom fields. `page_count`, `page_number` and `page_size` are left out."""
 
     def __init__(
         self,
@@ -655,7 +655,7 @@ class ListPastParticipantsResponse(google.protobuf.message.Message):
 
     @property
     def additional_fields(self) -> google.protobuf.struct_pb2.Struct:
-        """Additional Zoom fields."""
+        """Additional Zoom fields. `page_count`, `page_number` and `page_size` are left out."""
 
     def __init__(
         self,

@@ -252,7 +252,7 @@ class ListRegistrantsResponse(google.protobuf.message.Message):
 
     @property
     def additional_fields(self) -> google.protobuf.struct_pb2.Struct:
-        """Additional Zoom fields."""
+        """Additional Zoom fields. `page_count`, `page_number` and `page_size` are left out."""
 
     def __init__(
         self,
