@@ -98,26 +98,14 @@ class MessageConverter:
         """
         arguments: dict[str, Any] = {}
         extra: dict[str, Any] = {}
-        lookup = self._incoming.get
-        for key, original in data.items():
-            entry = lookup(key)
-            if entry is None:
-                extra[key] = original
-                continue
-            name, expected, convert = entry
-            value = original
-            if value.__class__ is not expected:
-                if expected is not int or value.__class__ is not str or not _INTEGER.fullmatch(value):
-                    extra[key] = original
-                    continue
-                value = int(value)
-            if convert is None:
-                arguments[name] = value
-                continue
+        incoming = self._incoming
+        for key, value in data.items():
             try:
-                arguments[name] = convert(value)
+                name, expected, convert = incoming[key]
+                fitting = value if value.__class__ is expected else _number(value, expected)
+                arguments[name] = fitting if convert is None else convert(fitting)
             except (_Mismatch, KeyError):
-                extra[key] = original
+                extra[key] = value
             except _PartialMismatch as partial:
                 arguments[name], extra[key] = partial.args
         if extra and self._has_additional:
@@ -209,6 +197,13 @@ def additional(extra: Mapping[str, Any]) -> Struct:
     for key, value in extra.items():
         json_value.fill(struct.fields[key], value, ADDITIONAL_DEPTH, lossless=True)
     return struct
+
+
+def _number(value: Any, expected: type) -> int:
+    """Return the integer that a string of digits represents, if an integer is expected."""
+    if expected is not int or value.__class__ is not str or not _INTEGER.fullmatch(value):
+        raise _Mismatch
+    return int(value)
 
 
 def _integer(limit: int) -> _Convert:
