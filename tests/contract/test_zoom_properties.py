@@ -1,6 +1,8 @@
 """Tests that compare the messages with the inventory of Zoom's properties."""
 
+import re
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -20,6 +22,8 @@ from zoomgate_server.rpc.services.meeting_mapping import CONVENTIONS
 from zoomgate_server.rpc.services.response_mapping import PAGING_KEYS
 from zoomgate_server.rpc.services.validation import Violations
 from zoomgate_server.zoom.request import ZoomResponse
+
+PROTO = Path(__file__).parents[2] / "proto/zoomgate/v1"
 
 NUMBERS = {"settings.jbh_time"}
 """Properties with a closed set of values that are quantities."""
@@ -76,6 +80,27 @@ def test_closed_set_of_values_is_an_enum() -> None:
         for path, row in documented((operation, body)).items():
             if row.values and path not in NUMBERS | VARYING:
                 assert typed[path].enum_type is not None, f"{operation} {body}: {path}"
+
+
+def test_every_value_of_an_enum_has_the_documented_value_of_zoom() -> None:
+    """The comments of the proto files contain the same values as the mapping."""
+    enums = {
+        field.enum_type.full_name: field.enum_type
+        for messages in MESSAGES.values()
+        for field in fields(messages).values()
+        if field.enum_type is not None
+    }
+    mapped = set()
+    for enum in enums.values():
+        prefix = enum.values[0].name.removesuffix("UNSPECIFIED")
+        words = {prefix + name: str(word) for name, word in CONVENTIONS.enums[short_name(enum)].items()}
+        assert {value.name for value in enum.values} - words.keys() <= {prefix + "UNSPECIFIED"}
+        mapped |= {(name, word) for name, word in words.items() if word}
+    files = ("meeting", "past_meeting", "registrant", "registrants_service")
+    text = "".join((PROTO / f"{name}.proto").read_text() for name in files)
+    assert set(re.findall(r"Zoom API value: `?([^`\n]+?)`?\.(?: .*)?\n *(\w+) = \d+;", text)) == {
+        (word, name) for name, word in mapped
+    }
 
 
 def test_field_is_deprecated_if_zoom_has_deprecated_the_property() -> None:

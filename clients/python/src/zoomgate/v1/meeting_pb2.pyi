@@ -87,9 +87,9 @@ class _MeetingStatusEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._
     MEETING_STATUS_UNSPECIFIED: _MeetingStatus.ValueType  # 0
     """Unspecified."""
     MEETING_STATUS_WAITING: _MeetingStatus.ValueType  # 1
-    """The meeting is not running."""
+    """The meeting is not running. Zoom API value: `waiting`."""
     MEETING_STATUS_STARTED: _MeetingStatus.ValueType  # 2
-    """The meeting is running."""
+    """The meeting is running. Zoom API value: `started`."""
 
 class MeetingStatus(_MeetingStatus, metaclass=_MeetingStatusEnumTypeWrapper):
     """The status of a meeting."""
@@ -97,9 +97,9 @@ class MeetingStatus(_MeetingStatus, metaclass=_MeetingStatusEnumTypeWrapper):
 MEETING_STATUS_UNSPECIFIED: MeetingStatus.ValueType  # 0
 """Unspecified."""
 MEETING_STATUS_WAITING: MeetingStatus.ValueType  # 1
-"""The meeting is not running."""
+"""The meeting is not running. Zoom API value: `waiting`."""
 MEETING_STATUS_STARTED: MeetingStatus.ValueType  # 2
-"""The meeting is running."""
+"""The meeting is running. Zoom API value: `started`."""
 Global___MeetingStatus: typing_extensions.TypeAlias = MeetingStatus
 
 class _CreationSource:
@@ -111,11 +111,11 @@ class _CreationSourceEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper.
     CREATION_SOURCE_UNSPECIFIED: _CreationSource.ValueType  # 0
     """Unspecified."""
     CREATION_SOURCE_OTHER: _CreationSource.ValueType  # 1
-    """Any other source."""
+    """Any other source. Zoom API value: `other`."""
     CREATION_SOURCE_OPEN_API: _CreationSource.ValueType  # 2
-    """Zoom's API."""
+    """Zoom's API. Zoom API value: `open_api`."""
     CREATION_SOURCE_WEB_PORTAL: _CreationSource.ValueType  # 3
-    """Zoom's web portal."""
+    """Zoom's web portal. Zoom API value: `web_portal`."""
 
 class CreationSource(_CreationSource, metaclass=_CreationSourceEnumTypeWrapper):
     """The way in which a meeting was created."""
@@ -123,11 +123,11 @@ class CreationSource(_CreationSource, metaclass=_CreationSourceEnumTypeWrapper):
 CREATION_SOURCE_UNSPECIFIED: CreationSource.ValueType  # 0
 """Unspecified."""
 CREATION_SOURCE_OTHER: CreationSource.ValueType  # 1
-"""Any other source."""
+"""Any other source. Zoom API value: `other`."""
 CREATION_SOURCE_OPEN_API: CreationSource.ValueType  # 2
-"""Zoom's API."""
+"""Zoom's API. Zoom API value: `open_api`."""
 CREATION_SOURCE_WEB_PORTAL: CreationSource.ValueType  # 3
-"""Zoom's web portal."""
+"""Zoom's web portal. Zoom API value: `web_portal`."""
 Global___CreationSource: typing_extensions.TypeAlias = CreationSource
 
 class _DayOfWeek:
@@ -603,9 +603,9 @@ class Occurrence(google.protobuf.message.Message):
         STATUS_UNSPECIFIED: Occurrence._Status.ValueType  # 0
         """Unspecified."""
         STATUS_AVAILABLE: Occurrence._Status.ValueType  # 1
-        """The occurrence takes place."""
+        """The occurrence takes place. Zoom API value: `available`."""
         STATUS_DELETED: Occurrence._Status.ValueType  # 2
-        """The occurrence was deleted."""
+        """The occurrence was deleted. Zoom API value: `deleted`."""
 
     class Status(_Status, metaclass=_StatusEnumTypeWrapper):
         """The status of an occurrence."""
@@ -613,9 +613,9 @@ class Occurrence(google.protobuf.message.Message):
     STATUS_UNSPECIFIED: Occurrence.Status.ValueType  # 0
     """Unspecified."""
     STATUS_AVAILABLE: Occurrence.Status.ValueType  # 1
-    """The occurrence takes place."""
+    """The occurrence takes place. Zoom API value: `available`."""
     STATUS_DELETED: Occurrence.Status.ValueType  # 2
-    """The occurrence was deleted."""
+    """The occurrence was deleted. Zoom API value: `deleted`."""
 
     OCCURRENCE_ID_FIELD_NUMBER: builtins.int
     START_TIME_FIELD_NUMBER: builtins.int

@@ -330,11 +330,11 @@ class UpdateRegistrantStatusRequest(google.protobuf.message.Message):
         ACTION_UNSPECIFIED: UpdateRegistrantStatusRequest._Action.ValueType  # 0
         """Unspecified."""
         ACTION_APPROVE: UpdateRegistrantStatusRequest._Action.ValueType  # 1
-        """Approves the registrations."""
+        """Approves the registrations. Zoom API value: `approve`."""
         ACTION_DENY: UpdateRegistrantStatusRequest._Action.ValueType  # 2
-        """Denies the registrations."""
+        """Denies the registrations. Zoom API value: `deny`."""
         ACTION_CANCEL: UpdateRegistrantStatusRequest._Action.ValueType  # 3
-        """Cancels registrations that were approved."""
+        """Cancels registrations that were approved. Zoom API value: `cancel`."""
 
     class Action(_Action, metaclass=_ActionEnumTypeWrapper):
         """A change of the status."""
@@ -342,11 +342,11 @@ class UpdateRegistrantStatusRequest(google.protobuf.message.Message):
     ACTION_UNSPECIFIED: UpdateRegistrantStatusRequest.Action.ValueType  # 0
     """Unspecified."""
     ACTION_APPROVE: UpdateRegistrantStatusRequest.Action.ValueType  # 1
-    """Approves the registrations."""
+    """Approves the registrations. Zoom API value: `approve`."""
     ACTION_DENY: UpdateRegistrantStatusRequest.Action.ValueType  # 2
-    """Denies the registrations."""
+    """Denies the registrations. Zoom API value: `deny`."""
     ACTION_CANCEL: UpdateRegistrantStatusRequest.Action.ValueType  # 3
-    """Cancels registrations that were approved."""
+    """Cancels registrations that were approved. Zoom API value: `cancel`."""
 
     @typing.final
     class Target(google.protobuf.message.Message):
