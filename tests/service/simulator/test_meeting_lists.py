@@ -46,6 +46,7 @@ async def calendar(client: Client, clock: Clock) -> Client:
         ("?from=2030-03-18&to=2030-03-18", ["tomorrow"]),
         ("?from=2030-03-19", ["next year"]),
         ("?to=2030-03-17", ["recent"]),
+        ("?page_size=1&page_number=2", ["tomorrow"]),
         ("?from=2030-03-19&to=2030-03-19&timezone=Asia/Tokyo", ["tomorrow"]),
     ],
 )
@@ -131,21 +132,87 @@ async def test_unknown_occurrence_is_not_found(
     assert (await client.api("GET", path))[1] == before
 
 
-async def test_updates_have_the_documented_scope(series: tuple[Client, str, list[dict[str, Any]]]) -> None:
-    """A start in the past becomes the current time, a series retains its occurrences, and an occurrence changes only start and duration."""
-    client, path, occurrences = series
-    one = f"{path}?occurrence_id={occurrences[1]['occurrence_id']}"
-    assert (await client.api("PATCH", one, agenda="A", settings={"audio": "voip"}, duration=15))[0] == 204
-    occurrence = (await client.api("GET", one))[1]
-    assert ("agenda" in occurrence, occurrence["settings"]["audio"], occurrence["duration"]) == (
-        False,
-        "both",
-        15,
+async def test_live_meeting_is_listed_by_all_types_except_previous_meetings(client: Client) -> None:
+    """An instant meeting is listed while it is live."""
+    await client.consent()
+    for topic, kind in (("scheduled", 2), ("instant", 1), ("waiting", 2)):
+        _, meeting = await client.api(
+            "POST", "/users/me/meetings", topic=topic, type=kind, start_time="2031-01-01T00:00:00Z"
+        )
+        if topic != "waiting":
+            client.simulator.playing.start(meeting["id"])
+    live = ["scheduled", "instant"]
+    assert await topics(client, "?type=live") == live
+    assert await topics(client, "?type=upcoming") == live
+    assert await topics(client) == [*live, "waiting"]
+    assert await topics(client, "?type=previous_meetings") == []
+    assert await topics(client, "?type=live&from=2030-03-18") == []
+
+
+async def test_played_meeting_is_previous_and_no_longer_live(client: Client) -> None:
+    await client.consent()
+    _, meeting = await client.api(
+        "POST", "/users/me/meetings", topic="early", start_time="2031-01-01T00:00:00Z"
     )
-    before = (await client.api("GET", path))[1]["occurrences"]
-    change = {"start_time": "2020-01-01T00:00:00Z", "recurrence": {"type": 1, "end_times": 9}}
-    assert (await client.api("PATCH", path, **change))[0] == 204
-    after = (await client.api("GET", path))[1]
-    assert (after["start_time"], after["occurrences"]) == ("2030-03-17T17:46:40Z", before)
-    _, listed = await client.api("GET", "/users/me/meetings?from=2031-07-02&to=2031-07-02")
-    assert [row["start_time"] for row in listed["meetings"]] == [after["start_time"]]
+    client.simulator.playing.play(meeting["id"])
+    assert await topics(client, "?type=live") == []
+    assert await topics(client, "?type=previous_meetings&to=2030-03-17") == ["early"]
+    assert await topics(client) == ["early"]
+
+
+async def test_listed_agenda_is_cut_at_250_characters(client: Client) -> None:
+    await client.consent()
+    await client.api("POST", "/users/me/meetings", agenda="x" * 251)
+    _, listed = await client.api("GET", "/users/me/meetings")
+    assert listed["meetings"][0]["agenda"] == "x" * 250
+
+
+async def first_page_token(client: Client, query: str = "page_size=1") -> str:
+    """Create two meetings and return the token of the second page."""
+    await client.consent()
+    for _ in range(2):
+        await client.api("POST", "/users/me/meetings")
+    _, listed = await client.api("GET", f"/users/me/meetings?{query}")
+    assert (listed["page_count"], listed["page_number"], listed["total_records"]) == (2, 1, 2)
+    token: str = listed["next_page_token"]
+    return token
+
+
+async def test_page_token_expires_after_15_minutes(client: Client, clock: Clock) -> None:
+    token = await first_page_token(client)
+    path = f"/users/me/meetings?page_size=1&next_page_token={token}"
+    clock.now += 899
+    assert (await client.api("GET", path))[0] == 200
+    clock.now += 1
+    assert await client.api("GET", path) == (
+        400,
+        {"code": 300, "message": "The next page token is invalid or expired."},
+    )
+
+
+@pytest.mark.parametrize(
+    "query", ["page_size=2", "page_size=1&type=upcoming", "page_size=1&from=2030-01-01", ""]
+)
+async def test_page_token_is_rejected_with_a_different_query(client: Client, query: str) -> None:
+    token = await first_page_token(client)
+    status, error = await client.api("GET", f"/users/me/meetings?{query}&next_page_token={token}")
+    assert (status, error["code"]) == (400, 300)
+
+
+@pytest.mark.parametrize("token", ["x", "!", "W10", "bnVsbA", "8J-YgA"])
+async def test_page_token_that_was_never_issued_is_rejected(client: Client, token: str) -> None:
+    await client.consent()
+    status, error = await client.api("GET", f"/users/me/meetings?next_page_token={token}")
+    assert (status, error["code"]) == (400, 300)
+
+
+async def test_page_token_of_a_different_user_is_rejected(client: Client) -> None:
+    token = await first_page_token(client)
+    await client.consent(user="omar@example.com")
+    status, error = await client.api("GET", f"/users/me/meetings?page_size=1&next_page_token={token}")
+    assert (status, error["code"]) == (400, 300)
+
+
+async def test_page_size_above_300_becomes_300(client: Client) -> None:
+    await client.consent()
+    assert (await client.api("GET", "/users/me/meetings?page_size=1000"))[1]["page_size"] == 300

@@ -89,7 +89,16 @@ async def test_page_shows_connections_meetings_and_faults(client: Client, clock:
         f"…{refresh}, generation 2, 1 used",
     ]
     assert rows(page, "meetings") == [
-        [str(meeting["id"]), "Tea", MONICA, "2031-01-01T10:00:00Z, 60 min", "waiting"]
+        [
+            str(meeting["id"]),
+            "Tea",
+            MONICA,
+            "2031-01-01T10:00:00Z, 60 min",
+            "waiting",
+            "not required",
+            "-",
+            "PlayStart",
+        ]
     ]
     assert rows(page, "faults") == [
         ["token", "delay", "3", "2 s"],
@@ -113,10 +122,37 @@ async def test_page_shows_recurring_and_deleted_meetings(connected: Client) -> N
     _, other = await connected.api("POST", "/users/me/meetings", type=3)
     await connected.api("DELETE", f"/meetings/{other['id']}")
     assert await latest_reason(connected) == f"deleted meeting {other['id']}"
-    assert [row[3:] for row in rows(await overview(connected), "meetings")] == [
+    assert [row[3:5] for row in rows(await overview(connected), "meetings")] == [
         ["no fixed time", "deleted"],
         ["2031-07-01T09:00:00Z, 60 min, 2 of 3 occurrences", "waiting"],
     ]
+
+
+async def test_page_shows_registrants_and_past_instances(connected: Client) -> None:
+    """A live meeting can be ended, other meetings can be started or played, and deleted ones cannot."""
+    api, page = connected.api, f"{connected.simulator.url}/_sim/play"
+    _, meeting = await api("POST", "/users/me/meetings", settings={"approval_type": 1})
+    path = f"/meetings/{meeting['id']}/registrants"
+    for name, approve in (("a", True), ("b", True), ("c", False)):
+        await api("POST", path, email=f"{name}@example.com", first_name=name, auto_approve=approve)
+    assert rows(await overview(connected), "meetings")[0][4:] == [
+        "waiting",
+        "2 approved, 1 pending",
+        "-",
+        "PlayStart",
+    ]
+    for action, state, past, buttons in (
+        ("play", "waiting", "1, latest with 3 participants", "PlayStart"),
+        ("start", "started", "1, latest with 3 participants", "End"),
+        ("end", "waiting", "2, latest with 1 participants", "PlayStart"),
+    ):
+        form = {"meeting": str(meeting["id"]), "action": action}
+        async with connected.session.post(page, data=form, allow_redirects=False) as response:
+            assert (response.status, response.headers["Location"]) == (303, "/_sim/#meetings")
+        row = rows(await overview(connected), "meetings")[0]
+        assert (row[4], row[6], row[7]) == (state, past, buttons)
+    await api("DELETE", f"/meetings/{meeting['id']}")
+    assert rows(await overview(connected), "meetings")[0][7] == "-"
 
 
 async def test_page_contains_no_secret(client: Client) -> None:
@@ -195,7 +231,16 @@ async def test_root_and_path_without_slash_redirect_to_the_page(client: Client, 
         assert (response.status, response.url.path) == (200, "/_sim/")
 
 
-async def test_tables_are_limited_and_show_the_omitted_count(connected: Client) -> None:
+async def test_tables_are_limited_and_show_the_omitted_count() -> None:
+    options = SimulatorOptions(port=0, daily_limits=False)
+    async with Simulator(options) as simulator, aiohttp.ClientSession() as session:
+        client = Client(simulator, session)
+        await client.consent()
+        await check_limited_tables(client)
+
+
+async def check_limited_tables(connected: Client) -> None:
+    """Add more users, meetings, faults and requests than the page shows."""
     zoom = connected.simulator.zoom
     for number in range(MAX_ROWS):
         await connected.sim("users", email=f"u{number}@example.com")
@@ -437,7 +482,7 @@ async def test_reasons_of_meeting_calls(connected: Client) -> None:
             "GET",
             "/users/omar@example.com/meetings",
             {},
-            "the path contains a user ID or address; user-level apps must use /users/me",
+            "the path contains a different user; user-level apps must use /users/me",
         ),
         (
             "POST",

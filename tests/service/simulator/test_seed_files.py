@@ -3,11 +3,13 @@
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import quote
 
 import aiohttp
 import pytest
+from yarl import URL
 
-from support.zoom_app import Client
+from support.zoom_app import Client, Clock
 from zoom_simulator import Simulator, SimulatorOptions, seed_files
 
 VALID = """
@@ -45,7 +47,7 @@ async def test_seeded_users_and_meetings_exist_at_startup_and_after_reset() -> N
             await client.consent(user="ada@example.com")
             _, meeting = await client.api("GET", "/meetings/81234500001")
             assert (meeting["topic"], meeting["start_time"]) == ("Notes", "2026-01-05T09:00:00Z")
-            _, daily = await client.api("GET", "/meetings/81234567897")
+            _, daily = await client.api("GET", "/meetings/81234567897?show_previous_occurrences=true")
             assert [row["start_time"] for row in daily["occurrences"]] == [
                 f"2026-01-0{day}T09:00:00Z" for day in (5, 6, 7)
             ]
@@ -56,6 +58,55 @@ async def test_seeded_users_and_meetings_exist_at_startup_and_after_reset() -> N
                 "ada@example.com",
                 "charles@example.com",
             ]
+
+
+PLAYED = """
+[[users]]
+email = "ada@example.com"
+first_name = "Ada"
+
+[[users.meetings]]
+id = 81234500001
+type = 3
+settings = { approval_type = 0 }
+
+[[users.meetings.registrants]]
+email = "jo@example.com"
+first_name = "Jo"
+
+[[users.meetings.instances]]
+start_time = 2030-02-12T09:00:00Z
+minutes = 15
+
+[[users.meetings.instances]]
+start_time = 2030-02-05T10:00:00+01:00
+minutes = 45
+participants = [{ name = "Jo", email = "jo@example.com" }, { name = "Guest" }]
+"""
+
+
+async def test_seeded_registrants_and_past_instances_exist_at_startup(clock: Clock) -> None:
+    """The instances are ordered by their start, and the host takes part in each of them."""
+    seed = seed_files.parse(PLAYED, "seed.toml")
+    options = SimulatorOptions(port=0, users=seed.users, meetings=seed.meetings)
+    async with Simulator(options, wall=clock) as simulator, aiohttp.ClientSession() as session:
+        client = Client(simulator, session)
+        await client.consent(user="ada@example.com")
+        path, past = "/meetings/81234500001", "/past_meetings/81234500001"
+        _, listed = await client.api("GET", f"{path}/registrants")
+        (jo,) = listed["registrants"]
+        _, instances = await client.api("GET", f"{past}/instances")
+        starts = [each["start_time"] for each in instances["meetings"]]
+        assert starts == ["2030-02-05T09:00:00Z", "2030-02-12T09:00:00Z"]
+        assert (await client.api("GET", past))[1]["duration"] == 15
+        first = (
+            f"/past_meetings/{quote(quote(instances['meetings'][0]['uuid'], safe=''), safe='')}/participants"
+        )
+        url = URL(simulator.api_url + first, encoded=True)
+        async with session.get(url, headers={"Authorization": f"Bearer {client.access}"}) as response:
+            participants = (await response.json())["participants"]
+        assert [each["name"] for each in participants] == ["Ada", "Jo", "Guest"]
+        assert participants[1]["registrant_id"] == jo["id"]
 
 
 async def test_new_meeting_does_not_reuse_a_seeded_id() -> None:
@@ -103,6 +154,21 @@ MEETING = USER + "[[users.meetings]]\n"
         (f"{MEETING}start_time = 'soon'", ["4: users[1].meetings[1].start_time is invalid; for example"]),
         (f"{MEETING}start_time = 2026-01-05", ["4: users[1].meetings[1].start_time is invalid; for example"]),
         (f"{MEETING}id = 5", ["4: users[1].meetings[1].id is invalid; for example id = 81234500001"]),
+        (
+            f"{MEETING}registrants = [{{ email = 'jo' }}]",
+            [
+                "4: users[1].meetings[1].registrants[0].email is invalid; for example registrants =",
+                "4: users[1].meetings[1].registrants[0].first_name is invalid",
+            ],
+        ),
+        (
+            f"{MEETING}instances = [{{ start_time = 2030-01-01T00:00:00Z, minutes = 0 }}]",
+            ["4: users[1].meetings[1].instances[0].minutes is invalid; for example instances ="],
+        ),
+        (
+            f"{MEETING}settings = {{ audio = 'x' }}",
+            ["4: users[1].meetings[1].settings.audio is invalid; for example settings ="],
+        ),
         (f"{MEETING}titel = 'x'", ["4: unknown key users[1].meetings[1].titel"]),
         (
             f"{MEETING}type = 8\nrecurrence = {{ type = 9 }}",

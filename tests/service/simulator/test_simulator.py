@@ -226,3 +226,16 @@ async def test_consent_page_requires_a_valid_authorization_url(client: Client) -
         url, data=valid | {"user": MONICA, "decision": "allow", "nonce": "x"}
     ) as page:
         assert page.status == 400
+
+
+async def test_parameters_of_the_token_endpoint_may_be_in_the_query(client: Client) -> None:
+    """The same holds for the revocation."""
+    issued = await client.consent()
+    basic = {"Authorization": aiohttp.encode_basic_auth("zoomgate-dev", "zoomgate-dev-secret")}
+    query = {"grant_type": "refresh_token", "refresh_token": issued["refresh_token"]}
+    url = client.simulator.oauth_url
+    async with client.session.post(f"{url}/token", params=query, headers=basic) as response:
+        client.access = (await response.json())["access_token"]
+    assert (await client.api("GET", "/users/me"))[0] == 200
+    async with client.session.post(f"{url}/revoke", params={"token": client.access}, headers=basic):
+        assert (await client.api("GET", "/users/me"))[0] == 401

@@ -42,6 +42,41 @@ async def test_tokens_and_meetings_survive_a_restart(path: Path, clock: Clock) -
         assert (await client.refresh(refreshed["refresh_token"]))[0] == 200
 
 
+async def test_registrants_instances_occurrences_and_limits_survive_a_restart(
+    path: Path, clock: Clock
+) -> None:
+    """A meeting that is live at the restart can be ended after it."""
+    async with restarted(path, clock) as client:
+        access = client.access = (await client.consent())["access_token"]
+        recurrence = {"type": 1, "end_times": 2}
+        _, meeting = await client.api(
+            "POST",
+            "/users/me/meetings",
+            type=8,
+            start_time="2031-07-01T09:00:00Z",
+            recurrence=recurrence,
+            settings={"approval_type": 0, "registration_type": 2},
+        )
+        target, past = f"/meetings/{meeting['id']}", f"/past_meetings/{meeting['id']}"
+        one = f"{target}?occurrence_id={meeting['occurrences'][0]['occurrence_id']}"
+        await client.api("PATCH", one, agenda="A")
+        await client.sim("play", meeting=meeting["id"], minutes=5)
+        await client.sim("play", meeting=meeting["id"], action="start")
+        for _ in range(3):
+            await client.api("POST", f"{target}/registrants", email="ada@example.com", first_name="Ada")
+        reads = [target, one, past, f"{past}/participants", f"{target}/registrants"]
+        before = [await client.api("GET", read) for read in reads]
+    async with restarted(path, clock) as client:
+        client.access = access
+        assert [await client.api("GET", read) for read in reads] == before
+        status, _ = await client.api(
+            "POST", f"{target}/registrants", email="ada@example.com", first_name="Ada"
+        )
+        assert status == 429
+        await client.sim("play", meeting=meeting["id"], action="end")
+        assert len((await client.api("GET", f"{past}/instances"))[1]["meetings"]) == 2
+
+
 async def test_revocations_users_and_the_clock_survive_a_restart(path: Path, clock: Clock) -> None:
     async with restarted(path, clock) as client:
         issued = await client.consent()

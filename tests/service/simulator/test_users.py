@@ -78,3 +78,38 @@ async def test_address_can_be_given_to_another_user(client: Client, freed_by: st
     status, response = await client.refresh(previous["refresh_token"])
     assert (status, response.get("code")) == ((200, None) if freed_by == "rename" else (400, 4735))
     assert (await client.api("GET", "/users/me"))[1] == profile
+
+
+@pytest.mark.parametrize("name", ["me", "u-Monica-7Yc1", MONICA, "Monica@Example.com"])
+async def test_caller_is_named_by_me_id_or_address(client: Client, name: str) -> None:
+    await client.consent()
+    assert (await client.api("GET", f"/users/{name}"))[1]["email"] == MONICA
+    assert (await client.api("POST", f"/users/{name}/meetings"))[0] == 201
+    assert (await client.api("GET", f"/users/{name}/meetings"))[1]["total_records"] == 1
+
+
+@pytest.mark.parametrize("name", [OMAR, "u-Omar-2Kd9", "nobody"])
+async def test_other_users_require_an_account_level_app(client: Client, name: str) -> None:
+    await client.consent()
+    for method, path in (("GET", ""), ("GET", "/meetings"), ("POST", "/meetings")):
+        status, error = await client.api(method, f"/users/{name}{path}")
+        assert (status, error["code"]) == (400, 4700)
+
+
+async def test_users_of_the_account_are_listed_in_pages(client: Client) -> None:
+    """The operation requires a scope that is not granted by default."""
+    await client.sim("users", email="stranger@example.com", account_id="other")
+    await client.consent()
+    status, error = await client.api("GET", "/users")
+    assert (status, error["code"]) == (400, 4711)
+    client.simulator.zoom.grants[MONICA].scope = "user:read:list_users:admin"
+    _, first = await client.api("GET", "/users?page_size=2")
+    _, second = await client.api("GET", f"/users?page_size=2&next_page_token={first['next_page_token']}")
+    assert [each["email"] for each in first["users"] + second["users"]] == [
+        MONICA,
+        OMAR,
+        "basil@example.com",
+    ]
+    assert (first["total_records"], second["next_page_token"]) == (3, "")
+    assert (await client.api("GET", "/users?status=inactive"))[1]["users"] == []
+    assert (await client.api("GET", "/users?page_size=5000"))[1]["page_size"] == 2000

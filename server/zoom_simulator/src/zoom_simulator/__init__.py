@@ -4,7 +4,14 @@ By default, the state is stored in memory only; no real accounts are involved, a
 """
 
 from zoom_simulator.faults import Fault
-from zoom_simulator.options import DEFAULT_USERS, SeededMeeting, SimulatedUser, SimulatorOptions
+from zoom_simulator.options import (
+    DEFAULT_USERS,
+    Participant,
+    SeededInstance,
+    SeededMeeting,
+    SimulatedUser,
+    SimulatorOptions,
+)
 from zoom_simulator.rules import RefreshTokenReuse, Revocation, Rules
 from zoom_simulator.server import Simulator, Tokens
 from zoom_simulator.state_file import StateFileError
@@ -12,9 +19,11 @@ from zoom_simulator.state_file import StateFileError
 __all__ = [
     "DEFAULT_USERS",
     "Fault",
+    "Participant",
     "RefreshTokenReuse",
     "Revocation",
     "Rules",
+    "SeededInstance",
     "SeededMeeting",
     "SimulatedUser",
     "Simulator",

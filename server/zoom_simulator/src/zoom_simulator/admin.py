@@ -11,7 +11,8 @@ from aiohttp.typedefs import Handler
 from zoom_simulator import clock, overview_page, pages
 from zoom_simulator.faults import Fault, Faults
 from zoom_simulator.oauth import OAuthEndpoints
-from zoom_simulator.options import SimulatedUser
+from zoom_simulator.options import Participant, SimulatedUser
+from zoom_simulator.playing import Playing
 from zoom_simulator.request_log import RequestLog
 from zoom_simulator.state import UnknownUser, ZoomState
 from zoom_simulator.webhooks import EVENTS, VALIDATION, Webhooks
@@ -19,6 +20,7 @@ from zoom_simulator.webhooks import EVENTS, VALIDATION, Webhooks
 _UNKNOWN_USER = "user is unknown; use the email address of an existing user, as listed by GET /_sim/users"
 _NO_GRANT = "user has no active grant; connect the user first"
 _FORM = "application/x-www-form-urlencoded"
+_FORM_PATHS = ("/_sim/event", "/_sim/play")
 
 
 class AdminEndpoints:
@@ -30,6 +32,7 @@ class AdminEndpoints:
         faults: Faults,
         oauth: OAuthEndpoints,
         *,
+        playing: Playing,
         log: RequestLog,
         webhooks: Webhooks,
         url: Callable[[], str],
@@ -38,6 +41,7 @@ class AdminEndpoints:
         self._state = state
         self._faults = faults
         self._oauth = oauth
+        self._playing = playing
         self._log = log
         self._webhooks = webhooks
         self._url = url
@@ -107,6 +111,38 @@ class AdminEndpoints:
         if form:
             return web.Response(status=303, headers={"Location": "/_sim/#webhooks"})
         return web.json_response({"ok": True, "sent": sent})
+
+    async def play(self, request: web.Request) -> web.StreamResponse:
+        """Play `meeting`, or with `action` only a part of it.
+
+        After a form submission on the overview page, the browser is redirected back to that page.
+        """
+        form = request.content_type == _FORM
+        body: dict[str, Any] = dict(await request.post()) if form else await _json(request)
+        try:
+            number = int(str(body.pop("meeting", "")))
+            match body.pop("action", "play"):
+                case "start":
+                    self._playing.start(number, **body)
+                case "join":
+                    self._playing.join(number, Participant(**body))
+                case "end":
+                    self._playing.end(number, **body)
+                case "play":
+                    if "participants" in body:
+                        body["participants"] = [Participant(**each) for each in body["participants"]]
+                    self._playing.play(number, **body)
+                case _:
+                    return _bad_request("action must be one of play, start, join, end")
+        except TypeError:
+            return _bad_request(
+                "known fields: meeting, action; for play also participants and minutes; for join name and email"
+            )
+        except ValueError as error:
+            return _bad_request(str(error))
+        if form:
+            return web.Response(status=303, headers={"Location": "/_sim/#meetings"})
+        return web.json_response({"ok": True})
 
     async def deliveries(self, _request: web.Request) -> web.StreamResponse:
         """List the latest webhook events with the app's responses."""
@@ -209,7 +245,7 @@ async def reject_foreign_sites(request: web.Request, handler: Handler) -> web.St
         return await handler(request)
     if _is_foreign(request):
         return web.json_response({"error": "the request was sent by a page of a different site"}, status=403)
-    accepted = {"application/json"} | ({_FORM} if request.path == "/_sim/event" else set())
+    accepted = {"application/json"} | ({_FORM} if request.path in _FORM_PATHS else set())
     if request.can_read_body and request.content_type not in accepted:
         return web.json_response(
             {"error": "the body must be JSON; send it with Content-Type: application/json"}, status=415

@@ -42,9 +42,17 @@ class Clock:
         Raises:
             ValueError: The result would be in the past or after 2100.
         """
+        self.check_advance(seconds)
+        self.ahead += seconds
+
+    def check_advance(self, seconds: float) -> None:
+        """Check that the clock can move forward by this time.
+
+        Raises:
+            ValueError: The result would be in the past or after 2100.
+        """
         if not (seconds >= 0 and self() + seconds <= LAST):  # also rejects NaN
             raise ValueError("the clock only moves forward, up to 2100")
-        self.ahead += seconds
 
     def reset(self) -> None:
         """Undo all advances."""

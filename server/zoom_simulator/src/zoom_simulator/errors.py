@@ -1,5 +1,6 @@
 """Zoom's error responses, with the reasons that the request log shows."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from aiohttp import web
@@ -27,16 +28,19 @@ class ErrorResponse(Exception):
         reason: Explanation for the request log.
     """
 
-    def __init__(self, status: int, body: dict[str, Any], reason: str) -> None:
+    def __init__(
+        self, status: int, body: dict[str, Any], reason: str, headers: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__(reason)
         self.status = status
         self.body = body
         self.reason = reason
+        self._headers = headers
 
-    def response(self) -> web.Response:
-        """Log the reason and return the response."""
-        log_reason(self.reason)
-        return web.json_response(self.body, status=self.status)
+    def response(self, reason: str = "") -> web.Response:
+        """Log the reason, or a different one, and return the response."""
+        log_reason(reason or self.reason)
+        return web.json_response(self.body, status=self.status, headers=self._headers)
 
 
 class TokenError(ErrorResponse):
@@ -71,6 +75,7 @@ class InvalidFields(ErrorResponse):
     def __init__(self, fields: dict[str, str]) -> None:
         errors = [{"field": field, "message": message} for field, message in fields.items()]
         reason = ", ".join(f"{field} ({message.rstrip('.')})" for field, message in fields.items())
+        self.fields = fields
         super().__init__(
             400,
             {"code": 300, "message": "Validation Failed.", "errors": errors},

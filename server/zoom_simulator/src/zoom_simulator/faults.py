@@ -4,12 +4,12 @@ import asyncio
 import contextlib
 import math
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from zoom_simulator.options import SimulatedUser, email_key
+from zoom_simulator.rate_limits import DailyLimit, account_limit_exceeded
 from zoom_simulator.request_log import current_reason, log_reason, mark_connection_cut
 from zoom_simulator.state import ZoomState
 
@@ -25,7 +25,7 @@ KINDS = (
     "redirect",
     "garbage",
 )
-ENDPOINTS = ("any", "token", "revoke", "users_me", "meetings")
+ENDPOINTS = ("any", "token", "revoke", "users_me", "users", "meetings")
 MAX_DELAY_SECONDS = 600.0
 """Maximum delay in seconds. A longer delay is assumed to be a mistake."""
 
@@ -141,9 +141,10 @@ class Faults:
                 status = fault.status if fault.status < 400 else 302
                 return web.Response(status=status, headers={"Location": fault.location})
             case "rate_limit_qps" | "rate_limit_daily":
-                return rate_limited(self._zoom.wall(), daily=fault.kind == "rate_limit_daily")
+                error = account_limit_exceeded(self._zoom.wall(), daily=fault.kind == "rate_limit_daily")
+                return error.response(current_reason())
             case "rate_limit_user":
-                return user_rate_limited()
+                return DailyLimit.MEETING_CHANGES.exceeded().response(current_reason())
             case _:
                 code = 124 if fault.status == 401 else fault.status  # 124: invalid access token
                 return web.json_response({"code": code, "message": "Injected"}, status=fault.status)
@@ -172,36 +173,6 @@ class Faults:
 def _is_integer_in_range(value: object, minimum: int, maximum: int) -> bool:
     """Return whether a value is an integer within a range. Booleans are not integers."""
     return type(value) is int and minimum <= value <= maximum
-
-
-def rate_limited(now: float, *, daily: bool) -> web.Response:
-    """Return Zoom's rate limit response (https://developers.zoom.us/docs/api/rate-limits/)."""
-    headers = {
-        "X-RateLimit-Category": "Light",
-        "X-RateLimit-Type": "Daily-limit" if daily else "QPS",
-        "X-RateLimit-Remaining": "0",
-    }
-    if daily:
-        tomorrow = (datetime.fromtimestamp(now, UTC) + timedelta(days=1)).replace(
-            hour=0, minute=0, second=0, microsecond=0
-        )
-        headers["Retry-After"] = tomorrow.strftime("%Y-%m-%dT%H:%M:%SZ")
-        message = (
-            "You have reached the daily limit of this API; see the response header for when to try again."
-        )
-    else:
-        message = "You have reached the maximum per-second rate limit for this API. Try again later."
-    return web.json_response({"code": 429, "message": message}, status=429, headers=headers)
-
-
-def user_rate_limited() -> web.Response:
-    """Return Zoom's response if a user has created and updated 100 meetings on one day. Only its message shows that it is a daily limit."""
-    message = (
-        "You have exceeded the daily rate limit (100) of Meeting Create/Update API requests permitted for this particular user."
-        " You may resume these requests at GMT 00:00:00."
-    )
-    headers = {"X-RateLimit-Category": "Light", "X-RateLimit-Limit": "6000", "X-RateLimit-Remaining": "5893"}
-    return web.json_response({"code": 429, "message": message}, status=429, headers=headers)
 
 
 def _cut_connection(request: web.Request) -> web.StreamResponse:

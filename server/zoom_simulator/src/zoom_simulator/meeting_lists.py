@@ -7,14 +7,16 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from zoom_simulator import meeting_rules
 from zoom_simulator.errors import InvalidFields
+from zoom_simulator.field_types import is_timezone
+from zoom_simulator.meetings import Meeting
 
 TYPES = ("scheduled", "live", "upcoming", "upcoming_meetings", "previous_meetings")
 _SIX_MONTHS = timedelta(days=183)
 _ID_LIFETIME = timedelta(days=30)
 """Time after which an unused meeting ID expires."""
 
+_MAX_AGENDA_LENGTH = 250
 _LIST_FIELDS = (
     "agenda",
     "created_at",
@@ -22,6 +24,7 @@ _LIST_FIELDS = (
     "host_id",
     "id",
     "join_url",
+    "pmi",
     "start_time",
     "timezone",
     "topic",
@@ -57,7 +60,7 @@ class Filter:
         if kind not in TYPES:
             raise InvalidFields({"type": "Invalid field."})
         name = query.get("timezone") or "UTC"
-        if not meeting_rules.is_timezone(name):
+        if not is_timezone(name):
             raise InvalidFields({"timezone": "Invalid field."})
         zone = ZoneInfo(name)
         begin, last_day = _parse_day(query, "from", zone), _parse_day(query, "to", zone)
@@ -67,15 +70,19 @@ class Filter:
         begin = None if begin is None else begin.astimezone(UTC)
         return cls(kind, begin, end, datetime.fromtimestamp(now, UTC))
 
-    def matches(self, body: Mapping[str, Any]) -> bool:
-        """Return whether a meeting is listed. Instant meetings are never listed."""
-        if body["type"] == 1:
+    def matches(self, meeting: Meeting) -> bool:
+        """Return whether a meeting is listed. An instant meeting is listed only while it is live."""
+        is_live = meeting.body["status"] == "started"
+        live_in_range = is_live and self._matches_range(_moment(meeting.instances[-1].start))
+        if self.kind == "live" or (live_in_range and self.kind != "previous_meetings"):
+            return live_in_range
+        if meeting.body["type"] == 1:
             return False
-        if self.kind == "live" and body["status"] != "started":
-            return False
-        times = _times(body)
-        if not times:  # a recurring meeting without fixed times is always upcoming and has no date
-            return self.kind != "previous_meetings" and self.begin is None and self.end is None
+        times = _times(meeting.body)
+        if self.kind == "previous_meetings":
+            times += [(_moment(each.start), _moment(each.end)) for each in meeting.instances if each.end]
+        elif not times:  # a recurring meeting without fixed times is always upcoming and has no date
+            return self.begin is None and self.end is None
         return any(self._matches_kind(start, end) and self._matches_range(start) for start, end in times)
 
     def _matches_kind(self, start: datetime, end: datetime) -> bool:
@@ -92,8 +99,11 @@ class Filter:
 
 
 def list_row(body: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of a meeting that a meeting list contains."""
-    return {name: body[name] for name in _LIST_FIELDS if name in body}
+    """Return the fields of a meeting that a meeting list contains. The agenda is cut."""
+    row = {name: body[name] for name in _LIST_FIELDS if name in body}
+    if "agenda" in row:
+        row["agenda"] = row["agenda"][:_MAX_AGENDA_LENGTH]
+    return row
 
 
 def _times(body: Mapping[str, Any]) -> list[tuple[datetime, datetime]]:
@@ -104,6 +114,10 @@ def _times(body: Mapping[str, Any]) -> list[tuple[datetime, datetime]]:
         rows = [body] if "start_time" in body else []
     starts = [(datetime.fromisoformat(each["start_time"]), each["duration"]) for each in rows]
     return [(start, start + timedelta(minutes=duration)) for start, duration in starts]
+
+
+def _moment(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
 
 
 def _parse_day(query: Mapping[str, str], field: str, zone: ZoneInfo) -> datetime | None:

@@ -1,146 +1,141 @@
-"""Validation of meetings (https://developers.zoom.us/docs/api/meetings/) and calculation of their occurrences."""
+"""Rules for the combination of fields of a meeting (https://developers.zoom.us/docs/api/meetings/)."""
 
-import re
-from datetime import UTC, datetime, timedelta
-from functools import cache
-from typing import Any
-from zoneinfo import ZoneInfo, available_timezones
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
-TYPES = (1, 2, 3, 8, 10)
-_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ?")
-_MAX_OCCURRENCES = 60
-_MAX_SERIES_DAYS = 60 * 10 * 31
-"""Upper bound on the days from the first to the last of 60 occurrences, which are at most 10 months of 31 days apart."""
+from zoom_simulator.errors import ApiError, InvalidFields
+from zoom_simulator.field_types import Reading, Record
+from zoom_simulator.meeting_fields import MEETING
 
-_INTERVALS = {1: 99, 2: 50, 3: 10}
+_MAX_INTERVALS = {1: 99, 2: 50, 3: 10}
+"""The maximum number of days, weeks or months between two occurrences, by the type of the recurrence."""
 
 
-def violations(body: dict[str, Any]) -> dict[str, str]:
-    """Return Zoom's error message for each invalid field of a meeting."""
-    errors = {}
-    for name, limit in (("topic", 200), ("agenda", 2000), ("password", 10)):
-        value = body.get(name, "")
-        if not isinstance(value, str) or len(value) > limit:
-            errors[name] = f"The value must be text of at most {limit} characters."
-    kind = body.get("type", 2)
-    if type(kind) is not int or kind not in TYPES:
-        errors["type"] = "Invalid meeting type."
-    duration = body.get("duration", 60)
-    if type(duration) is not int or not 1 <= duration <= 1440:
-        errors["duration"] = "The value must be between 1 and 1440."
-    zone = body.get("timezone", "UTC")
-    if not isinstance(zone, str) or not is_timezone(zone):
-        errors["timezone"] = "Invalid time zone."
-    start = body.get("start_time")
-    if start is not None and _parse_start(start, "UTC") is None:
-        errors["start_time"] = "Invalid start time."
-    if not isinstance(body.get("settings", {}), dict):
-        errors["settings"] = "Invalid settings."
-    return errors | _recurrence_violations(body.get("recurrence"))
+class _Fields:
+    """The fields of a meeting by their paths. A field is None if it, or the object that contains it, is absent."""
+
+    def __init__(self, meeting: Mapping[str, Any]) -> None:
+        self._meeting = meeting
+
+    def __getitem__(self, path: str) -> Any:
+        value: Any = self._meeting
+        for name in path.split("."):
+            value = value.get(name) if isinstance(value, Mapping) else None
+        return value
+
+    def has(self, *paths: str) -> bool:
+        """Return whether all of these fields are present."""
+        return all(self[path] is not None for path in paths)
 
 
-def _recurrence_violations(recurrence: Any) -> dict[str, str]:
-    if recurrence is None:
-        return {}
-    if not isinstance(recurrence, dict):
-        return {"recurrence": "Invalid recurrence."}
-    errors = {}
-    kind = recurrence.get("type")
-    max_interval = _INTERVALS.get(kind) if type(kind) is int else None
-    ranges = {
-        "repeat_interval": (1, max_interval or 99),
-        "end_times": (0, _MAX_OCCURRENCES),
-        "monthly_day": (1, 31),
-        "monthly_week": (-1, 4),
-        "monthly_week_day": (1, 7),
-    }
-    if max_interval is None:
-        errors["recurrence.type"] = "Invalid recurrence type."
-    for name, (minimum, maximum) in ranges.items():
-        value = recurrence.get(name, 1)
-        if type(value) is not int or not minimum <= value <= maximum:
-            errors[f"recurrence.{name}"] = "Invalid field."
-    if "end_times" in recurrence and "end_date_time" in recurrence:
-        errors["recurrence.end_date_time"] = "Cannot be used with end_times."
-    days = str(recurrence.get("weekly_days", "1")).split(",")
-    if not all(day in tuple("1234567") for day in days):
-        errors["recurrence.weekly_days"] = "Invalid days."
-    return errors
+class _Rule(NamedTuple):
+    """A rule that a request must obey: the field that its violation names, when it is broken, and the error message."""
+
+    field: str
+    is_broken: Callable[[_Fields], bool]
+    message: str
 
 
-def is_timezone(name: str) -> bool:
-    """Return whether a time zone with this name exists."""
-    return name in _timezones()
+class _Adjustment(NamedTuple):
+    """A field that Zoom replaces or, with None, drops without an error."""
+
+    field: str
+    applies: Callable[[_Fields], bool]
+    value: object = None
 
 
-@cache
-def _timezones() -> frozenset[str]:
-    return frozenset(available_timezones())
+_RULES = (
+    _Rule(
+        "recurrence.repeat_interval",
+        lambda meeting: (
+            (meeting["recurrence.repeat_interval"] or 1) > _MAX_INTERVALS[meeting["recurrence.type"] or 1]
+        ),
+        "The value is too large for the type of the recurrence.",
+    ),
+    _Rule(
+        "recurrence.end_date_time",
+        lambda meeting: meeting.has("recurrence.end_times", "recurrence.end_date_time"),
+        "The field cannot be used with end_times.",
+    ),
+    _Rule(
+        "recurrence.monthly_week_day",
+        lambda meeting: meeting.has("recurrence.monthly_week") and not meeting["recurrence.monthly_week_day"],
+        "The field is required with monthly_week.",
+    ),
+    _Rule(
+        "recurrence.monthly_week",
+        lambda meeting: meeting.has("recurrence.monthly_week_day") and not meeting["recurrence.monthly_week"],
+        "The field is required with monthly_week_day.",
+    ),
+    _Rule(
+        "settings.waiting_room_options.who_goes_to_waiting_room",
+        lambda meeting: (
+            meeting["settings.waiting_room_options.mode"] == "custom"
+            and not meeting.has("settings.waiting_room_options.who_goes_to_waiting_room")
+        ),
+        "The field is required with the mode custom.",
+    ),
+    _Rule(
+        "settings.request_permission_to_unmute_participants",
+        lambda meeting: (
+            meeting["settings.request_permission_to_unmute_participants"] is True
+            and meeting["settings.allow_host_control_participant_mute_state"] is True
+        ),
+        "The field cannot be used with allow_host_control_participant_mute_state.",
+    ),
+)
+
+_ADJUSTMENTS = (
+    _Adjustment("start_time", lambda meeting: meeting["type"] not in (2, 8, 10)),
+    _Adjustment("recurrence", lambda meeting: meeting["type"] != 8),
+    _Adjustment("settings.registration_type", lambda meeting: meeting["type"] != 8),
+    _Adjustment("settings.use_pmi", lambda meeting: meeting["type"] not in (2, 3), False),
+    _Adjustment("settings.join_before_host", lambda meeting: bool(meeting["settings.waiting_room"]), False),
+    _Adjustment("settings.join_before_host", lambda meeting: meeting["type"] not in (2, 3, 8), False),
+    _Adjustment("settings.continuous_meeting_chat", lambda meeting: meeting["type"] in (1, 10)),
+)
 
 
-def start_time(body: dict[str, Any], timezone: str, now: float) -> str:
-    """Return the start time in UTC; a missing or past start time is replaced by the current time."""
-    start = _parse_start(body["start_time"], body.get("timezone", timezone)) if "start_time" in body else None
-    moment = datetime.fromtimestamp(now, UTC)
-    if start is None or start < moment:
-        start = moment
-    return start.strftime("%Y-%m-%dT%H:%M:%SZ")
+def read(body: object, record: Record = MEETING, *, undocumented: bool = False) -> dict[str, Any]:
+    """Return the fields of a request body that Zoom stores.
+
+    Args:
+        body: The request body.
+        record: The fields that the request may set.
+        undocumented: Whether to retain unknown fields and words.
+
+    Raises:
+        InvalidFields: Fields are invalid, each on its own or together.
+    """
+    reading = Reading(undocumented)
+    accepted: dict[str, Any] = record.read(body, "", reading)
+    if not reading.violations:
+        meeting = _Fields(accepted)
+        reading.violations.update({rule.field: rule.message for rule in _RULES if rule.is_broken(meeting)})
+    if reading.violations:
+        raise InvalidFields(reading.violations)
+    return accepted
 
 
-def occurrences(body: dict[str, Any], start: str, duration: int) -> list[dict[str, Any]]:
-    """Return the occurrences of a recurring meeting with fixed times, at most 60."""
-    recurrence = body.get("recurrence") or {}
-    until = _parse_start(recurrence.get("end_date_time"), "UTC")
-    count = _MAX_OCCURRENCES if until else recurrence.get("end_times", 1) or _MAX_OCCURRENCES
-    first = datetime.strptime(start, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
-    rows: list[dict[str, Any]] = []
-    for offset in range(_MAX_SERIES_DAYS):
-        day = first + timedelta(days=offset)
-        if len(rows) == count or (until is not None and day > until):
-            break
-        if _occurs_on(recurrence, first, day):
-            rows.append(
-                {
-                    "occurrence_id": str(int(day.timestamp() * 1000)),
-                    "start_time": day.strftime("%Y-%m-%dT%H:%M:%SZ"),
-                    "duration": duration,
-                    "status": "available",
-                }
-            )
-    return rows
+def check_type(body: Mapping[str, Any], kind: int) -> None:
+    """Check the fields that Zoom rejects for a type of meeting.
+
+    Raises:
+        ApiError: A field is rejected.
+    """
+    if body.get("schedule_for") and kind == 1:
+        raise ApiError(400, 3000, "You cannot schedule an instant meeting for others.")
+    if body.get("pre_schedule") and kind not in (2, 3):
+        raise ApiError(400, 3000, "Only meetings of type 2 and 3 can be prescheduled.")
 
 
-def _occurs_on(recurrence: dict[str, Any], first: datetime, day: datetime) -> bool:
-    """Return whether a recurring meeting has an occurrence on a day."""
-    interval = recurrence.get("repeat_interval", 1)
-    match recurrence.get("type", 1):
-        case 1:
-            return bool((day - first).days % interval == 0)
-        case 2:
-            sunday = first - timedelta(days=first.isoweekday() % 7)
-            weeks = (day - sunday).days // 7
-            weekday = day.isoweekday() % 7 + 1
-            return weeks % interval == 0 and str(weekday) in str(recurrence.get("weekly_days", "1")).split(
-                ","
-            )
-        case _:
-            months = 12 * (day.year - first.year) + day.month - first.month
-            if months % interval:
-                return False
-            if "monthly_week" in recurrence:
-                last = (day + timedelta(days=7)).month != day.month
-                week = recurrence["monthly_week"]
-                right = last if week == -1 else (day.day - 1) // 7 + 1 == week
-                return bool(right and day.isoweekday() % 7 + 1 == recurrence.get("monthly_week_day", 1))
-            return bool(day.day == recurrence.get("monthly_day", first.day))
-
-
-def _parse_start(value: Any, zone: str) -> datetime | None:
-    """Parse a time in UTC or, without `Z`, in the given time zone; return None if it is invalid."""
-    if not isinstance(value, str) or not _TIME.fullmatch(value):
-        return None
-    try:
-        moment = datetime.fromisoformat(value)
-        return moment if moment.tzinfo else moment.replace(tzinfo=ZoneInfo(zone)).astimezone(UTC)
-    except (ValueError, OverflowError):
-        return None
+def adjust(meeting: dict[str, Any]) -> None:
+    """Replace or drop the fields of a complete meeting that do not apply to it, as Zoom does without an error."""
+    fields = _Fields(meeting)
+    for name, value in [(each.field, each.value) for each in _ADJUSTMENTS if each.applies(fields)]:
+        section, _, leaf = name.rpartition(".")
+        target = meeting[section] if section else meeting
+        if value is None:
+            target.pop(leaf, None)
+        else:
+            target[leaf] = value

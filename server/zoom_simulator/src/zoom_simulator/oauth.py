@@ -78,7 +78,7 @@ class OAuthEndpoints:
 
     async def token(self, request: web.Request) -> web.StreamResponse:
         """Exchange an authorization code or a refresh token."""
-        form = {name: str(value) for name, value in (await request.post()).items()}
+        form = await _parameters(request)
         grant_type = form.get("grant_type", "")
         try:
             self._authenticate(request)
@@ -91,12 +91,12 @@ class OAuthEndpoints:
 
     async def revoke(self, request: web.Request) -> web.StreamResponse:
         """Revoke a token. Revoking an unknown token also succeeds."""
-        form = await request.post()
+        form = await _parameters(request)
         try:
             self._authenticate(request)
         except TokenError as error:
             return error.response()
-        known = self._state.revoke(str(form.get("token", "")))
+        known = self._state.revoke(form.get("token", ""))
         self._state.counters["revoke.known" if known else "revoke.unknown"] += 1
         return web.json_response({"status": "success"})
 
@@ -145,6 +145,11 @@ class OAuthEndpoints:
         except ValueError:
             return False
         return LOOPBACK_REDIRECTS in allowed and parts.scheme == "http" and parts.hostname in _LOOPBACK
+
+
+async def _parameters(request: web.Request) -> dict[str, str]:
+    """Return the parameters in the query and in the form of a token request; Zoom accepts both."""
+    return {**request.query, **{name: str(value) for name, value in (await request.post()).items()}}
 
 
 def redirect_url(form: dict[str, str], **result: str) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from zoom_simulator import meeting_rules
+from zoom_simulator.field_types import is_timezone
 from zoom_simulator.rules import Rules
 
 GRANULAR_SCOPES = (
@@ -18,6 +18,14 @@ GRANULAR_SCOPES = (
     "meeting:read:list_meetings",
     "meeting:update:status",
     "meeting:read:invitation",
+    "meeting:read:past_meeting",
+    "meeting:read:list_past_instances",
+    "meeting:read:list_past_participants",
+    "meeting:write:registrant",
+    "meeting:read:list_registrants",
+    "meeting:read:registrant",
+    "meeting:update:registrant_status",
+    "meeting:delete:registrant",
 )
 """The scopes that a consent grants by default (https://developers.zoom.us/docs/integrations/oauth-scopes-granular/)."""
 
@@ -68,6 +76,11 @@ class SimulatedUser:
         return f"{self.first_name} {self.last_name}".strip()
 
     @property
+    def pmi(self) -> int:
+        """The personal meeting ID, which has 10 digits; derived from the user ID."""
+        return 4_000_000_000 + int(hashlib.sha256(self.user_id.encode()).hexdigest()[:7], 16)
+
+    @property
     def zoom_type(self) -> int:
         """Zoom's type of the user: 2 for licensed, otherwise 1."""
         return 2 if self.licensed else 1
@@ -88,11 +101,39 @@ def user_violations(fields: Mapping[str, Any]) -> dict[str, str]:
     name, _, domain = email.partition("@") if isinstance(email, str) else ("", "", "")
     if not name or not domain or " " in name + domain:
         violations["email"] = 'email must be an email address; for example email = "monica@example.com"'
-    if "timezone" not in violations and not meeting_rules.is_timezone(zone):
+    if "timezone" not in violations and not is_timezone(zone):
         violations["timezone"] = (
             f'timezone {zone!r} is unknown; use an IANA name, for example timezone = "Europe/Berlin"'
         )
     return violations
+
+
+@dataclass(frozen=True, slots=True)
+class Participant:
+    """A person who joins a meeting.
+
+    Attributes:
+        name: The display name.
+        email: Email address of a user or registrant; empty for a guest.
+    """
+
+    name: str
+    email: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SeededInstance:
+    """A past instance of a meeting that exists at startup.
+
+    Attributes:
+        start: When the instance started, in seconds since 1970.
+        minutes: Its duration.
+        participants: The participants besides the host.
+    """
+
+    start: float
+    minutes: int
+    participants: tuple[Participant, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,10 +143,14 @@ class SeededMeeting:
     Attributes:
         owner: Email address of the owner.
         fields: The body of a request that creates a meeting. The body may contain `id`, and a start time in the past is preserved.
+        registrants: The bodies of requests that add registrants.
+        instances: The past instances.
     """
 
     owner: str
     fields: Mapping[str, Any]
+    registrants: tuple[Mapping[str, Any], ...] = ()
+    instances: tuple[SeededInstance, ...] = ()
 
 
 DEFAULT_USERS = (
@@ -136,6 +181,9 @@ class SimulatorOptions:
         meetings: The meetings of the initial state. An existing `state_file` has priority.
         access_token_seconds: Lifetime of an access token.
         refresh_token_seconds: Lifetime of an unused refresh token. Zoom documents "about 90 days", subject to change.
+        daily_limits: Whether the limits per day of hosts and registrants apply; see `DailyLimit`.
+        undocumented_fields: Whether meetings may contain fields and words that Zoom's documentation does not contain yet. By default, such
+            fields are dropped and such words rejected.
         rules: The rules that Zoom's documentation leaves open; by default, what Zoom most likely does.
         seed: Seed for reproducible IDs, tokens and passwords; None for random values.
         frozen_clock: Time in seconds since 1970 at which the clock is frozen until it is advanced; None if the clock runs.
@@ -154,6 +202,8 @@ class SimulatorOptions:
     meetings: tuple[SeededMeeting, ...] = ()
     access_token_seconds: int = 3600
     refresh_token_seconds: int = 90 * 86_400
+    daily_limits: bool = True
+    undocumented_fields: bool = False
     rules: Rules = Rules()
     seed: int | None = None
     frozen_clock: float | None = None

@@ -2,7 +2,8 @@
 
 import json
 import shlex
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import islice
@@ -12,6 +13,8 @@ from zoom_simulator.faults import Fault
 from zoom_simulator.meetings import Meeting
 from zoom_simulator.options import SimulatedUser, email_key
 from zoom_simulator.pages import document, escaped
+from zoom_simulator.playing import PLAYED_MINUTES
+from zoom_simulator.registrants import STATUSES
 from zoom_simulator.request_log import MAX_ENTRIES, Entry, RequestLog
 from zoom_simulator.state import Grant, ZoomState
 from zoom_simulator.webhooks import VALIDATION, Webhooks
@@ -182,12 +185,7 @@ def _buttons(user: SimulatedUser, *, connected: bool) -> str:
     """Return the buttons that trigger events for a user."""
     events = {"app_deauthorized": "Remove the app"} if connected else {}
     events |= {"user.deactivated": "Deactivate", "user.deleted": "Delete"}
-    buttons = "".join(
-        f'<button name="event" value="{event}" aria-label="{text}: {escaped(user.email)}">{text}</button>'
-        for event, text in events.items()
-    )
-    hidden = f'<input type="hidden" name="user" value="{escape(user.email)}">'
-    return f'<form method="post" action="/_sim/event">{hidden}{buttons}</form>'
+    return _form("/_sim/event", "event", events, user.email, user=user.email)
 
 
 def _events(webhooks: Webhooks, url: str) -> _Section:
@@ -256,8 +254,9 @@ def _meetings(state: ZoomState, url: str) -> _Section:
         )
     else:
         content = _table(
-            "Newest first",
-            ("ID", "Topic", "Host", "Start", "State"),
+            "Newest first; Play starts a meeting, lets the host and the approved registrants join,"
+            f" moves the clock {PLAYED_MINUTES} minutes forward, and ends it",
+            ("ID", "Topic", "Host", "Start", "State", "Registrants", "Past instances", "Actions"),
             (_meeting(meeting) for meeting in islice(reversed(meetings.values()), MAX_ROWS)),
             omitted=len(meetings) - MAX_ROWS,
         )
@@ -273,7 +272,33 @@ def _meeting(meeting: Meeting) -> tuple[str, ...]:
         remaining = sum(each["status"] != "deleted" for each in body["occurrences"])
         start += f", {remaining} of {len(body['occurrences'])} occurrences"
     state = '<span class="bad">deleted</span>' if meeting.deleted else escaped(body["status"])
-    return str(body["id"]), _isolated(body["topic"]), _email(body["host_email"]), start, state
+    past = [each for each in meeting.instances if each.end is not None]
+    instances = f"{len(past)}, latest with {len(past[-1].participants)} participants" if past else _NONE
+    return (
+        str(body["id"]),
+        _isolated(body["topic"]),
+        _email(body["host_email"]),
+        start,
+        state,
+        _registrants(meeting),
+        instances,
+        _NONE if meeting.deleted else _play_buttons(meeting),
+    )
+
+
+def _registrants(meeting: Meeting) -> str:
+    if not meeting.requires_registration:
+        return "not required"
+    counts = Counter(each.body["status"] for each in meeting.registrants.values())
+    return ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status]) or "none yet"
+
+
+def _play_buttons(meeting: Meeting) -> str:
+    """Return the buttons that start and end a meeting."""
+    is_live = meeting.body["status"] == "started"
+    actions = {"end": "End"} if is_live else {"play": "Play", "start": "Start"}
+    label = f"meeting {meeting.number}"
+    return _form("/_sim/play", "action", actions, label, meeting=str(meeting.number))
 
 
 # -- internals ---------------------------------------------------------------------------------------------
@@ -298,6 +323,26 @@ def _table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[str]], 
         f'<table role="table"><caption>{caption}</caption><thead role="rowgroup"><tr role="row">{header_cells}</tr></thead>'
         f'<tbody role="rowgroup">{body_rows}</tbody></table>{f"<p>and {omitted} more</p>" if omitted > 0 else ""}'
     )
+
+
+def _form(path: str, name: str, choices: Mapping[str, str], label: str, **hidden: str) -> str:
+    """Return a form with a button for each choice.
+
+    Args:
+        path: The endpoint that receives the form.
+        name: Name of the field that contains the choice.
+        choices: The button texts by the values of the field.
+        label: What the buttons act on, for screen readers.
+        hidden: Further fields.
+    """
+    fields = "".join(
+        f'<input type="hidden" name="{field}" value="{escape(value)}">' for field, value in hidden.items()
+    )
+    buttons = "".join(
+        f'<button name="{name}" value="{value}" aria-label="{text}: {escaped(label)}">{text}</button>'
+        for value, text in choices.items()
+    )
+    return f'<form method="post" action="{path}">{fields}{buttons}</form>'
 
 
 def _isolated(text: str) -> str:

@@ -10,24 +10,35 @@ from pathlib import Path
 from typing import Any
 
 from zoom_simulator import meeting_rules
-from zoom_simulator.options import SeededMeeting, SimulatedUser, email_key, user_violations
+from zoom_simulator.errors import InvalidFields
+from zoom_simulator.field_types import TIME, ListOf, Record, email, integer, parse_time, text
+from zoom_simulator.meeting_fields import MEETING
+from zoom_simulator.options import (
+    Participant,
+    SeededInstance,
+    SeededMeeting,
+    SimulatedUser,
+    email_key,
+    user_violations,
+)
+from zoom_simulator.registrants import REGISTRANT
 
 _USER_KEYS = tuple(field.name for field in fields(SimulatedUser))
-_MEETING_KEYS = (
-    "agenda",
-    "default_password",
-    "duration",
-    "id",
-    "password",
-    "pre_schedule",
-    "recurrence",
-    "settings",
-    "start_time",
-    "template_id",
-    "timezone",
-    "topic",
-    "tracking_fields",
-    "type",
+_INSTANCE = Record(
+    {
+        "start_time": TIME,
+        "minutes": integer(1, 1440),
+        "participants": ListOf(Record({"name": text(200), "email": email()}, required=("name",))),
+    },
+    required=("start_time", "minutes"),
+)
+_MEETING = Record(
+    {
+        **{name: kind for name, kind in MEETING.fields.items() if name != "schedule_for"},
+        "id": integer(10**8, 10**11 - 1),
+        "registrants": ListOf(REGISTRANT),
+        "instances": ListOf(_INSTANCE),
+    }
 )
 _EXAMPLES = {
     "topic": 'topic = "Planning"',
@@ -40,6 +51,12 @@ _EXAMPLES = {
     "settings": "settings = { waiting_room = true }",
     "id": "id = 81234500001 (9 to 11 digits, unique)",
     "recurrence": "recurrence = { type = 1, repeat_interval = 1, end_times = 3 }",
+    "default_password": "default_password = true",
+    "pre_schedule": "pre_schedule = false",
+    "template_id": 'template_id = "Dv4YdINdTk+Z5RToadh5ug=="',
+    "tracking_fields": 'tracking_fields = [{ field = "Department", value = "Sales" }]',
+    "registrants": 'registrants = [{ email = "jo@example.com", first_name = "Jo" }]',
+    "instances": 'instances = [{ start_time = 2026-01-05T09:00:00Z, minutes = 30, participants = [{ name = "Jo" }] }]',
 }
 
 
@@ -120,7 +137,7 @@ class _Reader:
             user = self._user(row, number)
             if user is not None:
                 users.append(user)
-                meetings.extend(SeededMeeting(user.email, meeting) for meeting in scheduled)
+                meetings.extend(_seeded(user.email, meeting) for meeting in scheduled)
         if not users and not self._problems:
             self._add_problem(1, 'users is missing; add [[users]] with email = "monica@example.com" below it')
         if self._problems:
@@ -149,23 +166,25 @@ class _Reader:
     def _meetings(self, row: Mapping[str, Any], user: int) -> Iterator[dict[str, Any]]:
         for number, values in self._tables(row, "meetings", (user,)):
             path, table = f"users[{user}].meetings[{number}]", (user, number)
-            self._check_keys(values, _MEETING_KEYS, path, table)
-            meeting = {key: value for key, value in values.items() if key in _MEETING_KEYS}
-            if isinstance(meeting.get("start_time"), datetime):
-                meeting["start_time"] = _zoom_time(meeting["start_time"])
-            invalid = set(meeting_rules.violations(meeting))
+            self._check_keys(values, _MEETING.fields, path, table)
+            meeting = {key: _zoom_times(value) for key, value in values.items() if key in _MEETING.fields}
+            try:
+                meeting = meeting_rules.read(meeting, _MEETING)
+                invalid = set()
+            except InvalidFields as error:
+                invalid = set(error.fields)
             if "id" in meeting and not self._reserve_id(meeting["id"]):
                 invalid.add("id")
             for field in sorted(invalid):
-                key = field.partition(".")[0]
+                key = re.split(r"[.\[]", field)[0]
                 self._add_problem(
                     self._lines.line_of(table, key),
                     f"{path}.{field} is invalid; for example {_EXAMPLES[key]}",
                 )
             yield meeting
 
-    def _reserve_id(self, number: object) -> bool:
-        if type(number) is not int or not 10**8 <= number < 10**11 or number in self._ids:
+    def _reserve_id(self, number: int) -> bool:
+        if number in self._ids:
             return False
         self._ids.add(number)
         return True
@@ -230,8 +249,39 @@ class _Lines:
         return max(start, 1)
 
 
-def _zoom_time(moment: datetime) -> str:
-    """Format a TOML datetime as Zoom expects it."""
-    if moment.tzinfo is None:
-        return moment.strftime("%Y-%m-%dT%H:%M:%S")
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+def _seeded(owner: str, meeting: dict[str, Any]) -> SeededMeeting:
+    """Return a meeting that was read with `_MEETING`."""
+    registrants, instances = meeting.pop("registrants", []), meeting.pop("instances", [])
+    zone = meeting.get("timezone", "UTC")
+    return SeededMeeting(
+        owner,
+        meeting,
+        tuple(registrants),
+        tuple(
+            SeededInstance(
+                _seconds(each["start_time"], zone),
+                each["minutes"],
+                tuple(Participant(**person) for person in each.get("participants", [])),
+            )
+            for each in instances
+        ),
+    )
+
+
+def _seconds(time: str, zone: str) -> float:
+    moment = parse_time(time, zone)
+    return 0.0 if moment is None else moment.timestamp()
+
+
+def _zoom_times(value: Any) -> Any:
+    """Format TOML datetimes, also those in tables and arrays, as Zoom expects them."""
+    match value:
+        case datetime():
+            if value.tzinfo is None:
+                return value.strftime("%Y-%m-%dT%H:%M:%S")
+            return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        case list():
+            return [_zoom_times(each) for each in value]
+        case dict():
+            return {key: _zoom_times(each) for key, each in value.items()}
+    return value

@@ -12,11 +12,12 @@ from aiohttp.typedefs import Handler
 
 from zoom_simulator import state_file
 from zoom_simulator.admin import AdminEndpoints, reject_foreign_sites, reject_unknown_user
-from zoom_simulator.api import ApiEndpoints
+from zoom_simulator.api import Authorization, operations
 from zoom_simulator.faults import Faults
 from zoom_simulator.loopback_address import LoopbackAddress
 from zoom_simulator.oauth import OAuthEndpoints
 from zoom_simulator.options import SimulatorOptions
+from zoom_simulator.playing import Playing
 from zoom_simulator.request_log import RequestLog
 from zoom_simulator.state import ZoomState
 from zoom_simulator.webhooks import APP_REMOVED, USER_EVENTS, Webhooks
@@ -49,6 +50,7 @@ class Simulator:
     Attributes:
         zoom: The simulated state: users, grants, tokens, meetings and the clock.
         faults: The active faults.
+        playing: Starts and ends instances of meetings.
         log: The latest requests.
         webhooks: The sender of webhook events.
     """
@@ -61,6 +63,7 @@ class Simulator:
         if self.options.state_file is not None:
             state_file.load(self.options.state_file, self.zoom)
         self.faults = Faults(self.zoom)
+        self.playing = Playing(self.zoom)
         self.log = RequestLog(self.zoom.wall)
         self.webhooks = Webhooks(self.options, self.zoom.wall, self.zoom.random)
         self._runner: web.AppRunner | None = None
@@ -156,11 +159,12 @@ class Simulator:
 
     def _app(self) -> web.Application:
         oauth = OAuthEndpoints(self.zoom)
-        api = ApiEndpoints(self.zoom)
+        authorization = Authorization(self.zoom)
         admin = AdminEndpoints(
             self.zoom,
             self.faults,
             oauth,
+            playing=self.playing,
             log=self.log,
             webhooks=self.webhooks,
             url=lambda: self.url,
@@ -176,24 +180,17 @@ class Simulator:
         add("POST", "/oauth/authorize", oauth.submit_consent)
         add("POST", "/oauth/token", self._with_faults("token", oauth.token))
         add("POST", "/oauth/revoke", self._with_faults("revoke", oauth.revoke))
-        add("GET", "/v2/users/me", self._with_faults("users_me", api.with_authorization("me", api.me)))
-        for method, path, name, endpoint in (
-            ("POST", "/v2/users/{user}/meetings", "create", api.create),
-            ("GET", "/v2/users/{user}/meetings", "list", api.list),
-            ("GET", "/v2/meetings/{id}", "get", api.get),
-            ("PATCH", "/v2/meetings/{id}", "update", api.update),
-            ("DELETE", "/v2/meetings/{id}", "delete", api.delete),
-            ("PUT", "/v2/meetings/{id}/status", "status", api.status),
-            ("GET", "/v2/meetings/{id}/invitation", "invitation", api.invitation),
-        ):
-            add(method, path, self._with_faults("meetings", api.with_authorization(name, endpoint)))
-        add("*", "/v2/{tail:.*}", self._with_faults("any", api.unknown))
+        for operation in operations(self.zoom):
+            handler = self._with_faults(operation.faults, authorization.protect(operation))
+            add(operation.method, f"/v2{operation.path}", handler)
+        add("*", "/v2/{tail:.*}", self._with_faults("any", authorization.unknown))
         for path in ("/", "/_sim"):
             add("GET", path, admin.redirect_to_overview)
         add("GET", "/_sim/", admin.overview)
         add("GET", "/_sim/stats", admin.stats)
         add("POST", "/_sim/fault", admin.add_fault)
         add("DELETE", "/_sim/fault", admin.clear_faults)
+        add("POST", "/_sim/play", admin.play)
         add("GET", "/_sim/clock", admin.clock)
         add("POST", "/_sim/clock", admin.move_clock)
         add("POST", "/_sim/expire", admin.expire)

@@ -7,12 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from zoom_simulator import meetings
+from zoom_simulator import meeting_rules, meetings, registrants
 from zoom_simulator.clock import Clock
 from zoom_simulator.errors import ApiError, TokenError
 from zoom_simulator.meetings import Meeting
-from zoom_simulator.options import SimulatedUser, SimulatorOptions, email_key
+from zoom_simulator.options import Participant, SeededMeeting, SimulatedUser, SimulatorOptions, email_key
+from zoom_simulator.past_meetings import Instance
 from zoom_simulator.randomness import Randomness
+from zoom_simulator.rate_limits import DailyLimit, DailyLimits
 from zoom_simulator.request_log import log_reason
 from zoom_simulator.rules import RefreshTokenReuse, Revocation
 
@@ -89,6 +91,7 @@ class ZoomState:
         self._grants_by_access_token: dict[str, Grant] = {}
         self._replaced_tokens: deque[tuple[str, str]] = deque()
         self.meetings: dict[int, Meeting] = {}
+        self._limits = DailyLimits(self.wall)
         self.counters: Counter[str] = Counter()
         self.reset()
 
@@ -102,6 +105,7 @@ class ZoomState:
             self._grants_by_access_token,
             self._replaced_tokens,
             self.meetings,
+            self._limits.counts,
             self.counters,
         ):
             collection.clear()
@@ -110,7 +114,7 @@ class ZoomState:
         self.users.update({email_key(user.email): user for user in self.options.users})
         self._latest_meeting = _MEETING_ID_BASE
         for seeded in self.options.meetings:
-            self.schedule(self.user(seeded.owner), dict(seeded.fields), seeded=True)
+            self._add_seeded(seeded)
 
     def snapshot(self) -> dict[str, Any]:
         """Return the users, grants, tokens, meetings and advances of the clock, for `restore`. Authorization codes are omitted."""
@@ -133,6 +137,7 @@ class ZoomState:
             "replaced_tokens": list(self._replaced_tokens),
             "meetings": list(self.meetings.values()),
             "latest_meeting": self._latest_meeting,
+            "limits": [self._limits.day, self._limits.counts],
             "clock_ahead": self.wall.ahead,
         }
 
@@ -153,8 +158,10 @@ class ZoomState:
         self.refresh_tokens = referenced("refresh_tokens")
         self._grants_by_access_token = referenced("access_tokens")
         self._replaced_tokens = deque((access, refresh) for access, refresh in snapshot["replaced_tokens"])
-        restored = [Meeting(**row) for row in snapshot["meetings"]]
-        self.meetings = {meeting.body["id"]: meeting for meeting in restored}
+        restored = [Meeting.restored(row) for row in snapshot["meetings"]]
+        self.meetings = {meeting.number: meeting for meeting in restored}
+        self._limits.day, counts = snapshot["limits"]
+        self._limits.counts.update(counts)
         self._latest_meeting = int(snapshot["latest_meeting"])
         self.wall.advance(snapshot["clock_ahead"])
 
@@ -179,6 +186,10 @@ class ZoomState:
             return self.users[email_key(email)]
         except KeyError:
             raise UnknownUser(email) from None
+
+    def user_by_id(self, user_id: str) -> SimulatedUser | None:
+        """Return the user with a user ID, or None."""
+        return next((user for user in self.users.values() if user.user_id == user_id), None)
 
     def token_user(self, token: str) -> SimulatedUser | None:
         """Return the user of an access token, refresh token or authorization code, or None if it is not remembered."""
@@ -447,21 +458,110 @@ class ZoomState:
 
     # -- meetings ----------------------------------------------------------------------------------------
 
-    def schedule(self, user: SimulatedUser, body: dict[str, Any], *, seeded: bool = False) -> Meeting:
+    def schedule(self, caller: SimulatedUser, body: dict[str, Any]) -> Meeting:
         """Create a meeting with an unused 11-digit ID.
 
-        The body must have been validated by `meeting_rules.violations`. A seeded meeting, which exists at startup, may specify an ID and
-        a start time in the past.
+        Args:
+            caller: The user of the token.
+            body: The fields of the request, as returned by `meeting_rules.read`.
+
+        Raises:
+            ErrorResponse: The meeting is rejected.
         """
-        number = body.get("id") if seeded else None
-        if number is None:
-            self._latest_meeting += 7
-            while self._latest_meeting in self.meetings:
-                self._latest_meeting += 7
-            number = self._latest_meeting
-        meeting = meetings.new_meeting(body, user, number, self.wall(), self.random, allow_past_start=seeded)
-        self.meetings[number] = meeting
+        meeting_rules.check_type(body, body.get("type", 2))
+        host = self._scheduled_host(caller, body) or caller
+        if not host.licensed:
+            raise ApiError(
+                400,
+                3161,
+                "Your account or service plan does not allow you to host meetings.",
+                reason=f"meeting rejected: {host.email} has no license",
+            )
+        self.count(DailyLimit.MEETING_CHANGES, host.user_id)
+        meeting = meetings.new_meeting(body, host, self._unused_number(), self.wall(), self.random)
+        meeting.set_host(host, caller)
+        self.meetings[meeting.number] = meeting
         return meeting
+
+    def reschedule(
+        self, caller: SimulatedUser, meeting: Meeting, occurrence: dict[str, Any] | None, body: dict[str, Any]
+    ) -> None:
+        """Update a meeting or an occurrence of it.
+
+        Args:
+            caller: The user of the token.
+            meeting: The meeting.
+            occurrence: The occurrence; None for the whole meeting.
+            body: The fields of the request, as returned by `meeting_rules.read`.
+
+        Raises:
+            ErrorResponse: The update is rejected.
+        """
+        meeting_rules.check_type(body, body.get("type", meeting.body["type"]))
+        new_host = self._scheduled_host(caller, body)
+        self.count(DailyLimit.MEETING_CHANGES, meeting.owner)
+        if occurrence is not None:
+            meetings.update_occurrence(meeting, occurrence, body, self.wall())
+            return
+        if new_host is not None:
+            meeting.set_host(new_host, caller)
+        host = self.user_by_id(meeting.owner) or caller
+        meetings.update_meeting(meeting, body, host, self.wall(), self.random)
+
+    def join(self, meeting: Meeting, instance: Instance, participant: Participant, now: float) -> None:
+        """Add a participant, who may be a user or registrant, to an instance of a meeting."""
+        user = self.users.get(email_key(participant.email))
+        registrant = registrants.find(meeting.registrants.values(), participant.email)
+        instance.join(
+            participant.name,
+            participant.email,
+            now,
+            user_id=user.user_id if user else "",
+            registrant_id=registrant.registrant_id if registrant else "",
+        )
+
+    def count(self, limit: DailyLimit, *subjects: str) -> None:
+        """Count a request of hosts or registrants against a daily limit.
+
+        Raises:
+            ErrorResponse: The limit is reached.
+        """
+        if self.options.daily_limits:
+            self._limits.count(limit, *subjects)
+
+    def _scheduled_host(self, caller: SimulatedUser, body: dict[str, Any]) -> SimulatedUser | None:
+        """Return the user in `schedule_for`, who must belong to the caller's account."""
+        name = body.get("schedule_for")
+        if not name:
+            return None
+        host = self.users.get(email_key(name)) or self.user_by_id(name)
+        if host is None:
+            raise ApiError(400, 300, "You can not schedule a meeting for this user.")
+        if host.account_id != caller.account_id:
+            raise ApiError(400, 3000, f"You cannot schedule a meeting for {name}")
+        return host
+
+    def _add_seeded(self, seeded: SeededMeeting) -> None:
+        """Add a meeting that exists at startup."""
+        host = self.user(seeded.owner)
+        number = seeded.fields.get("id") or self._unused_number()
+        now, body = self.wall(), meeting_rules.read(seeded.fields)
+        meeting = meetings.new_meeting(body, host, number, now, self.random, allow_past_start=True)
+        self.meetings[number] = meeting
+        for registrant in seeded.registrants:
+            meeting.register(meeting_rules.read(registrant, registrants.REGISTRANT), [], now, self.random)
+        for played in sorted(seeded.instances, key=lambda each: each.start):
+            instance = Instance(meetings.new_uuid(self.random), played.start)
+            for participant in (Participant(host.name or host.email, host.email), *played.participants):
+                self.join(meeting, instance, participant, played.start)
+            instance.finish(played.start + 60 * played.minutes)
+            meeting.instances.append(instance)
+
+    def _unused_number(self) -> int:
+        self._latest_meeting += 7
+        while self._latest_meeting in self.meetings:
+            self._latest_meeting += 7
+        return self._latest_meeting
 
 
 def _verify_pkce(verifier: str, challenge: str, method: str) -> bool:

@@ -8,12 +8,13 @@ def zoom():
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from zoom_simulator.faults import Fault
-from zoom_simulator.options import SimulatedUser, SimulatorOptions
+from zoom_simulator.options import Participant, SimulatedUser, SimulatorOptions
+from zoom_simulator.playing import PLAYED_MINUTES
 from zoom_simulator.server import Simulator, Tokens
 
 _T = TypeVar("_T")
@@ -55,6 +56,27 @@ class RunningSimulator:
     def rename(self, email: str, new_email: str) -> SimulatedUser:
         """See `ZoomState.rename`."""
         return self._run_in_loop(lambda: self._simulator.zoom.rename(email, new_email))
+
+    def play(
+        self,
+        meeting_id: int,
+        participants: Iterable[Participant] | None = None,
+        minutes: float = PLAYED_MINUTES,
+    ) -> None:
+        """See `Playing.play`."""
+        self._run_in_loop(lambda: self._simulator.playing.play(meeting_id, participants, minutes))
+
+    def start_meeting(self, meeting_id: int) -> None:
+        """See `Playing.start`."""
+        self._run_in_loop(lambda: self._simulator.playing.start(meeting_id))
+
+    def join_meeting(self, meeting_id: int, participant: Participant) -> None:
+        """See `Playing.join`."""
+        self._run_in_loop(lambda: self._simulator.playing.join(meeting_id, participant))
+
+    def end_meeting(self, meeting_id: int) -> None:
+        """See `Playing.end`."""
+        self._run_in_loop(lambda: self._simulator.playing.end(meeting_id))
 
     def add_fault(self, endpoint: str, kind: str, **fields: Any) -> None:
         """Add a fault; see `zoom_simulator.faults.Fault` for kinds, fields and limits.
