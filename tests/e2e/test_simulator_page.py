@@ -59,6 +59,22 @@ def test_used_page_is_accessible(zoom: RunningSimulator, window: webdriver.Chrom
     assert [row for row in window.get_log("browser") if "Content Security Policy" in row["message"]] == []
 
 
+def test_buttons_start_and_end_a_meeting(zoom: RunningSimulator, window: webdriver.Chrome) -> None:
+    """The page shows the status, and returns to the list of meetings."""
+    token = zoom.connect(MONICA).access_token
+    call(f"{zoom.api_url}/users/me/meetings", "POST", "{}", Authorization=f"Bearer {token}")
+    window.get(f"{zoom.url}/_sim/")
+    press(window, "Start")
+    assert window.current_url.endswith("/_sim/#meetings")
+    assert "started" in page_text(window)
+    press(window, "End")
+    assert "1; 1 joined the latest" in page_text(window)
+    press(window, "Play")
+    assert "2; 1 joined the latest" in page_text(window)
+    assert fits(window)
+    assert findings(window) == []
+
+
 def test_long_words_wrap(zoom: RunningSimulator, window: webdriver.Chrome) -> None:
     """Long topics and paths without spaces do not widen the page."""
     token = zoom.connect(MONICA).access_token

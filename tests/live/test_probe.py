@@ -78,7 +78,9 @@ async def test_probe_detects_every_combination_of_rules(rules: Rules) -> None:
 
 async def test_meetings_of_the_probe_are_deleted() -> None:
     async with probing() as (probe, zoom):
-        assert await probe.passcodes(await probe.authorize()) == Passcodes(True, True)
+        assert await probe.passcodes(await probe.authorize()) == Passcodes(
+            by_default=True, without_default=False
+        )
         assert [meeting.deleted for meeting in zoom.zoom.meetings.values()] == [True, True]
 
 

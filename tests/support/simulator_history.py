@@ -42,6 +42,12 @@ def generate_activity(zoom: RunningSimulator) -> None:
     series = {"topic": "Stand-up", "type": 8, "start_time": "2030-01-07T08:00:00Z", "recurrence": recurrence}
     _api(zoom, issued, "POST", "/users/me/meetings", series)
     _api(zoom, issued, "GET", "/users/me/meetings?type=upcoming&page_size=30", None)
+    _api(zoom, issued, "POST", "/users/me/meetings", {"topic": "Workshop", "settings": {"approval_type": 1}})
+    for name, approve in (("Ada", True), ("Grace", True), ("Alan", False)):
+        person = {"email": f"{name.lower()}@example.com", "first_name": name, "auto_approve": approve}
+        _api(zoom, issued, "POST", "/meetings/81234567911/registrants", person)
+    zoom.play(81234567911, minutes=20)
+    zoom.start_meeting(81234567904)
     _api(zoom, issued, "DELETE", "/meetings/81234567897", None)
     _api(zoom, issued, "POST", "/users/me/meetings", {"duration": 0})
     zoom.advance_clock(3600)

@@ -142,9 +142,9 @@ async def test_page_shows_registrants_and_past_instances(connected: Client) -> N
         "PlayStart",
     ]
     for action, state, past, buttons in (
-        ("play", "waiting", "1, latest with 3 participants", "PlayStart"),
-        ("start", "started", "1, latest with 3 participants", "End"),
-        ("end", "waiting", "2, latest with 1 participants", "PlayStart"),
+        ("play", "waiting", "1; 3 joined the latest", "PlayStart"),
+        ("start", "started", "1; 3 joined the latest", "End"),
+        ("end", "waiting", "2; 1 joined the latest", "PlayStart"),
     ):
         form = {"meeting": str(meeting["id"]), "action": action}
         async with connected.session.post(page, data=form, allow_redirects=False) as response:
@@ -258,7 +258,7 @@ async def check_limited_tables(connected: Client) -> None:
         "faults": MAX_ROWS,
         "requests": MAX_ENTRIES,
     }
-    assert re.findall(r"and (\d+) more", page) == ["1", "3", "5", "1"]
+    assert re.findall(r"and (\d+) more", page) == ["1", "3", "1", "5"]
     assert tables["meetings"][0][1] == "last"
     assert tables["requests"][0][1] == f"GET /v2/no/{MAX_ENTRIES + 3}"
 

@@ -64,7 +64,7 @@ async def test_steps_of_a_meeting_follow_the_clock(client: Client, clock: Clock)
     assert (await client.api("GET", path))[1]["status"] == "started"
     assert (await client.api("GET", past))[1]["code"] == 3001
     clock.now += 60
-    await client.sim("play", meeting=meeting["id"], action="join", name="Late", email="late@example.com")
+    await client.sim("play", meeting=meeting["id"], action="join", participants=[{"name": "Late"}])
     clock.now += 30
     assert (await client.api("PUT", f"{path}/status", action="end"))[0] == 204
     assert (await client.api("GET", path))[1]["status"] == "waiting"
@@ -189,9 +189,10 @@ async def test_approved_registrants_join_a_played_meeting(client: Client) -> Non
 @pytest.mark.parametrize(
     ("body", "word"),
     [
-        ({}, "invalid literal"),
+        ({}, "must be a meeting ID"),
         ({"meeting": 1}, "meeting is unknown"),
-        ({"action": "join", "name": "A"}, "has not started"),
+        ({"action": "join", "participants": [{"name": "A"}]}, "has not started"),
+        ({"participants": [{"name": 5}]}, "must be text"),
         ({"action": "end"}, "has not started"),
         ({"action": "pause"}, "action must be one of"),
         ({"participants": [{"nickname": "A"}]}, "known fields"),

@@ -16,9 +16,10 @@ import pytest
 
 from support.toolchain import require
 from support.wheels import SIMULATOR, virtual_environment
+from zoom_simulator.api import operations
 from zoom_simulator.options import SimulatorOptions
 from zoom_simulator.rules import RefreshTokenReuse, Revocation, Rules
-from zoom_simulator.state import UnknownUser
+from zoom_simulator.state import UnknownUser, ZoomState
 from zoom_simulator.testing import RunningSimulator, running
 
 ROOT = Path(__file__).parents[3]
@@ -141,6 +142,20 @@ def test_documentation_lists_every_admin_route() -> None:
     assert routes == set(re.findall(r"^\| `([A-Z]+) (/_sim/[a-z_]*)`", page, re.MULTILINE))
 
 
+def test_documentation_lists_every_operation() -> None:
+    page = (ROOT / "docs/simulator.md").read_text()
+    state = ZoomState(SimulatorOptions(), lambda: 0.0)
+    served = [f"{operation.method} {operation.path}" for operation in operations(state)]
+    assert set(re.findall(r"^\| `([A-Z]+ /(?!_sim)[^`]+)` \|", page, re.MULTILINE)) == set(served)
+
+
+def test_default_scopes_suffice_for_every_operation_of_a_user() -> None:
+    """Only the list of the account's users requires an administrator's scope."""
+    state, granted = ZoomState(SimulatorOptions(), lambda: 0.0), set(SimulatorOptions().scopes)
+    missing = [each.path for each in operations(state) if not granted & set(each.scopes)]
+    assert missing == ["/users"]
+
+
 def test_documentation_lists_every_rule() -> None:
     rows = re.findall(
         r"^\| `--([a-z-]+)` \| `([a-z_]+)` \| (.+) \|$",
@@ -187,7 +202,7 @@ def test_commands_on_the_overview_page_work(zoom: RunningSimulator) -> None:
             page = response.read().decode()
         return [unescape(command) for command in re.findall(r"<pre><code>(.*?)</code></pre>", page)]
 
-    clock, fault, consent, rejected, meeting = page_commands()
+    clock, fault, consent, meeting, rejected = page_commands()
     assert "now" in json.loads(curl(clock, zoom))
     assert "location" in json.loads(curl(consent, zoom))
     assert json.loads(curl(rejected.replace("curl", "curl --no-fail-with-body"), zoom))["code"] == 124

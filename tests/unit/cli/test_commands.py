@@ -31,6 +31,7 @@ COMMANDS = (
     "simulator expire",
     "simulator rename",
     "simulator event",
+    "simulator play",
     "simulator stats",
     "connect",
     "connections list",

@@ -771,6 +771,23 @@ async def test_simulated_users_are_renamed_by_commands(harness: Harness) -> None
     assert (json.loads(renamed)["email"], json.loads(renamed)["user_id"]) == (MONICA, "u-Omar-2Kd9")
 
 
+async def test_meetings_are_played_by_commands(harness: Harness) -> None:
+    """The whole meeting or single steps."""
+    await harness.connect()
+    at = ("--at", harness.simulator.url.removeprefix("http://"))
+    created, _ = await zoomgate(harness, "proxy", "post", MONICA, "/users/me/meetings", "--data", "{}")
+    number = str(json.loads(created)["id"])
+    guest = ("--participant", "Ada")
+    _, message = await zoomgate(harness, "simulator", "play", number, *guest, "--minutes", "0", *at)
+    assert message == f"play: done for meeting {number}\n"
+    for step in (("start",), ("join", *guest), ("join", *guest), ("end",)):
+        await zoomgate(harness, "simulator", "play", number, *step, *at)
+    instances = harness.simulator.zoom.meetings[int(number)].instances
+    assert [len(each.participants) for each in instances] == [2, 3]
+    _, error = await zoomgate(harness, "simulator", "play", number, "end", *at, code=2)
+    assert "has not started" in error
+
+
 async def test_fault_for_a_user_is_injected_by_a_command(harness: Harness) -> None:
     await harness.connect(OMAR)
     options = ("--status", "503", "--user", MONICA, "--at", harness.simulator.url.removeprefix("http://"))

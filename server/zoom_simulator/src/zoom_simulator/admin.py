@@ -12,7 +12,7 @@ from zoom_simulator import clock, overview_page, pages
 from zoom_simulator.faults import Fault, Faults
 from zoom_simulator.oauth import OAuthEndpoints
 from zoom_simulator.options import Participant, SimulatedUser
-from zoom_simulator.playing import Playing
+from zoom_simulator.playing import ACTIONS, PLAYED_MINUTES, Playing
 from zoom_simulator.request_log import RequestLog
 from zoom_simulator.state import UnknownUser, ZoomState
 from zoom_simulator.webhooks import EVENTS, VALIDATION, Webhooks
@@ -120,29 +120,40 @@ class AdminEndpoints:
         form = request.content_type == _FORM
         body: dict[str, Any] = dict(await request.post()) if form else await _json(request)
         try:
-            number = int(str(body.pop("meeting", "")))
-            match body.pop("action", "play"):
-                case "start":
-                    self._playing.start(number, **body)
-                case "join":
-                    self._playing.join(number, Participant(**body))
-                case "end":
-                    self._playing.end(number, **body)
-                case "play":
-                    if "participants" in body:
-                        body["participants"] = [Participant(**each) for each in body["participants"]]
-                    self._playing.play(number, **body)
-                case _:
-                    return _bad_request("action must be one of play, start, join, end")
+            self._perform(**body)
         except TypeError:
             return _bad_request(
-                "known fields: meeting, action; for play also participants and minutes; for join name and email"
+                "meeting is required; known fields: meeting, action, participants (each with name and email), minutes"
             )
         except ValueError as error:
             return _bad_request(str(error))
         if form:
             return web.Response(status=303, headers={"Location": "/_sim/#meetings"})
         return web.json_response({"ok": True})
+
+    def _perform(
+        self,
+        meeting: int | str,
+        action: str = ACTIONS[0],
+        participants: list[dict[str, Any]] | None = None,
+        minutes: float = PLAYED_MINUTES,
+    ) -> None:
+        if not str(meeting).isdecimal():
+            raise ValueError("meeting must be a meeting ID, for example 81234567897")
+        number = int(meeting)
+        people = None if participants is None else [Participant(**each) for each in participants]
+        match action:
+            case "play":
+                self._playing.play(number, people, minutes)
+            case "start":
+                self._playing.start(number)
+            case "join":
+                for participant in people or ():
+                    self._playing.join(number, participant)
+            case "end":
+                self._playing.end(number)
+            case _:
+                raise ValueError(f"action must be one of {', '.join(ACTIONS)}")
 
     async def deliveries(self, _request: web.Request) -> web.StreamResponse:
         """List the latest webhook events with the app's responses."""

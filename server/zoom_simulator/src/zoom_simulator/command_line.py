@@ -20,6 +20,7 @@ from zoom_simulator.faults import ENDPOINTS, KINDS
 from zoom_simulator.loopback_address import LoopbackAddress
 from zoom_simulator.options import SimulatorOptions
 from zoom_simulator.pages import printable
+from zoom_simulator.playing import ACTIONS, PLAYED_MINUTES
 from zoom_simulator.rules import Rules
 from zoom_simulator.server import Simulator
 from zoom_simulator.state_file import StateFileError
@@ -303,6 +304,35 @@ def event(at: LoopbackAddress, as_json: bool, event: str, user: str | None) -> N
         else "no webhook sent, because the simulator has no --webhook-url"
     )
     _print(response, as_json=as_json, text=f"triggered {event}; {delivery}")
+
+
+@simulator.command(short_help="Play a meeting: start it, let participants join, and end it.")
+@click.argument("meeting", type=int)
+@click.argument("action", type=click.Choice(ACTIONS), default=ACTIONS[0])
+@click.option("--participant", "names", multiple=True, help="Name of a guest; can be repeated.")
+@click.option("--minutes", type=float, help=f"Duration of the instance.  [default: {PLAYED_MINUTES}]")
+@_common_options
+def play(
+    at: LoopbackAddress,
+    as_json: bool,
+    meeting: int,
+    action: str,
+    names: tuple[str, ...],
+    minutes: float | None,
+) -> None:
+    """Play MEETING (an ID): start it, let participants join, move the clock forward, and end it.
+
+    Without --participant, the approved registrants join. ACTION selects a single step instead.
+
+    Example: zoomgate simulator play 81234567897 --participant Ada --minutes 45
+    """
+    body: dict[str, Any] = {"meeting": meeting, "action": action}
+    if names:
+        body["participants"] = [{"name": name} for name in names]
+    if minutes is not None:
+        body["minutes"] = minutes
+    response = _call(at, "POST", "/_sim/play", body)
+    _print(response, as_json=as_json, text=f"{action}: done for meeting {meeting}")
 
 
 @simulator.command()

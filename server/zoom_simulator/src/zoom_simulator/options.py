@@ -115,10 +115,17 @@ class Participant:
     Attributes:
         name: The display name.
         email: Email address of a user or registrant; empty for a guest.
+
+    Raises:
+        ValueError: A field is not text.
     """
 
     name: str
     email: str = ""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not isinstance(self.email, str):
+            raise ValueError("name and email of a participant must be text")
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,9 +52,9 @@ def page(state: ZoomState, faults: Sequence[Fault], log: RequestLog, webhooks: W
     sections = (
         _faults(faults, url),
         _users(state, url),
+        _meetings(state, url),
         _events(webhooks, url),
         _requests(log, url),
-        _meetings(state, url),
     )
     links = "".join(
         f'<a href="#{section.anchor}">{section.name} ({section.count})</a>' for section in sections
@@ -188,6 +188,66 @@ def _buttons(user: SimulatedUser, *, connected: bool) -> str:
     return _form("/_sim/event", "event", events, user.email, user=user.email)
 
 
+def _meetings(state: ZoomState, url: str) -> _Section:
+    meetings = state.meetings
+    if not meetings:
+        content = "<p>No meetings. Create one with an access token:</p>" + _curl(
+            "-H",
+            "Authorization: Bearer ACCESS_TOKEN",
+            "-H",
+            "Content-Type: application/json",
+            f"{url}/v2/users/me/meetings",
+            topic="First meeting",
+        )
+    else:
+        content = _table(
+            "Newest first; Play starts a meeting, lets the host and the approved registrants join,"
+            f" moves the clock {PLAYED_MINUTES} minutes forward, and ends it",
+            ("ID", "Topic", "Host", "Start", "State", "Registrants", "Past instances", "Actions"),
+            (_meeting(meeting) for meeting in islice(reversed(meetings.values()), MAX_ROWS)),
+            omitted=len(meetings) - MAX_ROWS,
+        )
+    return _Section("Meetings", len(meetings), content)
+
+
+def _meeting(meeting: Meeting) -> tuple[str, ...]:
+    body = meeting.body
+    start = (
+        f"{escaped(body['start_time'])}, {body['duration']} min" if "start_time" in body else "no fixed time"
+    )
+    if "occurrences" in body:
+        remaining = sum(each["status"] != "deleted" for each in body["occurrences"])
+        start += f", {remaining} of {len(body['occurrences'])} occurrences"
+    state = '<span class="bad line">deleted</span>' if meeting.deleted else escaped(body["status"])
+    past = [each for each in meeting.instances if each.end is not None]
+    instances = f"{len(past)}; {len(past[-1].participants)} joined the latest" if past else _NONE
+    return (
+        f'<span class="line">{meeting.number}</span>',
+        f'<bdi class="topic">{escaped(body["topic"])}</bdi>',
+        _email(body["host_email"]),
+        start,
+        state,
+        _registrants(meeting),
+        instances,
+        _NONE if meeting.deleted else _play_buttons(meeting),
+    )
+
+
+def _registrants(meeting: Meeting) -> str:
+    if not meeting.requires_registration:
+        return "not required"
+    counts = Counter(each.body["status"] for each in meeting.registrants.values())
+    return ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status]) or "none yet"
+
+
+def _play_buttons(meeting: Meeting) -> str:
+    """Return the buttons that start and end a meeting."""
+    is_live = meeting.body["status"] == "started"
+    actions = {"end": "End"} if is_live else {"play": "Play", "start": "Start"}
+    label = f"meeting {meeting.number}"
+    return _form("/_sim/play", "action", actions, label, meeting=str(meeting.number))
+
+
 def _events(webhooks: Webhooks, url: str) -> _Section:
     deliveries = webhooks.latest()
     if not webhooks.url:
@@ -239,66 +299,6 @@ def _request(entry: Entry) -> tuple[str, ...]:
         escaped(entry.reason) or _NONE,
         _email(entry.user) or _NONE,
     )
-
-
-def _meetings(state: ZoomState, url: str) -> _Section:
-    meetings = state.meetings
-    if not meetings:
-        content = "<p>No meetings. Create one with an access token:</p>" + _curl(
-            "-H",
-            "Authorization: Bearer ACCESS_TOKEN",
-            "-H",
-            "Content-Type: application/json",
-            f"{url}/v2/users/me/meetings",
-            topic="First meeting",
-        )
-    else:
-        content = _table(
-            "Newest first; Play starts a meeting, lets the host and the approved registrants join,"
-            f" moves the clock {PLAYED_MINUTES} minutes forward, and ends it",
-            ("ID", "Topic", "Host", "Start", "State", "Registrants", "Past instances", "Actions"),
-            (_meeting(meeting) for meeting in islice(reversed(meetings.values()), MAX_ROWS)),
-            omitted=len(meetings) - MAX_ROWS,
-        )
-    return _Section("Meetings", len(meetings), content)
-
-
-def _meeting(meeting: Meeting) -> tuple[str, ...]:
-    body = meeting.body
-    start = (
-        f"{escaped(body['start_time'])}, {body['duration']} min" if "start_time" in body else "no fixed time"
-    )
-    if "occurrences" in body:
-        remaining = sum(each["status"] != "deleted" for each in body["occurrences"])
-        start += f", {remaining} of {len(body['occurrences'])} occurrences"
-    state = '<span class="bad">deleted</span>' if meeting.deleted else escaped(body["status"])
-    past = [each for each in meeting.instances if each.end is not None]
-    instances = f"{len(past)}, latest with {len(past[-1].participants)} participants" if past else _NONE
-    return (
-        str(body["id"]),
-        _isolated(body["topic"]),
-        _email(body["host_email"]),
-        start,
-        state,
-        _registrants(meeting),
-        instances,
-        _NONE if meeting.deleted else _play_buttons(meeting),
-    )
-
-
-def _registrants(meeting: Meeting) -> str:
-    if not meeting.requires_registration:
-        return "not required"
-    counts = Counter(each.body["status"] for each in meeting.registrants.values())
-    return ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status]) or "none yet"
-
-
-def _play_buttons(meeting: Meeting) -> str:
-    """Return the buttons that start and end a meeting."""
-    is_live = meeting.body["status"] == "started"
-    actions = {"end": "End"} if is_live else {"play": "Play", "start": "Start"}
-    label = f"meeting {meeting.number}"
-    return _form("/_sim/play", "action", actions, label, meeting=str(meeting.number))
 
 
 # -- internals ---------------------------------------------------------------------------------------------

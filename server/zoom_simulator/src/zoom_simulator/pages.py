@@ -32,6 +32,7 @@ th,td{text-align:left;vertical-align:top;padding:.45rem .9rem .45rem 0;border-to
 font-weight:400}
 thead th{color:var(--soft);font-weight:600;border-top:0;overflow-wrap:normal}
 tbody th{font-weight:600}.time{white-space:nowrap;font-weight:400}.who{display:inline-block;min-width:11rem}th .who{min-width:12.5rem}
+.line{white-space:nowrap}.topic{display:inline-block;min-width:7rem}
 .bad{color:var(--bad);font-weight:600}
 @media (max-width:60rem){table,caption,tbody,tr,th,td{display:block}
 thead{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}

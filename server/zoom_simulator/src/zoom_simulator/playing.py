@@ -6,6 +6,7 @@ from zoom_simulator.meetings import Meeting
 from zoom_simulator.options import Participant
 from zoom_simulator.state import ZoomState
 
+ACTIONS = ("play", "start", "join", "end")
 PLAYED_MINUTES = 30
 
 
