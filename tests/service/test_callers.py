@@ -9,7 +9,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from support.harness import CALLERS, MONICA, OMAR, Harness, RpcError, caller_key, metadata, running
-from zoomgate.v1 import auth_service_pb2, meetings_service_pb2, proxy_service_pb2
+from zoomgate.v1 import auth_service_pb2, meetings_service_pb2, proxy_service_pb2, registrants_service_pb2
 from zoomgate_server.rpc.middleware.access_policy import METHOD_POLICY
 
 S, M, A = "service", "member", "admin"
@@ -30,7 +30,19 @@ ALLOWED_ROLES = {
     "AuthService.WatchConnections": {S, A},
     "MeetingsService.CreateMeeting": {S, M},
     "MeetingsService.GetMeeting": {S, M},
+    "MeetingsService.ListMeetings": {S, M},
+    "MeetingsService.UpdateMeeting": {S, M},
     "MeetingsService.DeleteMeeting": {S, M},
+    "MeetingsService.RecoverMeeting": {S, M},
+    "MeetingsService.EndMeeting": {S, M},
+    "MeetingsService.GetMeetingInvitation": {S, M},
+    "MeetingsService.GetPastMeeting": {S, M},
+    "MeetingsService.ListPastInstances": {S, M},
+    "MeetingsService.ListPastParticipants": {S, M},
+    "RegistrantsService.AddRegistrant": {S, M},
+    "RegistrantsService.ListRegistrants": {S, M},
+    "RegistrantsService.GetRegistrant": {S, M},
+    "RegistrantsService.UpdateRegistrantStatus": {S, M},
     "ProxyService.Get": {S},
     "ProxyService.Delete": {S},
     "ProxyService.Post": {S},
@@ -41,7 +53,7 @@ ALLOWED_ROLES = {
 
 METHODS = {
     f"{service.name}.{method.name}": method
-    for module in (auth_service_pb2, meetings_service_pb2, proxy_service_pb2)
+    for module in (auth_service_pb2, meetings_service_pb2, registrants_service_pb2, proxy_service_pb2)
     for service in module.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 }
@@ -53,6 +65,7 @@ def stub_method(zoomgate: Harness, name: str) -> object:
     stub = {
         "AuthService": zoomgate.auth,
         "MeetingsService": zoomgate.meetings,
+        "RegistrantsService": zoomgate.registrants,
         "ProxyService": zoomgate.proxy,
     }
     return getattr(stub[service], method)

@@ -110,7 +110,7 @@ async def test_call_with_a_refresh_is_one_trace(exporting: Exporting, tmp_path: 
         "    put user",
         "    POST /oauth/token",
         "    put user",
-        "  POST /users/me/meetings",
+        "  POST /users/{userId}/meetings",
     ]
     assert (root.trace_id, root.parent_id) == (TRACE_ID, SPAN_ID)
     spans = {span.name: described(span) for span in receiver.spans if span.trace_id == TRACE_ID}
@@ -124,7 +124,7 @@ async def test_call_with_a_refresh_is_one_trace(exporting: Exporting, tmp_path: 
         "get user": store_operation("get"),
         "put user": store_operation("put"),
         "POST /oauth/token": zoom_request("POST", "/oauth/token", 200),
-        "POST /users/me/meetings": zoom_request("POST", "/users/me/meetings", 201),
+        "POST /users/{userId}/meetings": zoom_request("POST", "/users/{userId}/meetings", 201),
     }
 
 
@@ -137,19 +137,19 @@ async def test_rejected_token_is_refreshed_within_the_trace(exporting: Exporting
     assert receiver.tree(receiver.span(CREATE_MEETING)) == [
         CREATE_MEETING,
         "  find user",
-        "  POST /users/me/meetings",
+        "  POST /users/{userId}/meetings",
         "  find user",
         "  refresh",
         "    get user",
         "    put user",
         "    POST /oauth/token",
         "    put user",
-        "  POST /users/me/meetings",
+        "  POST /users/{userId}/meetings",
     ]
     statuses = [
         (span.attributes["http.response.status_code"], span.attributes.get("error.type"))
         for span in sorted(receiver.spans, key=lambda span: span.start)
-        if span.name == "POST /users/me/meetings"
+        if span.name == "POST /users/{userId}/meetings"
     ]
     assert statuses == [(401, "401"), (201, None)]
 
@@ -229,7 +229,10 @@ async def test_unsampled_calls_have_no_spans(exporting: Exporting, tmp_path: Pat
             ):
                 assert response.status == 200
         await create_meeting(zoomgate, f"cc{SAMPLED[2:]}-of-a-later-version")
-    assert [span.name for span in exporting.receiver.spans] == ["POST /users/me/meetings", CREATE_MEETING]
+    assert [span.name for span in exporting.receiver.spans] == [
+        "POST /users/{userId}/meetings",
+        CREATE_MEETING,
+    ]
 
 
 async def test_unsampled_caller_disables_the_default_sampler(exporting: Exporting, tmp_path: Path) -> None:
@@ -276,7 +279,7 @@ async def test_errors_have_a_reason(exporting: Exporting, tmp_path: Path) -> Non
     }
     assert errors == {
         CREATE_MEETING: ("ERROR", "ZOOM_OUTCOME_UNKNOWN"),
-        "POST /users/me/meetings": ("ERROR", "500"),
+        "POST /users/{userId}/meetings": ("ERROR", "500"),
         "zoomgate.v1.AuthService/RefreshToken": ("ERROR", "ZOOM_UNAVAILABLE"),
         "refresh": ("ERROR", "zoom_unavailable"),
         "POST /oauth/token": ("ERROR", "503"),
@@ -364,7 +367,9 @@ async def test_canceled_call_is_recorded(exporting: Exporting, tmp_path: Path) -
         ("rpc.response.status_code", "CANCELLED"),
         ("error.type", "CANCELLED"),
     }
-    assert exporting.receiver.span("POST /users/me/meetings").attributes["error.type"] == "CancelledError"
+    assert (
+        exporting.receiver.span("POST /users/{userId}/meetings").attributes["error.type"] == "CancelledError"
+    )
 
 
 async def test_telemetry_contains_no_secrets_addresses_or_ids(exporting: Exporting, tmp_path: Path) -> None:

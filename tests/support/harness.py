@@ -24,6 +24,7 @@ from zoomgate.v1 import auth_service_pb2 as auth
 from zoomgate.v1.auth_service_pb2_grpc import AuthServiceStub
 from zoomgate.v1.meetings_service_pb2_grpc import MeetingsServiceStub
 from zoomgate.v1.proxy_service_pb2_grpc import ProxyServiceStub
+from zoomgate.v1.registrants_service_pb2_grpc import RegistrantsServiceStub
 from zoomgate_server import settings
 from zoomgate_server.app import lifecycle, stores
 from zoomgate_server.app.timing import Timing
@@ -133,11 +134,13 @@ class Harness:
     injected_store: FaultyStore | None = None
     auth: AuthServiceStub = field(init=False)
     meetings: MeetingsServiceStub = field(init=False)
+    registrants: RegistrantsServiceStub = field(init=False)
     proxy: ProxyServiceStub = field(init=False)
 
     def __post_init__(self) -> None:
         self.auth = AuthServiceStub(self.channel)
         self.meetings = MeetingsServiceStub(self.channel)
+        self.registrants = RegistrantsServiceStub(self.channel)
         self.proxy = ProxyServiceStub(self.channel)
 
     @property

@@ -41,6 +41,7 @@ from zoomgate_server.rpc.services.auth import AuthService
 from zoomgate_server.rpc.services.meetings import MeetingsService
 from zoomgate_server.rpc.services.page_token import PageTokens
 from zoomgate_server.rpc.services.proxy import ProxyService
+from zoomgate_server.rpc.services.registrants import RegistrantsService
 from zoomgate_server.settings import Settings
 from zoomgate_server.startup import StartError
 from zoomgate_server.storage.record_store import RecordStore
@@ -74,6 +75,7 @@ class Components:
     retention: RetentionPolicy
     auth: AuthService
     meetings: MeetingsService
+    registrants: RegistrantsService
     proxy: ProxyService
     oauth: OAuthClient
     timing: Timing
@@ -255,6 +257,7 @@ class Components:
             ),
             meetings=MeetingsService(
                 zoom_calls=zoom_calls,
+                page_tokens=page_tokens,
                 defaults={
                     "topic": settings.default_topic,
                     "duration": settings.default_duration_minutes,
@@ -262,6 +265,7 @@ class Components:
                 },
                 clock=clock,
             ),
+            registrants=RegistrantsService(zoom_calls=zoom_calls, page_tokens=page_tokens),
             proxy=ProxyService(
                 zoom_calls=zoom_calls,
                 base_urls=(

@@ -181,6 +181,7 @@ async def run(
             pipeline,
             auth=components.auth,
             meetings=components.meetings,
+            registrants=components.registrants,
             proxy=components.proxy,
             health=health,
             enable_reflection=settings.reflection,

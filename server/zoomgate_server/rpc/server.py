@@ -17,6 +17,8 @@ from zoomgate.v1 import (
     meetings_service_pb2_grpc,
     proxy_service_pb2,
     proxy_service_pb2_grpc,
+    registrants_service_pb2,
+    registrants_service_pb2_grpc,
 )
 from zoomgate_server.identity import Principal
 from zoomgate_server.rpc import callers_file, tls
@@ -25,6 +27,7 @@ from zoomgate_server.rpc.middleware.pipeline import Pipeline
 from zoomgate_server.rpc.services.auth import AuthService
 from zoomgate_server.rpc.services.meetings import MeetingsService
 from zoomgate_server.rpc.services.proxy import ProxyService
+from zoomgate_server.rpc.services.registrants import RegistrantsService
 from zoomgate_server.startup import StartError
 from zoomgate_server.telemetry import logs
 
@@ -63,6 +66,7 @@ _SERVICES = tuple(
     for module, name in (
         (auth_service_pb2, "AuthService"),
         (meetings_service_pb2, "MeetingsService"),
+        (registrants_service_pb2, "RegistrantsService"),
         (proxy_service_pb2, "ProxyService"),
     )
 )
@@ -151,6 +155,7 @@ def register(
     *,
     auth: AuthService,
     meetings: MeetingsService,
+    registrants: RegistrantsService,
     proxy: ProxyService,
     health: "health_aio.HealthServicer",
     enable_reflection: bool,
@@ -159,6 +164,7 @@ def register(
     registrar: Any = pipeline  # implements the two methods of a server that generated code calls
     auth_service_pb2_grpc.add_AuthServiceServicer_to_server(auth, registrar)
     meetings_service_pb2_grpc.add_MeetingsServiceServicer_to_server(meetings, registrar)
+    registrants_service_pb2_grpc.add_RegistrantsServiceServicer_to_server(registrants, registrar)
     proxy_service_pb2_grpc.add_ProxyServiceServicer_to_server(proxy, registrar)
     health_pb2_grpc.add_HealthServicer_to_server(health, registrar)
     if enable_reflection:

@@ -1,10 +1,9 @@
-"""Requests to Zoom's REST API that the service itself sends (https://developers.zoom.us/docs/api/meetings/)."""
+"""Requests to Zoom's REST API that the service itself builds (https://developers.zoom.us/docs/api/meetings/)."""
 
-from zoomgate_server.zoom.request import Target, ZoomRequest, ZoomResponse
-from zoomgate_server.zoom.urls import encode_query
+from collections.abc import Mapping, Sequence
 
-_JSON = "application/json"
-_MEETING = "/meetings/{meetingId}"
+from zoomgate_server.zoom.request import Target, ZoomRequest
+from zoomgate_server.zoom.urls import encode_id, encode_query
 
 
 def current_user() -> ZoomRequest:
@@ -12,43 +11,23 @@ def current_user() -> ZoomRequest:
     return ZoomRequest("GET", Target("/users/me"), template="/users/me")
 
 
-def create_meeting(body: bytes) -> ZoomRequest:
-    """Return a request that creates a meeting of the user; Zoom responds with 201 and the meeting."""
-    path = "/users/me/meetings"
-    return ZoomRequest("POST", Target(path), body=body, content_type=_JSON, template=path)
-
-
-def get_meeting(
-    meeting_id: int, *, occurrence_id: str = "", show_previous_occurrences: bool | None = None
+def request(
+    method: str,
+    template: str,
+    ids: Mapping[str, str],
+    query: Sequence[tuple[str, str]] = (),
+    body: bytes | None = None,
 ) -> ZoomRequest:
-    """Return a request for a meeting; Zoom responds with 200 and the meeting."""
-    query = _query(occurrence_id=occurrence_id, show_previous_occurrences=show_previous_occurrences)
-    return ZoomRequest("GET", Target(f"/meetings/{meeting_id}", query), template=_MEETING)
+    """Return a request for an operation of Zoom.
 
-
-def delete_meeting(
-    meeting_id: int,
-    *,
-    occurrence_id: str = "",
-    schedule_for_reminder: bool | None = None,
-    cancel_meeting_reminder: bool | None = None,
-) -> ZoomRequest:
-    """Return a request that deletes a meeting or one of its occurrences; Zoom responds with 204."""
-    query = _query(
-        occurrence_id=occurrence_id,
-        schedule_for_reminder=schedule_for_reminder,
-        cancel_meeting_reminder=cancel_meeting_reminder,
+    Args:
+        template: The path in Zoom's documentation, such as `/meetings/{meetingId}`.
+        ids: The values of the placeholders in the template, not encoded.
+        query: The parameters of the query, not encoded.
+        body: The JSON body, if any.
+    """
+    path = template.format_map({name: encode_id(value) for name, value in ids.items()})
+    content_type = None if body is None else "application/json"
+    return ZoomRequest(
+        method, Target(path, encode_query(query)), body=body, content_type=content_type, template=template
     )
-    return ZoomRequest("DELETE", Target(f"/meetings/{meeting_id}", query), template=_MEETING)
-
-
-def deleted(response: ZoomResponse) -> ZoomResponse | None:
-    """Return the response to a deletion if it confirms the deletion."""
-    return response if response.status == 204 else None
-
-
-def _query(*, occurrence_id: str, **flags: bool | None) -> str:
-    """Encode the parameters that are set."""
-    parameters = [("occurrence_id", occurrence_id)] if occurrence_id else []
-    parameters += [(name, str(flag).lower()) for name, flag in flags.items() if flag is not None]
-    return encode_query(parameters)

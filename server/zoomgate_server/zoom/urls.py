@@ -93,6 +93,15 @@ def encode_query(query: Sequence[tuple[str, str]]) -> str:
     )
 
 
+def encode_id(value: str) -> str:
+    """Encode an ID as a segment of a path: twice if it starts with a slash or contains two consecutive slashes, otherwise once.
+
+    See https://developers.zoom.us/docs/api/using-zoom-apis/#meeting-id-and-uuid.
+    """
+    once = quote(value, safe="")
+    return quote(once, safe="") if value.startswith("/") or "//" in value else once
+
+
 def decode(path: str) -> str:
     """Decode an accepted path repeatedly until it no longer changes."""
     while (decoded := unquote(path, errors="replace")) != path:
@@ -145,8 +154,10 @@ def _split(url: str, base_urls: Sequence[str]) -> tuple[str, list[str], str]:
 
 def _with_encoded_uuids(path: str) -> str:
     """Encode the meeting UUIDs in a path, which may be encoded once, twice or not at all, as Zoom requires."""
-    path = _RAW_UUID.sub(lambda found: _encoded(found[0]), path)
-    return "/".join(_encoded(_uuid(segment)) if _is_uuid(segment) else segment for segment in path.split("/"))
+    path = _RAW_UUID.sub(lambda found: encode_id(found[0]), path)
+    return "/".join(
+        encode_id(_uuid(segment)) if _is_uuid(segment) else segment for segment in path.split("/")
+    )
 
 
 def _uuid(segment: str) -> str:
@@ -155,15 +166,6 @@ def _uuid(segment: str) -> str:
 
 def _is_uuid(segment: str) -> bool:
     return _UUID.fullmatch(_uuid(segment)) is not None
-
-
-def _encoded(uuid: str) -> str:
-    """Encode a UUID twice if it starts with a slash or contains two consecutive slashes, otherwise once.
-
-    See https://developers.zoom.us/docs/api/using-zoom-apis/#meeting-id-and-uuid.
-    """
-    once = quote(uuid, safe="")
-    return quote(once, safe="") if uuid.startswith("/") or "//" in uuid else once
 
 
 def _path_problems(path: str) -> Iterator[str]:

@@ -6,7 +6,7 @@ Unknown keys, and values that do not match their field, are stored in `additiona
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -135,6 +135,17 @@ class MessageConverter:
         if self._has_additional:
             self._merge(data, getattr(message, ADDITIONAL), prefix + ADDITIONAL, violations)
         return data
+
+    def clear(self, data: dict[str, Any], names: Sequence[str]) -> None:
+        """Set the string or repeated field at a path to its empty value in a JSON object."""
+        name, *rest = names
+        key, convert, nested = self._outgoing[name]
+        if nested is None:
+            data[key] = "" if convert is None else convert(())
+        elif rest:
+            nested.clear(data.setdefault(key, {}), rest)
+        else:
+            data[key] = []
 
     def _merge(self, data: dict[str, Any], value: Struct, path: str, violations: Violations) -> None:
         """Add `additional_fields`, which must not contain a field that is set, except for more items of a list."""

@@ -1,5 +1,6 @@
 """Conversion of meetings between Zoom's JSON and protobuf messages (https://developers.zoom.us/docs/api/meetings/)."""
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from zoomgate.v1 import meetings_service_pb2 as service_pb
@@ -186,3 +187,13 @@ def meeting(response: ZoomResponse) -> Meeting | None:
 def details(message: MeetingDetails, path: str, violations: Violations) -> dict[str, Any]:
     """Return a meeting's details as JSON for Zoom. All enum values must be known."""
     return _DETAILS.json(message, violations, f"{path}.")
+
+
+def changes(
+    message: MeetingDetails, cleared: Iterable[Sequence[str]], path: str, violations: Violations
+) -> dict[str, Any]:
+    """Return changed details as JSON for Zoom, with empty values at the cleared paths."""
+    data = details(message, path, violations)
+    for names in cleared:
+        _DETAILS.clear(data, names)
+    return data

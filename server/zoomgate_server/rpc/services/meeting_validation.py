@@ -8,12 +8,8 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from zoomgate.v1 import meeting_pb2 as pb
-from zoomgate.v1.meetings_service_pb2 import DeleteMeetingRequest, GetMeetingRequest
 from zoomgate_server.rpc.services.json_mapping import ADDITIONAL
 from zoomgate_server.rpc.services.validation import Violations
-
-MAX_MEETING_ID = 10**12
-"""Zoom documents IDs as int64 with more than ten digits."""
 
 MAX_ENTRIES = 1000
 """Maximum number of entries of a repeated field without an entry in `_LISTS`. It bounds the work for a request; Zoom documents none."""
@@ -56,31 +52,12 @@ _SEPARATED = frozenset(
 _MULTILINE = frozenset({"agenda", "audio_conference_info"})
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _CONTROL_EXCEPT_NEWLINES = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
-_OCCURRENCE = re.compile(r"[0-9]{1,20}", re.ASCII)
 _YEAR_10000 = 253_402_300_800
-
-
-def check_target(request: GetMeetingRequest | DeleteMeetingRequest) -> str:
-    """Validate the fields that identify a meeting: user, meeting ID and occurrence ID. Return the user's canonical address."""
-    violations = Violations()
-    user_email = violations.user_email(request.user_email)
-    if not 1 <= request.meeting_id <= MAX_MEETING_ID:
-        violations.add(
-            "meeting_id",
-            f"must be 1 to {MAX_MEETING_ID}; send the meeting's numeric ID, without spaces or dashes",
-        )
-    if request.occurrence_id and not _OCCURRENCE.fullmatch(request.occurrence_id):
-        violations.add(
-            "occurrence_id",
-            "must be at most 20 digits; send the occurrence_id from the meeting's occurrences",
-        )
-    violations.raise_if_any()
-    return user_email
 
 
 def check_details(details: pb.MeetingDetails, path: str, violations: Violations) -> None:
     """Validate a meeting's details."""
-    _check_fields(details, path, violations)
+    check_fields(details, path, violations)
     if details.type == pb.MEETING_TYPE_PERSONAL_ROOM:
         violations.add(
             f"{path}.type",
@@ -98,7 +75,7 @@ def check_details(details: pb.MeetingDetails, path: str, violations: Violations)
             )
 
 
-def _check_fields(message: Message, path: str, violations: Violations) -> None:
+def check_fields(message: Message, path: str, violations: Violations) -> None:
     """Validate the lengths, characters, numbers and times of all fields, independently of each other."""
     for field, value in message.ListFields():
         name = f"{path}.{field.name}"
@@ -120,7 +97,7 @@ def _check_fields(message: Message, path: str, violations: Violations) -> None:
             elif isinstance(item, Timestamp):
                 _check_time(item, item_path, violations)
             elif isinstance(item, Message):
-                _check_fields(item, item_path, violations)
+                check_fields(item, item_path, violations)
 
 
 def _limit(limits: Mapping[str, int], message: Message, name: str) -> int | None:

@@ -1,89 +1,120 @@
-"""The MeetingsService RPCs."""
+"""The MeetingsService RPCs (operations: https://developers.zoom.us/docs/api/meetings/)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
-
-import orjson
 
 from zoomgate.v1 import meetings_service_pb2 as pb
 from zoomgate.v1.meetings_service_pb2_grpc import MeetingsServiceServicer
-from zoomgate_server.call_context import current_call
 from zoomgate_server.clock import Clock
 from zoomgate_server.connections.zoom_calls import ZoomCalls
-from zoomgate_server.rpc.services import (
-    meeting_mapping,
-    meeting_schedule,
-    meeting_validation,
-    response_mapping,
-)
+from zoomgate_server.rpc.services import meeting_mapping, meeting_schedule, meeting_validation, update_mask
+from zoomgate_server.rpc.services.page_token import PageTokens
+from zoomgate_server.rpc.services.response_mapping import confirmation, in_field
+from zoomgate_server.rpc.services.typed_rpc import TypedRpc, TypedService
 from zoomgate_server.rpc.services.validation import Violations
-from zoomgate_server.zoom import endpoints
 
 
-class MeetingsService(MeetingsServiceServicer):
+class MeetingsService(TypedService, MeetingsServiceServicer):
     """The MeetingsService: meetings of Zoom users. `defaults` are properties of new meetings, in Zoom's format."""
 
-    def __init__(self, *, zoom_calls: ZoomCalls, defaults: Mapping[str, Any], clock: Clock) -> None:
-        self._zoom_calls = zoom_calls
+    def __init__(
+        self, *, zoom_calls: ZoomCalls, page_tokens: PageTokens, defaults: Mapping[str, Any], clock: Clock
+    ) -> None:
+        super().__init__(zoom_calls=zoom_calls, page_tokens=page_tokens)
         self._defaults = defaults
         self._clock = clock
 
-    async def CreateMeeting(self, request: pb.CreateMeetingRequest, context: Any) -> pb.CreateMeetingResponse:
-        violations = Violations()
-        user_email = violations.user_email(request.user_email)
+    def _new_meeting(self, request: pb.CreateMeetingRequest, violations: Violations) -> Mapping[str, Any]:
+        """Return the properties of a new meeting, with defaults for unset ones."""
+        details = request.meeting_details
         violations.unsupported("request_id", request.request_id)
-        meeting_validation.check_details(request.meeting_details, "meeting_details", violations)
+        meeting_validation.check_details(details, "meeting_details", violations)
         meeting_schedule.complete(
-            request.meeting_details,
+            details,
             "meeting_details",
             violations,
             default_zone=self._defaults["timezone"],
             now=self._clock.wall(),
         )
         violations.raise_if_any()
-        details = meeting_mapping.details(request.meeting_details, "meeting_details", violations)
-        violations.raise_if_any()
-        body = orjson.dumps(self._with_defaults(details))
-        meeting = await self._zoom_calls.send_typed(
-            current_call.get(), user_email, endpoints.create_meeting(body), meeting_mapping.meeting
-        )
-        return pb.CreateMeetingResponse(meeting=meeting)
-
-    async def GetMeeting(self, request: pb.GetMeetingRequest, context: Any) -> pb.GetMeetingResponse:
-        user_email = meeting_validation.check_target(request)
-        zoom_request = endpoints.get_meeting(
-            request.meeting_id,
-            occurrence_id=request.occurrence_id,
-            show_previous_occurrences=_optional_flag(request, "show_previous_occurrences"),
-        )
-        meeting = await self._zoom_calls.send_typed(
-            current_call.get(), user_email, zoom_request, meeting_mapping.meeting
-        )
-        return pb.GetMeetingResponse(meeting=meeting)
-
-    async def DeleteMeeting(self, request: pb.DeleteMeetingRequest, context: Any) -> pb.DeleteMeetingResponse:
-        user_email = meeting_validation.check_target(request)
-        zoom_request = endpoints.delete_meeting(
-            request.meeting_id,
-            occurrence_id=request.occurrence_id,
-            schedule_for_reminder=_optional_flag(request, "schedule_for_reminder"),
-            cancel_meeting_reminder=_optional_flag(request, "cancel_meeting_reminder"),
-        )
-        response = await self._zoom_calls.send_typed(
-            current_call.get(), user_email, zoom_request, endpoints.deleted
-        )
-        return pb.DeleteMeetingResponse(response=response_mapping.response(response))
-
-    def _with_defaults(self, details: dict[str, Any]) -> dict[str, Any]:
-        """Return a meeting's details, with defaults for unset properties."""
         return {
             "type": meeting_mapping.CONVENTIONS.enums["MeetingType"]["SCHEDULED"],
             **self._defaults,
-            **details,
+            **meeting_mapping.details(details, "meeting_details", violations),
         }
 
+    def _changes(self, request: pb.UpdateMeetingRequest, violations: Violations) -> Mapping[str, Any]:
+        """Return the properties to change: those in the mask, or without a mask those that are set."""
+        details, cleared = request.meeting_details, list[Sequence[str]]()
+        if request.HasField("update_mask"):
+            details, cleared = update_mask.select(details, request.update_mask, violations)
+        elif not any(value for _, value in details.ListFields()):
+            violations.add("meeting_details", "contains no change; set the properties to change")
+        meeting_validation.check_details(details, "meeting_details", violations)
+        violations.raise_if_any()
+        return meeting_mapping.changes(details, cleared, "meeting_details", violations)
 
-def _optional_flag(request: Any, field: str) -> bool | None:
-    """Return an optional flag, or None if unset."""
-    value: bool | None = getattr(request, field) if request.HasField(field) else None
-    return value
+    CreateMeeting = TypedRpc(
+        "POST",
+        "/users/{userId}/meetings",
+        in_field(pb.CreateMeetingResponse, "meeting", meeting_mapping.meeting),
+        body=_new_meeting,
+    )
+    GetMeeting = TypedRpc(
+        "GET",
+        "/meetings/{meetingId}",
+        in_field(pb.GetMeetingResponse, "meeting", meeting_mapping.meeting),
+        query=("occurrence_id", "show_previous_occurrences"),
+    )
+    UpdateMeeting = TypedRpc(
+        "PATCH",
+        "/meetings/{meetingId}",
+        confirmation(pb.UpdateMeetingResponse),
+        query=("occurrence_id",),
+        body=_changes,
+    )
+    DeleteMeeting = TypedRpc(
+        "DELETE",
+        "/meetings/{meetingId}",
+        confirmation(pb.DeleteMeetingResponse),
+        query=("occurrence_id", "schedule_for_reminder", "cancel_meeting_reminder"),
+    )
+    ListMeetings = TypedRpc(
+        "GET",
+        "/users/{userId}/meetings",
+        meeting_mapping.meetings,
+        query=("type", "from_date", "to_date", "timezone", "page_size", "page_token"),
+    )
+    EndMeeting = TypedRpc(
+        "PUT",
+        "/meetings/{meetingId}/status",
+        confirmation(pb.EndMeetingResponse),
+        body=lambda *_: {"action": "end"},
+    )
+    RecoverMeeting = TypedRpc(
+        "PUT",
+        "/meetings/{meetingId}/status",
+        confirmation(pb.RecoverMeetingResponse),
+        body=lambda *_: {"action": "recover"},
+    )
+    GetMeetingInvitation = TypedRpc(
+        "GET",
+        "/meetings/{meetingId}/invitation",
+        meeting_mapping.invitation,
+    )
+    GetPastMeeting = TypedRpc(
+        "GET",
+        "/past_meetings/{meetingId}",
+        in_field(pb.GetPastMeetingResponse, "past_meeting", meeting_mapping.past_meeting),
+    )
+    ListPastInstances = TypedRpc(
+        "GET",
+        "/past_meetings/{meetingId}/instances",
+        meeting_mapping.past_instances,
+    )
+    ListPastParticipants = TypedRpc(
+        "GET",
+        "/past_meetings/{meetingId}/participants",
+        meeting_mapping.past_participants,
+        query=("page_size", "page_token"),
+    )

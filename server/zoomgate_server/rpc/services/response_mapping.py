@@ -21,6 +21,7 @@ _Message = TypeVar("_Message", bound=Message)
 PAGING_KEYS = frozenset({"page_count", "page_number", "page_size"})
 """Keys of a list that repeat the request, or follow from it and the number of all items."""
 
+_NO_CONTENT = 204
 _JSON_TYPES = ("application/json", "application/problem+json")
 
 
@@ -36,6 +37,29 @@ def response(zoom_response: ZoomResponse, *, parse_json: bool = False) -> pb.Zoo
         if parsed is not None:
             message.json.CopyFrom(parsed)
     return message
+
+
+def confirmation(message_type: type[_Message]) -> Callable[[ZoomResponse], _Message | None]:
+    """Return a function that parses the confirmation of a write, which is status 204, into the field `response` of a message."""
+
+    def read(zoom_response: ZoomResponse) -> _Message | None:
+        if zoom_response.status != _NO_CONTENT:
+            return None
+        return message_type(response=response(zoom_response))
+
+    return read
+
+
+def in_field(
+    message_type: type[_Message], field: str, parse: Callable[[ZoomResponse], Message | None]
+) -> Callable[[ZoomResponse], _Message | None]:
+    """Return a function that stores what `parse` finds in a Zoom response in a field of a message."""
+
+    def read(zoom_response: ZoomResponse) -> _Message | None:
+        value = parse(zoom_response)
+        return None if value is None else message_type(**{field: value})
+
+    return read
 
 
 def message_reader(
@@ -59,8 +83,8 @@ def list_reader(
 ) -> Callable[[ZoomResponse], _Message | None]:
     """Return a function that parses a list in a Zoom response.
 
-    The function returns None if the body is not a JSON object with a list under the key `items`. Items that are not JSON objects are
-    stored in `additional_fields`.
+    The function returns None if the body is not a JSON object with a list under the key `items`, or has a page token that is not a string,
+    without which the next pages would be lost. Items that are not JSON objects are stored in `additional_fields`.
     """
     converter = MessageConverter(message_type.DESCRIPTOR, rules)  # type: ignore[arg-type]
 
@@ -69,7 +93,7 @@ def list_reader(
             key: value for key, value in _json_object(zoom_response.body).items() if key not in PAGING_KEYS
         }
         values = data.get(items)
-        if values.__class__ is not list:
+        if values.__class__ is not list or not isinstance(data.get("next_page_token") or "", str):
             return None
         data[items] = [value for value in values if value.__class__ is dict]
         message = message_type(**converter.fields(data))
