@@ -92,7 +92,7 @@ class HeaderNotAllowed(InvalidRequest):
 
 
 class InvalidPageToken(InvalidRequest):
-    """The page token was not returned by this RPC for the same caller and filters."""
+    """The page token was not returned by this RPC for the same caller and filters, or Zoom no longer accepts it."""
 
 
 class InvalidResumeToken(InvalidRequest):
@@ -224,6 +224,14 @@ class ZoomResponseTooLarge(ZoomgateError):
 
 class MeetingNotFound(ZoomgateError):
     """The user has no meeting with this ID."""
+
+    message = "The user has no such meeting in Zoom; check the meeting ID"
+
+
+class RegistrantNotFound(ZoomgateError):
+    """The meeting has no registration with this ID."""
+
+    message = "The meeting has no such registration in Zoom; check the ID of the registration"
 
 
 class ZoomRefusedArguments(ZoomgateError):

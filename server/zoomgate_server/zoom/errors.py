@@ -9,7 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 from zoomgate_server.errors import (
+    InvalidPageToken,
     MeetingNotFound,
+    RegistrantNotFound,
     ScopeMissing,
     ZoomBadResponse,
     ZoomgateError,
@@ -38,6 +40,9 @@ _LOST = frozenset({408, 499})
 
 _TOKEN_CODE = 124
 _MEETING_NOT_FOUND = 3001
+_USER_NOT_FOUND = 1001
+"""For an operation on a meeting, Zoom documents this code if the meeting does not exist."""
+
 _VALIDATION_CODE = 300
 _SCOPE_CODES = frozenset({104, _TOKEN_CODE, 200, 4700, 4711})
 _SCOPES = re.compile(r"does not contain (?:[a-z]+ ){0,3}scopes?\b(?:[:\s]*\[([^\]]{0,2000}))?", re.IGNORECASE)
@@ -45,6 +50,8 @@ _SCOPE = re.compile(r"[A-Za-z0-9_:]{1,100}", re.ASCII)
 _MAX_SCOPES = 8
 """Maximum number of scopes that an error names. No operation of Zoom accepts more."""
 
+_PAGE_TOKEN = re.compile(r"\bnext[ _]page[ _]token\b", re.IGNORECASE)
+_REGISTRANT = re.compile(r"\bregistrant(?: ID)?\b.*\b(?:invalid|not)\b", re.IGNORECASE)
 _DAILY_LIMIT = re.compile(
     r"\bdaily (?:rate )?limit|\b(?:per|in one) day\b|\bGMT 00:00|\b00:00:00 GMT", re.IGNORECASE
 )
@@ -142,10 +149,8 @@ def error_for(
     code = _code(error)
     if failure := rate_limit(response, wall) or scope_missing(request, response):
         return failure
-    if code == _MEETING_NOT_FOUND and not _is_html(response):
-        return MeetingNotFound(
-            "The user has no such meeting in Zoom; check the meeting ID", metadata=metadata
-        )
+    if not _is_html(response) and (missing := _missing(request, code, _message(error))):
+        return missing(metadata=metadata)
     retry_after = response_headers.parse_retry_after(response.header("retry-after"), wall)
     if 300 <= response.status < 400 and response.status != _SEE_OTHER:
         return ZoomUnavailable(
@@ -165,10 +170,28 @@ def error_for(
         else _ERROR_CLASSES.get(response.status, ZoomRefusedArguments)
     )
     text = metadata.get("zoom_message")
+    if "next_page_token=" in request.target.query and _PAGE_TOKEN.search(text or ""):
+        return InvalidPageToken.of(
+            "page_token",
+            "has expired, since Zoom keeps page tokens for 15 minutes; start again with the first page",
+        )
     return error_class(
         f"Zoom rejected the request: {text}{_details(error)}" if text else "Zoom rejected the request",
         metadata=metadata,
     )
+
+
+def _missing(
+    request: ZoomRequest, code: int | None, message: str
+) -> type[MeetingNotFound | RegistrantNotFound] | None:
+    """Return the error class for what Zoom reports as missing, or None."""
+    if code == _MEETING_NOT_FOUND or (
+        code == _USER_NOT_FOUND and request.template.startswith("/meetings/{meetingId}")
+    ):
+        return MeetingNotFound
+    if request.template.endswith("/{registrantId}") and _REGISTRANT.search(message):
+        return RegistrantNotFound
+    return None
 
 
 def _is_refusal(response: ZoomResponse, error: dict[str, Any]) -> bool:

@@ -61,6 +61,7 @@ MAPPING: Mapping[type[errors.ZoomgateError], tuple[grpc.StatusCode, "ErrorReason
     errors.InvalidResumeToken: (_C.INVALID_ARGUMENT, _R.ERROR_REASON_INVALID_RESUME_TOKEN),
     errors.ResumeTokenExpired: (_C.OUT_OF_RANGE, _R.ERROR_REASON_RESUME_TOKEN_EXPIRED),
     errors.MeetingNotFound: (_C.NOT_FOUND, _R.ERROR_REASON_MEETING_NOT_FOUND),
+    errors.RegistrantNotFound: (_C.NOT_FOUND, _R.ERROR_REASON_REGISTRANT_NOT_FOUND),
     errors.NotConnected: (_C.FAILED_PRECONDITION, _R.ERROR_REASON_ZOOM_NOT_CONNECTED),
     errors.ConnectionNotFound: (_C.NOT_FOUND, _R.ERROR_REASON_ZOOM_NOT_CONNECTED),
     errors.ReauthRequired: (_C.FAILED_PRECONDITION, _R.ERROR_REASON_ZOOM_REAUTH_REQUIRED),

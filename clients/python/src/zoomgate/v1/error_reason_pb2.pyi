@@ -73,14 +73,19 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     Example: {"reason": "HEADER_NOT_ALLOWED", "domain": "zoomgate", "metadata": {"fields": "headers[0].name"}}
     """
     ERROR_REASON_INVALID_PAGE_TOKEN: _ErrorReason.ValueType  # 10
-    """INVALID_ARGUMENT. The page token was not returned by this RPC for the same caller and filters.
+    """INVALID_ARGUMENT. The page token was not returned by this RPC for the same caller and filters, or Zoom no longer accepts it.
 
     Example: {"reason": "INVALID_PAGE_TOKEN", "domain": "zoomgate", "metadata": {"fields": "page_token"}}
     """
     ERROR_REASON_MEETING_NOT_FOUND: _ErrorReason.ValueType  # 11
-    """NOT_FOUND. The user has no meeting with this ID (Zoom error code 3001).
+    """NOT_FOUND. The user has no meeting with this ID (Zoom error code 3001; 1001 from AddRegistrant).
 
     Example: {"reason": "MEETING_NOT_FOUND", "domain": "zoomgate", "metadata": {"http_status": "404", "zoom_code": "3001"}}
+    """
+    ERROR_REASON_REGISTRANT_NOT_FOUND: _ErrorReason.ValueType  # 38
+    """NOT_FOUND. The meeting has no registration with this ID.
+
+    Example: {"reason": "REGISTRANT_NOT_FOUND", "domain": "zoomgate", "metadata": {"http_status": "400", "zoom_code": "300"}}
     """
     ERROR_REASON_ZOOM_NOT_CONNECTED: _ErrorReason.ValueType  # 12
     """FAILED_PRECONDITION; NOT_FOUND from GetConnection and DeleteConnection. The user never connected or was
@@ -293,14 +298,19 @@ ERROR_REASON_HEADER_NOT_ALLOWED: ErrorReason.ValueType  # 9
 Example: {"reason": "HEADER_NOT_ALLOWED", "domain": "zoomgate", "metadata": {"fields": "headers[0].name"}}
 """
 ERROR_REASON_INVALID_PAGE_TOKEN: ErrorReason.ValueType  # 10
-"""INVALID_ARGUMENT. The page token was not returned by this RPC for the same caller and filters.
+"""INVALID_ARGUMENT. The page token was not returned by this RPC for the same caller and filters, or Zoom no longer accepts it.
 
 Example: {"reason": "INVALID_PAGE_TOKEN", "domain": "zoomgate", "metadata": {"fields": "page_token"}}
 """
 ERROR_REASON_MEETING_NOT_FOUND: ErrorReason.ValueType  # 11
-"""NOT_FOUND. The user has no meeting with this ID (Zoom error code 3001).
+"""NOT_FOUND. The user has no meeting with this ID (Zoom error code 3001; 1001 from AddRegistrant).
 
 Example: {"reason": "MEETING_NOT_FOUND", "domain": "zoomgate", "metadata": {"http_status": "404", "zoom_code": "3001"}}
+"""
+ERROR_REASON_REGISTRANT_NOT_FOUND: ErrorReason.ValueType  # 38
+"""NOT_FOUND. The meeting has no registration with this ID.
+
+Example: {"reason": "REGISTRANT_NOT_FOUND", "domain": "zoomgate", "metadata": {"http_status": "400", "zoom_code": "300"}}
 """
 ERROR_REASON_ZOOM_NOT_CONNECTED: ErrorReason.ValueType  # 12
 """FAILED_PRECONDITION; NOT_FOUND from GetConnection and DeleteConnection. The user never connected or was

@@ -108,6 +108,7 @@ class RegistrantsServiceServicer(object):
 
         Errors:
         - NOT_FOUND / MEETING_NOT_FOUND: the user has no meeting with this ID.
+        - NOT_FOUND / REGISTRANT_NOT_FOUND: the meeting has no registration with this ID.
 
         Retries: safe.
         """

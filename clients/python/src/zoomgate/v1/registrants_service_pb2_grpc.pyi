@@ -171,6 +171,7 @@ class RegistrantsServiceStub(typing.Generic[_RegistrantsServiceAddRegistrantType
 
     Errors:
     - NOT_FOUND / MEETING_NOT_FOUND: the user has no meeting with this ID.
+    - NOT_FOUND / REGISTRANT_NOT_FOUND: the meeting has no registration with this ID.
 
     Retries: safe.
     """
@@ -263,6 +264,7 @@ class RegistrantsServiceServicer(metaclass=abc.ABCMeta):
 
         Errors:
         - NOT_FOUND / MEETING_NOT_FOUND: the user has no meeting with this ID.
+        - NOT_FOUND / REGISTRANT_NOT_FOUND: the meeting has no registration with this ID.
 
         Retries: safe.
         """
