@@ -1,0 +1,446 @@
+"""Tests for the RPCs that call one operation of Zoom, with scripted responses of Zoom."""
+
+from collections.abc import AsyncIterator
+from typing import Any, NamedTuple
+
+import orjson
+import pytest
+import pytest_asyncio
+from google.protobuf.json_format import MessageToDict, ParseDict
+from google.protobuf.message import Message
+
+from support.harness import MONICA, OMAR, Harness
+from support.raw_upstream import RawUpstream, http_response, serving_upstream
+from zoomgate.v1 import meetings_service_pb2 as meetings
+from zoomgate.v1 import registrants_service_pb2 as registrants
+from zoomgate_server.rpc.services.zoom_parameters import MAX_MEETING_ID
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+ID = 81234567890
+NO_CONTENT = b"HTTP/1.1 204 No Content\r\nX-Zm-Trackingid: v=2.0;1\r\n\r\n"
+CONFIRMED = {"response": {"status": 204, "headers": [{"name": "x-zm-trackingid", "value": "v=2.0;1"}]}}
+UNKNOWN, BAD = ("UNKNOWN", "ZOOM_OUTCOME_UNKNOWN"), ("INTERNAL", "ZOOM_BAD_RESPONSE")
+
+
+class Example(NamedTuple):
+    """An RPC: a request, the request line and body that Zoom receives, its response, and the response to the caller."""
+
+    request: dict[str, Any]
+    line: str
+    zoom_response: dict[str, Any] | None
+    response: dict[str, Any]
+    body: dict[str, Any] | None = None
+    status: str = "200 OK"
+
+
+EXAMPLES = {
+    "MeetingsService.CreateMeeting": Example(
+        {"meeting_details": {"topic": "Review"}},
+        "POST /v2/users/me/meetings",
+        {"id": ID, "topic": "Review"},
+        {"meeting": {"id": str(ID), "topic": "Review"}},
+        {"type": 2, "topic": "Review", "duration": 60, "timezone": "UTC"},
+        "201 Created",
+    ),
+    "MeetingsService.GetMeeting": Example(
+        {"meeting_id": ID, "occurrence_id": "1767258000000", "show_previous_occurrences": True},
+        f"GET /v2/meetings/{ID}?occurrence_id=1767258000000&show_previous_occurrences=true",
+        {"id": ID, "created_at": "2026-11-30T14:00:00Z"},
+        {"meeting": {"id": str(ID), "createTime": "2026-11-30T14:00:00Z"}},
+    ),
+    "MeetingsService.ListMeetings": Example(
+        {
+            "type": "TYPE_PREVIOUS_MEETINGS",
+            "from_date": "2026-11-01",
+            "to_date": "2026-11-30",
+            "timezone": "Europe/Berlin",
+            "page_size": 300,
+        },
+        "GET /v2/users/me/meetings?type=previous_meetings&from=2026-11-01&to=2026-11-30&timezone=Europe%2FBerlin&page_size=300",
+        {"meetings": [{"id": 1, "duration": 30}, {"id": 2}], "total_records": 2, "next_page_token": ""},
+        {"meetings": [{"id": "1", "durationMinutes": 30}, {"id": "2"}], "totalSize": 2},
+    ),
+    "MeetingsService.UpdateMeeting": Example(
+        {
+            "meeting_id": ID,
+            "occurrence_id": "1",
+            "meeting_details": {"agenda": "Plan", "duration_minutes": 5},
+        },
+        f"PATCH /v2/meetings/{ID}?occurrence_id=1",
+        None,
+        CONFIRMED,
+        {"agenda": "Plan", "duration": 5},
+    ),
+    "MeetingsService.DeleteMeeting": Example(
+        {"meeting_id": ID, "schedule_for_reminder": False, "cancel_meeting_reminder": True},
+        f"DELETE /v2/meetings/{ID}?schedule_for_reminder=false&cancel_meeting_reminder=true",
+        None,
+        CONFIRMED,
+    ),
+    "MeetingsService.RecoverMeeting": Example(
+        {"meeting_id": ID}, f"PUT /v2/meetings/{ID}/status", None, CONFIRMED, {"action": "recover"}
+    ),
+    "MeetingsService.EndMeeting": Example(
+        {"meeting_id": MAX_MEETING_ID},
+        f"PUT /v2/meetings/{MAX_MEETING_ID}/status",
+        None,
+        CONFIRMED,
+        {"action": "end"},
+    ),
+    "MeetingsService.GetMeetingInvitation": Example(
+        {"meeting_id": 1},
+        "GET /v2/meetings/1/invitation",
+        {"invitation": "Join\r\nnow", "sip_links": ["1@zmeu.us"]},
+        {"invitation": "Join\r\nnow", "sipLinks": ["1@zmeu.us"]},
+    ),
+    "MeetingsService.GetPastMeeting": Example(
+        {"meeting_uuid": "/ajXp112QmuoKj4854875=="},
+        "GET /v2/past_meetings/%252FajXp112QmuoKj4854875%253D%253D",
+        {"uuid": "/ajXp112QmuoKj4854875==", "type": 0, "duration": 2, "end_time": "2026-11-30T14:00:00Z"},
+        {
+            "pastMeeting": {
+                "uuid": "/ajXp112QmuoKj4854875==",
+                "type": "TYPE_PRESCHEDULED",
+                "durationMinutes": 2,
+                "endTime": "2026-11-30T14:00:00Z",
+            }
+        },
+    ),
+    "MeetingsService.ListPastInstances": Example(
+        {"meeting_id": ID},
+        f"GET /v2/past_meetings/{ID}/instances",
+        {"meetings": [{"uuid": "a==", "start_time": "2026-11-30T14:00:00Z"}]},
+        {"instances": [{"uuid": "a==", "startTime": "2026-11-30T14:00:00Z"}]},
+    ),
+    "MeetingsService.ListPastParticipants": Example(
+        {"meeting_id": ID, "page_size": 1},
+        f"GET /v2/past_meetings/{ID}/participants?page_size=1",
+        {"participants": [{"name": "Omar", "duration": 61, "status": "in_meeting"}]},
+        {"participants": [{"name": "Omar", "durationSeconds": 61, "status": "STATUS_IN_MEETING"}]},
+    ),
+    "RegistrantsService.AddRegistrant": Example(
+        {
+            "meeting_id": ID,
+            "registrant": {"email": OMAR, "first_name": "Omar", "purchasing_time_frame": 2},
+            "occurrence_ids": ["1", "2"],
+            "language": "LANGUAGE_TURKISH",
+            "auto_approve": False,
+        },
+        f"POST /v2/meetings/{ID}/registrants?occurrence_ids=1%2C2",
+        {"id": ID, "registrant_id": "9tboDiHUQAeOnbmudzWa5g", "topic": "Review"},
+        {"meetingId": str(ID), "registrantId": "9tboDiHUQAeOnbmudzWa5g", "topic": "Review"},
+        {
+            "email": OMAR,
+            "first_name": "Omar",
+            "purchasing_time_frame": "1-3 months",
+            "language": "Tr-TR",
+            "auto_approve": False,
+        },
+        "201 Created",
+    ),
+    "RegistrantsService.ListRegistrants": Example(
+        {"meeting_id": ID, "occurrence_id": "1", "status": "STATUS_PENDING"},
+        f"GET /v2/meetings/{ID}/registrants?occurrence_id=1&status=pending",
+        {"registrants": [{"id": "a", "status": "pending"}], "total_records": 1},
+        {"registrants": [{"id": "a", "status": "STATUS_PENDING"}], "totalSize": 1},
+    ),
+    "RegistrantsService.GetRegistrant": Example(
+        {"meeting_id": ID, "registrant_id": "9tboDiHUQAe-_bmudzWa5g"},
+        f"GET /v2/meetings/{ID}/registrants/9tboDiHUQAe-_bmudzWa5g",
+        {"id": "9tboDiHUQAe-_bmudzWa5g", "email": OMAR},
+        {"registrant": {"id": "9tboDiHUQAe-_bmudzWa5g", "email": OMAR}},
+    ),
+    "RegistrantsService.UpdateRegistrantStatus": Example(
+        {
+            "meeting_id": ID,
+            "occurrence_id": "1",
+            "action": "ACTION_CANCEL",
+            "registrants": [{"id": "a"}, {"email": OMAR}],
+        },
+        f"PUT /v2/meetings/{ID}/registrants/status?occurrence_id=1",
+        None,
+        CONFIRMED,
+        {"action": "cancel", "registrants": [{"id": "a"}, {"email": OMAR}]},
+    ),
+}
+READS = [name for name, example in EXAMPLES.items() if example.line.startswith("GET ")]
+WRITES = [name for name in EXAMPLES if name not in READS]
+PAGED = [
+    "MeetingsService.ListMeetings",
+    "MeetingsService.ListPastParticipants",
+    "RegistrantsService.ListRegistrants",
+]
+METHODS = {
+    f"{service.name}.{method.name}": method
+    for module in (meetings, registrants)
+    for service in module.DESCRIPTOR.services_by_name.values()
+    for method in service.methods
+}
+
+Service = tuple[Harness, RawUpstream]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def service(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Service]:
+    """Run a service whose Zoom sends scripted responses."""
+    async with serving_upstream(tmp_path_factory.mktemp("service")) as running:
+        yield running
+
+
+def request_of(name: str, **values: Any) -> Any:
+    """Return the request of an example, with more values."""
+    fields = {"user_email": MONICA} | EXAMPLES[name].request | values
+    if values.keys() & {"meeting_id", "meeting_uuid"}:  # alternatives in some requests
+        other = "meeting_id" if "meeting_uuid" in values else "meeting_uuid"
+        fields.pop(other, None)
+    return ParseDict(fields, METHODS[name].input_type._concrete_class())
+
+
+def stub(zoomgate: Harness, name: str) -> Any:
+    """Return the stub method of an RPC."""
+    service_name, _, method = name.partition(".")
+    stubs = {"MeetingsService": zoomgate.meetings, "RegistrantsService": zoomgate.registrants}
+    return getattr(stubs[service_name], method)
+
+
+def response_of(name: str, **values: Any) -> bytes:
+    """Return Zoom's response in an example, with more values."""
+    example = EXAMPLES[name]
+    if example.zoom_response is None:
+        return NO_CONTENT
+    return http_response(example.status, orjson.dumps(example.zoom_response | values))
+
+
+def refusal(status: str, code: int, message: str) -> bytes:
+    """Return an error of Zoom."""
+    return http_response(status, orjson.dumps({"code": code, "message": message}))
+
+
+async def call(service: Service, name: str, zoom_response: bytes, **values: Any) -> Message:
+    zoomgate, raw = service
+    raw.responses = [zoom_response]
+    raw.requests.clear()
+    response: Message = await zoomgate.call(stub(zoomgate, name), request_of(name, **values))
+    return response
+
+
+async def error_of(service: Service, name: str, zoom_response: bytes = NO_CONTENT, **values: Any) -> Any:
+    zoomgate, raw = service
+    raw.responses = [zoom_response]
+    raw.requests.clear()
+    return await zoomgate.error_of(stub(zoomgate, name), request_of(name, **values))
+
+
+async def test_every_typed_rpc_has_an_example() -> None:
+    assert set(EXAMPLES) == set(METHODS)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+async def test_rpc_calls_its_operation_and_returns_the_response(service: Service, name: str) -> None:
+    example = EXAMPLES[name]
+    response = await call(service, name, response_of(name))
+    _, raw = service
+    assert raw.lines() == [f"{example.line} HTTP/1.1"]
+    head, _, body = raw.requests[0].partition(b"\r\n\r\n")
+    assert (b"content-type: application/json" in head.lower()) is (example.body is not None)
+    assert (orjson.loads(body) if body else None) == example.body
+    assert MessageToDict(response) == example.response
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+async def test_unknown_properties_of_a_response_are_kept(service: Service, name: str) -> None:
+    """Responses that are confirmations have no properties."""
+    if EXAMPLES[name].zoom_response is None:
+        return
+    new = {f"new_{number}": {"x": [number]} for number in range(300)}
+    response = MessageToDict(await call(service, name, response_of(name, **new)))
+    message = response if "additionalFields" in response else next(iter(response.values()))
+    assert message["additionalFields"] == new
+
+
+@pytest.mark.parametrize("name", READS)
+@pytest.mark.parametrize("body", [b"{}", b"[]", b"null", b'"x"', b'{"id":"","uuid":1,"meetings":{}}'])
+async def test_undocumented_response_to_a_read_is_an_error(service: Service, name: str, body: bytes) -> None:
+    assert (await error_of(service, name, http_response("200 OK", body))).short == BAD
+
+
+@pytest.mark.parametrize("name", WRITES)
+@pytest.mark.parametrize("status", ["200 OK", "201 Created", "202 Accepted", "502 Bad Gateway"])
+@pytest.mark.parametrize("body", [b"", b"{}", b'{"id":1', b"<html></html>"])
+async def test_write_without_the_documented_response_has_an_unknown_outcome(
+    service: Service, name: str, status: str, body: bytes
+) -> None:
+    assert (await error_of(service, name, http_response(status, body))).short == UNKNOWN
+
+
+@pytest.mark.parametrize("name", READS)
+@pytest.mark.parametrize("body", [b"", b'{"id":1', b"<html></html>"])
+async def test_read_without_a_response_of_zoom_can_be_retried(
+    service: Service, name: str, body: bytes
+) -> None:
+    error = await error_of(service, name, http_response("502 Bad Gateway", body))
+    assert error.short == ("UNAVAILABLE", "ZOOM_UNAVAILABLE")
+    assert error.retry_after is not None
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name for name in EXAMPLES if "/meetings/" in EXAMPLES[name].line or "past" in EXAMPLES[name].line],
+)
+async def test_missing_meeting_is_reported(service: Service, name: str) -> None:
+    zoom_response = refusal("404 Not Found", 3001, "Meeting does not exist: 1.")
+    assert (await error_of(service, name, zoom_response)).short == ("NOT_FOUND", "MEETING_NOT_FOUND")
+
+
+async def test_missing_meeting_of_a_new_registration_is_reported(service: Service) -> None:
+    """Zoom documents the code 1001 for it."""
+    zoom_response = refusal("404 Not Found", 1001, "Meeting does not exist: 1.")
+    error = await error_of(service, "RegistrantsService.AddRegistrant", zoom_response)
+    assert error.short == ("NOT_FOUND", "MEETING_NOT_FOUND")
+
+
+async def test_missing_user_is_not_a_missing_meeting(service: Service) -> None:
+    zoom_response = refusal("404 Not Found", 1001, "User does not exist: me.")
+    error = await error_of(service, "MeetingsService.ListMeetings", zoom_response)
+    assert error.short == ("NOT_FOUND", "ZOOM_REFUSED")
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        (
+            "The value that you entered for the Registrant ID field is invalid. Enter a valid value.",
+            "REGISTRANT_NOT_FOUND",
+        ),
+        ("Registrant does not exist.", "REGISTRANT_NOT_FOUND"),
+        ("Registration has not been enabled for this meeting: 1.", "ZOOM_REFUSED"),
+    ],
+)
+async def test_missing_registration_is_reported(service: Service, message: str, reason: str) -> None:
+    error = await error_of(
+        service, "RegistrantsService.GetRegistrant", refusal("400 Bad Request", 300, message)
+    )
+    assert error.reason == reason
+    assert (error.metadata["http_status"], error.metadata["zoom_code"]) == ("400", "300")
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+@pytest.mark.parametrize("code", [200, 3000, 3161, 12702])
+async def test_refusal_has_the_code_of_zoom(service: Service, name: str, code: int) -> None:
+    error = await error_of(
+        service, name, refusal("400 Bad Request", code, "Only available for paid account: x.")
+    )
+    assert error.short == ("INVALID_ARGUMENT", "ZOOM_REFUSED")
+    assert error.metadata["zoom_code"] == str(code)
+    assert "Only available for paid account" in error.message
+
+
+@pytest.mark.parametrize("name", PAGED)
+async def test_next_page_is_requested_with_the_page_token(service: Service, name: str) -> None:
+    """The page size may change."""
+    first: Any = await call(service, name, response_of(name, next_page_token="a&b="))
+    assert "a&b=" not in first.next_page_token
+    token = {"page_token": first.next_page_token, "page_size": 7}
+    last: Any = await call(service, name, response_of(name, next_page_token=""), **token)
+    (line,) = service[1].lines()
+    assert "next_page_token=a%26b%3D" in line
+    assert "page_size=7" in line
+    assert last.next_page_token == ""
+
+
+@pytest.mark.parametrize("name", PAGED)
+async def test_page_token_of_other_requests_is_rejected(service: Service, name: str) -> None:
+    """It is bound to the caller, the user, the RPC and the filters, and nothing is sent."""
+    zoomgate, raw = service
+    first: Any = await call(service, name, response_of(name, next_page_token="x"))
+    token = first.next_page_token
+    other_filter = {
+        "MeetingsService.ListMeetings": {"type": "TYPE_LIVE"},
+        "MeetingsService.ListPastParticipants": {"meeting_id": 2},
+        "RegistrantsService.ListRegistrants": {"occurrence_id": "2"},
+    }
+    other_rpc = next(other for other in PAGED if other != name)
+    raw.requests.clear()
+    for rpc, caller, values in (
+        (name, "service", other_filter[name]),
+        (name, "service", {"user_email": OMAR}),
+        (name, "monica", {}),
+        (name, "service", {"page_token": token[:-1]}),
+        (name, "service", {"page_token": "x" * 100_000}),
+        (other_rpc, "service", {}),
+    ):
+        request = request_of(rpc, **({"page_token": token} | values))
+        error = await zoomgate.error_of(stub(zoomgate, rpc), request, caller)
+        assert error.short == ("INVALID_ARGUMENT", "INVALID_PAGE_TOKEN"), (rpc, caller, values)
+        assert "page_token" in error.violations
+    assert raw.requests == []
+
+
+@pytest.mark.parametrize("name", PAGED)
+async def test_page_token_that_zoom_no_longer_accepts_is_invalid(service: Service, name: str) -> None:
+    first: Any = await call(service, name, response_of(name, next_page_token="x"))
+    expired = refusal("400 Bad Request", 300, "The next page token is invalid or expired.")
+    error = await error_of(service, name, expired, page_token=first.next_page_token)
+    assert error.short == ("INVALID_ARGUMENT", "INVALID_PAGE_TOKEN")
+    assert "first page" in error.violations["page_token"]
+
+
+@pytest.mark.parametrize("name", PAGED)
+@pytest.mark.parametrize("token", [7, ["x"], {"x": 1}])
+async def test_page_token_of_another_type_does_not_end_the_list(
+    service: Service, name: str, token: object
+) -> None:
+    assert (await error_of(service, name, response_of(name, next_page_token=token))).short == BAD
+
+
+@pytest.mark.parametrize(
+    ("uuid", "path"),
+    [
+        ("4444AAAiAAAAAiAiAiiAii==", "4444AAAiAAAAAiAiAiiAii%3D%3D"),
+        ("/abc==", "%252Fabc%253D%253D"),
+        ("ab//c==", "ab%252F%252Fc%253D%253D"),
+        ("ab/c+==", "ab%2Fc%2B%3D%3D"),
+        ("a" * 64, "a" * 64),
+    ],
+)
+async def test_uuid_is_encoded_as_zoom_requires(service: Service, uuid: str, path: str) -> None:
+    name = "MeetingsService.ListPastParticipants"
+    await call(service, name, response_of(name), meeting_uuid=uuid)
+    assert service[1].lines() == [f"GET /v2/past_meetings/{path}/participants?page_size=1 HTTP/1.1"]
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+async def test_all_invalid_fields_are_reported_together(service: Service, name: str) -> None:
+    """Nothing is sent to Zoom."""
+    invalid: dict[str, Any] = {
+        "from_date": "2026-02-30",
+        "meeting_id": 0,
+        "occurrence_id": "x",
+        "page_size": 301,
+        "registrant_id": "../x",
+        "timezone": "../etc/passwd",
+        "to_date": "2026-1-1",
+        "user_email": "monica",
+    }
+    values = {
+        field: value for field, value in invalid.items() if field in METHODS[name].input_type.fields_by_name
+    }
+    error = await error_of(service, name, **values)
+    assert error.short == ("INVALID_ARGUMENT", "INVALID_FIELD")
+    assert error.violations.keys() >= values.keys()
+    assert service[1].requests == []
+
+
+@pytest.mark.parametrize(
+    "registrant_id", ["", ".", "..", "a/b", "a%2fb", "a b", "ä", "a\x00", "a" * 129, "a?b=c", "a;b"]
+)
+async def test_registrant_id_must_be_a_segment_of_a_path(service: Service, registrant_id: str) -> None:
+    name = "RegistrantsService.GetRegistrant"
+    assert list((await error_of(service, name, registrant_id=registrant_id)).violations) == ["registrant_id"]
+
+
+@pytest.mark.parametrize("uuid", ["a" * 65, "a b", "ä", "..", "a\n", "a%2F"])
+async def test_invalid_uuid_is_rejected(service: Service, uuid: str) -> None:
+    name = "MeetingsService.GetPastMeeting"
+    assert list((await error_of(service, name, meeting_uuid=uuid)).violations) == ["meeting_uuid"]
