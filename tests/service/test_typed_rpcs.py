@@ -249,6 +249,22 @@ async def test_rpc_calls_its_operation_and_returns_the_response(service: Service
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
+async def test_omitted_parameters_are_not_sent(service: Service, name: str) -> None:
+    """Zoom's defaults apply."""
+    zoomgate, raw = service
+    raw.responses = [response_of(name)]
+    raw.requests.clear()
+    request = request_of(name)
+    for field, _ in request.ListFields():
+        if field.name not in {"user_email", "meeting_id", "meeting_uuid", "registrant_id"} and not (
+            EXAMPLES[name].body and field.name in {"meeting_details", "registrant", "registrants", "action"}
+        ):
+            request.ClearField(field.name)
+    await zoomgate.call(stub(zoomgate, name), request)
+    assert [line.partition(" HTTP")[0] for line in raw.lines()] == [EXAMPLES[name].line.partition("?")[0]]
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
 async def test_unknown_properties_of_a_response_are_kept(service: Service, name: str) -> None:
     """Responses that are confirmations have no properties."""
     if EXAMPLES[name].zoom_response is None:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import click
 
@@ -9,28 +10,19 @@ from zoomgate import Client
 from zoomgate_server.cli.channel import calls_service
 from zoomgate_server.cli.options import user_argument
 from zoomgate_server.cli.output import FAILURE, NOT_FOUND, fail, print_json, print_message, print_table
+from zoomgate_server.rpc.services.meetings import MeetingsService
+from zoomgate_server.rpc.services.registrants import RegistrantsService
+from zoomgate_server.rpc.services.typed_rpc import TypedRpc
 from zoomgate_server.zoom import operations
 from zoomgate_server.zoom.operations import Operation
 
-TYPED_RPCS: Mapping[str, tuple[str, str]] = {
-    "MeetingsService.CreateMeeting": ("POST", "/users/me/meetings"),
-    "MeetingsService.GetMeeting": ("GET", "/meetings/{meetingId}"),
-    "MeetingsService.ListMeetings": ("GET", "/users/me/meetings"),
-    "MeetingsService.UpdateMeeting": ("PATCH", "/meetings/{meetingId}"),
-    "MeetingsService.DeleteMeeting": ("DELETE", "/meetings/{meetingId}"),
-    "MeetingsService.RecoverMeeting": ("PUT", "/meetings/{meetingId}/status"),
-    "MeetingsService.EndMeeting": ("PUT", "/meetings/{meetingId}/status"),
-    "MeetingsService.GetMeetingInvitation": ("GET", "/meetings/{meetingId}/invitation"),
-    "MeetingsService.GetPastMeeting": ("GET", "/past_meetings/{meetingId}"),
-    "MeetingsService.ListPastInstances": ("GET", "/past_meetings/{meetingId}/instances"),
-    "MeetingsService.ListPastParticipants": ("GET", "/past_meetings/{meetingId}/participants"),
-    "RegistrantsService.AddRegistrant": ("POST", "/meetings/{meetingId}/registrants"),
-    "RegistrantsService.ListRegistrants": ("GET", "/meetings/{meetingId}/registrants"),
-    "RegistrantsService.GetRegistrant": ("GET", "/meetings/{meetingId}/registrants/{registrantId}"),
-    "RegistrantsService.UpdateRegistrantStatus": ("PUT", "/meetings/{meetingId}/registrants/status"),
-    "RegistrantsService.DeleteRegistrant": ("DELETE", "/meetings/{meetingId}/registrants/{registrantId}"),
+TYPED_RPCS: Mapping[str, TypedRpc[Any]] = {
+    f"{service.__name__}.{name}": rpc
+    for service in (MeetingsService, RegistrantsService)
+    for name, rpc in vars(service).items()
+    if isinstance(rpc, TypedRpc)
 }
-"""The method and the path of the operation of Zoom that each typed RPC calls."""
+"""The typed RPCs by `Service.Method`."""
 
 _COVERED = {True: "yes", False: "no", None: "unknown"}
 _BASE = re.compile(r"(?:https?://[^/?]*)?(?:/v2(?=/))?")
@@ -39,8 +31,8 @@ _BASE = re.compile(r"(?:https?://[^/?]*)?(?:/v2(?=/))?")
 
 def rpc_operations() -> Mapping[str, Operation]:
     """Return the operation of Zoom that each typed RPC calls, by `Service.Method`."""
-    found = {rpc: operations.find(*target) for rpc, target in TYPED_RPCS.items()}
-    return {rpc: operation for rpc, operation in found.items() if operation is not None}
+    found = {name: operations.find(rpc.method, rpc.template) for name, rpc in TYPED_RPCS.items()}
+    return {name: operation for name, operation in found.items() if operation is not None}
 
 
 @click.command(short_help="Show a user's scopes, and the calls that they cover.")

@@ -15,7 +15,6 @@ from zoomgate_server.errors import (
     ZoomResponseTooLarge,
     ZoomUnavailable,
 )
-from zoomgate_server.zoom import endpoints
 from zoomgate_server.zoom.client import ZoomClient
 from zoomgate_server.zoom.request import Target, ZoomRequest
 
@@ -261,14 +260,3 @@ async def test_decompression_stops_at_the_limit(zoom: ZoomClient, upstream: RawU
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 5_000_000
-
-
-def test_omitted_flags_are_not_sent() -> None:
-    """Zoom's defaults apply to omitted parameters."""
-    assert endpoints.get_meeting(1).target == Target("/meetings/1", "")
-    assert endpoints.get_meeting(1, occurrence_id="a b", show_previous_occurrences=False).target == Target(
-        "/meetings/1", "occurrence_id=a%20b&show_previous_occurrences=false"
-    )
-    assert endpoints.delete_meeting(
-        1, schedule_for_reminder=True, cancel_meeting_reminder=False
-    ).target == Target("/meetings/1", "schedule_for_reminder=true&cancel_meeting_reminder=false")

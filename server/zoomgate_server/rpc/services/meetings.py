@@ -66,6 +66,12 @@ class MeetingsService(TypedService, MeetingsServiceServicer):
         in_field(pb.GetMeetingResponse, "meeting", meeting_mapping.meeting),
         query=("occurrence_id", "show_previous_occurrences"),
     )
+    ListMeetings = TypedRpc(
+        "GET",
+        "/users/{userId}/meetings",
+        meeting_mapping.meetings,
+        query=("type", "from_date", "to_date", "timezone", "page_size", "page_token"),
+    )
     UpdateMeeting = TypedRpc(
         "PATCH",
         "/meetings/{meetingId}",
@@ -79,23 +85,17 @@ class MeetingsService(TypedService, MeetingsServiceServicer):
         confirmation(pb.DeleteMeetingResponse),
         query=("occurrence_id", "schedule_for_reminder", "cancel_meeting_reminder"),
     )
-    ListMeetings = TypedRpc(
-        "GET",
-        "/users/{userId}/meetings",
-        meeting_mapping.meetings,
-        query=("type", "from_date", "to_date", "timezone", "page_size", "page_token"),
+    RecoverMeeting = TypedRpc(
+        "PUT",
+        "/meetings/{meetingId}/status",
+        confirmation(pb.RecoverMeetingResponse),
+        body=lambda *_: {"action": "recover"},
     )
     EndMeeting = TypedRpc(
         "PUT",
         "/meetings/{meetingId}/status",
         confirmation(pb.EndMeetingResponse),
         body=lambda *_: {"action": "end"},
-    )
-    RecoverMeeting = TypedRpc(
-        "PUT",
-        "/meetings/{meetingId}/status",
-        confirmation(pb.RecoverMeetingResponse),
-        body=lambda *_: {"action": "recover"},
     )
     GetMeetingInvitation = TypedRpc(
         "GET",

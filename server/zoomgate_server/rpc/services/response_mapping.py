@@ -67,13 +67,13 @@ def message_reader(
 ) -> Callable[[ZoomResponse], _Message | None]:
     """Return a function that parses a message in a Zoom response.
 
-    The function returns None if the body is not a JSON object, or has no value that matches the field `required`.
+    The function returns None if the body is not a JSON object, or has no value that matches the field `required` and is not empty.
     """
     converter = MessageConverter(message_type.DESCRIPTOR, rules)  # type: ignore[arg-type]
 
     def read(zoom_response: ZoomResponse) -> _Message | None:
         arguments = converter.fields(_json_object(zoom_response.body))
-        return message_type(**arguments) if required in arguments else None
+        return message_type(**arguments) if arguments.get(required) else None
 
     return read
 
