@@ -48,11 +48,12 @@ class MeetingsService(TypedService, MeetingsServiceServicer):
         details, cleared = request.meeting_details, list[Sequence[str]]()
         if request.HasField("update_mask"):
             details, cleared = update_mask.select(details, request.update_mask, violations)
-        elif not any(value for _, value in details.ListFields()):
-            violations.add("meeting_details", "contains no change; set the properties to change")
         meeting_validation.check_details(details, "meeting_details", violations)
         violations.raise_if_any()
-        return meeting_mapping.changes(details, cleared, "meeting_details", violations)
+        changes = meeting_mapping.changes(details, cleared, "meeting_details", violations)
+        if all(value == {} for value in changes.values()):
+            violations.add("meeting_details", "contains no change; set the properties to change")
+        return changes
 
     CreateMeeting = TypedRpc(
         "POST",

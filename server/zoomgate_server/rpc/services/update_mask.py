@@ -71,7 +71,7 @@ def _field(descriptor: Descriptor | None, names: Sequence[str]) -> FieldDescript
     field = None
     for name in names:
         field = None if descriptor is None else descriptor.fields_by_name.get(name)
-        if field is None:
+        if field is None or field.name != name:  # protobuf ignores a NUL and what follows
             return None
         nested = field.message_type
         descriptor = None if nested is None or field.is_repeated or nested.file.package != package else nested
