@@ -9,6 +9,7 @@ from support.harness import MONICA
 from zoomgate.v1 import auth_service_pb2 as auth
 from zoomgate.v1 import meetings_service_pb2 as meetings
 from zoomgate.v1 import proxy_service_pb2 as proxy
+from zoomgate.v1 import registrants_service_pb2 as registrants
 
 INVALID_ADDRESSES = {
     "empty": "",
@@ -104,6 +105,34 @@ def create_with_enums(**numbers: int) -> Message:
     return request
 
 
+MEETING_REQUESTS = {
+    "MeetingsService.GetMeeting": meetings.GetMeetingRequest(),
+    "MeetingsService.UpdateMeeting": meetings.UpdateMeetingRequest(meeting_details={"topic": "x"}),
+    "MeetingsService.DeleteMeeting": meetings.DeleteMeetingRequest(),
+    "MeetingsService.RecoverMeeting": meetings.RecoverMeetingRequest(),
+    "MeetingsService.EndMeeting": meetings.EndMeetingRequest(),
+    "MeetingsService.GetMeetingInvitation": meetings.GetMeetingInvitationRequest(),
+    "MeetingsService.GetPastMeeting": meetings.GetPastMeetingRequest(),
+    "MeetingsService.ListPastInstances": meetings.ListPastInstancesRequest(),
+    "MeetingsService.ListPastParticipants": meetings.ListPastParticipantsRequest(),
+    "RegistrantsService.AddRegistrant": registrants.AddRegistrantRequest(
+        registrant={"email": "omar@example.com", "first_name": "Omar"}
+    ),
+    "RegistrantsService.ListRegistrants": registrants.ListRegistrantsRequest(),
+    "RegistrantsService.GetRegistrant": registrants.GetRegistrantRequest(registrant_id="x"),
+    "RegistrantsService.UpdateRegistrantStatus": registrants.UpdateRegistrantStatusRequest(
+        action=registrants.UpdateRegistrantStatusRequest.ACTION_DENY, registrants=[{"id": "x"}]
+    ),
+}
+"""For every RPC with a meeting ID, a request without the ID and the user."""
+
+
+def meeting_request(method: str, **values: object) -> Message:
+    """Return a request for a meeting, with more values."""
+    request = MEETING_REQUESTS[method]
+    return merged(type(request)(**({"user_email": MONICA, "meeting_id": 1} | values)), request)
+
+
 _REQUESTS = {
     "AuthService.BeginAuthorization": auth.BeginAuthorizationRequest(user_email=BAD_ADDRESS),
     "AuthService.CreateToken": auth.CreateTokenRequest(user_email=BAD_ADDRESS, code="x"),
@@ -116,8 +145,8 @@ _REQUESTS = {
     "AuthService.GetConnection": auth.GetConnectionRequest(user_email=BAD_ADDRESS),
     "AuthService.DeleteConnection": auth.DeleteConnectionRequest(user_email=BAD_ADDRESS),
     "MeetingsService.CreateMeeting": meetings.CreateMeetingRequest(user_email=BAD_ADDRESS),
-    "MeetingsService.GetMeeting": meetings.GetMeetingRequest(user_email=BAD_ADDRESS, meeting_id=1),
-    "MeetingsService.DeleteMeeting": meetings.DeleteMeetingRequest(user_email=BAD_ADDRESS, meeting_id=1),
+    "MeetingsService.ListMeetings": meetings.ListMeetingsRequest(user_email=BAD_ADDRESS),
+    **{method: meeting_request(method, user_email=BAD_ADDRESS) for method in MEETING_REQUESTS},
     "ProxyService.Get": proxy.GetRequest(user_email=BAD_ADDRESS, url="/users/me"),
     "ProxyService.Delete": proxy.DeleteRequest(user_email=BAD_ADDRESS, url="/users/me"),
     "ProxyService.Post": proxy.PostRequest(user_email=BAD_ADDRESS, url="/users/me"),
@@ -191,11 +220,104 @@ USERS = [
 
 NUMBERS = [
     *(
-        Row(f"the meeting ID {number}, {method}", f"MeetingsService.{method}", request, fields("meeting_id"))
+        Row(
+            f"the meeting ID {number}, {method}",
+            method,
+            meeting_request(method, meeting_id=number),
+            fields("meeting_id"),
+        )
         for number in (0, -1, 10**12 + 1, 2**53 + 1, 2**63 - 1, -(2**63))
+        for method in MEETING_REQUESTS
+    ),
+    *(
+        Row(
+            f"the occurrence {occurrence[:24]!r} to register for",
+            "RegistrantsService.AddRegistrant",
+            meeting_request("RegistrantsService.AddRegistrant", occurrence_ids=["1", occurrence]),
+            fields("occurrence_ids[1]"),
+        )
+        for occurrence in ("", "me", "1,2", "1" * 21)
+    ),
+    Row(
+        "61 occurrences to register for",
+        "RegistrantsService.AddRegistrant",
+        meeting_request("RegistrantsService.AddRegistrant", occurrence_ids=["1"] * 61),
+        fields("occurrence_ids"),
+    ),
+    *(
+        Row(
+            f"the registration {registrant_id[:24]!r}",
+            "RegistrantsService.GetRegistrant",
+            registrants.GetRegistrantRequest(user_email=MONICA, meeting_id=1, registrant_id=registrant_id),
+            fields("registrant_id"),
+        )
+        for registrant_id in ("", ".", "..", "a/b", "a%2fb", "a?b=c", "ä", "a\x00", "a" * 129)
+    ),
+    *(
+        Row(
+            f"the meeting UUID {uuid[:24]!r}",
+            "MeetingsService.GetPastMeeting",
+            meetings.GetPastMeetingRequest(user_email=MONICA, meeting_uuid=uuid),
+            fields("meeting_uuid"),
+        )
+        for uuid in ("a" * 65, "a b", "ä", "../users/me", "a\n", "a%2F", "a?b=c")
+    ),
+    *(
+        Row(
+            f"a list from {day!r}",
+            "MeetingsService.ListMeetings",
+            meetings.ListMeetingsRequest(user_email=MONICA, from_date=day, to_date=day),
+            fields("from_date", "to_date"),
+        )
+        for day in (
+            "0000-01-01",
+            "2026-02-30",
+            "2026-1-1",
+            "20261201",
+            "2026-12-01T00:00:00Z",
+            "２０２６-12-01",
+        )
+    ),
+    *(
+        Row(
+            f"a list in the time zone {zone!r}",
+            "MeetingsService.ListMeetings",
+            meetings.ListMeetingsRequest(user_email=MONICA, timezone=zone),
+            fields("timezone"),
+        )
+        for zone in ("../../etc/passwd", "localtime", "x", "Europe/Berlin\x00")
+    ),
+    *(
+        Row(f"unknown values of the {field}", method, request, fields(field))
+        for method, request, field in (
+            (
+                "MeetingsService.ListMeetings",
+                meetings.ListMeetingsRequest(user_email=MONICA, type=99),  # type: ignore[arg-type]
+                "type",
+            ),
+            (
+                "RegistrantsService.ListRegistrants",
+                meeting_request("RegistrantsService.ListRegistrants", status=-1),
+                "status",
+            ),
+        )
+    ),
+    *(
+        Row(f"a page of {size}, {method}", method, request, fields("page_size"))
+        for size in (-1, 301, 10**9, -(2**31))
         for method, request in (
-            ("GetMeeting", meetings.GetMeetingRequest(user_email=MONICA, meeting_id=number)),
-            ("DeleteMeeting", meetings.DeleteMeetingRequest(user_email=MONICA, meeting_id=number)),
+            (
+                "MeetingsService.ListMeetings",
+                meetings.ListMeetingsRequest(user_email=MONICA, page_size=size),
+            ),
+            (
+                "MeetingsService.ListPastParticipants",
+                meeting_request("MeetingsService.ListPastParticipants", page_size=size),
+            ),
+            (
+                "RegistrantsService.ListRegistrants",
+                meeting_request("RegistrantsService.ListRegistrants", page_size=size),
+            ),
         )
     ),
     Row(
@@ -239,6 +361,16 @@ NUMBERS = [
             auth.WatchConnectionsRequest(resume_token=token),
             fields("resume_token"),
             "INVALID_RESUME_TOKEN",
+        )
+        for token in ("x", "AAAA", "=", "\x00", "ü", "A" * 1_000_000, "../../x", "A" * 44)
+    ),
+    *(
+        Row(
+            f"the page token {token[:24]!r} of meetings",
+            "MeetingsService.ListMeetings",
+            meetings.ListMeetingsRequest(user_email=MONICA, page_token=token),
+            fields("page_token"),
+            "INVALID_PAGE_TOKEN",
         )
         for token in ("x", "AAAA", "=", "\x00", "ü", "A" * 1_000_000, "../../x", "A" * 44)
     ),

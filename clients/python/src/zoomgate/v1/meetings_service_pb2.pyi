@@ -319,12 +319,19 @@ class UpdateMeetingRequest(google.protobuf.message.Message):
     """The ID of the occurrence to change: at most 20 digits. If empty, changes the whole meeting."""
     @property
     def meeting_details(self) -> zoomgate.v1.meeting_pb2.MeetingDetails:
-        """The new values of the properties."""
+        """The new values of the properties. Defaults for new meetings do not apply."""
 
     @property
     def update_mask(self) -> google.protobuf.field_mask_pb2.FieldMask:
-        """The properties to change, as paths in `meeting_details`, such as `topic` or `settings.waiting_room`. A property with a path but without
-        a value is cleared. If unset, the properties that are set in `meeting_details` change.
+        """The properties to change, as paths in `meeting_details` with the names of the fields, such as `topic` or `settings.waiting_room`. If unset,
+        the properties that are set in `meeting_details` change. A mask without paths is rejected.
+
+        A path of a message, such as `settings`, selects the properties that are set in it. Paths must not be repeated, overlap, or lead into lists
+        or `additional_fields`. `*` is rejected, because Zoom cannot replace a meeting.
+
+        A property with a path but without a value is cleared: a string becomes empty, and a list has no entries. Zoom has no empty value for
+        numbers, flags, enums, times, messages, `timezone`, `schedule_for`, `template_id` and the days of a recurrence; for these, a path requires a
+        value.
         """
 
     def __init__(

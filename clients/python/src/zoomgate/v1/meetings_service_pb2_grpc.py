@@ -179,7 +179,7 @@ class MeetingsServiceServicer(object):
         - NOT_FOUND / MEETING_NOT_FOUND: the user has no meeting with this ID.
         - UNKNOWN / ZOOM_OUTCOME_UNKNOWN: Zoom's response was lost or does not confirm the change.
 
-        Retries: the same change can be sent again; the result is the same.
+        Retries: safe. Each update counts towards Zoom's daily limit of the user.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -361,7 +361,7 @@ class MeetingsServiceStub(typing.Generic[_MeetingsServiceCreateMeetingType, _Mee
     - NOT_FOUND / MEETING_NOT_FOUND: the user has no meeting with this ID.
     - UNKNOWN / ZOOM_OUTCOME_UNKNOWN: Zoom's response was lost or does not confirm the change.
 
-    Retries: the same change can be sent again; the result is the same.
+    Retries: safe. Each update counts towards Zoom's daily limit of the user.
     """
 
     DeleteMeeting: _MeetingsServiceDeleteMeetingType
@@ -577,7 +577,7 @@ class MeetingsServiceServicer(metaclass=abc.ABCMeta):
         - NOT_FOUND / MEETING_NOT_FOUND: the user has no meeting with this ID.
         - UNKNOWN / ZOOM_OUTCOME_UNKNOWN: Zoom's response was lost or does not confirm the change.
 
-        Retries: the same change can be sent again; the result is the same.
+        Retries: safe. Each update counts towards Zoom's daily limit of the user.
         """
 
     @abc.abstractmethod

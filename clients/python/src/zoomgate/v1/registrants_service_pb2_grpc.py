@@ -125,7 +125,8 @@ class RegistrantsServiceServicer(object):
         - NOT_FOUND / MEETING_NOT_FOUND: the user has no meeting with this ID.
         - UNKNOWN / ZOOM_OUTCOME_UNKNOWN: Zoom's response was lost or does not confirm the change.
 
-        Retries: the same change can be sent again; the result is the same. Zoom accepts ten changes per day for a registration.
+        Retries: not automatic. The same change can be sent again, but Zoom may reject a cancellation that has taken effect, and accepts ten changes
+        per day for a registration.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -185,7 +185,8 @@ class RegistrantsServiceStub(typing.Generic[_RegistrantsServiceAddRegistrantType
     - NOT_FOUND / MEETING_NOT_FOUND: the user has no meeting with this ID.
     - UNKNOWN / ZOOM_OUTCOME_UNKNOWN: Zoom's response was lost or does not confirm the change.
 
-    Retries: the same change can be sent again; the result is the same. Zoom accepts ten changes per day for a registration.
+    Retries: not automatic. The same change can be sent again, but Zoom may reject a cancellation that has taken effect, and accepts ten changes
+    per day for a registration.
     """
 
 RegistrantsServiceAsyncStub: typing_extensions.TypeAlias = RegistrantsServiceStub[
@@ -283,7 +284,8 @@ class RegistrantsServiceServicer(metaclass=abc.ABCMeta):
         - NOT_FOUND / MEETING_NOT_FOUND: the user has no meeting with this ID.
         - UNKNOWN / ZOOM_OUTCOME_UNKNOWN: Zoom's response was lost or does not confirm the change.
 
-        Retries: the same change can be sent again; the result is the same. Zoom accepts ten changes per day for a registration.
+        Retries: not automatic. The same change can be sent again, but Zoom may reject a cancellation that has taken effect, and accepts ten changes
+        per day for a registration.
         """
 
 def add_RegistrantsServiceServicer_to_server(servicer: RegistrantsServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
