@@ -6,10 +6,10 @@ from google.protobuf.struct_pb2 import Struct
 
 from security.row import Row, fields
 from support.harness import MONICA
+from support.typed_rpcs import METHODS, request_of
 from zoomgate.v1 import auth_service_pb2 as auth
 from zoomgate.v1 import meetings_service_pb2 as meetings
 from zoomgate.v1 import proxy_service_pb2 as proxy
-from zoomgate.v1 import registrants_service_pb2 as registrants
 
 INVALID_ADDRESSES = {
     "empty": "",
@@ -105,32 +105,8 @@ def create_with_enums(**numbers: int) -> Message:
     return request
 
 
-MEETING_REQUESTS = {
-    "MeetingsService.GetMeeting": meetings.GetMeetingRequest(),
-    "MeetingsService.UpdateMeeting": meetings.UpdateMeetingRequest(meeting_details={"topic": "x"}),
-    "MeetingsService.DeleteMeeting": meetings.DeleteMeetingRequest(),
-    "MeetingsService.RecoverMeeting": meetings.RecoverMeetingRequest(),
-    "MeetingsService.EndMeeting": meetings.EndMeetingRequest(),
-    "MeetingsService.GetMeetingInvitation": meetings.GetMeetingInvitationRequest(),
-    "MeetingsService.GetPastMeeting": meetings.GetPastMeetingRequest(),
-    "MeetingsService.ListPastInstances": meetings.ListPastInstancesRequest(),
-    "MeetingsService.ListPastParticipants": meetings.ListPastParticipantsRequest(),
-    "RegistrantsService.AddRegistrant": registrants.AddRegistrantRequest(
-        registrant={"email": "omar@example.com", "first_name": "Omar"}
-    ),
-    "RegistrantsService.ListRegistrants": registrants.ListRegistrantsRequest(),
-    "RegistrantsService.GetRegistrant": registrants.GetRegistrantRequest(registrant_id="x"),
-    "RegistrantsService.UpdateRegistrantStatus": registrants.UpdateRegistrantStatusRequest(
-        action=registrants.UpdateRegistrantStatusRequest.ACTION_DENY, registrants=[{"id": "x"}]
-    ),
-}
-"""For every RPC with a meeting ID, a request without the ID and the user."""
-
-
-def meeting_request(method: str, **values: object) -> Message:
-    """Return a request for a meeting, with more values."""
-    request = MEETING_REQUESTS[method]
-    return merged(type(request)(**({"user_email": MONICA, "meeting_id": 1} | values)), request)
+MEETING_RPCS = [name for name, method in METHODS.items() if "meeting_id" in method.input_type.fields_by_name]
+PAGED_RPCS = [name for name in METHODS if "page_token" in METHODS[name].input_type.fields_by_name]
 
 
 _REQUESTS = {
@@ -144,9 +120,7 @@ _REQUESTS = {
     "AuthService.ValidateUser": auth.ValidateUserRequest(user_email=BAD_ADDRESS),
     "AuthService.GetConnection": auth.GetConnectionRequest(user_email=BAD_ADDRESS),
     "AuthService.DeleteConnection": auth.DeleteConnectionRequest(user_email=BAD_ADDRESS),
-    "MeetingsService.CreateMeeting": meetings.CreateMeetingRequest(user_email=BAD_ADDRESS),
-    "MeetingsService.ListMeetings": meetings.ListMeetingsRequest(user_email=BAD_ADDRESS),
-    **{method: meeting_request(method, user_email=BAD_ADDRESS) for method in MEETING_REQUESTS},
+    **{method: request_of(method, user_email=BAD_ADDRESS) for method in METHODS},
     "ProxyService.Get": proxy.GetRequest(user_email=BAD_ADDRESS, url="/users/me"),
     "ProxyService.Delete": proxy.DeleteRequest(user_email=BAD_ADDRESS, url="/users/me"),
     "ProxyService.Post": proxy.PostRequest(user_email=BAD_ADDRESS, url="/users/me"),
@@ -223,17 +197,17 @@ NUMBERS = [
         Row(
             f"the meeting ID {number}, {method}",
             method,
-            meeting_request(method, meeting_id=number),
+            request_of(method, meeting_id=number),
             fields("meeting_id"),
         )
         for number in (0, -1, 10**12 + 1, 2**53 + 1, 2**63 - 1, -(2**63))
-        for method in MEETING_REQUESTS
+        for method in MEETING_RPCS
     ),
     *(
         Row(
             f"the occurrence {occurrence[:24]!r} to register for",
             "RegistrantsService.AddRegistrant",
-            meeting_request("RegistrantsService.AddRegistrant", occurrence_ids=["1", occurrence]),
+            request_of("RegistrantsService.AddRegistrant", occurrence_ids=["1", occurrence]),
             fields("occurrence_ids[1]"),
         )
         for occurrence in ("", "me", "1,2", "1" * 21)
@@ -241,14 +215,14 @@ NUMBERS = [
     Row(
         "61 occurrences to register for",
         "RegistrantsService.AddRegistrant",
-        meeting_request("RegistrantsService.AddRegistrant", occurrence_ids=["1"] * 61),
+        request_of("RegistrantsService.AddRegistrant", occurrence_ids=["1"] * 61),
         fields("occurrence_ids"),
     ),
     *(
         Row(
             f"the registration {registrant_id[:24]!r}",
             "RegistrantsService.GetRegistrant",
-            registrants.GetRegistrantRequest(user_email=MONICA, meeting_id=1, registrant_id=registrant_id),
+            request_of("RegistrantsService.GetRegistrant", registrant_id=registrant_id),
             fields("registrant_id"),
         )
         for registrant_id in ("", ".", "..", "a/b", "a%2fb", "a?b=c", "ä", "a\x00", "a" * 129)
@@ -257,7 +231,7 @@ NUMBERS = [
         Row(
             f"the meeting UUID {uuid[:24]!r}",
             "MeetingsService.GetPastMeeting",
-            meetings.GetPastMeetingRequest(user_email=MONICA, meeting_uuid=uuid),
+            request_of("MeetingsService.GetPastMeeting", meeting_uuid=uuid),
             fields("meeting_uuid"),
         )
         for uuid in ("a" * 65, "a b", "ä", "../users/me", "a\n", "a%2F", "a?b=c")
@@ -288,37 +262,16 @@ NUMBERS = [
         for zone in ("../../etc/passwd", "localtime", "x", "Europe/Berlin\x00")
     ),
     *(
-        Row(f"unknown values of the {field}", method, request, fields(field))
-        for method, request, field in (
-            (
-                "MeetingsService.ListMeetings",
-                meetings.ListMeetingsRequest(user_email=MONICA, type=99),  # type: ignore[arg-type]
-                "type",
-            ),
-            (
-                "RegistrantsService.ListRegistrants",
-                meeting_request("RegistrantsService.ListRegistrants", status=-1),
-                "status",
-            ),
+        Row(f"an unknown {field}", method, request_of(method, **{field: 99}), fields(field))
+        for method, field in (
+            ("MeetingsService.ListMeetings", "type"),
+            ("RegistrantsService.ListRegistrants", "status"),
         )
     ),
     *(
-        Row(f"a page of {size}, {method}", method, request, fields("page_size"))
+        Row(f"a page of {size}, {method}", method, request_of(method, page_size=size), fields("page_size"))
         for size in (-1, 301, 10**9, -(2**31))
-        for method, request in (
-            (
-                "MeetingsService.ListMeetings",
-                meetings.ListMeetingsRequest(user_email=MONICA, page_size=size),
-            ),
-            (
-                "MeetingsService.ListPastParticipants",
-                meeting_request("MeetingsService.ListPastParticipants", page_size=size),
-            ),
-            (
-                "RegistrantsService.ListRegistrants",
-                meeting_request("RegistrantsService.ListRegistrants", page_size=size),
-            ),
-        )
+        for method in PAGED_RPCS
     ),
     Row(
         "a meeting ID as text",
@@ -366,13 +319,14 @@ NUMBERS = [
     ),
     *(
         Row(
-            f"the page token {token[:24]!r} of meetings",
-            "MeetingsService.ListMeetings",
-            meetings.ListMeetingsRequest(user_email=MONICA, page_token=token),
+            f"the page token {token[:24]!r}, {method}",
+            method,
+            request_of(method, page_token=token),
             fields("page_token"),
             "INVALID_PAGE_TOKEN",
         )
         for token in ("x", "AAAA", "=", "\x00", "ü", "A" * 1_000_000, "../../x", "A" * 44)
+        for method in PAGED_RPCS
     ),
     Row(
         "1001 users to watch",

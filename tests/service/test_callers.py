@@ -59,18 +59,6 @@ METHODS = {
 }
 
 
-def stub_method(zoomgate: Harness, name: str) -> object:
-    """Return the stub method of an RPC."""
-    service, method = name.split(".")
-    stub = {
-        "AuthService": zoomgate.auth,
-        "MeetingsService": zoomgate.meetings,
-        "RegistrantsService": zoomgate.registrants,
-        "ProxyService": zoomgate.proxy,
-    }
-    return getattr(stub[service], method)
-
-
 def new_request(name: str, user: str = MONICA) -> object:
     """Return a request of an RPC for a user."""
     request = METHODS[name].input_type._concrete_class()
@@ -94,7 +82,7 @@ async def test_role_may_call_exactly_its_rpcs(zoomgate: Harness, name: str, call
     role = {"service": S, "monica": M, "admin": A}[caller]
     rejected = False
     try:
-        await zoomgate.call(stub_method(zoomgate, name), new_request(name), caller)
+        await zoomgate.call(zoomgate.method(name), new_request(name), caller)
     except grpc.aio.AioRpcError as call_error:
         error = RpcError.of(call_error)
         rejected = error.short == ("PERMISSION_DENIED", "CALLER_NOT_ALLOWED")
@@ -114,9 +102,9 @@ async def test_role_may_call_exactly_its_rpcs(zoomgate: Harness, name: str, call
 )
 async def test_member_may_act_only_for_itself(zoomgate: Harness, name: str) -> None:
     """The error does not depend on whether the other user is connected."""
-    before = await zoomgate.error_of(stub_method(zoomgate, name), new_request(name, OMAR), "monica")
+    before = await zoomgate.error_of(zoomgate.method(name), new_request(name, OMAR), "monica")
     await zoomgate.connect(OMAR)
-    after = await zoomgate.error_of(stub_method(zoomgate, name), new_request(name, OMAR), "monica")
+    after = await zoomgate.error_of(zoomgate.method(name), new_request(name, OMAR), "monica")
     assert before == after
     assert before.short == ("PERMISSION_DENIED", "CALLER_NOT_ALLOWED")
 

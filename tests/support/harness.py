@@ -149,6 +149,11 @@ class Harness:
         assert self.injected_store is not None, "the service runs in another process"
         return self.injected_store
 
+    def method(self, name: str) -> Any:
+        """Return the stub method of an RPC, `Service.Method`."""
+        service_name, _, method = name.partition(".")
+        return getattr(getattr(self, service_name.removesuffix("Service").lower()), method)
+
     async def call(
         self,
         method: Any,
