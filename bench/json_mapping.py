@@ -17,9 +17,9 @@ def rounds(count: int) -> list[tuple[float, float]]:
     """Return, per round, the microseconds of Zoomgate's mapping and of protobuf's. Parsing the JSON is not included."""
     plan = json_mapping.MessageConverter(meeting_pb2.Meeting.DESCRIPTOR, meeting_mapping.CONVENTIONS)
     data = orjson.loads(BODY)
-    meeting = meeting_mapping.meeting(ZoomResponse(200, (), BODY))
-    assert meeting is not None
-    protobuf_data = json_format.MessageToDict(meeting, preserving_proto_field_name=True)
+    response = meeting_mapping.meeting(ZoomResponse(200, (), BODY))
+    assert response is not None
+    protobuf_data = json_format.MessageToDict(response.meeting, preserving_proto_field_name=True)
 
     def map_by_plan() -> object:
         return meeting_pb2.Meeting(**plan.fields(data))

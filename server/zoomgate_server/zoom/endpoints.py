@@ -1,9 +1,9 @@
 """Requests to Zoom's REST API that the service itself builds (https://developers.zoom.us/docs/api/meetings/)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from zoomgate_server.zoom.request import Target, ZoomRequest
-from zoomgate_server.zoom.urls import encode_id, encode_query
+from zoomgate_server.zoom.urls import encode_query
 
 
 def current_user() -> ZoomRequest:
@@ -12,22 +12,16 @@ def current_user() -> ZoomRequest:
 
 
 def request(
-    method: str,
-    template: str,
-    ids: Mapping[str, str],
-    query: Sequence[tuple[str, str]] = (),
-    body: bytes | None = None,
+    method: str, template: str, path: str, query: Sequence[tuple[str, str]] = (), body: bytes | None = None
 ) -> ZoomRequest:
     """Return a request for an operation of Zoom.
 
     Args:
         template: The path in Zoom's documentation, such as `/meetings/{meetingId}`.
-        ids: The values of the placeholders in the template, not encoded.
+        path: The encoded path.
         query: The parameters of the query, not encoded.
         body: The JSON body, if any.
     """
-    path = template.format_map({name: encode_id(value) for name, value in ids.items()})
+    target = Target(path, encode_query(query) if query else "")
     content_type = None if body is None else "application/json"
-    return ZoomRequest(
-        method, Target(path, encode_query(query)), body=body, content_type=content_type, template=template
-    )
+    return ZoomRequest(method, target, body=body, content_type=content_type, template=template)

@@ -88,9 +88,9 @@ def test_json_value_round_trips_through_a_value(data: object) -> None:
 
 
 def parse(body: bytes) -> meeting_pb2.Meeting:
-    meeting = meeting_mapping.meeting(ZoomResponse(200, (), body))
-    assert meeting is not None
-    return meeting
+    response = meeting_mapping.meeting(ZoomResponse(200, (), body))
+    assert response is not None
+    return response.meeting
 
 
 @pytest.mark.parametrize(

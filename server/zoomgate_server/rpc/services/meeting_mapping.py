@@ -3,13 +3,11 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from zoomgate.v1 import meetings_service_pb2 as service_pb
-from zoomgate.v1.meeting_pb2 import Meeting, MeetingDetails
-from zoomgate.v1.past_meeting_pb2 import PastMeeting
+from zoomgate.v1 import meetings_service_pb2 as pb
+from zoomgate.v1.meeting_pb2 import MeetingDetails
 from zoomgate_server.rpc.services.json_mapping import MappingRules, MessageConverter
 from zoomgate_server.rpc.services.response_mapping import list_reader, message_reader
 from zoomgate_server.rpc.services.validation import Violations
-from zoomgate_server.zoom.request import ZoomResponse
 
 CONVENTIONS = MappingRules(
     names={
@@ -169,19 +167,14 @@ CONVENTIONS = MappingRules(
 """All differences between Zoom's JSON and the messages."""
 
 _DETAILS = MessageConverter(MeetingDetails.DESCRIPTOR, CONVENTIONS)
-_read_meeting = message_reader(Meeting, CONVENTIONS, required="id")
 
-past_meeting = message_reader(PastMeeting, CONVENTIONS, required="uuid")
-invitation = message_reader(service_pb.GetMeetingInvitationResponse, CONVENTIONS, required="invitation")
-meetings = list_reader(service_pb.ListMeetingsResponse, CONVENTIONS, items="meetings")
-past_instances = list_reader(service_pb.ListPastInstancesResponse, CONVENTIONS, items="meetings")
-past_participants = list_reader(service_pb.ListPastParticipantsResponse, CONVENTIONS, items="participants")
-
-
-def meeting(response: ZoomResponse) -> Meeting | None:
-    """Parse a meeting in a Zoom response. Return None if the body is not a JSON object with a meeting ID."""
-    parsed = _read_meeting(response)
-    return parsed if parsed is not None and parsed.id > 0 else None
+created_meeting = message_reader(pb.CreateMeetingResponse, CONVENTIONS, field="meeting", required="id")
+meeting = message_reader(pb.GetMeetingResponse, CONVENTIONS, field="meeting", required="id")
+past_meeting = message_reader(pb.GetPastMeetingResponse, CONVENTIONS, field="past_meeting", required="uuid")
+invitation = message_reader(pb.GetMeetingInvitationResponse, CONVENTIONS, required="invitation")
+meetings = list_reader(pb.ListMeetingsResponse, CONVENTIONS, items="meetings")
+past_instances = list_reader(pb.ListPastInstancesResponse, CONVENTIONS, items="meetings")
+past_participants = list_reader(pb.ListPastParticipantsResponse, CONVENTIONS, items="participants")
 
 
 def details(message: MeetingDetails, path: str, violations: Violations) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from zoomgate_server.clock import Clock
 from zoomgate_server.connections.zoom_calls import ZoomCalls
 from zoomgate_server.rpc.services import meeting_mapping, meeting_schedule, meeting_validation, update_mask
 from zoomgate_server.rpc.services.page_token import PageTokens
-from zoomgate_server.rpc.services.response_mapping import confirmation, in_field
+from zoomgate_server.rpc.services.response_mapping import confirmation
 from zoomgate_server.rpc.services.typed_rpc import TypedRpc, TypedService
 from zoomgate_server.rpc.services.validation import Violations
 
@@ -58,13 +58,13 @@ class MeetingsService(TypedService, MeetingsServiceServicer):
     CreateMeeting = TypedRpc(
         "POST",
         "/users/{userId}/meetings",
-        in_field(pb.CreateMeetingResponse, "meeting", meeting_mapping.meeting),
+        meeting_mapping.created_meeting,
         body=_new_meeting,
     )
     GetMeeting = TypedRpc(
         "GET",
         "/meetings/{meetingId}",
-        in_field(pb.GetMeetingResponse, "meeting", meeting_mapping.meeting),
+        meeting_mapping.meeting,
         query=("occurrence_id", "show_previous_occurrences"),
     )
     ListMeetings = TypedRpc(
@@ -106,7 +106,7 @@ class MeetingsService(TypedService, MeetingsServiceServicer):
     GetPastMeeting = TypedRpc(
         "GET",
         "/past_meetings/{meetingId}",
-        in_field(pb.GetPastMeetingResponse, "past_meeting", meeting_mapping.past_meeting),
+        meeting_mapping.past_meeting,
     )
     ListPastInstances = TypedRpc(
         "GET",

@@ -3,7 +3,6 @@
 from typing import Any
 
 from zoomgate.v1 import registrants_service_pb2 as pb
-from zoomgate.v1.registrant_pb2 import Registrant
 from zoomgate_server.rpc.services.json_mapping import MessageConverter
 from zoomgate_server.rpc.services.meeting_mapping import CONVENTIONS
 from zoomgate_server.rpc.services.response_mapping import list_reader, message_reader
@@ -12,7 +11,7 @@ from zoomgate_server.rpc.services.validation import Violations
 _ADDITION = MessageConverter(pb.AddRegistrantRequest.DESCRIPTOR, CONVENTIONS)
 _STATUS_UPDATE = MessageConverter(pb.UpdateRegistrantStatusRequest.DESCRIPTOR, CONVENTIONS)
 
-registrant = message_reader(Registrant, CONVENTIONS, required="id")
+registrant = message_reader(pb.GetRegistrantResponse, CONVENTIONS, field="registrant", required="id")
 registrants = list_reader(pb.ListRegistrantsResponse, CONVENTIONS, items="registrants")
 added_registrant = message_reader(pb.AddRegistrantResponse, CONVENTIONS, required="registrant_id")
 

@@ -6,7 +6,7 @@ from typing import Any
 from zoomgate.v1 import registrants_service_pb2 as pb
 from zoomgate.v1.registrants_service_pb2_grpc import RegistrantsServiceServicer
 from zoomgate_server.rpc.services import registrant_mapping, registrant_validation
-from zoomgate_server.rpc.services.response_mapping import confirmation, in_field
+from zoomgate_server.rpc.services.response_mapping import confirmation
 from zoomgate_server.rpc.services.typed_rpc import TypedRpc, TypedService
 from zoomgate_server.rpc.services.validation import Violations
 
@@ -42,7 +42,7 @@ class RegistrantsService(TypedService, RegistrantsServiceServicer):
     GetRegistrant = TypedRpc(
         "GET",
         "/meetings/{meetingId}/registrants/{registrantId}",
-        in_field(pb.GetRegistrantResponse, "registrant", registrant_mapping.registrant),
+        registrant_mapping.registrant,
     )
     UpdateRegistrantStatus = TypedRpc(
         "PUT",

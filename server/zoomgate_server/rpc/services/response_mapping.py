@@ -50,30 +50,24 @@ def confirmation(message_type: type[_Message]) -> Callable[[ZoomResponse], _Mess
     return read
 
 
-def in_field(
-    message_type: type[_Message], field: str, parse: Callable[[ZoomResponse], Message | None]
-) -> Callable[[ZoomResponse], _Message | None]:
-    """Return a function that stores what `parse` finds in a Zoom response in a field of a message."""
-
-    def read(zoom_response: ZoomResponse) -> _Message | None:
-        value = parse(zoom_response)
-        return None if value is None else message_type(**{field: value})
-
-    return read
-
-
 def message_reader(
-    message_type: type[_Message], rules: MappingRules, *, required: str
+    message_type: type[_Message], rules: MappingRules, *, required: str, field: str = ""
 ) -> Callable[[ZoomResponse], _Message | None]:
-    """Return a function that parses a message in a Zoom response.
+    """Return a function that parses a message, or a message whose only field is `field`, in a Zoom response.
 
-    The function returns None if the body is not a JSON object, or has no value that matches the field `required` and is not empty.
+    The function returns None if the body is not a JSON object, or has no value that matches `required` and is positive or not empty.
     """
-    converter = MessageConverter(message_type.DESCRIPTOR, rules)  # type: ignore[arg-type]
+    descriptor: Any = message_type.DESCRIPTOR
+    converter = MessageConverter(
+        descriptor.fields_by_name[field].message_type if field else descriptor, rules
+    )
 
     def read(zoom_response: ZoomResponse) -> _Message | None:
         arguments = converter.fields(_json_object(zoom_response.body))
-        return message_type(**arguments) if arguments.get(required) else None
+        value = arguments.get(required)
+        if not value or (value.__class__ is int and value < 0):
+            return None
+        return message_type(**{field: arguments}) if field else message_type(**arguments)
 
     return read
 

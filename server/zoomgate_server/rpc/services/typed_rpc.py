@@ -53,7 +53,7 @@ class TypedRpc(Generic[_Response]):
         self.method = method
         self.template = template
         self._response = response
-        self._ids = {name: ID_PARAMETERS[name] for name in _PLACEHOLDER.findall(template)}
+        self._ids = [(name, ID_PARAMETERS[name]) for name in _PLACEHOLDER.findall(template)]
         self._query = {name: QUERY_PARAMETERS[name] for name in query if name != "page_token"}
         self._has_pages = "page_token" in query
         self._body = body
@@ -66,20 +66,21 @@ class TypedRpc(Generic[_Response]):
         call = current_call.get()
         violations = Violations()
         user_email = violations.user_email(request.user_email)
-        ids = {name: value(request, violations) for name, value in self._ids.items()}
+        ids = {name: value(request, violations) for name, value in self._ids}
+        path = self.template.format_map(ids)
         parameters = {}
         for field, value in request.ListFields():
             if parameter := self._query.get(field.name):
                 parameters[parameter.name] = parameter.read(field, value, violations)
         if self._has_pages:
             filters = [f"{name}={text}" for name, text in parameters.items() if name not in _PAGING]
-            bound_to = (call.principal.identity, call.method, user_email, *ids.values(), *filters)
+            bound_to = (call.principal.identity, call.method, user_email, path, *filters)
             with violations.collecting():
                 if token := service.page_tokens.read(request.page_token, *bound_to):
                     parameters["next_page_token"] = token
         body = None if self._body is None else orjson.dumps(self._body(service, request, violations))
         violations.raise_if_any()
-        zoom_request = endpoints.request(self.method, self.template, ids, tuple(parameters.items()), body)
+        zoom_request = endpoints.request(self.method, self.template, path, tuple(parameters.items()), body)
         response = await service.zoom_calls.send_typed(call, user_email, zoom_request, self._response)
         page: Any = response
         if self._has_pages and page.next_page_token:

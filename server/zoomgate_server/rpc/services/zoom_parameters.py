@@ -12,6 +12,7 @@ from zoomgate.v1.meetings_service_pb2 import ListMeetingsRequest
 from zoomgate.v1.registrant_pb2 import Registrant
 from zoomgate_server.rpc.services.validation import Violations
 from zoomgate_server.time_zone import is_time_zone
+from zoomgate_server.zoom.urls import encode_id
 
 MAX_MEETING_ID = 10**12
 """Zoom documents IDs as int64 with more than ten digits."""
@@ -36,7 +37,7 @@ def _meeting(request: Any, violations: Violations) -> str:
                 "meeting_uuid",
                 "must be at most 64 characters of Base64; send the uuid that Zoom returned, without encoding it",
             )
-        return str(uuid)
+        return encode_id(uuid)
     violations.add(
         "meeting_id",
         f"must be 1 to {MAX_MEETING_ID}; send the meeting's numeric ID, without spaces or dashes",
@@ -50,7 +51,7 @@ def _registrant(request: Any, violations: Violations) -> str:
             "registrant_id",
             "must be the ID of a registration; send the ID that AddRegistrant or ListRegistrants returned",
         )
-    return str(request.registrant_id)
+    return encode_id(request.registrant_id)
 
 
 ID_PARAMETERS: Mapping[str, Callable[[Any, Violations], str]] = {
@@ -58,7 +59,7 @@ ID_PARAMETERS: Mapping[str, Callable[[Any, Violations], str]] = {
     "meetingId": _meeting,
     "registrantId": _registrant,
 }
-"""The values of the placeholders in Zoom's paths, as functions of the request."""
+"""The encoded values of the placeholders in Zoom's paths, as functions of the request."""
 
 
 def _occurrence_problem(value: str) -> str | None:
