@@ -18,6 +18,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 UNKNOWN, BAD = ("UNKNOWN", "ZOOM_OUTCOME_UNKNOWN"), ("INTERNAL", "ZOOM_BAD_RESPONSE")
 READS = [name for name, example in EXAMPLES.items() if example.line.startswith("GET ")]
 WRITES = [name for name in EXAMPLES if name not in READS]
+WITH_REGISTRANT = [name for name in METHODS if "registrant_id" in METHODS[name].input_type.fields_by_name]
 PAGED = [name for name in METHODS if "page_token" in METHODS[name].input_type.fields_by_name]
 Service = tuple[Harness, RawUpstream]
 
@@ -147,6 +148,7 @@ async def test_missing_user_is_not_a_missing_meeting(service: Service) -> None:
     assert error.short == ("NOT_FOUND", "ZOOM_REFUSED")
 
 
+@pytest.mark.parametrize("name", WITH_REGISTRANT)
 @pytest.mark.parametrize(
     ("message", "reason"),
     [
@@ -158,10 +160,10 @@ async def test_missing_user_is_not_a_missing_meeting(service: Service) -> None:
         ("Registration has not been enabled for this meeting: 1.", "ZOOM_REFUSED"),
     ],
 )
-async def test_missing_registration_is_reported(service: Service, message: str, reason: str) -> None:
-    error = await error_of(
-        service, "RegistrantsService.GetRegistrant", refusal("400 Bad Request", 300, message)
-    )
+async def test_missing_registration_is_reported(
+    service: Service, name: str, message: str, reason: str
+) -> None:
+    error = await error_of(service, name, refusal("400 Bad Request", 300, message))
     assert error.reason == reason
     assert (error.metadata["http_status"], error.metadata["zoom_code"]) == ("400", "300")
 
