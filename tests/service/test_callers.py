@@ -43,6 +43,7 @@ ALLOWED_ROLES = {
     "RegistrantsService.ListRegistrants": {S, M},
     "RegistrantsService.GetRegistrant": {S, M},
     "RegistrantsService.UpdateRegistrantStatus": {S, M},
+    "RegistrantsService.DeleteRegistrant": {S, M},
     "ProxyService.Get": {S},
     "ProxyService.Delete": {S},
     "ProxyService.Post": {S},

@@ -162,6 +162,12 @@ EXAMPLES = {
         CONFIRMED,
         {"action": "cancel", "registrants": [{"id": "a"}, {"email": OMAR}]},
     ),
+    "RegistrantsService.DeleteRegistrant": Example(
+        {"meeting_id": ID, "registrant_id": "9tboDiHUQAeOnbmudzWa5g", "occurrence_id": "1"},
+        f"DELETE /v2/meetings/{ID}/registrants/9tboDiHUQAeOnbmudzWa5g?occurrence_id=1",
+        None,
+        CONFIRMED,
+    ),
 }
 
 

@@ -71,6 +71,7 @@ METHOD_POLICY: Mapping[str, Policy] = {
     "/zoomgate.v1.RegistrantsService/ListRegistrants": _policy(_S, _M),
     "/zoomgate.v1.RegistrantsService/GetRegistrant": _policy(_S, _M),
     "/zoomgate.v1.RegistrantsService/UpdateRegistrantStatus": _policy(_S, _M),
+    "/zoomgate.v1.RegistrantsService/DeleteRegistrant": _policy(_S, _M),
     "/zoomgate.v1.ProxyService/Get": _policy(_S),
     "/zoomgate.v1.ProxyService/Delete": _policy(_S),
     "/zoomgate.v1.ProxyService/Post": _policy(_S),

@@ -51,3 +51,9 @@ class RegistrantsService(TypedService, RegistrantsServiceServicer):
         query=("occurrence_id",),
         body=_status_change,
     )
+    DeleteRegistrant = TypedRpc(
+        "DELETE",
+        "/meetings/{meetingId}/registrants/{registrantId}",
+        confirmation(pb.DeleteRegistrantResponse),
+        query=("occurrence_id",),
+    )

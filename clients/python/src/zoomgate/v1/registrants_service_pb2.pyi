@@ -418,3 +418,54 @@ class UpdateRegistrantStatusResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["response", b"response"]) -> None: ...
 
 Global___UpdateRegistrantStatusResponse: typing_extensions.TypeAlias = UpdateRegistrantStatusResponse
+
+@typing.final
+class DeleteRegistrantRequest(google.protobuf.message.Message):
+    """Request message for DeleteRegistrant."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    USER_EMAIL_FIELD_NUMBER: builtins.int
+    MEETING_ID_FIELD_NUMBER: builtins.int
+    REGISTRANT_ID_FIELD_NUMBER: builtins.int
+    OCCURRENCE_ID_FIELD_NUMBER: builtins.int
+    user_email: builtins.str
+    """Required. The email address of the user on whose behalf Zoom is called."""
+    meeting_id: builtins.int
+    """Required. Zoom's meeting number: 1 to 10^12."""
+    registrant_id: builtins.str
+    """Required. The ID of the registration."""
+    occurrence_id: builtins.str
+    """The ID of an occurrence: at most 20 digits. If empty, deletes the registration for the whole meeting."""
+    def __init__(
+        self,
+        *,
+        user_email: builtins.str = ...,
+        meeting_id: builtins.int = ...,
+        registrant_id: builtins.str = ...,
+        occurrence_id: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["meeting_id", b"meeting_id", "occurrence_id", b"occurrence_id", "registrant_id", b"registrant_id", "user_email", b"user_email"]) -> None: ...
+
+Global___DeleteRegistrantRequest: typing_extensions.TypeAlias = DeleteRegistrantRequest
+
+@typing.final
+class DeleteRegistrantResponse(google.protobuf.message.Message):
+    """Response message for DeleteRegistrant."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RESPONSE_FIELD_NUMBER: builtins.int
+    @property
+    def response(self) -> zoomgate.v1.proxy_service_pb2.ZoomResponse:
+        """Zoom's response: status 204 and the headers, among them the tracking ID."""
+
+    def __init__(
+        self,
+        *,
+        response: zoomgate.v1.proxy_service_pb2.ZoomResponse | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["response", b"response"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["response", b"response"]) -> None: ...
+
+Global___DeleteRegistrantResponse: typing_extensions.TypeAlias = DeleteRegistrantResponse

@@ -58,6 +58,11 @@ class RegistrantsServiceStub(object):
                 request_serializer=zoomgate_dot_v1_dot_registrants__service__pb2.UpdateRegistrantStatusRequest.SerializeToString,
                 response_deserializer=zoomgate_dot_v1_dot_registrants__service__pb2.UpdateRegistrantStatusResponse.FromString,
                 _registered_method=True)
+        self.DeleteRegistrant = channel.unary_unary(
+                '/zoomgate.v1.RegistrantsService/DeleteRegistrant',
+                request_serializer=zoomgate_dot_v1_dot_registrants__service__pb2.DeleteRegistrantRequest.SerializeToString,
+                response_deserializer=zoomgate_dot_v1_dot_registrants__service__pb2.DeleteRegistrantResponse.FromString,
+                _registered_method=True)
 
 
 class RegistrantsServiceServicer(object):
@@ -132,6 +137,22 @@ class RegistrantsServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DeleteRegistrant(self, request, context):
+        """Deletes a registration.
+
+        Authorization: services, for users that they may act for; members, for themselves.
+
+        Errors:
+        - NOT_FOUND / MEETING_NOT_FOUND: the user has no meeting with this ID.
+        - NOT_FOUND / REGISTRANT_NOT_FOUND: the meeting has no registration with this ID.
+        - UNKNOWN / ZOOM_OUTCOME_UNKNOWN: Zoom's response was lost or does not confirm the deletion.
+
+        Retries: not automatic. A retry after the registration was deleted returns NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RegistrantsServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -154,6 +175,11 @@ def add_RegistrantsServiceServicer_to_server(servicer, server):
                     servicer.UpdateRegistrantStatus,
                     request_deserializer=zoomgate_dot_v1_dot_registrants__service__pb2.UpdateRegistrantStatusRequest.FromString,
                     response_serializer=zoomgate_dot_v1_dot_registrants__service__pb2.UpdateRegistrantStatusResponse.SerializeToString,
+            ),
+            'DeleteRegistrant': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteRegistrant,
+                    request_deserializer=zoomgate_dot_v1_dot_registrants__service__pb2.DeleteRegistrantRequest.FromString,
+                    response_serializer=zoomgate_dot_v1_dot_registrants__service__pb2.DeleteRegistrantResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -268,6 +294,33 @@ class RegistrantsService(object):
             '/zoomgate.v1.RegistrantsService/UpdateRegistrantStatus',
             zoomgate_dot_v1_dot_registrants__service__pb2.UpdateRegistrantStatusRequest.SerializeToString,
             zoomgate_dot_v1_dot_registrants__service__pb2.UpdateRegistrantStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteRegistrant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/zoomgate.v1.RegistrantsService/DeleteRegistrant',
+            zoomgate_dot_v1_dot_registrants__service__pb2.DeleteRegistrantRequest.SerializeToString,
+            zoomgate_dot_v1_dot_registrants__service__pb2.DeleteRegistrantResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -89,7 +89,23 @@ _RegistrantsServiceUpdateRegistrantStatusType = typing_extensions.TypeVar(
     ],
 )
 
-class RegistrantsServiceStub(typing.Generic[_RegistrantsServiceAddRegistrantType, _RegistrantsServiceListRegistrantsType, _RegistrantsServiceGetRegistrantType, _RegistrantsServiceUpdateRegistrantStatusType]):
+_RegistrantsServiceDeleteRegistrantType = typing_extensions.TypeVar(
+    '_RegistrantsServiceDeleteRegistrantType',
+    grpc.UnaryUnaryMultiCallable[
+        zoomgate.v1.registrants_service_pb2.DeleteRegistrantRequest,
+        zoomgate.v1.registrants_service_pb2.DeleteRegistrantResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        zoomgate.v1.registrants_service_pb2.DeleteRegistrantRequest,
+        zoomgate.v1.registrants_service_pb2.DeleteRegistrantResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        zoomgate.v1.registrants_service_pb2.DeleteRegistrantRequest,
+        zoomgate.v1.registrants_service_pb2.DeleteRegistrantResponse,
+    ],
+)
+
+class RegistrantsServiceStub(typing.Generic[_RegistrantsServiceAddRegistrantType, _RegistrantsServiceListRegistrantsType, _RegistrantsServiceGetRegistrantType, _RegistrantsServiceUpdateRegistrantStatusType, _RegistrantsServiceDeleteRegistrantType]):
     """RegistrantsService manages the registrations for Zoom meetings on the host's behalf.
 
     A meeting requires registration if its `approval_type` is APPROVAL_TYPE_AUTOMATIC or APPROVAL_TYPE_MANUAL. Every RPC can fail with the
@@ -114,6 +130,10 @@ class RegistrantsServiceStub(typing.Generic[_RegistrantsServiceAddRegistrantType
             zoomgate.v1.registrants_service_pb2.UpdateRegistrantStatusRequest,
             zoomgate.v1.registrants_service_pb2.UpdateRegistrantStatusResponse,
         ],
+        grpc.UnaryUnaryMultiCallable[
+            zoomgate.v1.registrants_service_pb2.DeleteRegistrantRequest,
+            zoomgate.v1.registrants_service_pb2.DeleteRegistrantResponse,
+        ],
     ], channel: grpc.Channel) -> None: ...
 
     @typing.overload
@@ -133,6 +153,10 @@ class RegistrantsServiceStub(typing.Generic[_RegistrantsServiceAddRegistrantType
         grpc.aio.UnaryUnaryMultiCallable[
             zoomgate.v1.registrants_service_pb2.UpdateRegistrantStatusRequest,
             zoomgate.v1.registrants_service_pb2.UpdateRegistrantStatusResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            zoomgate.v1.registrants_service_pb2.DeleteRegistrantRequest,
+            zoomgate.v1.registrants_service_pb2.DeleteRegistrantResponse,
         ],
     ], channel: grpc.aio.Channel) -> None: ...
 
@@ -189,6 +213,19 @@ class RegistrantsServiceStub(typing.Generic[_RegistrantsServiceAddRegistrantType
     per day for a registration.
     """
 
+    DeleteRegistrant: _RegistrantsServiceDeleteRegistrantType
+    """Deletes a registration.
+
+    Authorization: services, for users that they may act for; members, for themselves.
+
+    Errors:
+    - NOT_FOUND / MEETING_NOT_FOUND: the user has no meeting with this ID.
+    - NOT_FOUND / REGISTRANT_NOT_FOUND: the meeting has no registration with this ID.
+    - UNKNOWN / ZOOM_OUTCOME_UNKNOWN: Zoom's response was lost or does not confirm the deletion.
+
+    Retries: not automatic. A retry after the registration was deleted returns NOT_FOUND.
+    """
+
 RegistrantsServiceAsyncStub: typing_extensions.TypeAlias = RegistrantsServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         zoomgate.v1.registrants_service_pb2.AddRegistrantRequest,
@@ -205,6 +242,10 @@ RegistrantsServiceAsyncStub: typing_extensions.TypeAlias = RegistrantsServiceStu
     grpc.aio.UnaryUnaryMultiCallable[
         zoomgate.v1.registrants_service_pb2.UpdateRegistrantStatusRequest,
         zoomgate.v1.registrants_service_pb2.UpdateRegistrantStatusResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        zoomgate.v1.registrants_service_pb2.DeleteRegistrantRequest,
+        zoomgate.v1.registrants_service_pb2.DeleteRegistrantResponse,
     ],
 ]
 
@@ -286,6 +327,24 @@ class RegistrantsServiceServicer(metaclass=abc.ABCMeta):
 
         Retries: not automatic. The same change can be sent again, but Zoom may reject a cancellation that has taken effect, and accepts ten changes
         per day for a registration.
+        """
+
+    @abc.abstractmethod
+    def DeleteRegistrant(
+        self,
+        request: zoomgate.v1.registrants_service_pb2.DeleteRegistrantRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[zoomgate.v1.registrants_service_pb2.DeleteRegistrantResponse, collections.abc.Awaitable[zoomgate.v1.registrants_service_pb2.DeleteRegistrantResponse]]:
+        """Deletes a registration.
+
+        Authorization: services, for users that they may act for; members, for themselves.
+
+        Errors:
+        - NOT_FOUND / MEETING_NOT_FOUND: the user has no meeting with this ID.
+        - NOT_FOUND / REGISTRANT_NOT_FOUND: the meeting has no registration with this ID.
+        - UNKNOWN / ZOOM_OUTCOME_UNKNOWN: Zoom's response was lost or does not confirm the deletion.
+
+        Retries: not automatic. A retry after the registration was deleted returns NOT_FOUND.
         """
 
 def add_RegistrantsServiceServicer_to_server(servicer: RegistrantsServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
