@@ -101,6 +101,31 @@ async def test_unknown_properties_of_a_response_are_kept(service: Service, name:
     assert message["additionalFields"] == new
 
 
+async def test_ids_above_the_range_of_a_double_are_exact(service: Service) -> None:
+    name = "MeetingsService.ListMeetings"
+    ids = [2**53 + 1, 2**63 - 1, 2**63, 2**70]
+    zoom_response = response_of(name, meetings=[{"id": number} for number in ids[:2]])
+    response = MessageToDict(await call(service, name, zoom_response))
+    assert response["meetings"] == [{"id": str(number)} for number in ids[:2]]
+    body = b'{"meetings":[{"id":%d},{"id":%d}]}' % tuple(ids[2:])
+    response = MessageToDict(await call(service, name, http_response("200 OK", body)))
+    assert [set(meeting) for meeting in response["meetings"]] == [{"additionalFields"}] * 2
+
+
+async def test_values_of_other_types_than_documented_are_kept(service: Service) -> None:
+    """They affect neither other values nor other items of a list."""
+    name = "RegistrantsService.ListRegistrants"
+    odd = {"status": 7, "custom_questions": "none", "create_time": "soon", "email": None}
+    items = [{"id": "a"} | odd, 1, None, {"id": "b"}]
+    response = MessageToDict(
+        await call(service, name, response_of(name, registrants=items, total_records="x"))
+    )
+    assert response == {
+        "registrants": [{"id": "a", "additionalFields": odd}, {"id": "b"}],
+        "additionalFields": {"registrants": [1, None], "total_records": "x"},
+    }
+
+
 @pytest.mark.parametrize("name", READS)
 @pytest.mark.parametrize("body", [b"{}", b"[]", b"null", b'"x"', b'{"id":"","uuid":1,"meetings":{}}'])
 async def test_undocumented_response_to_a_read_is_an_error(service: Service, name: str, body: bytes) -> None:
