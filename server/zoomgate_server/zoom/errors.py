@@ -173,7 +173,7 @@ def error_for(
     if "next_page_token=" in request.target.query and _PAGE_TOKEN.search(text or ""):
         return InvalidPageToken.of(
             "page_token",
-            "has expired, since Zoom keeps page tokens for 15 minutes; start again with the first page",
+            "is not accepted by Zoom, whose page tokens are valid for 15 minutes and one page_size; start again with the first page",
         )
     return error_class(
         f"Zoom rejected the request: {text}{_details(error)}" if text else "Zoom rejected the request",
