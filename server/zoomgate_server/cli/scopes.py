@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any
 
 import click
 
@@ -16,23 +15,17 @@ from zoomgate_server.rpc.services.typed_rpc import TypedRpc
 from zoomgate_server.zoom import operations
 from zoomgate_server.zoom.operations import Operation
 
-TYPED_RPCS: Mapping[str, TypedRpc[Any]] = {
-    f"{service.__name__}.{name}": rpc
+RPC_OPERATIONS: Mapping[str, Operation] = {
+    f"{service.__name__}.{name}": operation
     for service in (MeetingsService, RegistrantsService)
     for name, rpc in vars(service).items()
-    if isinstance(rpc, TypedRpc)
+    if isinstance(rpc, TypedRpc) and (operation := operations.find(rpc.method, rpc.template))
 }
-"""The typed RPCs by `Service.Method`."""
+"""The operation of Zoom that each typed RPC calls, by `Service.Method`."""
 
 _COVERED = {True: "yes", False: "no", None: "unknown"}
 _BASE = re.compile(r"(?:https?://[^/?]*)?(?:/v2(?=/))?")
 """What may precede a path: the URL of Zoom's API, and its version."""
-
-
-def rpc_operations() -> Mapping[str, Operation]:
-    """Return the operation of Zoom that each typed RPC calls, by `Service.Method`."""
-    found = {name: operations.find(rpc.method, rpc.template) for name, rpc in TYPED_RPCS.items()}
-    return {name: operation for name, operation in found.items() if operation is not None}
 
 
 @click.command(short_help="Show a user's scopes, and the calls that they cover.")
@@ -47,7 +40,7 @@ def rpc_operations() -> Mapping[str, Operation]:
 @click.option(
     "--for",
     "rpc",
-    type=click.Choice([rpc.partition(".")[2] for rpc in TYPED_RPCS], case_sensitive=False),
+    type=click.Choice([rpc.partition(".")[2] for rpc in RPC_OPERATIONS], case_sensitive=False),
     metavar="RPC",
     help="Show only this RPC, such as CreateMeeting.",
 )
@@ -107,7 +100,7 @@ def scopes(
 
 def _rpcs(name: str | None) -> dict[str, Operation]:
     """Return the operations of an RPC, or of all typed RPCs."""
-    found = {rpc.partition(".")[2]: operation for rpc, operation in rpc_operations().items()}
+    found = {rpc.partition(".")[2]: operation for rpc, operation in RPC_OPERATIONS.items()}
     return found if name is None else {name: found[name]}
 
 
