@@ -269,7 +269,13 @@ async def test_undocumented_fields_and_words_are_retained_on_request() -> None:
     options = SimulatorOptions(port=0, undocumented_fields=True)
     async with Simulator(options) as simulator, aiohttp.ClientSession() as session:
         meeting = await create(
-            Client(simulator, session), brand_new={"x": 1}, settings={"audio": "newWord", "new_setting": 1}
+            Client(simulator, session),
+            brand_new={"x": 1},
+            settings={"audio": "newWord", "new_setting": 1},
+            type=8,
+            recurrence={"type": 4, "repeat_interval": 20},
+            host_id="evil",
         )
+    assert meeting["host_id"] == "u-Monica-7Yc1"
     assert meeting["brand_new"] == {"x": 1}
     assert (meeting["settings"]["audio"], meeting["settings"]["new_setting"]) == ("newWord", 1)

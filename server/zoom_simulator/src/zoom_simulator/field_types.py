@@ -8,6 +8,8 @@ from functools import cache
 from typing import Any, Protocol
 from zoneinfo import ZoneInfo, available_timezones
 
+from zoom_simulator.errors import InvalidFields
+
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ?", re.ASCII)
 _LAST_YEAR = 9900
 """The last year of a time, so that a series, which is at most 51 years long, does not exceed the year 9999."""
@@ -95,6 +97,24 @@ class Record:
             for name, item in given.items()
             if name in self.fields or reading.undocumented
         }
+
+
+def read_fields(body: object, record: Record, *, undocumented: bool = False) -> dict[str, Any]:
+    """Return the fields of a request body as Zoom stores them.
+
+    Args:
+        body: The request body.
+        record: The fields that the request may set.
+        undocumented: See `Reading`.
+
+    Raises:
+        InvalidFields: Fields are invalid.
+    """
+    reading = Reading(undocumented)
+    fields: dict[str, Any] = record.read(body, "", reading)
+    if reading.violations:
+        raise InvalidFields(reading.violations)
+    return fields
 
 
 def text(maximum: int | None = None) -> Scalar:

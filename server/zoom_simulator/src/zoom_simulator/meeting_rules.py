@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from zoom_simulator.errors import ApiError, InvalidFields
-from zoom_simulator.field_types import Reading, Record
+from zoom_simulator.field_types import Record, read_fields
 from zoom_simulator.meeting_fields import MEETING
 
 _MAX_INTERVALS = {1: 99, 2: 50, 3: 10}
@@ -48,7 +48,7 @@ _RULES = (
     _Rule(
         "recurrence.repeat_interval",
         lambda meeting: (
-            (meeting["recurrence.repeat_interval"] or 1) > _MAX_INTERVALS[meeting["recurrence.type"] or 1]
+            (meeting["recurrence.repeat_interval"] or 1) > _MAX_INTERVALS.get(meeting["recurrence.type"], 99)
         ),
         "The value is too large for the type of the recurrence.",
     ),
@@ -97,23 +97,15 @@ _ADJUSTMENTS = (
 
 
 def read(body: object, record: Record = MEETING, *, undocumented: bool = False) -> dict[str, Any]:
-    """Return the fields of a request body that Zoom stores.
-
-    Args:
-        body: The request body.
-        record: The fields that the request may set.
-        undocumented: Whether to retain unknown fields and words.
+    """Return the fields of a meeting in a request body, as Zoom stores them; see `read_fields`.
 
     Raises:
         InvalidFields: Fields are invalid, each on its own or together.
     """
-    reading = Reading(undocumented)
-    accepted: dict[str, Any] = record.read(body, "", reading)
-    if not reading.violations:
-        meeting = _Fields(accepted)
-        reading.violations.update({rule.field: rule.message for rule in _RULES if rule.is_broken(meeting)})
-    if reading.violations:
-        raise InvalidFields(reading.violations)
+    accepted = read_fields(body, record, undocumented=undocumented)
+    fields = _Fields(accepted)
+    if violations := {rule.field: rule.message for rule in _RULES if rule.is_broken(fields)}:
+        raise InvalidFields(violations)
     return accepted
 
 

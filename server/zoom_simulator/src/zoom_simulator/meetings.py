@@ -17,7 +17,13 @@ from zoom_simulator.registrants import Registrant
 _SERIES = 8
 _TYPES_WITH_START = (2, _SERIES, 10)
 _SCHEDULE = ("duration", "start_time", "timezone")
-_NOT_STORED = ("default_password", "password", "schedule_for", "settings", "start_time")
+_NOT_COPIED = frozenset(
+    {"default_password", "password", "schedule_for", "settings", "start_time"}
+    | {"id", "uuid", "host_id", "host_email", "assistant_id", "status", "created_at", "creation_source"}
+    | {"start_url", "join_url", "chat_join_url", "registration_url", "pmi", "occurrences"}
+    | {"encrypted_password", "h323_password", "pstn_password"}
+)
+"""The fields of requests that are stored in a different way, and those that only responses contain."""
 
 
 @dataclass(slots=True)
@@ -246,7 +252,7 @@ def _apply(
 ) -> None:
     """Apply the fields of a request, and update all that depends on them."""
     body = meeting.body
-    body |= {name: value for name, value in changes.items() if name not in _NOT_STORED}
+    body |= {name: value for name, value in changes.items() if name not in _NOT_COPIED}
     body["settings"] |= changes.get("settings", {})
     if start := _start(changes, body["timezone"], earliest=earliest):
         body["start_time"] = start

@@ -4,8 +4,8 @@ from typing import Any
 
 from aiohttp import web
 
-from zoom_simulator import meeting_rules
 from zoom_simulator.errors import ApiError, InvalidFields
+from zoom_simulator.field_types import read_fields
 from zoom_simulator.meeting_access import meeting_of, occurrence_of
 from zoom_simulator.meetings import Meeting
 from zoom_simulator.options import SimulatedUser, email_key
@@ -28,7 +28,7 @@ class RegistrantEndpoints:
     async def add_registrant(self, request: web.Request, caller: SimulatedUser) -> web.StreamResponse:
         """Register a person."""
         meeting = self._meeting(request, caller, code=1001)
-        fields = meeting_rules.read(await json_object(request), REGISTRANT)
+        fields = read_fields(await json_object(request), REGISTRANT)
         occurrence_ids = _occurrence_ids(request, meeting)
         self._state.count(DailyLimit.REGISTRATIONS, f"{meeting.number}/{email_key(fields['email'])}")
         registrant = meeting.register(fields, occurrence_ids, self._state.wall(), self._state.random)
@@ -66,7 +66,7 @@ class RegistrantEndpoints:
         """Approve, deny or cancel registrations: all of them or, if one is invalid, none."""
         meeting = self._meeting(request, caller)
         occurrence_id = _occurrence_id(request, meeting)
-        change = meeting_rules.read(await json_object(request), STATUS_CHANGE)
+        change = read_fields(await json_object(request), STATUS_CHANGE)
         targets = [
             _registrant(meeting, target.get("id", ""), target.get("email", ""))
             for target in change.get("registrants", [])

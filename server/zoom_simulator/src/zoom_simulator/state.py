@@ -10,6 +10,7 @@ from typing import Any
 from zoom_simulator import meeting_rules, meetings, registrants
 from zoom_simulator.clock import Clock
 from zoom_simulator.errors import ApiError, TokenError
+from zoom_simulator.field_types import read_fields
 from zoom_simulator.meetings import Meeting
 from zoom_simulator.options import Participant, SeededMeeting, SimulatedUser, SimulatorOptions, email_key
 from zoom_simulator.past_meetings import Instance
@@ -549,7 +550,7 @@ class ZoomState:
         meeting = meetings.new_meeting(body, host, number, now, self.random, allow_past_start=True)
         self.meetings[number] = meeting
         for registrant in seeded.registrants:
-            meeting.register(meeting_rules.read(registrant, registrants.REGISTRANT), [], now, self.random)
+            meeting.register(read_fields(registrant, registrants.REGISTRANT), [], now, self.random)
         for played in sorted(seeded.instances, key=lambda each: each.start):
             instance = Instance(meetings.new_uuid(self.random), played.start)
             for participant in (Participant(host.name or host.email, host.email), *played.participants):
