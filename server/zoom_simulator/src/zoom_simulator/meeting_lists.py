@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 from zoom_simulator.errors import InvalidFields
 from zoom_simulator.field_types import is_timezone
 from zoom_simulator.meetings import Meeting
+from zoom_simulator.requests import query_choice
 
 TYPES = ("scheduled", "live", "upcoming", "upcoming_meetings", "previous_meetings")
 _SIX_MONTHS = timedelta(days=183)
@@ -56,9 +57,7 @@ class Filter:
         Raises:
             InvalidFields: A parameter is invalid.
         """
-        kind = query.get("type") or "scheduled"
-        if kind not in TYPES:
-            raise InvalidFields({"type": "Invalid field."})
+        kind = query_choice(query, "type", TYPES)
         name = query.get("timezone") or "UTC"
         if not is_timezone(name):
             raise InvalidFields({"timezone": "Invalid field."})

@@ -85,6 +85,12 @@ _RULES = (
     ),
 )
 
+_TYPES_OF_FIELDS = (
+    ("schedule_for", (2, 3, 8, 10), "You cannot schedule an instant meeting for others."),
+    ("pre_schedule", (2, 3), "Only meetings of type 2 and 3 can be prescheduled."),
+)
+"""Fields that Zoom rejects for other types of meetings, with its message."""
+
 _ADJUSTMENTS = (
     _Adjustment("start_time", lambda meeting: meeting["type"] not in (2, 8, 10)),
     _Adjustment("recurrence", lambda meeting: meeting["type"] != 8),
@@ -115,10 +121,9 @@ def check_type(body: Mapping[str, Any], kind: int) -> None:
     Raises:
         ApiError: A field is rejected.
     """
-    if body.get("schedule_for") and kind == 1:
-        raise ApiError(400, 3000, "You cannot schedule an instant meeting for others.")
-    if body.get("pre_schedule") and kind not in (2, 3):
-        raise ApiError(400, 3000, "Only meetings of type 2 and 3 can be prescheduled.")
+    for field, kinds, message in _TYPES_OF_FIELDS:
+        if body.get(field) and kind not in kinds:
+            raise ApiError(400, 3000, message)
 
 
 def adjust(meeting: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from zoom_simulator.paging import page
 from zoom_simulator.rate_limits import DailyLimit
 from zoom_simulator.registrants import REGISTRANT, STATUS_CHANGE, STATUSES, Registrant, find
 from zoom_simulator.request_log import log_reason
-from zoom_simulator.requests import choice, json_object
+from zoom_simulator.requests import json_object, query_choice
 from zoom_simulator.state import ZoomState
 
 _STATUS_AFTER = {"approve": "approved", "deny": "denied"}
@@ -46,7 +46,7 @@ class RegistrantEndpoints:
         """List the registrations with a status."""
         meeting = self._meeting(request, caller)
         occurrence_id = _occurrence_id(request, meeting)
-        status = choice(request, "status", STATUSES)
+        status = query_choice(request.query, "status", STATUSES)
         rows = [
             registrant.body
             for registrant in meeting.registrants.values()

@@ -1,5 +1,6 @@
 """Parsing of API requests."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
@@ -34,13 +35,13 @@ def number(text: str, field: str, *, minimum: int = 0, maximum: int) -> int:
     return min(int(text), maximum)
 
 
-def choice(request: web.Request, name: str, values: tuple[str, ...]) -> str:
-    """Return a parameter of the query; the first of `values` is the default.
+def query_choice(query: Mapping[str, str], name: str, values: tuple[str, ...]) -> str:
+    """Return a parameter of a query; the first of `values` is the default.
 
     Raises:
         InvalidFields: The parameter has a different value.
     """
-    value = request.query.get(name) or values[0]
+    value = query.get(name) or values[0]
     if value not in values:
         raise InvalidFields({name: "Invalid field."})
     return value

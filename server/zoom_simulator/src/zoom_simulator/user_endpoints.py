@@ -8,7 +8,7 @@ from zoom_simulator.errors import ApiError
 from zoom_simulator.options import SimulatedUser, email_key
 from zoom_simulator.paging import page
 from zoom_simulator.request_log import log_reason
-from zoom_simulator.requests import choice
+from zoom_simulator.requests import query_choice
 from zoom_simulator.state import ZoomState
 
 _MAX_PAGE_SIZE = 2000
@@ -29,7 +29,7 @@ class UserEndpoints:
     async def list_users(self, request: web.Request, caller: SimulatedUser) -> web.StreamResponse:
         """List the users of the caller's account. All of them are active."""
         account = caller.account_id
-        active = choice(request, "status", ("active", "inactive", "pending")) == "active"
+        active = query_choice(request.query, "status", ("active", "inactive", "pending")) == "active"
         rows = [_row(user) for user in self._state.users.values() if active and user.account_id == account]
         response = page(request, caller, "users", rows, now=self._state.wall(), maximum=_MAX_PAGE_SIZE)
         log_reason(f"listed {len(response['users'])} of {len(rows)} users")
