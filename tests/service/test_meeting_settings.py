@@ -15,10 +15,10 @@ FULL_MEETING = Path(__file__).parents[1] / "contract/golden/meetings/full.zoom.j
 async def test_settings_of_a_meeting_can_be_used_for_another_one(zoomgate: Harness) -> None:
     """The settings are all of those that Zoom documents, and one that it does not document."""
     await zoomgate.connect()
-    meeting = meeting_mapping.meeting(ZoomResponse(200, (), FULL_MEETING.read_bytes()))
-    assert meeting is not None
-    meeting.settings.additional_fields.update({"a_new_setting": "new"})
-    settings = [meeting.settings]
+    response = meeting_mapping.meeting(ZoomResponse(200, (), FULL_MEETING.read_bytes()))
+    assert response is not None
+    response.meeting.settings.additional_fields.update({"a_new_setting": "new"})
+    settings = [response.meeting.settings]
     for _ in range(2):
         details = MeetingDetails(settings=settings[-1], recurrence={"type": "TYPE_DAILY", "end_times": 1})
         created = await zoomgate.call(

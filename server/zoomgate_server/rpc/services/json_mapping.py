@@ -109,7 +109,7 @@ class MessageConverter:
             except _PartialMismatch as partial:
                 arguments[name], extra[key] = partial.args
         if extra and self._has_additional:
-            arguments[ADDITIONAL] = additional(extra)
+            arguments[ADDITIONAL] = _additional(extra)
         return arguments
 
     def json(self, message: Message, violations: Violations, prefix: str = "") -> dict[str, Any]:
@@ -202,7 +202,7 @@ def _short_name(descriptor: FieldDescriptor | EnumDescriptor) -> str:
     return descriptor.full_name.removeprefix("zoomgate.v1.")
 
 
-def additional(extra: Mapping[str, Any]) -> Struct:
+def _additional(extra: Mapping[str, Any]) -> Struct:
     """Return JSON values without a matching field as a Struct. Values that a Struct cannot represent become strings."""
     struct = Struct()
     for key, value in extra.items():

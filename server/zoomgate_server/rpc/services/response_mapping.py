@@ -7,12 +7,7 @@ from google.protobuf.message import Message
 
 from zoomgate.v1 import proxy_service_pb2 as pb
 from zoomgate_server.rpc.services import json_value
-from zoomgate_server.rpc.services.json_mapping import (
-    ADDITIONAL,
-    MappingRules,
-    MessageConverter,
-    additional,
-)
+from zoomgate_server.rpc.services.json_mapping import MappingRules, MessageConverter
 from zoomgate_server.zoom import tolerant_json
 from zoomgate_server.zoom.request import ZoomResponse
 
@@ -78,7 +73,7 @@ def list_reader(
     """Return a function that parses a list in a Zoom response.
 
     The function returns None if the body is not a JSON object with a list under the key `items`, or has a page token that is not a string,
-    without which the next pages would be lost. Items that are not JSON objects are stored in `additional_fields`.
+    without which the next pages would be lost.
     """
     converter = MessageConverter(message_type.DESCRIPTOR, rules)  # type: ignore[arg-type]
 
@@ -86,14 +81,9 @@ def list_reader(
         data = {
             key: value for key, value in _json_object(zoom_response.body).items() if key not in PAGING_KEYS
         }
-        values = data.get(items)
-        if values.__class__ is not list or not isinstance(data.get("next_page_token") or "", str):
+        if data.get(items).__class__ is not list or not isinstance(data.get("next_page_token") or "", str):
             return None
-        data[items] = [value for value in values if value.__class__ is dict]
-        message = message_type(**converter.fields(data))
-        if others := [value for value in values if value.__class__ is not dict]:
-            getattr(message, ADDITIONAL).MergeFrom(additional({items: others}))
-        return message
+        return message_type(**converter.fields(data))
 
     return read
 
