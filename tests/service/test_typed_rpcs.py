@@ -18,7 +18,10 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 UNKNOWN, BAD = ("UNKNOWN", "ZOOM_OUTCOME_UNKNOWN"), ("INTERNAL", "ZOOM_BAD_RESPONSE")
 READS = [name for name, example in EXAMPLES.items() if example.line.startswith("GET ")]
 WRITES = [name for name in EXAMPLES if name not in READS]
-WITH_REGISTRANT = [name for name in METHODS if "registrant_id" in METHODS[name].input_type.fields_by_name]
+WITH_REGISTRANT = [
+    "RegistrantsService.UpdateRegistrantStatus",
+    *(name for name in METHODS if "registrant_id" in METHODS[name].input_type.fields_by_name),
+]
 PAGED = [name for name in METHODS if "page_token" in METHODS[name].input_type.fields_by_name]
 Service = tuple[Harness, RawUpstream]
 

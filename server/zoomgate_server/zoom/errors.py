@@ -51,7 +51,12 @@ _MAX_SCOPES = 8
 """Maximum number of scopes that an error names. No operation of Zoom accepts more."""
 
 _PAGE_TOKEN = re.compile(r"\bnext[ _]page[ _]token\b", re.IGNORECASE)
+"""The text of the refusal of a page token, which is from public error reports."""
+
+_NAMES_REGISTRANTS = ("/registrants/{registrantId}", "/registrants/status")
 _REGISTRANT = re.compile(r"\bregistrant(?: ID)?\b.*\b(?:invalid|not)\b", re.IGNORECASE)
+"""The text of the refusal of an unknown registration, which has the code 300 of invalid values."""
+
 _DAILY_LIMIT = re.compile(
     r"\bdaily (?:rate )?limit|\b(?:per|in one) day\b|\bGMT 00:00|\b00:00:00 GMT", re.IGNORECASE
 )
@@ -149,7 +154,7 @@ def error_for(
     code = _code(error)
     if failure := rate_limit(response, wall) or scope_missing(request, response):
         return failure
-    if not _is_html(response) and (missing := _missing(request, code, _message(error))):
+    if not _is_html(response) and (missing := _missing(request, code, metadata.get("zoom_message", ""))):
         return missing(metadata=metadata)
     retry_after = response_headers.parse_retry_after(response.header("retry-after"), wall)
     if 300 <= response.status < 400 and response.status != _SEE_OTHER:
@@ -189,7 +194,7 @@ def _missing(
         code == _USER_NOT_FOUND and request.template.startswith("/meetings/{meetingId}")
     ):
         return MeetingNotFound
-    if request.template.endswith("/{registrantId}") and _REGISTRANT.search(message):
+    if request.template.endswith(_NAMES_REGISTRANTS) and _REGISTRANT.search(message):
         return RegistrantNotFound
     return None
 

@@ -207,6 +207,7 @@ class RegistrantsServiceStub(typing.Generic[_RegistrantsServiceAddRegistrantType
 
     Errors:
     - NOT_FOUND / MEETING_NOT_FOUND: the user has no meeting with this ID.
+    - NOT_FOUND / REGISTRANT_NOT_FOUND: the meeting does not have one of the registrations. Zoom does not document whether the others changed.
     - UNKNOWN / ZOOM_OUTCOME_UNKNOWN: Zoom's response was lost or does not confirm the change.
 
     Retries: not automatic. The same change can be sent again, but Zoom may reject a cancellation that has taken effect, and accepts ten changes
@@ -323,6 +324,7 @@ class RegistrantsServiceServicer(metaclass=abc.ABCMeta):
 
         Errors:
         - NOT_FOUND / MEETING_NOT_FOUND: the user has no meeting with this ID.
+        - NOT_FOUND / REGISTRANT_NOT_FOUND: the meeting does not have one of the registrations. Zoom does not document whether the others changed.
         - UNKNOWN / ZOOM_OUTCOME_UNKNOWN: Zoom's response was lost or does not confirm the change.
 
         Retries: not automatic. The same change can be sent again, but Zoom may reject a cancellation that has taken effect, and accepts ten changes
