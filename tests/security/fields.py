@@ -637,7 +637,9 @@ _MEETINGS: dict[str, tuple[Message, str]] = {
         "settings.alternative_hosts",
     ),
     "too many sign language interpreters": (
-        create_request(settings={"sign_language_interpretation": {"interpreters": [{"email": "a"}] * 21}}),
+        create_request(
+            settings={"sign_language_interpretation": {"interpreters": [{"email": "a@example.com"}] * 21}}
+        ),
         "settings.sign_language_interpretation.interpreters",
     ),
     "an overlong value of a custom key": (

@@ -12,7 +12,7 @@ from zoomgate.v1 import meeting_pb2
 from zoomgate.v1 import meetings_service_pb2 as pb
 from zoomgate_server.app.timing import Timing
 from zoomgate_server.connections import zoom_calls
-from zoomgate_server.rpc.services.zoom_parameters import MAX_MEETING_ID
+from zoomgate_server.rpc.services.rules.request_rules import MAX_MEETING_ID
 
 
 def create_request(**details: object) -> pb.CreateMeetingRequest:

@@ -7,7 +7,7 @@ from google.protobuf.json_format import ParseDict
 from support.harness import MONICA, OMAR
 from zoomgate.v1 import meetings_service_pb2 as meetings
 from zoomgate.v1 import registrants_service_pb2 as registrants
-from zoomgate_server.rpc.services.zoom_parameters import MAX_MEETING_ID
+from zoomgate_server.rpc.services.rules.request_rules import MAX_MEETING_ID
 
 METHODS = {
     f"{service.name}.{method.name}": method

@@ -7,9 +7,10 @@ from zoomgate.v1 import meetings_service_pb2 as pb
 from zoomgate.v1.meetings_service_pb2_grpc import MeetingsServiceServicer
 from zoomgate_server.clock import Clock
 from zoomgate_server.connections.zoom_calls import ZoomCalls
-from zoomgate_server.rpc.services import meeting_mapping, meeting_schedule, meeting_validation, update_mask
+from zoomgate_server.rpc.services import meeting_mapping, update_mask
 from zoomgate_server.rpc.services.page_token import PageTokens
 from zoomgate_server.rpc.services.response_mapping import confirmation
+from zoomgate_server.rpc.services.rules import meeting_rules
 from zoomgate_server.rpc.services.typed_rpc import TypedRpc, TypedService
 from zoomgate_server.rpc.services.validation import Violations
 
@@ -28,13 +29,8 @@ class MeetingsService(TypedService, MeetingsServiceServicer):
         """Return the properties of a new meeting, with defaults for unset ones."""
         details = request.meeting_details
         violations.unsupported("request_id", request.request_id)
-        meeting_validation.check_details(details, "meeting_details", violations)
-        meeting_schedule.complete(
-            details,
-            "meeting_details",
-            violations,
-            default_zone=self._defaults["timezone"],
-            now=self._clock.wall(),
+        meeting_rules.check_new(
+            details, violations, default_zone=self._defaults["timezone"], now=self._clock.wall()
         )
         violations.raise_if_any()
         return {
@@ -48,7 +44,9 @@ class MeetingsService(TypedService, MeetingsServiceServicer):
         details, cleared = request.meeting_details, list[Sequence[str]]()
         if request.HasField("update_mask"):
             details, cleared = update_mask.select(details, request.update_mask, violations)
-        meeting_validation.check_details(details, "meeting_details", violations)
+        meeting_rules.check_update(
+            details, violations, of_occurrence=bool(request.occurrence_id), now=self._clock.wall()
+        )
         violations.raise_if_any()
         changes = meeting_mapping.changes(details, cleared, "meeting_details", violations)
         if all(value == {} for value in changes.values()):

@@ -5,7 +5,7 @@ from typing import Any
 
 from zoomgate.v1 import registrants_service_pb2 as pb
 from zoomgate.v1.registrants_service_pb2_grpc import RegistrantsServiceServicer
-from zoomgate_server.rpc.services import registrant_mapping, registrant_validation
+from zoomgate_server.rpc.services import registrant_mapping
 from zoomgate_server.rpc.services.response_mapping import confirmation
 from zoomgate_server.rpc.services.typed_rpc import TypedRpc, TypedService
 from zoomgate_server.rpc.services.validation import Violations
@@ -15,14 +15,12 @@ class RegistrantsService(TypedService, RegistrantsServiceServicer):
     """The RegistrantsService: registrations for meetings of Zoom users."""
 
     def _new_registrant(self, request: pb.AddRegistrantRequest, violations: Violations) -> Mapping[str, Any]:
-        registrant_validation.check_new(request, violations)
         violations.raise_if_any()
         return registrant_mapping.addition(request, violations)
 
     def _status_change(
         self, request: pb.UpdateRegistrantStatusRequest, violations: Violations
     ) -> Mapping[str, Any]:
-        registrant_validation.check_status_change(request, violations)
         violations.raise_if_any()
         return registrant_mapping.status_update(request, violations)
 

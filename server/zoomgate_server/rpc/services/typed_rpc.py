@@ -11,6 +11,7 @@ from google.protobuf.message import Message
 from zoomgate_server.call_context import current_call
 from zoomgate_server.connections.zoom_calls import ZoomCalls
 from zoomgate_server.rpc.services.page_token import PageTokens
+from zoomgate_server.rpc.services.rules import request_rules
 from zoomgate_server.rpc.services.validation import Violations
 from zoomgate_server.rpc.services.zoom_parameters import ID_PARAMETERS, QUERY_PARAMETERS
 from zoomgate_server.zoom import endpoints
@@ -38,7 +39,7 @@ class TypedRpc(Generic[_Response]):
         template: The path of the operation in Zoom's documentation. The placeholders are keys of `ID_PARAMETERS`.
         response: Returns the response message for a 2xx response, or None if it is not the documented one.
         query: The request fields that are parameters of the query: keys of `QUERY_PARAMETERS`, and `page_token`.
-        body: Validates the other fields and returns the JSON body. Receives the service, the request and the violations so far.
+        body: Returns the JSON body, and validates what `request_rules` does not. Receives the service, the request and its violations.
     """
 
     def __init__(
@@ -66,12 +67,13 @@ class TypedRpc(Generic[_Response]):
         call = current_call.get()
         violations = Violations()
         user_email = violations.user_email(request.user_email)
-        ids = {name: value(request, violations) for name, value in self._ids}
+        request_rules.check(request, violations)
+        ids = {name: value(request) for name, value in self._ids}
         path = self.template.format_map(ids)
         parameters = {}
         for field, value in request.ListFields():
             if parameter := self._query.get(field.name):
-                parameters[parameter.name] = parameter.read(field, value, violations)
+                parameters[parameter.name] = parameter.text(value)
         if self._has_pages:
             filters = [f"{name}={text}" for name, text in parameters.items() if name not in _PAGING]
             bound_to = (call.principal.identity, call.method, user_email, path, *filters)

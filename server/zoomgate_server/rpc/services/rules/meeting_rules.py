@@ -1,0 +1,271 @@
+"""The rules of new and changed meetings, and their application.
+
+They are Zoom's documented rules, and those by which Zoom would ignore or replace what a caller asks for without an error. Settings that
+Zoom documents as overridden by others, such as `join_before_host` by `waiting_room`, are accepted.
+"""
+
+from typing import Any
+
+from zoomgate.v1 import meeting_pb2 as pb
+from zoomgate_server.rpc.services.rules import schedule
+from zoomgate_server.rpc.services.rules.checker import Checker, Limit, Required, Rule
+from zoomgate_server.rpc.services.rules.combination import (
+    UNKNOWN,
+    Condition,
+    LimitedWith,
+    NeverWith,
+    OnlyWith,
+    RequiredWith,
+    Values,
+)
+from zoomgate_server.rpc.services.rules.constraint import (
+    COUNTRY,
+    EMAIL,
+    TIME_ZONE,
+    Characters,
+    Entries,
+    Form,
+    Multiline,
+    Numbers,
+    Separable,
+    Words,
+)
+from zoomgate_server.rpc.services.validation import Violations
+
+PATH = "meeting_details"
+
+_SCHEDULED = "MEETING_TYPE_SCHEDULED"
+_NO_FIXED_TIME = "MEETING_TYPE_RECURRING_NO_FIXED_TIME"
+_FIXED_TIME = "MEETING_TYPE_RECURRING_FIXED_TIME"
+_INSTANT = "MEETING_TYPE_INSTANT"
+_RECURRING = (_SCHEDULED, _NO_FIXED_TIME, _FIXED_TIME)
+_REGISTRATION = ("APPROVAL_TYPE_AUTOMATIC", "APPROVAL_TYPE_MANUAL")
+_COUNTRIES = "settings.approved_or_denied_countries_or_regions"
+_INTERPRETERS = "settings.language_interpretation.interpreters"
+_SIGN_INTERPRETERS = "settings.sign_language_interpretation.interpreters"
+_VIDEO_MANAGEMENT = "settings.auto_add_recording_to_video_management"
+_WAITING_ROOM = "settings.waiting_room_options"
+
+PROPERTIES: tuple[Rule, ...] = (
+    Limit("topic", Characters(200)),
+    Limit("agenda", Characters(2000)),
+    Limit("agenda", Multiline()),
+    Limit("timezone", TIME_ZONE),
+    Limit(
+        "local_start_time",
+        Form(
+            "a valid date and time without a time zone, from 1970 on",
+            "2026-11-24T09:00:00",
+            schedule.is_local_time,
+        ),
+    ),
+    Limit("duration_minutes", Numbers(range(1, 1441), "1 to 1440 minutes")),
+    Limit("password", Characters(10)),
+    Limit("recurrence.weekly_days", Entries(7)),
+    Limit("recurrence.monthly_day", Numbers(range(1, 32), "1 to 31")),
+    Limit("recurrence.end_times", Numbers(range(61), "1 to 60, or 0 for no end")),
+    Limit("settings.jbh_time", Numbers((0, 5, 10, 15), "0, 5, 10 or 15 minutes")),
+    Limit("settings.audio_conference_info", Characters(2048)),
+    Limit("settings.audio_conference_info", Multiline()),
+    Limit("settings.alternative_hosts[]", Separable()),
+    Limit("settings.authentication_domains[]", Separable()),
+    Limit("settings.enforce_login_domains[]", Separable()),
+    Limit("settings.authentication_exceptions[].email", EMAIL),
+    Limit(
+        "settings.contact_email",
+        Form(EMAIL.name, EMAIL.example, lambda text: not text or EMAIL.matches(text)),
+    ),
+    Limit("settings.meeting_invitees[].email", EMAIL),
+    Limit("settings.breakout_room.rooms[].participants[]", EMAIL),
+    Limit(f"{_COUNTRIES}.approved_list[]", COUNTRY),
+    Limit(f"{_COUNTRIES}.denied_list[]", COUNTRY),
+    Limit("settings.global_dial_in_countries[]", COUNTRY),
+    Limit("settings.additional_data_center_regions[]", COUNTRY),
+    Limit(f"{_INTERPRETERS}[].email", EMAIL),
+    Limit(f"{_INTERPRETERS}[].interpreter_languages", Entries(2, minimum=2)),
+    Limit(f"{_INTERPRETERS}[].interpreter_languages[]", Separable()),
+    Limit(f"{_INTERPRETERS}[].languages", Entries(2, minimum=2)),
+    Limit(
+        f"{_INTERPRETERS}[].languages[]",
+        Words(("US", "CN", "JP", "DE", "FR", "RU", "PT", "ES", "KR")),
+    ),
+    Limit(_SIGN_INTERPRETERS, Entries(20)),
+    Limit(f"{_SIGN_INTERPRETERS}[].email", EMAIL),
+    Limit(f"{_VIDEO_MANAGEMENT}.channels", Entries(5)),
+    Limit("settings.custom_keys", Entries(10)),
+    Limit("settings.custom_keys[].key", Characters(64)),
+    Limit("settings.custom_keys[].value", Characters(256)),
+    Required("recurrence.type", "TYPE_DAILY, TYPE_WEEKLY or TYPE_MONTHLY"),
+    Required("settings.meeting_invitees[].email", "the email address of the invitee"),
+    Required(f"{_INTERPRETERS}[].email", "the email address of the interpreter"),
+    Required(f"{_SIGN_INTERPRETERS}[].email", "the email address of the interpreter"),
+    Required(f"{_WAITING_ROOM}.mode", "MODE_FOLLOW_SETTING or MODE_CUSTOM"),
+    Required(f"{_VIDEO_MANAGEMENT}.enable", "true or false"),
+    Required(f"{_VIDEO_MANAGEMENT}.channels[].channel_id", "the ID of the channel"),
+)
+"""Rules of single properties. Source: https://developers.zoom.us/docs/api/meetings/#tag/meetings/POST/users/{userId}/meetings"""
+
+COMBINATIONS: tuple[Rule, ...] = (
+    Condition(
+        "type",
+        "MEETING_TYPE_PERSONAL_ROOM can only be returned by Zoom; send a different type, and set settings.use_pmi to use the personal room",
+        lambda values: values.get("type") == pb.MEETING_TYPE_PERSONAL_ROOM,
+    ),
+    NeverWith("start_time", "type", (_INSTANT, _NO_FIXED_TIME)),
+    NeverWith("local_start_time", "type", (_INSTANT, _NO_FIXED_TIME)),
+    Condition(
+        "local_start_time",
+        "does not exist in {zone}, where the clocks skip it; send a time such as {start:%Y-%m-%dT%H:%M:%S}",
+        schedule.is_skipped,
+    ),
+    NeverWith("schedule_for", "type", (_INSTANT,)),
+    OnlyWith("pre_schedule", "type", (_SCHEDULED, _NO_FIXED_TIME), if_true=True),
+    OnlyWith("recurrence", "type", (_FIXED_TIME,)),
+    LimitedWith(
+        "recurrence.repeat_interval", "recurrence.type", ("TYPE_DAILY",), Numbers(range(1, 100), "1 to 99")
+    ),
+    LimitedWith(
+        "recurrence.repeat_interval", "recurrence.type", ("TYPE_WEEKLY",), Numbers(range(1, 51), "1 to 50")
+    ),
+    LimitedWith(
+        "recurrence.repeat_interval", "recurrence.type", ("TYPE_MONTHLY",), Numbers(range(1, 11), "1 to 10")
+    ),
+    OnlyWith("recurrence.weekly_days", "recurrence.type", ("TYPE_WEEKLY",)),
+    OnlyWith("recurrence.monthly_day", "recurrence.type", ("TYPE_MONTHLY",)),
+    OnlyWith("recurrence.monthly_week", "recurrence.type", ("TYPE_MONTHLY",)),
+    OnlyWith("recurrence.monthly_week_day", "recurrence.type", ("TYPE_MONTHLY",)),
+    NeverWith("recurrence.monthly_day", "recurrence.monthly_week"),
+    NeverWith("recurrence.monthly_day", "recurrence.monthly_week_day"),
+    RequiredWith("recurrence.monthly_week", "recurrence.monthly_week_day"),
+    RequiredWith("recurrence.monthly_week_day", "recurrence.monthly_week"),
+    NeverWith("recurrence.end_time", "recurrence.end_times"),
+    Condition(
+        "recurrence.end_time",
+        "is before the start of the meeting, or in the past; send a later time",
+        schedule.ends_too_early,
+    ),
+    OnlyWith("settings.use_pmi", "type", (_SCHEDULED, _NO_FIXED_TIME), if_true=True),
+    OnlyWith("settings.join_before_host", "type", _RECURRING, if_true=True),
+    OnlyWith("settings.continuous_meeting_chat.enable", "type", _RECURRING, if_true=True),
+    OnlyWith("settings.registration_type", "type", (_FIXED_TIME,)),
+    OnlyWith("settings.allow_multiple_devices", "settings.approval_type", _REGISTRATION, if_true=True),
+    OnlyWith("settings.show_share_button", "settings.approval_type", _REGISTRATION, if_true=True),
+    OnlyWith("settings.show_join_info", "settings.approval_type", _REGISTRATION, if_true=True),
+    OnlyWith(
+        "settings.registrants_confirmation_email",
+        "settings.registrants_email_notification",
+        (True,),
+        if_true=True,
+    ),
+    RequiredWith(f"{_WAITING_ROOM}.who_goes_to_waiting_room", f"{_WAITING_ROOM}.mode", ("MODE_CUSTOM",)),
+    RequiredWith(f"{_COUNTRIES}.approved_list", f"{_COUNTRIES}.method", ("METHOD_APPROVE",)),
+    RequiredWith(f"{_COUNTRIES}.denied_list", f"{_COUNTRIES}.method", ("METHOD_DENY",)),
+    Condition(
+        f"{_COUNTRIES}.method",
+        "is required with both approved_list and denied_list; send METHOD_APPROVE or METHOD_DENY",
+        lambda values: (
+            f"{_COUNTRIES}.method" not in values
+            and f"{_COUNTRIES}.approved_list" in values
+            and f"{_COUNTRIES}.denied_list" in values
+        ),
+    ),
+    Condition(
+        f"{_INTERPRETERS}[].interpreter_languages",
+        "is required; send the two languages",
+        lambda values: "interpreter_languages" not in values and "languages" not in values,
+    ),
+    OnlyWith(
+        "settings.request_permission_to_unmute_participants",
+        "settings.allow_host_control_participant_mute_state",
+        (False,),
+        if_true=True,
+    ),
+    OnlyWith("settings.who_will_receive_summary", "settings.auto_start_meeting_summary", (True,)),
+    OnlyWith("settings.who_can_ask_questions", "settings.auto_start_ai_companion_questions", (True,)),
+)
+"""Combinations that Zoom rejects, ignores or replaces. If a property that is not in a request decides, nothing is rejected."""
+
+ON_CREATE: tuple[Rule, ...] = (
+    Required("tracking_fields[].field", "the label of the tracking field"),
+    RequiredWith("recurrence", "type", (_FIXED_TIME,)),
+)
+"""Additional rules of new meetings. A meeting without `type` is a series if it has a `recurrence`, and otherwise a scheduled meeting."""
+
+ON_UPDATE: tuple[Rule, ...] = (
+    RequiredWith("recurrence.weekly_days", "recurrence.type", ("TYPE_WEEKLY",)),
+    Condition(
+        "start_time",
+        "is in the past, so that Zoom would ignore it; send a later time",
+        lambda values: "start_time" in values and schedule.is_past(values),
+    ),
+    Condition(
+        "local_start_time",
+        "is in the past, so that Zoom would ignore it; send a later time",
+        lambda values: "local_start_time" in values and schedule.is_past(values),
+    ),
+)
+"""Additional rules of changes. Source: https://developers.zoom.us/docs/api/meetings/#tag/meetings/PATCH/meetings/{meetingId}"""
+
+OF_OCCURRENCE = (
+    "agenda",
+    "start_time",
+    "local_start_time",
+    "timezone",
+    "duration_minutes",
+    "settings.host_video",
+    "settings.participant_video",
+    "settings.join_before_host",
+    "settings.mute_upon_entry",
+    "settings.waiting_room",
+    "settings.watermark",
+    "settings.auto_recording",
+)
+"""The properties that Zoom can change for a single occurrence. `timezone` is the zone of the start."""
+
+_NEW = Checker(pb.MeetingDetails.DESCRIPTOR, (*PROPERTIES, *COMBINATIONS, *ON_CREATE))
+_CHANGED = Checker(pb.MeetingDetails.DESCRIPTOR, (*PROPERTIES, *COMBINATIONS, *ON_UPDATE))
+
+
+def check_new(details: pb.MeetingDetails, violations: Violations, *, default_zone: str, now: float) -> None:
+    """Validate a new meeting, and set the type and the days that follow from its other fields.
+
+    Args:
+        default_zone: The time zone of a meeting without one.
+        now: The current time in seconds since 1970. Zoom uses it for a start that is unset or in the past.
+    """
+    values: dict[str, Any] = {}
+    _NEW.check_fields(details, f"{PATH}.", violations, values)
+    schedule.check_additional(details, f"{PATH}.", violations)
+    schedule.complete(details, values, default_zone=default_zone, now=now)
+    _NEW.check_combinations(values, f"{PATH}.", violations)
+
+
+def check_update(
+    details: pb.MeetingDetails, violations: Violations, *, of_occurrence: bool, now: float
+) -> None:
+    """Validate the changes of a meeting, or of one of its occurrences. What is not set keeps its value.
+
+    Args:
+        now: The current time in seconds since 1970.
+    """
+    values: dict[str, Any] = {}
+    _CHANGED.check_fields(details, f"{PATH}.", violations, values)
+    if of_occurrence:
+        _check_occurrence(values, violations)
+    schedule.add_start(details, values, zone=details.timezone, now=now)
+    _CHANGED.check_combinations(values, f"{PATH}.", violations)
+
+
+def _check_occurrence(values: Values, violations: Violations) -> None:
+    """Reject properties of the whole meeting in a change of one occurrence."""
+    for name, value in values.items():
+        parent, _, _ = name.rpartition(".")
+        if (
+            name != "settings"
+            and parent in ("", "settings")
+            and value is not UNKNOWN
+            and name not in OF_OCCURRENCE
+        ):
+            violations.add(
+                f"{PATH}.{name}", "cannot change for a single occurrence; omit it, or omit occurrence_id"
+            )

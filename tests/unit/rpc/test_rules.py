@@ -1,0 +1,463 @@
+"""Tests for the rules of requests. Every row of the tables has a value that violates it and one that is accepted."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.json_format import ParseDict
+from google.protobuf.message import Message
+
+from zoomgate.v1 import meeting_pb2, meetings_service_pb2, registrants_service_pb2
+from zoomgate_server.errors import InvalidRequest
+from zoomgate_server.rpc.services.rules import meeting_rules, request_rules
+from zoomgate_server.rpc.services.rules.checker import Limit, Required, Rule, field_at
+from zoomgate_server.rpc.services.rules.combination import (
+    Combination,
+    Condition,
+    LimitedWith,
+    NeverWith,
+    OnlyWith,
+    RequiredWith,
+)
+from zoomgate_server.rpc.services.rules.constraint import (
+    Characters,
+    Constraint,
+    Entries,
+    Form,
+    Numbers,
+    Printable,
+    Separable,
+    Words,
+)
+from zoomgate_server.rpc.services.validation import Violations
+
+NOW = 1_893_456_000  # 2030-01-01T00:00:00Z
+
+EVERY_PROPERTY: dict[str, Any] = {
+    "topic": "Planning",
+    "agenda": "x\ny",
+    "type": "MEETING_TYPE_RECURRING_FIXED_TIME",
+    "start_time": "2031-01-06T09:00:00Z",
+    "timezone": "Europe/Berlin",
+    "duration_minutes": 45,
+    "password": "abc123",
+    "default_password": True,
+    "pre_schedule": False,
+    "schedule_for": "b@example.com",
+    "template_id": "x",
+    "tracking_fields": [{"field": "a", "value": "b"}],
+    "recurrence": {
+        "type": "TYPE_WEEKLY",
+        "repeat_interval": 1,
+        "weekly_days": ["DAY_OF_WEEK_MONDAY"],
+        "end_times": 5,
+    },
+    "settings": {
+        "host_video": True,
+        "participant_video": True,
+        "join_before_host": True,
+        "jbh_time": 5,
+        "mute_upon_entry": True,
+        "waiting_room": False,
+        "waiting_room_options": {"mode": "MODE_CUSTOM", "who_goes_to_waiting_room": "PARTICIPANTS_EVERYONE"},
+        "use_pmi": False,
+        "approval_type": "APPROVAL_TYPE_AUTOMATIC",
+        "registration_type": 1,
+        "close_registration": True,
+        "registrants_confirmation_email": True,
+        "registrants_email_notification": True,
+        "audio": "AUDIO_BOTH",
+        "audio_conference_info": "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx",
+        "auto_recording": "AUTO_RECORDING_CLOUD",
+        "auto_add_recording_to_video_management": {
+            "enable": True,
+            "channels": [{"channel_id": "a", "name": "b"}],
+        },
+        "alternative_hosts": ["a@example.com", "b@example.com"],
+        "alternative_hosts_email_notification": True,
+        "alternative_host_update_polls": True,
+        "alternative_host_manage_meeting_summary": True,
+        "alternative_host_manage_cloud_recording": True,
+        "meeting_authentication": True,
+        "authentication_option": "signIn",
+        "authentication_domains": ["example.com"],
+        "authentication_exceptions": [{"name": "A", "email": "a@example.com"}],
+        "allow_multiple_devices": True,
+        "approved_or_denied_countries_or_regions": {
+            "enable": True,
+            "method": "METHOD_APPROVE",
+            "approved_list": ["DE", "US"],
+        },
+        "breakout_room": {
+            "enable": True,
+            "rooms": [
+                {"name": "R1", "participants": ["a@example.com", "b@example.com"]},
+                {"name": "R2", "participants": ["c@example.com"]},
+            ],
+        },
+        "contact_name": "X",
+        "contact_email": "x@example.com",
+        "email_notification": True,
+        "encryption_type": "ENCRYPTION_TYPE_ENHANCED",
+        "focus_mode": True,
+        "question_and_answer": {
+            "enable": True,
+            "allow_submit_questions": True,
+            "allow_anonymous_questions": True,
+            "question_visibility": "VISIBILITY_ALL",
+            "attendees_can_comment": True,
+            "attendees_can_upvote": True,
+        },
+        "global_dial_in_countries": ["US", "DE"],
+        "additional_data_center_regions": ["TY"],
+        "cn_meeting": False,
+        "in_meeting": False,
+        "language_interpretation": {
+            "enable": True,
+            "interpreters": [{"email": "i@example.com", "interpreter_languages": ["English", "French"]}],
+        },
+        "sign_language_interpretation": {
+            "enable": True,
+            "interpreters": [{"email": "i@example.com", "sign_language": "American"}],
+        },
+        "meeting_invitees": [{"email": "a@example.com"}, {"email": "b@example.com"}],
+        "private_meeting": True,
+        "internal_meeting": False,
+        "show_share_button": True,
+        "show_join_info": True,
+        "watermark": True,
+        "host_save_video_order": True,
+        "continuous_meeting_chat": {
+            "enable": True,
+            "auto_add_invited_external_users": True,
+            "auto_add_meeting_participants": True,
+        },
+        "participant_focused_meeting": False,
+        "push_change_to_calendar": False,
+        "calendar_type": "CALENDAR_TYPE_GOOGLE",
+        "resources": [
+            {
+                "resource_type": "TYPE_WHITEBOARD",
+                "resource_id": "x",
+                "permission_level": "PERMISSION_LEVEL_EDITOR",
+            }
+        ],
+        "auto_start_meeting_summary": True,
+        "who_will_receive_summary": 1,
+        "summary_template_id": "x",
+        "auto_start_ai_companion_questions": True,
+        "who_can_ask_questions": 1,
+        "device_testing": False,
+        "request_permission_to_unmute_participants": True,
+        "allow_host_control_participant_mute_state": False,
+        "disable_participant_video": False,
+        "email_in_attendee_report": True,
+        "custom_keys": [{"key": "a", "value": "b"}],
+    },
+}
+
+DETAILS = meeting_pb2.MeetingDetails.DESCRIPTOR
+REQUESTS = [
+    message
+    for module in (meetings_service_pb2, registrants_service_pb2)
+    for name, message in vars(module).items()
+    if name.endswith("Request")
+]
+
+
+def reported(check: Callable[[Violations], None]) -> list[tuple[str, str]]:
+    """Return the paths and descriptions of the violations that a check finds."""
+    violations = Violations()
+    check(violations)
+    try:
+        violations.raise_if_any()
+    except InvalidRequest as invalid:
+        return [(violation.field, violation.description) for violation in invalid.violations]
+    return []
+
+
+def of_new_meeting(details: meeting_pb2.MeetingDetails) -> list[tuple[str, str]]:
+    return reported(
+        lambda violations: meeting_rules.check_new(details, violations, default_zone="UTC", now=NOW)
+    )
+
+
+def of_update(details: meeting_pb2.MeetingDetails, *, of_occurrence: bool = False) -> list[tuple[str, str]]:
+    return reported(
+        lambda violations: meeting_rules.check_update(
+            details, violations, of_occurrence=of_occurrence, now=NOW
+        )
+    )
+
+
+def of_request(request: Message) -> list[tuple[str, str]]:
+    return reported(lambda violations: request_rules.check(request, violations))
+
+
+def details(values: dict[str, Any]) -> meeting_pb2.MeetingDetails:
+    return ParseDict(values, meeting_pb2.MeetingDetails())
+
+
+def put(message: Message, path: str, value: Any) -> None:
+    """Set the field at the path of a rule. Lists in the path get one entry."""
+    *parents, name = path.split(".")
+    for parent in parents:
+        container = getattr(message, parent.removesuffix("[]"))
+        message = (container or [container.add()])[0] if parent.endswith("[]") else container
+    field = message.DESCRIPTOR.fields_by_name[name.removesuffix("[]")]
+    if name.endswith("[]"):
+        getattr(message, field.name).append(value)
+    elif field.is_repeated and field.message_type is not None:
+        for _ in value:
+            getattr(message, name).add()
+    elif field.is_repeated:
+        getattr(message, name).extend([1] * len(value) if field.enum_type is not None else value)
+    elif field.message_type is not None:
+        getattr(message, name).SetInParent()
+    else:
+        setattr(message, name, value)
+
+
+def sample(field: FieldDescriptor) -> Any:
+    """Return a value of the type of a field, which need not be a valid one."""
+    if field.is_repeated:
+        return ["one entry"]
+    if field.cpp_type == FieldDescriptor.CPPTYPE_STRING:
+        return "2031-01-01T09:00:00"
+    return True if field.cpp_type == FieldDescriptor.CPPTYPE_BOOL else 1
+
+
+def number(field: FieldDescriptor, value: str | bool) -> int:
+    return value if isinstance(value, bool) else field.enum_type.values_by_name[value].number
+
+
+def other_number(field: FieldDescriptor, values: tuple[str | bool, ...]) -> int:
+    """Return a value of a field on which a combination does not depend."""
+    numbers = {number(field, value) for value in values}
+    candidates = (False, True) if field.enum_type is None else sorted(field.enum_type.values_by_number)[1:]
+    return next(candidate for candidate in candidates if candidate not in numbers)
+
+
+def examples(path: str, constraint: Constraint) -> tuple[Any, Any]:
+    """Return an accepted and a rejected value."""
+    match constraint:
+        case Characters(maximum):
+            end = "@example.com" if path.endswith("email") else ""
+            return "x" * (maximum - len(end)) + end, "x" * (maximum + 1 - len(end)) + end
+        case Entries(maximum):
+            return ["x"] * maximum, ["x"] * (maximum + 1)
+        case Numbers(range() as allowed):
+            return allowed[-1], allowed[-1] + 1
+        case Numbers(tuple() as allowed):
+            return allowed[-1], 7
+        case Form(example=example):
+            return example, "?"
+        case Words(allowed):
+            return allowed[0], "?"
+        case Separable():
+            return "x", "x;y"
+        case Printable():
+            return "a\tb\nc", "a\x1bb"
+    raise AssertionError(constraint)
+
+
+MEETING_RULES = [
+    (of_new_meeting, rule)
+    for rule in (*meeting_rules.PROPERTIES, *meeting_rules.COMBINATIONS, *meeting_rules.ON_CREATE)
+] + [
+    (of_update, rule)
+    for rule in (*meeting_rules.PROPERTIES, *meeting_rules.COMBINATIONS, *meeting_rules.ON_UPDATE)
+]
+
+
+def name_of(value: object) -> str:
+    return value.field if isinstance(value, Rule) else getattr(value, "__name__", "")
+
+
+def rules(kind: type | tuple[type, ...]) -> pytest.MarkDecorator:
+    """Parametrize a test with the rules of meetings of a kind, each with the check of a new meeting or of an update."""
+    selected = [(check, rule) for check, rule in MEETING_RULES if isinstance(rule, kind)]
+    return pytest.mark.parametrize(("check", "rule"), selected, ids=name_of)
+
+
+Check = Callable[[meeting_pb2.MeetingDetails], list[tuple[str, str]]]
+
+
+def path_in_request(rule: Rule, root: str = "meeting_details.") -> str:
+    return root + rule.field.replace("[]", "[0]")
+
+
+def is_reported(rule: Rule, violations: list[tuple[str, str]]) -> bool:
+    return any(path == path_in_request(rule) and text.endswith(str(rule)) for path, text in violations)
+
+
+@rules(Limit)
+def test_value_of_a_property_is_limited(check: Check, rule: Limit) -> None:
+    for value, expected in zip(examples(rule.field, rule.constraint), (False, True), strict=True):
+        request = meeting_pb2.MeetingDetails()
+        put(request, rule.field, value)
+        assert (path_in_request(rule) in dict(check(request))) == expected
+
+
+@rules(Required)
+def test_property_of_a_part_is_required(check: Check, rule: Required) -> None:
+    parent, _, _ = rule.field.rpartition(".")
+    request = meeting_pb2.MeetingDetails()
+    put(request, parent.removesuffix("[]"), ["one entry"])
+    assert (path_in_request(rule), str(rule)) in check(request)
+    put(request, rule.field, sample(field_at(DETAILS, rule.field)))
+    assert str(rule) not in dict(check(request)).values()
+
+
+@rules(OnlyWith)
+def test_property_is_only_accepted_with_some_values_of_another_one(check: Check, rule: OnlyWith) -> None:
+    field, other = field_at(DETAILS, rule.field), field_at(DETAILS, rule.other)
+    for decision, expected in (
+        (other_number(other, rule.named), True),
+        *((number(other, value), False) for value in rule.named),
+    ):
+        request = meeting_pb2.MeetingDetails()
+        put(request, rule.field, sample(field))
+        put(request, rule.other, decision)
+        assert is_reported(rule, check(request)) == expected
+
+
+@rules((NeverWith, LimitedWith))
+def test_property_is_rejected_with_some_values_of_another_one(check: Check, rule: Combination) -> None:
+    field, other = field_at(DETAILS, rule.field), field_at(DETAILS, rule.other)
+    value = examples(rule.field, rule.constraint)[1] if isinstance(rule, LimitedWith) else sample(field)
+    request = meeting_pb2.MeetingDetails()
+    put(request, rule.field, value)
+    assert not is_reported(rule, check(request))
+    for decision in [number(other, value) for value in rule.named] or [sample(other)]:
+        put(request, rule.other, decision)
+        assert is_reported(rule, check(request))
+    if rule.named:
+        put(request, rule.other, other_number(other, rule.named))
+        assert not is_reported(rule, check(request))
+
+
+@rules(RequiredWith)
+def test_property_is_required_with_some_values_of_another_one(check: Check, rule: RequiredWith) -> None:
+    field, other = field_at(DETAILS, rule.field), field_at(DETAILS, rule.other)
+    request = meeting_pb2.MeetingDetails()
+    assert not is_reported(rule, check(request))
+    for decision in [number(other, value) for value in rule.named] or [sample(other)]:
+        put(request, rule.other, decision)
+        assert is_reported(rule, check(request))
+    put(request, rule.field, sample(field))
+    assert not is_reported(rule, check(request))
+
+
+@rules((OnlyWith, RequiredWith))
+def test_additional_field_satisfies_every_combination(check: Check, rule: Combination) -> None:
+    """Its value may be one that Zoom has added."""
+    path = rule.other if isinstance(rule, OnlyWith) else rule.field
+    parent, _, name = path.rpartition(".")
+    request = meeting_pb2.MeetingDetails()
+    if isinstance(rule, OnlyWith):
+        put(request, rule.field, sample(field_at(DETAILS, rule.field)))
+    else:
+        other = field_at(DETAILS, rule.other)
+        put(request, rule.other, number(other, rule.named[0]) if rule.named else sample(other))
+    container = request
+    for part in filter(None, parent.split(".")):
+        container = getattr(container, part)
+    container.additional_fields[name] = "new"
+    assert not is_reported(rule, check(request))
+
+
+@pytest.mark.parametrize(
+    "rule", [rule for rule in meeting_rules.COMBINATIONS if isinstance(rule, OnlyWith)], ids=name_of
+)
+def test_property_that_is_not_changed_decides_nothing(rule: OnlyWith) -> None:
+    """It keeps its value at Zoom, which the service does not know."""
+    request = meeting_pb2.MeetingDetails()
+    put(request, rule.field, sample(field_at(DETAILS, rule.field)))
+    assert not is_reported(rule, of_update(request))
+
+
+CONDITIONS: dict[str, tuple[Any, ...]] = {
+    "type": ({"type": "MEETING_TYPE_PERSONAL_ROOM"}, {"type": "MEETING_TYPE_SCHEDULED"}),
+    "local_start_time": (
+        {"timezone": "Europe/Berlin", "local_start_time": "2031-03-30T02:30:00"},
+        {"timezone": "Europe/Berlin", "local_start_time": "2031-03-30T03:30:00"},
+    ),
+    "recurrence.end_time": (
+        {"start_time": "2031-01-07T09:00:00Z", "recurrence": {"type": 1, "end_time": "2031-01-07T08:59:59Z"}},
+        {"start_time": "2031-01-07T09:00:00Z", "recurrence": {"type": 1, "end_time": "2031-01-07T09:00:00Z"}},
+    ),
+    "settings.approved_or_denied_countries_or_regions.method": (
+        {
+            "settings": {
+                "approved_or_denied_countries_or_regions": {"approved_list": ["DE"], "denied_list": ["US"]}
+            }
+        },
+        {"settings": {"approved_or_denied_countries_or_regions": {"approved_list": ["DE"]}}},
+    ),
+    "settings.language_interpretation.interpreters[].interpreter_languages": (
+        {"settings": {"language_interpretation": {"interpreters": [{"email": "a@example.com"}]}}},
+        {
+            "settings": {
+                "language_interpretation": {
+                    "interpreters": [{"email": "a@example.com", "languages": ["US", "FR"]}]
+                }
+            }
+        },
+    ),
+}
+PAST: dict[str, tuple[Any, ...]] = {
+    "start_time": ({"start_time": "2029-12-31T23:59:59Z"}, {"start_time": "2030-01-01T00:00:00Z"}),
+    "local_start_time": (
+        {"timezone": "Europe/Berlin", "local_start_time": "2030-01-01T00:59:59"},
+        {"timezone": "Europe/Berlin", "local_start_time": "2030-01-01T01:00:00"},
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("check", "table", "rule"),
+    [
+        *(
+            (check, CONDITIONS, rule)
+            for check in (of_new_meeting, of_update)
+            for rule in meeting_rules.COMBINATIONS
+        ),
+        *((of_update, PAST, rule) for rule in meeting_rules.ON_UPDATE),
+    ],
+    ids=name_of,
+)
+def test_computed_rule_is_applied(check: Check, table: dict[str, tuple[Any, Any]], rule: Rule) -> None:
+    if isinstance(rule, Condition):
+        rejected, accepted = table[rule.field]
+        beginning = rule.text[:15]
+        assert any(
+            path == path_in_request(rule) and text.startswith(beginning)
+            for path, text in check(details(rejected))
+        )
+        assert check(details(accepted)) == []
+
+
+def test_one_occurrence_can_change_only_in_the_documented_properties() -> None:
+    request = meeting_pb2.MeetingDetails()
+    for field in meeting_pb2.MeetingSettings.DESCRIPTOR.fields:
+        if field.name != "additional_fields":
+            put(request.settings, field.name, sample(field))
+    put(request, "topic", "Planning")
+    put(request, "agenda", "All")
+    put(request, "local_start_time", "2031-01-01T09:00:00")
+    put(request, "duration_minutes", 30)
+    rejected = {
+        path.removeprefix("meeting_details.")
+        for path, text in of_update(request, of_occurrence=True)
+        if "single occurrence" in text
+    }
+    settings = {f"settings.{name}" for name in meeting_pb2.MeetingSettings.DESCRIPTOR.fields_by_name}
+    assert rejected == {"topic", *settings} - {*meeting_rules.OF_OCCURRENCE, "settings.additional_fields"}
+    assert [text for _, text in of_update(request) if "single occurrence" in text] == []
+
+
+def test_meeting_with_every_property_is_accepted() -> None:
+    assert of_new_meeting(details(EVERY_PROPERTY)) == []
+    assert of_update(details(EVERY_PROPERTY)) == []
