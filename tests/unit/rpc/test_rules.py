@@ -264,10 +264,18 @@ def examples(path: str, constraint: Constraint) -> tuple[Any, Any]:
 
 MEETING_RULES = [
     (of_new_meeting, rule)
-    for rule in (*meeting_rules.PROPERTIES, *meeting_rules.COMBINATIONS, *meeting_rules.ON_CREATE)
+    for rule in (
+        *meeting_rules.PROPERTIES.rules,
+        *meeting_rules.COMBINATIONS.rules,
+        *meeting_rules.ON_CREATE.rules,
+    )
 ] + [
     (of_update, rule)
-    for rule in (*meeting_rules.PROPERTIES, *meeting_rules.COMBINATIONS, *meeting_rules.ON_UPDATE)
+    for rule in (
+        *meeting_rules.PROPERTIES.rules,
+        *meeting_rules.COMBINATIONS.rules,
+        *meeting_rules.ON_UPDATE.rules,
+    )
 ]
 
 
@@ -369,7 +377,7 @@ def test_additional_field_satisfies_every_combination(check: Check, rule: Combin
 
 
 @pytest.mark.parametrize(
-    "rule", [rule for rule in meeting_rules.COMBINATIONS if isinstance(rule, OnlyWith)], ids=name_of
+    "rule", [rule for rule in meeting_rules.COMBINATIONS.rules if isinstance(rule, OnlyWith)], ids=name_of
 )
 def test_property_that_is_not_changed_decides_nothing(rule: OnlyWith) -> None:
     """It keeps its value at Zoom, which the service does not know."""
@@ -422,9 +430,9 @@ PAST: dict[str, tuple[Any, ...]] = {
         *(
             (check, CONDITIONS, rule)
             for check in (of_new_meeting, of_update)
-            for rule in meeting_rules.COMBINATIONS
+            for rule in meeting_rules.COMBINATIONS.rules
         ),
-        *((of_update, PAST, rule) for rule in meeting_rules.ON_UPDATE),
+        *((of_update, PAST, rule) for rule in meeting_rules.ON_UPDATE.rules),
     ],
     ids=name_of,
 )

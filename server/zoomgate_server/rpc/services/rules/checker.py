@@ -40,6 +40,16 @@ class Required(NamedTuple):
 
 Rule: TypeAlias = Limit | Required | Combination | Condition
 
+
+class Table(NamedTuple):
+    """Rules with a common source, which is a page of Zoom's documentation."""
+
+    title: str
+    text: str
+    source: str
+    rules: tuple[Rule, ...]
+
+
 _PACKAGE = "zoomgate.v1."
 
 _Test: TypeAlias = Callable[[Any], str | None]

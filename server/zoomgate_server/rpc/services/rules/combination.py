@@ -29,7 +29,8 @@ class Combination:
 
     @property
     def _values(self) -> str:
-        return " or ".join(str(value).lower() if isinstance(value, bool) else value for value in self.named)
+        *others, last = (str(value).lower() if isinstance(value, bool) else value for value in self.named)
+        return f"{', '.join(others)} or {last}" if others else last
 
     def violation(self, values: Values, numbers: frozenset[int]) -> str | None:
         """Return the description of the violation, if any. `numbers` are the `named` values as in messages."""

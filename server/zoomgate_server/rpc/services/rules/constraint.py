@@ -82,7 +82,7 @@ class Form(NamedTuple):
     matches: Callable[[str], Any]
 
     def __str__(self) -> str:
-        return f"{self.name} such as {self.example}"
+        return f"{self.name}, such as {self.example}"
 
     def violation(self, value: str) -> str | None:
         return None if self.matches(value) else f"must be {self.name}; send a value such as {self.example}"

@@ -8,7 +8,7 @@ from typing import Any
 
 from zoomgate.v1 import meeting_pb2 as pb
 from zoomgate_server.rpc.services.rules import schedule
-from zoomgate_server.rpc.services.rules.checker import Checker, Limit, Required, Rule
+from zoomgate_server.rpc.services.rules.checker import Checker, Limit, Required, Table
 from zoomgate_server.rpc.services.rules.combination import (
     UNKNOWN,
     Condition,
@@ -34,6 +34,9 @@ from zoomgate_server.rpc.services.validation import Violations
 
 PATH = "meeting_details"
 
+_CREATE = "https://developers.zoom.us/docs/api/meetings/#tag/meetings/POST/users/{userId}/meetings"
+_UPDATE = "https://developers.zoom.us/docs/api/meetings/#tag/meetings/PATCH/meetings/{meetingId}"
+
 _SCHEDULED = "MEETING_TYPE_SCHEDULED"
 _NO_FIXED_TIME = "MEETING_TYPE_RECURRING_NO_FIXED_TIME"
 _FIXED_TIME = "MEETING_TYPE_RECURRING_FIXED_TIME"
@@ -46,165 +49,190 @@ _SIGN_INTERPRETERS = "settings.sign_language_interpretation.interpreters"
 _VIDEO_MANAGEMENT = "settings.auto_add_recording_to_video_management"
 _WAITING_ROOM = "settings.waiting_room_options"
 
-PROPERTIES: tuple[Rule, ...] = (
-    Limit("topic", Characters(200)),
-    Limit("agenda", Characters(2000)),
-    Limit("agenda", Multiline()),
-    Limit("timezone", TIME_ZONE),
-    Limit(
-        "local_start_time",
-        Form(
-            "a valid date and time without a time zone, from 1970 on",
-            "2026-11-24T09:00:00",
-            schedule.is_local_time,
+PROPERTIES = Table(
+    "Properties",
+    "",
+    _CREATE,
+    (
+        Limit("topic", Characters(200)),
+        Limit("agenda", Characters(2000)),
+        Limit("agenda", Multiline()),
+        Limit("timezone", TIME_ZONE),
+        Limit(
+            "local_start_time",
+            Form(
+                "a valid date and time without a time zone, from 1970 on",
+                "2026-11-24T09:00:00",
+                schedule.is_local_time,
+            ),
+        ),
+        Limit("duration_minutes", Numbers(range(1, 1441), "1 to 1440 minutes")),
+        Limit("password", Characters(10)),
+        Limit("recurrence.weekly_days", Entries(7)),
+        Limit("recurrence.monthly_day", Numbers(range(1, 32), "1 to 31")),
+        Limit("recurrence.end_times", Numbers(range(61), "1 to 60, or 0 for no end")),
+        Limit("settings.jbh_time", Numbers((0, 5, 10, 15), "0, 5, 10 or 15 minutes")),
+        Limit("settings.audio_conference_info", Characters(2048)),
+        Limit("settings.audio_conference_info", Multiline()),
+        Limit("settings.alternative_hosts[]", Separable()),
+        Limit("settings.authentication_domains[]", Separable()),
+        Limit("settings.enforce_login_domains[]", Separable()),
+        Limit("settings.authentication_exceptions[].email", EMAIL),
+        Limit(
+            "settings.contact_email",
+            Form(f"empty or {EMAIL.name}", EMAIL.example, lambda text: not text or EMAIL.matches(text)),
+        ),
+        Limit("settings.meeting_invitees[].email", EMAIL),
+        Limit("settings.breakout_room.rooms[].participants[]", EMAIL),
+        Limit(f"{_COUNTRIES}.approved_list[]", COUNTRY),
+        Limit(f"{_COUNTRIES}.denied_list[]", COUNTRY),
+        Limit("settings.global_dial_in_countries[]", COUNTRY),
+        Limit("settings.additional_data_center_regions[]", COUNTRY),
+        Limit(f"{_INTERPRETERS}[].email", EMAIL),
+        Limit(f"{_INTERPRETERS}[].interpreter_languages", Entries(2, minimum=2)),
+        Limit(f"{_INTERPRETERS}[].interpreter_languages[]", Separable()),
+        Limit(f"{_INTERPRETERS}[].languages", Entries(2, minimum=2)),
+        Limit(
+            f"{_INTERPRETERS}[].languages[]",
+            Words(("US", "CN", "JP", "DE", "FR", "RU", "PT", "ES", "KR")),
+        ),
+        Limit(_SIGN_INTERPRETERS, Entries(20)),
+        Limit(f"{_SIGN_INTERPRETERS}[].email", EMAIL),
+        Limit(f"{_VIDEO_MANAGEMENT}.channels", Entries(5)),
+        Limit("settings.custom_keys", Entries(10)),
+        Limit("settings.custom_keys[].key", Characters(64)),
+        Limit("settings.custom_keys[].value", Characters(256)),
+        Required("recurrence.type", "TYPE_DAILY, TYPE_WEEKLY or TYPE_MONTHLY"),
+        Required("settings.meeting_invitees[].email", "the email address of the invitee"),
+        Required(f"{_INTERPRETERS}[].email", "the email address of the interpreter"),
+        Required(f"{_SIGN_INTERPRETERS}[].email", "the email address of the interpreter"),
+        Required(f"{_WAITING_ROOM}.mode", "MODE_FOLLOW_SETTING or MODE_CUSTOM"),
+        Required(f"{_VIDEO_MANAGEMENT}.enable", "true or false"),
+        Required(f"{_VIDEO_MANAGEMENT}.channels[].channel_id", "the ID of the channel"),
+    ),
+)
+
+COMBINATIONS = Table(
+    "Combinations of properties",
+    "A property that is not in a request, and whose value is not known, decides nothing.",
+    _CREATE,
+    (
+        Condition(
+            "type",
+            "must not be MEETING_TYPE_PERSONAL_ROOM; send a different type, with settings.use_pmi for the personal room",
+            lambda values: values.get("type") == pb.MEETING_TYPE_PERSONAL_ROOM,
+        ),
+        NeverWith("start_time", "type", (_INSTANT, _NO_FIXED_TIME)),
+        NeverWith("local_start_time", "type", (_INSTANT, _NO_FIXED_TIME)),
+        Condition(
+            "local_start_time",
+            "must be a time that the clocks in {zone} do not skip; send a time such as {start:%Y-%m-%dT%H:%M:%S}",
+            schedule.is_skipped,
+        ),
+        NeverWith("schedule_for", "type", (_INSTANT,)),
+        OnlyWith("pre_schedule", "type", (_SCHEDULED, _NO_FIXED_TIME), if_true=True),
+        OnlyWith("recurrence", "type", (_FIXED_TIME,)),
+        LimitedWith(
+            "recurrence.repeat_interval",
+            "recurrence.type",
+            ("TYPE_DAILY",),
+            Numbers(range(1, 100), "1 to 99"),
+        ),
+        LimitedWith(
+            "recurrence.repeat_interval",
+            "recurrence.type",
+            ("TYPE_WEEKLY",),
+            Numbers(range(1, 51), "1 to 50"),
+        ),
+        LimitedWith(
+            "recurrence.repeat_interval",
+            "recurrence.type",
+            ("TYPE_MONTHLY",),
+            Numbers(range(1, 11), "1 to 10"),
+        ),
+        OnlyWith("recurrence.weekly_days", "recurrence.type", ("TYPE_WEEKLY",)),
+        OnlyWith("recurrence.monthly_day", "recurrence.type", ("TYPE_MONTHLY",)),
+        OnlyWith("recurrence.monthly_week", "recurrence.type", ("TYPE_MONTHLY",)),
+        OnlyWith("recurrence.monthly_week_day", "recurrence.type", ("TYPE_MONTHLY",)),
+        NeverWith("recurrence.monthly_day", "recurrence.monthly_week"),
+        NeverWith("recurrence.monthly_day", "recurrence.monthly_week_day"),
+        RequiredWith("recurrence.monthly_week", "recurrence.monthly_week_day"),
+        RequiredWith("recurrence.monthly_week_day", "recurrence.monthly_week"),
+        NeverWith("recurrence.end_time", "recurrence.end_times"),
+        Condition(
+            "recurrence.end_time",
+            "must not be before the start of the meeting or in the past; send a later time",
+            schedule.ends_too_early,
+        ),
+        OnlyWith("settings.use_pmi", "type", (_SCHEDULED, _NO_FIXED_TIME), if_true=True),
+        OnlyWith("settings.join_before_host", "type", _RECURRING, if_true=True),
+        OnlyWith("settings.continuous_meeting_chat.enable", "type", _RECURRING, if_true=True),
+        OnlyWith("settings.registration_type", "type", (_FIXED_TIME,)),
+        OnlyWith("settings.allow_multiple_devices", "settings.approval_type", _REGISTRATION, if_true=True),
+        OnlyWith("settings.show_share_button", "settings.approval_type", _REGISTRATION, if_true=True),
+        OnlyWith("settings.show_join_info", "settings.approval_type", _REGISTRATION, if_true=True),
+        OnlyWith(
+            "settings.registrants_confirmation_email",
+            "settings.registrants_email_notification",
+            (True,),
+            if_true=True,
+        ),
+        RequiredWith(f"{_WAITING_ROOM}.who_goes_to_waiting_room", f"{_WAITING_ROOM}.mode", ("MODE_CUSTOM",)),
+        RequiredWith(f"{_COUNTRIES}.approved_list", f"{_COUNTRIES}.method", ("METHOD_APPROVE",)),
+        RequiredWith(f"{_COUNTRIES}.denied_list", f"{_COUNTRIES}.method", ("METHOD_DENY",)),
+        Condition(
+            f"{_COUNTRIES}.method",
+            "is required with both approved_list and denied_list; send METHOD_APPROVE or METHOD_DENY",
+            lambda values: (
+                f"{_COUNTRIES}.method" not in values
+                and f"{_COUNTRIES}.approved_list" in values
+                and f"{_COUNTRIES}.denied_list" in values
+            ),
+        ),
+        Condition(
+            f"{_INTERPRETERS}[].interpreter_languages",
+            "is required; send the two languages",
+            lambda values: "interpreter_languages" not in values and "languages" not in values,
+        ),
+        OnlyWith(
+            "settings.request_permission_to_unmute_participants",
+            "settings.allow_host_control_participant_mute_state",
+            (False,),
+            if_true=True,
+        ),
+        OnlyWith("settings.who_will_receive_summary", "settings.auto_start_meeting_summary", (True,)),
+        OnlyWith("settings.who_can_ask_questions", "settings.auto_start_ai_companion_questions", (True,)),
+    ),
+)
+
+ON_CREATE = Table(
+    "New meetings",
+    "A meeting without `type` is a series if it has a `recurrence`, and otherwise a scheduled meeting.",
+    _CREATE,
+    (
+        Required("tracking_fields[].field", "the label of the tracking field"),
+        RequiredWith("recurrence", "type", (_FIXED_TIME,)),
+    ),
+)
+
+ON_UPDATE = Table(
+    "Changes of meetings",
+    "Only the properties that change are checked.",
+    _UPDATE,
+    (
+        RequiredWith("recurrence.weekly_days", "recurrence.type", ("TYPE_WEEKLY",)),
+        Condition(
+            "start_time",
+            "must not be in the past, because Zoom would ignore it; send a later time",
+            lambda values: "start_time" in values and schedule.is_past(values),
+        ),
+        Condition(
+            "local_start_time",
+            "must not be in the past, because Zoom would ignore it; send a later time",
+            lambda values: "local_start_time" in values and schedule.is_past(values),
         ),
     ),
-    Limit("duration_minutes", Numbers(range(1, 1441), "1 to 1440 minutes")),
-    Limit("password", Characters(10)),
-    Limit("recurrence.weekly_days", Entries(7)),
-    Limit("recurrence.monthly_day", Numbers(range(1, 32), "1 to 31")),
-    Limit("recurrence.end_times", Numbers(range(61), "1 to 60, or 0 for no end")),
-    Limit("settings.jbh_time", Numbers((0, 5, 10, 15), "0, 5, 10 or 15 minutes")),
-    Limit("settings.audio_conference_info", Characters(2048)),
-    Limit("settings.audio_conference_info", Multiline()),
-    Limit("settings.alternative_hosts[]", Separable()),
-    Limit("settings.authentication_domains[]", Separable()),
-    Limit("settings.enforce_login_domains[]", Separable()),
-    Limit("settings.authentication_exceptions[].email", EMAIL),
-    Limit(
-        "settings.contact_email",
-        Form(EMAIL.name, EMAIL.example, lambda text: not text or EMAIL.matches(text)),
-    ),
-    Limit("settings.meeting_invitees[].email", EMAIL),
-    Limit("settings.breakout_room.rooms[].participants[]", EMAIL),
-    Limit(f"{_COUNTRIES}.approved_list[]", COUNTRY),
-    Limit(f"{_COUNTRIES}.denied_list[]", COUNTRY),
-    Limit("settings.global_dial_in_countries[]", COUNTRY),
-    Limit("settings.additional_data_center_regions[]", COUNTRY),
-    Limit(f"{_INTERPRETERS}[].email", EMAIL),
-    Limit(f"{_INTERPRETERS}[].interpreter_languages", Entries(2, minimum=2)),
-    Limit(f"{_INTERPRETERS}[].interpreter_languages[]", Separable()),
-    Limit(f"{_INTERPRETERS}[].languages", Entries(2, minimum=2)),
-    Limit(
-        f"{_INTERPRETERS}[].languages[]",
-        Words(("US", "CN", "JP", "DE", "FR", "RU", "PT", "ES", "KR")),
-    ),
-    Limit(_SIGN_INTERPRETERS, Entries(20)),
-    Limit(f"{_SIGN_INTERPRETERS}[].email", EMAIL),
-    Limit(f"{_VIDEO_MANAGEMENT}.channels", Entries(5)),
-    Limit("settings.custom_keys", Entries(10)),
-    Limit("settings.custom_keys[].key", Characters(64)),
-    Limit("settings.custom_keys[].value", Characters(256)),
-    Required("recurrence.type", "TYPE_DAILY, TYPE_WEEKLY or TYPE_MONTHLY"),
-    Required("settings.meeting_invitees[].email", "the email address of the invitee"),
-    Required(f"{_INTERPRETERS}[].email", "the email address of the interpreter"),
-    Required(f"{_SIGN_INTERPRETERS}[].email", "the email address of the interpreter"),
-    Required(f"{_WAITING_ROOM}.mode", "MODE_FOLLOW_SETTING or MODE_CUSTOM"),
-    Required(f"{_VIDEO_MANAGEMENT}.enable", "true or false"),
-    Required(f"{_VIDEO_MANAGEMENT}.channels[].channel_id", "the ID of the channel"),
 )
-"""Rules of single properties. Source: https://developers.zoom.us/docs/api/meetings/#tag/meetings/POST/users/{userId}/meetings"""
-
-COMBINATIONS: tuple[Rule, ...] = (
-    Condition(
-        "type",
-        "MEETING_TYPE_PERSONAL_ROOM can only be returned by Zoom; send a different type, and set settings.use_pmi to use the personal room",
-        lambda values: values.get("type") == pb.MEETING_TYPE_PERSONAL_ROOM,
-    ),
-    NeverWith("start_time", "type", (_INSTANT, _NO_FIXED_TIME)),
-    NeverWith("local_start_time", "type", (_INSTANT, _NO_FIXED_TIME)),
-    Condition(
-        "local_start_time",
-        "does not exist in {zone}, where the clocks skip it; send a time such as {start:%Y-%m-%dT%H:%M:%S}",
-        schedule.is_skipped,
-    ),
-    NeverWith("schedule_for", "type", (_INSTANT,)),
-    OnlyWith("pre_schedule", "type", (_SCHEDULED, _NO_FIXED_TIME), if_true=True),
-    OnlyWith("recurrence", "type", (_FIXED_TIME,)),
-    LimitedWith(
-        "recurrence.repeat_interval", "recurrence.type", ("TYPE_DAILY",), Numbers(range(1, 100), "1 to 99")
-    ),
-    LimitedWith(
-        "recurrence.repeat_interval", "recurrence.type", ("TYPE_WEEKLY",), Numbers(range(1, 51), "1 to 50")
-    ),
-    LimitedWith(
-        "recurrence.repeat_interval", "recurrence.type", ("TYPE_MONTHLY",), Numbers(range(1, 11), "1 to 10")
-    ),
-    OnlyWith("recurrence.weekly_days", "recurrence.type", ("TYPE_WEEKLY",)),
-    OnlyWith("recurrence.monthly_day", "recurrence.type", ("TYPE_MONTHLY",)),
-    OnlyWith("recurrence.monthly_week", "recurrence.type", ("TYPE_MONTHLY",)),
-    OnlyWith("recurrence.monthly_week_day", "recurrence.type", ("TYPE_MONTHLY",)),
-    NeverWith("recurrence.monthly_day", "recurrence.monthly_week"),
-    NeverWith("recurrence.monthly_day", "recurrence.monthly_week_day"),
-    RequiredWith("recurrence.monthly_week", "recurrence.monthly_week_day"),
-    RequiredWith("recurrence.monthly_week_day", "recurrence.monthly_week"),
-    NeverWith("recurrence.end_time", "recurrence.end_times"),
-    Condition(
-        "recurrence.end_time",
-        "is before the start of the meeting, or in the past; send a later time",
-        schedule.ends_too_early,
-    ),
-    OnlyWith("settings.use_pmi", "type", (_SCHEDULED, _NO_FIXED_TIME), if_true=True),
-    OnlyWith("settings.join_before_host", "type", _RECURRING, if_true=True),
-    OnlyWith("settings.continuous_meeting_chat.enable", "type", _RECURRING, if_true=True),
-    OnlyWith("settings.registration_type", "type", (_FIXED_TIME,)),
-    OnlyWith("settings.allow_multiple_devices", "settings.approval_type", _REGISTRATION, if_true=True),
-    OnlyWith("settings.show_share_button", "settings.approval_type", _REGISTRATION, if_true=True),
-    OnlyWith("settings.show_join_info", "settings.approval_type", _REGISTRATION, if_true=True),
-    OnlyWith(
-        "settings.registrants_confirmation_email",
-        "settings.registrants_email_notification",
-        (True,),
-        if_true=True,
-    ),
-    RequiredWith(f"{_WAITING_ROOM}.who_goes_to_waiting_room", f"{_WAITING_ROOM}.mode", ("MODE_CUSTOM",)),
-    RequiredWith(f"{_COUNTRIES}.approved_list", f"{_COUNTRIES}.method", ("METHOD_APPROVE",)),
-    RequiredWith(f"{_COUNTRIES}.denied_list", f"{_COUNTRIES}.method", ("METHOD_DENY",)),
-    Condition(
-        f"{_COUNTRIES}.method",
-        "is required with both approved_list and denied_list; send METHOD_APPROVE or METHOD_DENY",
-        lambda values: (
-            f"{_COUNTRIES}.method" not in values
-            and f"{_COUNTRIES}.approved_list" in values
-            and f"{_COUNTRIES}.denied_list" in values
-        ),
-    ),
-    Condition(
-        f"{_INTERPRETERS}[].interpreter_languages",
-        "is required; send the two languages",
-        lambda values: "interpreter_languages" not in values and "languages" not in values,
-    ),
-    OnlyWith(
-        "settings.request_permission_to_unmute_participants",
-        "settings.allow_host_control_participant_mute_state",
-        (False,),
-        if_true=True,
-    ),
-    OnlyWith("settings.who_will_receive_summary", "settings.auto_start_meeting_summary", (True,)),
-    OnlyWith("settings.who_can_ask_questions", "settings.auto_start_ai_companion_questions", (True,)),
-)
-"""Combinations that Zoom rejects, ignores or replaces. If a property that is not in a request decides, nothing is rejected."""
-
-ON_CREATE: tuple[Rule, ...] = (
-    Required("tracking_fields[].field", "the label of the tracking field"),
-    RequiredWith("recurrence", "type", (_FIXED_TIME,)),
-)
-"""Additional rules of new meetings. A meeting without `type` is a series if it has a `recurrence`, and otherwise a scheduled meeting."""
-
-ON_UPDATE: tuple[Rule, ...] = (
-    RequiredWith("recurrence.weekly_days", "recurrence.type", ("TYPE_WEEKLY",)),
-    Condition(
-        "start_time",
-        "is in the past, so that Zoom would ignore it; send a later time",
-        lambda values: "start_time" in values and schedule.is_past(values),
-    ),
-    Condition(
-        "local_start_time",
-        "is in the past, so that Zoom would ignore it; send a later time",
-        lambda values: "local_start_time" in values and schedule.is_past(values),
-    ),
-)
-"""Additional rules of changes. Source: https://developers.zoom.us/docs/api/meetings/#tag/meetings/PATCH/meetings/{meetingId}"""
 
 OF_OCCURRENCE = (
     "agenda",
@@ -222,8 +250,8 @@ OF_OCCURRENCE = (
 )
 """The properties that Zoom can change for a single occurrence. `timezone` is the zone of the start."""
 
-_NEW = Checker(pb.MeetingDetails.DESCRIPTOR, (*PROPERTIES, *COMBINATIONS, *ON_CREATE))
-_CHANGED = Checker(pb.MeetingDetails.DESCRIPTOR, (*PROPERTIES, *COMBINATIONS, *ON_UPDATE))
+_NEW = Checker(pb.MeetingDetails.DESCRIPTOR, (*PROPERTIES.rules, *COMBINATIONS.rules, *ON_CREATE.rules))
+_CHANGED = Checker(pb.MeetingDetails.DESCRIPTOR, (*PROPERTIES.rules, *COMBINATIONS.rules, *ON_UPDATE.rules))
 
 
 def check_new(details: pb.MeetingDetails, violations: Violations, *, default_zone: str, now: float) -> None:

@@ -7,7 +7,7 @@ from datetime import date
 from google.protobuf.message import Message
 
 from zoomgate.v1 import meetings_service_pb2, registrants_service_pb2
-from zoomgate_server.rpc.services.rules.checker import Checker, Limit, Required, Rule, field_at
+from zoomgate_server.rpc.services.rules.checker import Checker, Limit, Required, Table, field_at
 from zoomgate_server.rpc.services.rules.combination import Condition, Values
 from zoomgate_server.rpc.services.rules.constraint import (
     COUNTRY,
@@ -57,63 +57,69 @@ _REGISTRANT = Form(
     re.compile(r"[A-Za-z0-9+=_~-]{1,128}", re.ASCII).fullmatch,
 )
 
-REQUESTS: tuple[Rule, ...] = (
-    Limit(
-        "meeting_id",
-        Numbers(range(1, MAX_MEETING_ID + 1), f"the numeric ID of the meeting, 1 to {MAX_MEETING_ID}"),
-    ),
-    Limit("meeting_uuid", _UUID),
-    Condition(
-        "meeting_id",
-        "is required; send the numeric ID of the meeting, without spaces or dashes",
-        lambda values: "meeting_id" not in values and "meeting_uuid" not in values,
-    ),
-    Limit("occurrence_id", _OCCURRENCE),
-    Limit("occurrence_ids[]", _OCCURRENCE),
-    Limit("page_size", Numbers(range(1, 301), "1 to 300, or 0 for Zoom's default of 30")),
-    Limit("from_date", _DATE),
-    Limit("to_date", _DATE),
-    Limit("timezone", TIME_ZONE),
-    Condition("to_date", "is before from_date; send the same or a later date", _ends_before_it_starts),
-    Limit("registrant_id", _REGISTRANT),
-    Required("registrant_id", "the ID of the registration"),
-    Required("registrant", "the person to register"),
-    Required("registrant.email", "the email address"),
-    Required("registrant.first_name", "the first name"),
-    Limit("registrant.email", Characters(128)),
-    Limit("registrant.email", EMAIL),
-    Limit("registrant.first_name", Characters(64)),
-    Limit("registrant.last_name", Characters(64)),
-    Limit("registrant.country", COUNTRY),
-    Limit("registrant.comments", Multiline()),
-    Limit("registrant.custom_questions[].value", Characters(128)),
-    Limit("registrant.custom_questions[].value", Multiline()),
-    Limit(
-        "registrant.no_of_employees",
-        Words(
-            (
-                "1-20",
-                "21-50",
-                "51-100",
-                "101-500",
-                "500-1,000",
-                "1,001-5,000",
-                "5,001-10,000",
-                "More than 10,000",
-            )
+REQUESTS = Table(
+    "Other fields of requests",
+    "Each rule applies to every request that has the field.",
+    "https://developers.zoom.us/docs/api/meetings/",
+    (
+        Limit(
+            "meeting_id",
+            Numbers(range(1, MAX_MEETING_ID + 1), f"the numeric ID of the meeting, 1 to {MAX_MEETING_ID}"),
+        ),
+        Limit("meeting_uuid", _UUID),
+        Condition(
+            "meeting_id",
+            "is required; send the numeric ID of the meeting, without spaces or dashes",
+            lambda values: "meeting_id" not in values and "meeting_uuid" not in values,
+        ),
+        Limit("occurrence_id", _OCCURRENCE),
+        Limit("occurrence_ids[]", _OCCURRENCE),
+        Limit("page_size", Numbers(range(1, 301), "1 to 300, or 0 for Zoom's default of 30")),
+        Limit("from_date", _DATE),
+        Limit("to_date", _DATE),
+        Limit("timezone", TIME_ZONE),
+        Condition(
+            "to_date", "must not be before from_date; send the same or a later date", _ends_before_it_starts
+        ),
+        Limit("registrant_id", _REGISTRANT),
+        Required("registrant_id", "the ID of the registration"),
+        Required("registrant", "the person to register"),
+        Required("registrant.email", "the email address"),
+        Required("registrant.first_name", "the first name"),
+        Limit("registrant.email", Characters(128)),
+        Limit("registrant.email", EMAIL),
+        Limit("registrant.first_name", Characters(64)),
+        Limit("registrant.last_name", Characters(64)),
+        Limit("registrant.country", COUNTRY),
+        Limit("registrant.comments", Multiline()),
+        Limit("registrant.custom_questions[].value", Characters(128)),
+        Limit("registrant.custom_questions[].value", Multiline()),
+        Limit(
+            "registrant.no_of_employees",
+            Words(
+                (
+                    "1-20",
+                    "21-50",
+                    "51-100",
+                    "101-500",
+                    "500-1,000",
+                    "1,001-5,000",
+                    "5,001-10,000",
+                    "More than 10,000",
+                )
+            ),
+        ),
+        Required("action", "ACTION_APPROVE, ACTION_DENY or ACTION_CANCEL"),
+        Required("registrants", "1 to 30 registrations"),
+        Limit("registrants", Entries(30)),
+        Limit("registrants[].email", EMAIL),
+        Condition(
+            "registrants[].id",
+            "is required without email; send the ID of the registration or the email address of the person",
+            lambda values: "id" not in values and "email" not in values,
         ),
     ),
-    Required("action", "ACTION_APPROVE, ACTION_DENY or ACTION_CANCEL"),
-    Required("registrants", "1 to 30 registrations"),
-    Limit("registrants", Entries(30)),
-    Limit("registrants[].email", EMAIL),
-    Condition(
-        "registrants[].id",
-        "is required without email; send the ID of the registration or the email address of the person",
-        lambda values: "id" not in values and "email" not in values,
-    ),
 )
-"""Rules by field, for each request that has this field. Source: https://developers.zoom.us/docs/api/meetings/"""
 
 _IGNORED = ("user_email", "request_id", "page_token", "meeting_details", "update_mask")
 """Fields that are checked by other code."""
@@ -125,7 +131,7 @@ def _checkers() -> Mapping[type[Message], Checker]:
     for module in (meetings_service_pb2, registrants_service_pb2):
         for name, descriptor in module.DESCRIPTOR.message_types_by_name.items():
             if name.endswith("Request"):
-                rules = [rule for rule in REQUESTS if field_at(descriptor, rule.field)]
+                rules = [rule for rule in REQUESTS.rules if field_at(descriptor, rule.field)]
                 checkers[getattr(module, name)] = Checker(descriptor, rules, ignored=_IGNORED)
     return checkers
 
