@@ -18,7 +18,7 @@ request is checked before Zoom is called. `INVALID_FIELD` lists all violations, 
 
 The rules are those that Zoom documents, and those by which Zoom would ignore or replace what a request asks for without an error
 ([Meeting schedules](meetings.md)). Settings that Zoom documents as overridden by others are accepted: `join_before_host` with
-`waiting_room`, and the features that end-to-end encryption disables. Only Zoom checks what depends on the account, its plan and its settings.
+`waiting_room`, and the features that end-to-end encryption disables. Only Zoom checks what depends on the plan and the settings of a user.
 
 In addition, for all fields:
 

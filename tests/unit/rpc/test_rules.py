@@ -386,65 +386,77 @@ def test_property_that_is_not_changed_decides_nothing(rule: OnlyWith) -> None:
     assert not is_reported(rule, of_update(request))
 
 
-CONDITIONS: dict[str, tuple[Any, ...]] = {
-    "type": ({"type": "MEETING_TYPE_PERSONAL_ROOM"}, {"type": "MEETING_TYPE_SCHEDULED"}),
-    "local_start_time": (
-        {"timezone": "Europe/Berlin", "local_start_time": "2031-03-30T02:30:00"},
-        {"timezone": "Europe/Berlin", "local_start_time": "2031-03-30T03:30:00"},
+def restricted(**lists: list[str]) -> dict[str, Any]:
+    return {"settings": {"approved_or_denied_countries_or_regions": lists}}
+
+
+def interpreted(**interpreter: Any) -> dict[str, Any]:
+    interpreter |= {"email": "a@example.com"}
+    return {"settings": {"language_interpretation": {"interpreters": [interpreter]}}}
+
+
+def daily(**recurrence: Any) -> dict[str, Any]:
+    return {"start_time": "2031-01-07T09:00:00Z", "recurrence": {"type": "TYPE_DAILY", **recurrence}}
+
+
+def local(zone: str, time: str) -> dict[str, Any]:
+    return {"timezone": zone, "local_start_time": time}
+
+
+CONDITIONS = [
+    ("type", {"type": "MEETING_TYPE_PERSONAL_ROOM"}, {"type": "MEETING_TYPE_SCHEDULED"}),
+    (
+        "local_start_time",
+        local("Europe/Berlin", "2031-03-30T02:30:00"),
+        local("Europe/Berlin", "2031-03-30T03:30:00"),
     ),
-    "recurrence.end_time": (
-        {"start_time": "2031-01-07T09:00:00Z", "recurrence": {"type": 1, "end_time": "2031-01-07T08:59:59Z"}},
-        {"start_time": "2031-01-07T09:00:00Z", "recurrence": {"type": 1, "end_time": "2031-01-07T09:00:00Z"}},
+    (
+        "local_start_time",
+        local("America/Lima", "9999-12-31T19:00:00"),
+        local("America/Lima", "9999-12-31T18:59:59"),
     ),
-    "settings.approved_or_denied_countries_or_regions.method": (
-        {
-            "settings": {
-                "approved_or_denied_countries_or_regions": {"approved_list": ["DE"], "denied_list": ["US"]}
-            }
-        },
-        {"settings": {"approved_or_denied_countries_or_regions": {"approved_list": ["DE"]}}},
+    ("recurrence.end_time", daily(end_time="2031-01-07T08:59:59Z"), daily(end_time="2031-01-07T09:00:00Z")),
+    (
+        "settings.approved_or_denied_countries_or_regions.method",
+        restricted(approved_list=["DE"], denied_list=["US"]),
+        restricted(approved_list=["DE"]),
     ),
-    "settings.language_interpretation.interpreters[].interpreter_languages": (
-        {"settings": {"language_interpretation": {"interpreters": [{"email": "a@example.com"}]}}},
-        {
-            "settings": {
-                "language_interpretation": {
-                    "interpreters": [{"email": "a@example.com", "languages": ["US", "FR"]}]
-                }
-            }
-        },
+    (
+        "settings.language_interpretation.interpreters[].interpreter_languages",
+        interpreted(),
+        interpreted(languages=["US", "FR"]),
     ),
-}
-PAST: dict[str, tuple[Any, ...]] = {
-    "start_time": ({"start_time": "2029-12-31T23:59:59Z"}, {"start_time": "2030-01-01T00:00:00Z"}),
-    "local_start_time": (
-        {"timezone": "Europe/Berlin", "local_start_time": "2030-01-01T00:59:59"},
-        {"timezone": "Europe/Berlin", "local_start_time": "2030-01-01T01:00:00"},
+]
+ON_UPDATE = [
+    ("start_time", {"start_time": "2029-12-31T23:59:59Z"}, {"start_time": "2030-01-01T00:00:00Z"}),
+    (
+        "local_start_time",
+        local("Europe/Berlin", "2030-01-01T00:59:59"),
+        local("Europe/Berlin", "2030-01-01T01:00:00"),
     ),
-}
+]
 
 
 @pytest.mark.parametrize(
-    ("check", "table", "rule"),
+    ("check", "field", "rejected", "accepted"),
     [
-        *(
-            (check, CONDITIONS, rule)
-            for check in (of_new_meeting, of_update)
-            for rule in meeting_rules.COMBINATIONS.rules
-        ),
-        *((of_update, PAST, rule) for rule in meeting_rules.ON_UPDATE.rules),
+        *((of_new_meeting, *row) for row in CONDITIONS),
+        *((of_update, *row) for row in CONDITIONS),
+        *((of_update, *row) for row in ON_UPDATE),
     ],
-    ids=name_of,
 )
-def test_computed_rule_is_applied(check: Check, table: dict[str, tuple[Any, Any]], rule: Rule) -> None:
-    if isinstance(rule, Condition):
-        rejected, accepted = table[rule.field]
-        beginning = rule.text[:15]
-        assert any(
-            path == path_in_request(rule) and text.startswith(beginning)
-            for path, text in check(details(rejected))
-        )
-        assert check(details(accepted)) == []
+def test_computed_rule_is_applied(
+    check: Check, field: str, rejected: dict[str, Any], accepted: dict[str, Any]
+) -> None:
+    assert [path for path, _ in check(details(rejected))] == [f"meeting_details.{field.replace('[]', '[0]')}"]
+    assert check(details(accepted)) == []
+
+
+def test_every_computed_rule_has_an_example() -> None:
+    for table, rows in ((meeting_rules.COMBINATIONS, CONDITIONS), (meeting_rules.ON_UPDATE, ON_UPDATE)):
+        assert [rule.field for rule in table.rules if isinstance(rule, Condition)] == [
+            field for field, *_ in rows
+        ]
 
 
 def test_one_occurrence_can_change_only_in_the_documented_properties() -> None:
@@ -469,3 +481,62 @@ def test_one_occurrence_can_change_only_in_the_documented_properties() -> None:
 def test_meeting_with_every_property_is_accepted() -> None:
     assert of_new_meeting(details(EVERY_PROPERTY)) == []
     assert of_update(details(EVERY_PROPERTY)) == []
+
+
+REQUEST_RULES = [
+    (message, rule)
+    for message in REQUESTS
+    for rule in request_rules.REQUESTS.rules
+    if field_at(message.DESCRIPTOR, rule.field) is not None
+]
+
+
+@pytest.mark.parametrize(
+    ("message", "rule"), [row for row in REQUEST_RULES if isinstance(row[1], Limit)], ids=name_of
+)
+def test_field_of_a_request_is_limited(message: type[Message], rule: Limit) -> None:
+    for value, expected in zip(examples(rule.field, rule.constraint), (False, True), strict=True):
+        request = message()
+        put(request, rule.field, value)
+        assert (path_in_request(rule, "") in dict(of_request(request))) == expected
+
+
+@pytest.mark.parametrize(
+    ("message", "rule"), [row for row in REQUEST_RULES if isinstance(row[1], Required)], ids=name_of
+)
+def test_field_of_a_request_is_required(message: type[Message], rule: Required) -> None:
+    request = message()
+    if "." in rule.field:
+        put(request, rule.field.rpartition(".")[0], None)
+    assert (rule.field, str(rule)) in of_request(request)
+    put(request, rule.field, sample(field_at(message.DESCRIPTOR, rule.field)))
+    assert str(rule) not in dict(of_request(request)).values()
+
+
+@pytest.mark.parametrize("message", REQUESTS)
+def test_meeting_is_required(message: type[Message]) -> None:
+    if "meeting_id" in message.DESCRIPTOR.fields_by_name:
+        assert "meeting_id" in dict(of_request(message()))
+        assert "meeting_id" not in dict(of_request(message(meeting_id=1)))
+    if "meeting_uuid" in message.DESCRIPTOR.fields_by_name:
+        assert of_request(message(meeting_uuid="4444AAAiAAAAAiAiAiiAii==")) == []
+
+
+@pytest.mark.parametrize(
+    ("last", "expected"), [("2030-11-30", ["to_date"]), ("2030-12-01", []), ("x", ["to_date"])]
+)
+def test_last_day_must_not_be_before_the_first_one(last: str, expected: list[str]) -> None:
+    request = meetings_service_pb2.ListMeetingsRequest(from_date="2030-12-01", to_date=last)
+    assert [path for path, _ in of_request(request)] == expected
+
+
+@pytest.mark.parametrize(
+    ("target", "is_accepted"), [({}, False), ({"id": "x"}, True), ({"email": "a@example.com"}, True)]
+)
+def test_target_of_a_status_change_has_an_id_or_an_email_address(
+    target: dict[str, str], is_accepted: bool
+) -> None:
+    request = registrants_service_pb2.UpdateRegistrantStatusRequest(
+        meeting_id=1, action=1, registrants=[target]
+    )
+    assert [path for path, _ in of_request(request)] == ([] if is_accepted else ["registrants[0].id"])

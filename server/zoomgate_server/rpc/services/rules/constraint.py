@@ -1,7 +1,7 @@
 """Constraints on one value of a request. `str()` states the accepted values, for violations and for the documentation."""
 
 import re
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 from google.protobuf.descriptor import EnumDescriptor
@@ -50,13 +50,13 @@ class Entries(NamedTuple):
 
 
 class Numbers(NamedTuple):
-    """A set of numbers, and its description."""
+    """A range or set of numbers, and its description."""
 
-    allowed: Container[int]
-    description: str
+    allowed: range | tuple[int, ...]
+    description: str = ""
 
     def __str__(self) -> str:
-        return self.description
+        return self.description or f"{self.allowed[0]} to {self.allowed[-1]}"
 
     def violation(self, value: int) -> str | None:
         return None if value in self.allowed else f"is {value}; send {self}"
@@ -89,6 +89,7 @@ class Form(NamedTuple):
 
 
 EMAIL = Form("an email address", "monica@example.com", re.compile(r".+@[^@\s]+", re.DOTALL).fullmatch)
+EMAIL_OR_NONE = Form(f"empty or {EMAIL.name}", EMAIL.example, lambda text: not text or EMAIL.matches(text))
 COUNTRY = Form("a country code of two letters", "DE", re.compile(r"[A-Za-z]{2}").fullmatch)
 TIME_ZONE = Form("an IANA time zone", "Europe/Berlin", is_time_zone)
 

@@ -21,6 +21,7 @@ from zoomgate_server.rpc.services.rules.combination import (
 from zoomgate_server.rpc.services.rules.constraint import (
     COUNTRY,
     EMAIL,
+    EMAIL_OR_NONE,
     TIME_ZONE,
     Characters,
     Entries,
@@ -43,11 +44,23 @@ _FIXED_TIME = "MEETING_TYPE_RECURRING_FIXED_TIME"
 _INSTANT = "MEETING_TYPE_INSTANT"
 _RECURRING = (_SCHEDULED, _NO_FIXED_TIME, _FIXED_TIME)
 _REGISTRATION = ("APPROVAL_TYPE_AUTOMATIC", "APPROVAL_TYPE_MANUAL")
+_RECURRENCE = "recurrence.type"
+_EVERY = "recurrence.repeat_interval"
+_UNMUTE = "settings.request_permission_to_unmute_participants"
+_MUTE = "settings.allow_host_control_participant_mute_state"
+_NOTIFIED = "settings.registrants_email_notification"
 _COUNTRIES = "settings.approved_or_denied_countries_or_regions"
+_COUNTRY_FIELDS = {f"{_COUNTRIES}.{name}" for name in ("method", "approved_list", "denied_list")}
 _INTERPRETERS = "settings.language_interpretation.interpreters"
 _SIGN_INTERPRETERS = "settings.sign_language_interpretation.interpreters"
 _VIDEO_MANAGEMENT = "settings.auto_add_recording_to_video_management"
 _WAITING_ROOM = "settings.waiting_room_options"
+
+_LOCAL_TIME = Form(
+    "a valid date and time without a time zone, from 1970 on", "2026-11-24T09:00:00", schedule.is_local_time
+)
+_LANGUAGES = Words(("US", "CN", "JP", "DE", "FR", "RU", "PT", "ES", "KR"))
+_PAST = "must not be in the past, because Zoom would ignore it; send a later time"
 
 PROPERTIES = Table(
     "Properties",
@@ -58,18 +71,11 @@ PROPERTIES = Table(
         Limit("agenda", Characters(2000)),
         Limit("agenda", Multiline()),
         Limit("timezone", TIME_ZONE),
-        Limit(
-            "local_start_time",
-            Form(
-                "a valid date and time without a time zone, from 1970 on",
-                "2026-11-24T09:00:00",
-                schedule.is_local_time,
-            ),
-        ),
+        Limit("local_start_time", _LOCAL_TIME),
         Limit("duration_minutes", Numbers(range(1, 1441), "1 to 1440 minutes")),
         Limit("password", Characters(10)),
         Limit("recurrence.weekly_days", Entries(7)),
-        Limit("recurrence.monthly_day", Numbers(range(1, 32), "1 to 31")),
+        Limit("recurrence.monthly_day", Numbers(range(1, 32))),
         Limit("recurrence.end_times", Numbers(range(61), "1 to 60, or 0 for no end")),
         Limit("settings.jbh_time", Numbers((0, 5, 10, 15), "0, 5, 10 or 15 minutes")),
         Limit("settings.audio_conference_info", Characters(2048)),
@@ -78,10 +84,7 @@ PROPERTIES = Table(
         Limit("settings.authentication_domains[]", Separable()),
         Limit("settings.enforce_login_domains[]", Separable()),
         Limit("settings.authentication_exceptions[].email", EMAIL),
-        Limit(
-            "settings.contact_email",
-            Form(f"empty or {EMAIL.name}", EMAIL.example, lambda text: not text or EMAIL.matches(text)),
-        ),
+        Limit("settings.contact_email", EMAIL_OR_NONE),
         Limit("settings.meeting_invitees[].email", EMAIL),
         Limit("settings.breakout_room.rooms[].participants[]", EMAIL),
         Limit(f"{_COUNTRIES}.approved_list[]", COUNTRY),
@@ -92,10 +95,7 @@ PROPERTIES = Table(
         Limit(f"{_INTERPRETERS}[].interpreter_languages", Entries(2, minimum=2)),
         Limit(f"{_INTERPRETERS}[].interpreter_languages[]", Separable()),
         Limit(f"{_INTERPRETERS}[].languages", Entries(2, minimum=2)),
-        Limit(
-            f"{_INTERPRETERS}[].languages[]",
-            Words(("US", "CN", "JP", "DE", "FR", "RU", "PT", "ES", "KR")),
-        ),
+        Limit(f"{_INTERPRETERS}[].languages[]", _LANGUAGES),
         Limit(_SIGN_INTERPRETERS, Entries(20)),
         Limit(f"{_SIGN_INTERPRETERS}[].email", EMAIL),
         Limit(f"{_VIDEO_MANAGEMENT}.channels", Entries(5)),
@@ -129,31 +129,21 @@ COMBINATIONS = Table(
             "must be a time that the clocks in {zone} do not skip; send a time such as {start:%Y-%m-%dT%H:%M:%S}",
             schedule.is_skipped,
         ),
+        Condition(
+            "local_start_time",
+            "must be in the years 1970 to 9999 in UTC; send a time in this range",
+            schedule.is_out_of_range,
+        ),
         NeverWith("schedule_for", "type", (_INSTANT,)),
         OnlyWith("pre_schedule", "type", (_SCHEDULED, _NO_FIXED_TIME), if_true=True),
         OnlyWith("recurrence", "type", (_FIXED_TIME,)),
-        LimitedWith(
-            "recurrence.repeat_interval",
-            "recurrence.type",
-            ("TYPE_DAILY",),
-            Numbers(range(1, 100), "1 to 99"),
-        ),
-        LimitedWith(
-            "recurrence.repeat_interval",
-            "recurrence.type",
-            ("TYPE_WEEKLY",),
-            Numbers(range(1, 51), "1 to 50"),
-        ),
-        LimitedWith(
-            "recurrence.repeat_interval",
-            "recurrence.type",
-            ("TYPE_MONTHLY",),
-            Numbers(range(1, 11), "1 to 10"),
-        ),
-        OnlyWith("recurrence.weekly_days", "recurrence.type", ("TYPE_WEEKLY",)),
-        OnlyWith("recurrence.monthly_day", "recurrence.type", ("TYPE_MONTHLY",)),
-        OnlyWith("recurrence.monthly_week", "recurrence.type", ("TYPE_MONTHLY",)),
-        OnlyWith("recurrence.monthly_week_day", "recurrence.type", ("TYPE_MONTHLY",)),
+        LimitedWith(_EVERY, _RECURRENCE, ("TYPE_DAILY",), Numbers(range(1, 100))),
+        LimitedWith(_EVERY, _RECURRENCE, ("TYPE_WEEKLY",), Numbers(range(1, 51))),
+        LimitedWith(_EVERY, _RECURRENCE, ("TYPE_MONTHLY",), Numbers(range(1, 11))),
+        OnlyWith("recurrence.weekly_days", _RECURRENCE, ("TYPE_WEEKLY",)),
+        OnlyWith("recurrence.monthly_day", _RECURRENCE, ("TYPE_MONTHLY",)),
+        OnlyWith("recurrence.monthly_week", _RECURRENCE, ("TYPE_MONTHLY",)),
+        OnlyWith("recurrence.monthly_week_day", _RECURRENCE, ("TYPE_MONTHLY",)),
         NeverWith("recurrence.monthly_day", "recurrence.monthly_week"),
         NeverWith("recurrence.monthly_day", "recurrence.monthly_week_day"),
         RequiredWith("recurrence.monthly_week", "recurrence.monthly_week_day"),
@@ -171,35 +161,21 @@ COMBINATIONS = Table(
         OnlyWith("settings.allow_multiple_devices", "settings.approval_type", _REGISTRATION, if_true=True),
         OnlyWith("settings.show_share_button", "settings.approval_type", _REGISTRATION, if_true=True),
         OnlyWith("settings.show_join_info", "settings.approval_type", _REGISTRATION, if_true=True),
-        OnlyWith(
-            "settings.registrants_confirmation_email",
-            "settings.registrants_email_notification",
-            (True,),
-            if_true=True,
-        ),
+        OnlyWith("settings.registrants_confirmation_email", _NOTIFIED, (True,), if_true=True),
         RequiredWith(f"{_WAITING_ROOM}.who_goes_to_waiting_room", f"{_WAITING_ROOM}.mode", ("MODE_CUSTOM",)),
         RequiredWith(f"{_COUNTRIES}.approved_list", f"{_COUNTRIES}.method", ("METHOD_APPROVE",)),
         RequiredWith(f"{_COUNTRIES}.denied_list", f"{_COUNTRIES}.method", ("METHOD_DENY",)),
         Condition(
             f"{_COUNTRIES}.method",
             "is required with both approved_list and denied_list; send METHOD_APPROVE or METHOD_DENY",
-            lambda values: (
-                f"{_COUNTRIES}.method" not in values
-                and f"{_COUNTRIES}.approved_list" in values
-                and f"{_COUNTRIES}.denied_list" in values
-            ),
+            lambda values: values.keys() & _COUNTRY_FIELDS == _COUNTRY_FIELDS - {f"{_COUNTRIES}.method"},
         ),
         Condition(
             f"{_INTERPRETERS}[].interpreter_languages",
             "is required; send the two languages",
             lambda values: "interpreter_languages" not in values and "languages" not in values,
         ),
-        OnlyWith(
-            "settings.request_permission_to_unmute_participants",
-            "settings.allow_host_control_participant_mute_state",
-            (False,),
-            if_true=True,
-        ),
+        OnlyWith(_UNMUTE, _MUTE, (False,), if_true=True),
         OnlyWith("settings.who_will_receive_summary", "settings.auto_start_meeting_summary", (True,)),
         OnlyWith("settings.who_can_ask_questions", "settings.auto_start_ai_companion_questions", (True,)),
     ),
@@ -220,15 +196,11 @@ ON_UPDATE = Table(
     "Only the properties that change are checked.",
     _UPDATE,
     (
-        RequiredWith("recurrence.weekly_days", "recurrence.type", ("TYPE_WEEKLY",)),
-        Condition(
-            "start_time",
-            "must not be in the past, because Zoom would ignore it; send a later time",
-            lambda values: "start_time" in values and schedule.is_past(values),
-        ),
+        RequiredWith("recurrence.weekly_days", _RECURRENCE, ("TYPE_WEEKLY",)),
+        Condition("start_time", _PAST, lambda values: "start_time" in values and schedule.is_past(values)),
         Condition(
             "local_start_time",
-            "must not be in the past, because Zoom would ignore it; send a later time",
+            _PAST,
             lambda values: "local_start_time" in values and schedule.is_past(values),
         ),
     ),
@@ -287,13 +259,8 @@ def check_update(
 def _check_occurrence(values: Values, violations: Violations) -> None:
     """Reject properties of the whole meeting in a change of one occurrence."""
     for name, value in values.items():
-        parent, _, _ = name.rpartition(".")
-        if (
-            name != "settings"
-            and parent in ("", "settings")
-            and value is not UNKNOWN
-            and name not in OF_OCCURRENCE
-        ):
+        is_property = name != "settings" and name.rpartition(".")[0] in ("", "settings")
+        if is_property and name not in OF_OCCURRENCE and value is not UNKNOWN:
             violations.add(
                 f"{PATH}.{name}", "cannot change for a single occurrence; omit it, or omit occurrence_id"
             )

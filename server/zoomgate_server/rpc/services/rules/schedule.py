@@ -96,6 +96,17 @@ def is_local_time(text: str) -> bool:
         return False
 
 
+def is_out_of_range(values: Values) -> bool:
+    """Return whether a valid local start is outside the years 1970 to 9999 in UTC."""
+    local = values.get("local_start_time")
+    return (
+        isinstance(local, str)
+        and is_local_time(local)
+        and values["start"] is None
+        and values["zone"] is not None
+    )
+
+
 def is_skipped(values: Values) -> bool:
     """Return whether the local start is skipped by a clock change. Zones then return a different time after a conversion."""
     start, local = values["start"], values.get("local_start_time")
