@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from zoomgate_server.rpc.services.rules import meeting_rules, request_rules
-from zoomgate_server.rpc.services.rules.checker import BOUND, Rule, Table
-from zoomgate_server.rpc.services.rules.combination import Condition
+from zoomgate_server.rpc.services.rules.checker import BOUND
+from zoomgate_server.rpc.services.rules.rule import Condition, Rule, Table
 
 PAGE = Path(__file__).parents[1] / "docs/meeting-rules.md"
 HEAD = f"""# Rules of meetings and registrants
@@ -27,7 +27,7 @@ In addition, for all fields:
 - Times are in the years 1970 to 9999.
 - A list without another rule has {BOUND}. Zoom documents no such limit; this one bounds the work for a request.
 
-A field can have a value that the service does not know, such as one that Zoom has added, in `additional_fields`; it satisfies every rule.
+A field can have an unknown value, such as one that Zoom has added, in `additional_fields`. No rule depends on this value.
 """
 SAMPLES = {"zone": "the time zone", "start": datetime(2026, 3, 29, 3, 30, tzinfo=UTC)}
 

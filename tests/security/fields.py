@@ -10,6 +10,7 @@ from support.typed_rpcs import METHODS, request_of
 from zoomgate.v1 import auth_service_pb2 as auth
 from zoomgate.v1 import meetings_service_pb2 as meetings
 from zoomgate.v1 import proxy_service_pb2 as proxy
+from zoomgate.v1 import registrants_service_pb2 as registrants
 
 INVALID_ADDRESSES = {
     "empty": "",
@@ -627,6 +628,18 @@ _MEETINGS: dict[str, tuple[Message, str]] = {
         create_request(recurrence={"type": "TYPE_WEEKLY", "weekly_days": [1] * 8}),
         "recurrence.weekly_days",
     ),
+    "a local start that is in the year 10000 in UTC": (
+        create_request(timezone="America/Lima", local_start_time="9999-12-31T23:59:59"),
+        "local_start_time",
+    ),
+    "a series in the personal room": (
+        create_request(recurrence={"type": "TYPE_DAILY"}, settings={"use_pmi": True}),
+        "settings.use_pmi",
+    ),
+    "a prescheduled series": (
+        create_request(recurrence={"type": "TYPE_DAILY"}, pre_schedule=True),
+        "pre_schedule",
+    ),
     "an undefined jbh_time": (create_request(settings={"jbh_time": 7}), "settings.jbh_time"),
     "two alternative hosts in one entry": (
         create_request(settings={"alternative_hosts": ["a@example.com;b@example.com"]}),
@@ -688,10 +701,228 @@ _MEETINGS: dict[str, tuple[Message, str]] = {
     ),
 }
 
+_SETTINGS: dict[str, tuple[dict[str, object], str]] = {
+    "a waiting room without a mode": (
+        {"waiting_room_options": {"who_goes_to_waiting_room": "PARTICIPANTS_EVERYONE"}},
+        "waiting_room_options.mode",
+    ),
+    "a custom waiting room for nobody": (
+        {"waiting_room_options": {"mode": "MODE_CUSTOM"}},
+        "waiting_room_options.who_goes_to_waiting_room",
+    ),
+    "an interpreter of one language": (
+        {
+            "language_interpretation": {
+                "interpreters": [{"email": "a@example.com", "interpreter_languages": ["English"]}]
+            }
+        },
+        "language_interpretation.interpreters[0].interpreter_languages",
+    ),
+    "an interpreter without languages": (
+        {"language_interpretation": {"interpreters": [{"email": "a@example.com"}]}},
+        "language_interpretation.interpreters[0].interpreter_languages",
+    ),
+    "an interpreter of a language that Zoom does not know": (
+        {
+            "language_interpretation": {
+                "interpreters": [{"email": "a@example.com", "languages": ["US", "XX"]}]
+            }
+        },
+        "language_interpretation.interpreters[0].languages[1]",
+    ),
+    "an interpreter without an email address": (
+        {"language_interpretation": {"interpreters": [{"interpreter_languages": ["English", "French"]}]}},
+        "language_interpretation.interpreters[0].email",
+    ),
+    "a sign language interpreter without an email address": (
+        {"sign_language_interpretation": {"interpreters": [{"sign_language": "American"}]}},
+        "sign_language_interpretation.interpreters[0].email",
+    ),
+    "two lists of countries": (
+        {"approved_or_denied_countries_or_regions": {"approved_list": ["DE"], "denied_list": ["US"]}},
+        "approved_or_denied_countries_or_regions.method",
+    ),
+    "approved countries without a list": (
+        {"approved_or_denied_countries_or_regions": {"method": "METHOD_APPROVE"}},
+        "approved_or_denied_countries_or_regions.approved_list",
+    ),
+    "the name of a country": (
+        {"approved_or_denied_countries_or_regions": {"method": "METHOD_DENY", "denied_list": ["Germany"]}},
+        "approved_or_denied_countries_or_regions.denied_list[0]",
+    ),
+    "both ways to unmute participants": (
+        {
+            "request_permission_to_unmute_participants": True,
+            "allow_host_control_participant_mute_state": True,
+        },
+        "request_permission_to_unmute_participants",
+    ),
+    "a blank alternative host": ({"alternative_hosts": ["a@example.com", " "]}, "alternative_hosts[1]"),
+    "an invitee with an empty email address": (
+        {"meeting_invitees": [{"email": ""}]},
+        "meeting_invitees[0].email",
+    ),
+    "an invitee without an email address": ({"meeting_invitees": [{}]}, "meeting_invitees[0].email"),
+    "10000 invitees": ({"meeting_invitees": [{"email": "a@example.com"}] * 10_000}, "meeting_invitees"),
+    "a contact that is not an email address": ({"contact_email": "not an address"}, "contact_email"),
+    "a participant of a breakout room that is not an email address": (
+        {"breakout_room": {"rooms": [{"name": "A", "participants": ["a@example.com", "Omar"]}]}},
+        "breakout_room.rooms[0].participants[1]",
+    ),
+    "a summary that nobody receives": (
+        {"auto_start_meeting_summary": False, "who_will_receive_summary": "SUMMARY_RECIPIENTS_HOST"},
+        "who_will_receive_summary",
+    ),
+    "questions that nobody can ask": (
+        {"auto_start_ai_companion_questions": False, "who_can_ask_questions": "QUESTION_ASKERS_HOST"},
+        "who_can_ask_questions",
+    ),
+    "a registration type of a single meeting": (
+        {"registration_type": "REGISTRATION_TYPE_EACH_OCCURRENCE"},
+        "registration_type",
+    ),
+    "sharing buttons without registration": (
+        {"approval_type": "APPROVAL_TYPE_NONE", "show_share_button": True},
+        "show_share_button",
+    ),
+    "too many channels": (
+        {"auto_add_recording_to_video_management": {"enable": True, "channels": [{"channel_id": "x"}] * 6}},
+        "auto_add_recording_to_video_management.channels",
+    ),
+    "a channel without an ID": (
+        {"auto_add_recording_to_video_management": {"enable": True, "channels": [{"name": "x"}]}},
+        "auto_add_recording_to_video_management.channels[0].channel_id",
+    ),
+    "too many custom keys": ({"custom_keys": [{"key": "a"}] * 11}, "custom_keys"),
+}
+"""Settings of a scheduled meeting, and the setting that is rejected."""
+
+_UPDATES: dict[str, tuple[dict[str, object], tuple[str, ...]]] = {
+    "a start in the past": ({"start_time": "2020-01-01T09:00:00Z"}, ("start_time",)),
+    "a weekly series without days": ({"recurrence": {"type": "TYPE_WEEKLY"}}, ("recurrence.weekly_days",)),
+    "a recurrence of a scheduled meeting": (
+        {"type": "MEETING_TYPE_SCHEDULED", "recurrence": {"type": "TYPE_DAILY"}},
+        ("recurrence",),
+    ),
+    "an unspecified day": (
+        {"recurrence": {"type": "TYPE_WEEKLY", "weekly_days": [1, 2, 0]}},
+        ("recurrence.weekly_days[2]",),
+    ),
+    "several wrong properties": (
+        {
+            "topic": "x" * 201,
+            "recurrence": {"type": "TYPE_DAILY", "end_times": 10**6, "monthly_week": 1},
+            "settings": {"meeting_invitees": [{"email": "a@example.com"}, {"email": "x"}]},
+        },
+        (
+            "topic",
+            "recurrence.end_times",
+            "recurrence.monthly_week",
+            "recurrence.monthly_week_day",
+            "settings.meeting_invitees[1].email",
+        ),
+    ),
+}
+
+_REGISTRANTS: dict[str, tuple[dict[str, object], tuple[str, ...]]] = {
+    "nobody": ({}, ("registrant",)),
+    "no name and no email address": (
+        {"registrant": {"last_name": "Haddad"}},
+        ("registrant.email", "registrant.first_name"),
+    ),
+    "overlong texts": (
+        {
+            "registrant": {
+                "email": "a" * 117 + "@example.com",
+                "first_name": "x" * 65,
+                "last_name": "x" * 65,
+                "country": "Germany",
+                "no_of_employees": "3",
+                "custom_questions": [{"value": "x"}, {"title": "x", "value": "x" * 129}],
+            },
+            "language": 99,
+        },
+        (
+            "language",
+            "registrant.email",
+            "registrant.first_name",
+            "registrant.last_name",
+            "registrant.country",
+            "registrant.no_of_employees",
+            "registrant.custom_questions[1].value",
+        ),
+    ),
+}
+
+_CHANGES: dict[str, tuple[dict[str, object], tuple[str, ...]]] = {
+    "no action and no registrations": ({}, ("action", "registrants")),
+    "an unknown action": ({"action": 9, "registrants": [{"id": "x"}]}, ("action",)),
+    "an empty registration": ({"action": 1, "registrants": [{"id": "x"}, {}]}, ("registrants[1].id",)),
+    "31 registrations": ({"action": 1, "registrants": [{"id": "x"}] * 31}, ("registrants",)),
+}
+
 MEETINGS = [
     *(
         Row(description, "MeetingsService.CreateMeeting", request, fields(f"meeting_details.{field}"))
         for description, (request, field) in _MEETINGS.items()
+    ),
+    *(
+        Row(
+            description,
+            "MeetingsService.CreateMeeting",
+            create_request(settings=settings),
+            fields(f"meeting_details.settings.{field}"),
+        )
+        for description, (settings, field) in _SETTINGS.items()
+    ),
+    *(
+        Row(
+            f"{description}, UpdateMeeting",
+            "MeetingsService.UpdateMeeting",
+            ParseDict(
+                {"user_email": MONICA, "meeting_id": 1, "meeting_details": details},
+                meetings.UpdateMeetingRequest(),
+            ),
+            fields(*(f"meeting_details.{path}" for path in paths)),
+        )
+        for description, (details, paths) in _UPDATES.items()
+    ),
+    Row(
+        "properties of the whole meeting for one occurrence",
+        "MeetingsService.UpdateMeeting",
+        ParseDict(
+            {
+                "user_email": MONICA,
+                "meeting_id": 1,
+                "occurrence_id": "1648194360000",
+                "meeting_details": {
+                    "topic": "x",
+                    "agenda": "x",
+                    "settings": {"use_pmi": True, "host_video": True},
+                },
+            },
+            meetings.UpdateMeetingRequest(),
+        ),
+        fields("meeting_details.topic", "meeting_details.settings.use_pmi"),
+    ),
+    *(
+        Row(
+            f"{description}, {method}",
+            f"RegistrantsService.{method}",
+            ParseDict({"user_email": MONICA, "meeting_id": 1, **values}, message()),
+            fields(*paths),
+        )
+        for method, message, table in (
+            ("AddRegistrant", registrants.AddRegistrantRequest, _REGISTRANTS),
+            ("UpdateRegistrantStatus", registrants.UpdateRegistrantStatusRequest, _CHANGES),
+        )
+        for description, (values, paths) in table.items()
+    ),
+    Row(
+        "a list that ends before it starts",
+        "MeetingsService.ListMeetings",
+        meetings.ListMeetingsRequest(user_email=MONICA, from_date="2026-12-02", to_date="2026-12-01"),
+        fields("to_date"),
     ),
     Row(
         "a reserved request ID, CreateMeeting",

@@ -11,15 +11,7 @@ from google.protobuf.message import Message
 from zoomgate.v1 import meeting_pb2, meetings_service_pb2, registrants_service_pb2
 from zoomgate_server.errors import InvalidRequest
 from zoomgate_server.rpc.services.rules import meeting_rules, request_rules
-from zoomgate_server.rpc.services.rules.checker import Limit, Required, Rule, field_at
-from zoomgate_server.rpc.services.rules.combination import (
-    Combination,
-    Condition,
-    LimitedWith,
-    NeverWith,
-    OnlyWith,
-    RequiredWith,
-)
+from zoomgate_server.rpc.services.rules.checker import field_at
 from zoomgate_server.rpc.services.rules.constraint import (
     Characters,
     Constraint,
@@ -29,6 +21,17 @@ from zoomgate_server.rpc.services.rules.constraint import (
     Printable,
     Separable,
     Words,
+)
+from zoomgate_server.rpc.services.rules.rule import (
+    Combination,
+    Condition,
+    Limit,
+    LimitedWith,
+    NeverWith,
+    OnlyWith,
+    Required,
+    RequiredWith,
+    Rule,
 )
 from zoomgate_server.rpc.services.validation import Violations
 

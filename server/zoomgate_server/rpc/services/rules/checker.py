@@ -8,46 +8,14 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from zoomgate_server.rpc.services.json_mapping import ADDITIONAL
-from zoomgate_server.rpc.services.rules.combination import UNKNOWN, Combination, Condition
-from zoomgate_server.rpc.services.rules.constraint import Constraint, Entries, KnownValue, Printable, Time
+from zoomgate_server.rpc.services.rules.constraint import Entries, KnownValue, Printable, Time
+from zoomgate_server.rpc.services.rules.rule import UNKNOWN, Combination, Condition, Limit, Required, Rule
 from zoomgate_server.rpc.services.validation import Violations
 
 BOUND = Entries(1000)
 """The length of a list without another constraint. It bounds the work for a request; Zoom documents none."""
 
 _PRINTABLE, _TIME = Printable(), Time()
-
-
-class Limit(NamedTuple):
-    """A constraint on a field. The path ends in `[]` for a constraint on each entry of a list."""
-
-    field: str
-    constraint: Constraint
-
-    def __str__(self) -> str:
-        return str(self.constraint)
-
-
-class Required(NamedTuple):
-    """A field that must be set, and what to send."""
-
-    field: str
-    advice: str
-
-    def __str__(self) -> str:
-        return f"is required; send {self.advice}"
-
-
-Rule: TypeAlias = Limit | Required | Combination | Condition
-
-
-class Table(NamedTuple):
-    """Rules with a common source, which is a page of Zoom's documentation."""
-
-    title: str
-    text: str
-    source: str
-    rules: tuple[Rule, ...]
 
 
 _PACKAGE = "zoomgate.v1."
@@ -90,6 +58,7 @@ class Checker:
         ):
             raise ValueError(f"unknown fields: {', '.join(unknown)}")
         self._prefix = prefix
+        # holding the descriptors as keys keeps protobuf from creating them anew in every ListFields()
         self._fields = {
             field: _field(field, rules, path, prefix)
             for field in descriptor.fields

@@ -8,16 +8,7 @@ from typing import Any
 
 from zoomgate.v1 import meeting_pb2 as pb
 from zoomgate_server.rpc.services.rules import schedule
-from zoomgate_server.rpc.services.rules.checker import Checker, Limit, Required, Table
-from zoomgate_server.rpc.services.rules.combination import (
-    UNKNOWN,
-    Condition,
-    LimitedWith,
-    NeverWith,
-    OnlyWith,
-    RequiredWith,
-    Values,
-)
+from zoomgate_server.rpc.services.rules.checker import Checker
 from zoomgate_server.rpc.services.rules.constraint import (
     COUNTRY,
     EMAIL,
@@ -30,6 +21,18 @@ from zoomgate_server.rpc.services.rules.constraint import (
     Numbers,
     Separable,
     Words,
+)
+from zoomgate_server.rpc.services.rules.rule import (
+    UNKNOWN,
+    Condition,
+    Limit,
+    LimitedWith,
+    NeverWith,
+    OnlyWith,
+    Required,
+    RequiredWith,
+    Table,
+    Values,
 )
 from zoomgate_server.rpc.services.validation import Violations
 

@@ -7,8 +7,7 @@ from datetime import date
 from google.protobuf.message import Message
 
 from zoomgate.v1 import meetings_service_pb2, registrants_service_pb2
-from zoomgate_server.rpc.services.rules.checker import Checker, Limit, Required, Table, field_at
-from zoomgate_server.rpc.services.rules.combination import Condition, Values
+from zoomgate_server.rpc.services.rules.checker import Checker, field_at
 from zoomgate_server.rpc.services.rules.constraint import (
     COUNTRY,
     EMAIL,
@@ -20,6 +19,7 @@ from zoomgate_server.rpc.services.rules.constraint import (
     Numbers,
     Words,
 )
+from zoomgate_server.rpc.services.rules.rule import Condition, Limit, Required, Table, Values
 from zoomgate_server.rpc.services.validation import Violations
 
 MAX_MEETING_ID = 10**12
@@ -73,6 +73,7 @@ REQUESTS = Table(
             lambda values: "meeting_id" not in values and "meeting_uuid" not in values,
         ),
         Limit("occurrence_id", _OCCURRENCE),
+        Limit("occurrence_ids", Entries(60)),
         Limit("occurrence_ids[]", _OCCURRENCE),
         Limit("page_size", Numbers(range(1, 301), "1 to 300, or 0 for Zoom's default of 30")),
         Limit("from_date", _DATE),

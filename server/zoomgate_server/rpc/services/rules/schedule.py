@@ -11,7 +11,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from zoomgate.v1 import meeting_pb2 as pb
 from zoomgate_server.rpc.services.json_mapping import ADDITIONAL
 from zoomgate_server.rpc.services.meeting_mapping import CONVENTIONS
-from zoomgate_server.rpc.services.rules.combination import Values
+from zoomgate_server.rpc.services.rules.rule import Values
 from zoomgate_server.rpc.services.validation import Violations
 from zoomgate_server.time_zone import is_time_zone
 

@@ -1,11 +1,11 @@
-"""Rules on combinations of fields. `str()` states the rule, for violations and for the documentation.
+"""The kinds of rules. `str()` states a rule, for violations and for the documentation.
 
-The values of a request are given by path. Fields in `additional_fields` are present with the value UNKNOWN, which satisfies every rule.
+The values of a request are given by path. A field in `additional_fields` is present with the value UNKNOWN, on which no rule depends.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from zoomgate_server.rpc.services.rules.constraint import Constraint
 
@@ -13,6 +13,26 @@ Values: TypeAlias = Mapping[str, Any]
 """The fields that are set, by their path."""
 
 UNKNOWN: Final = object()
+
+
+class Limit(NamedTuple):
+    """A constraint on a field. The path ends in `[]` for a constraint on each entry of a list."""
+
+    field: str
+    constraint: Constraint
+
+    def __str__(self) -> str:
+        return str(self.constraint)
+
+
+class Required(NamedTuple):
+    """A field that must be set, and what to send."""
+
+    field: str
+    advice: str
+
+    def __str__(self) -> str:
+        return f"is required; send {self.advice}"
 
 
 @dataclass(frozen=True)
@@ -110,3 +130,15 @@ class Condition:
 
     def violation(self, values: Values) -> str | None:
         return self.text.format_map(values) if self.violated(values) else None
+
+
+Rule: TypeAlias = Limit | Required | Combination | Condition
+
+
+class Table(NamedTuple):
+    """Rules with a common source, which is a page of Zoom's documentation."""
+
+    title: str
+    text: str
+    source: str
+    rules: tuple[Rule, ...]
