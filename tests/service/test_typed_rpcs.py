@@ -310,3 +310,21 @@ async def test_case_of_the_address_is_ignored(service: Service, name: str) -> No
     raw.responses = [response_of(name)]
     await zoomgate.call(zoomgate.method(name), request_of(name, user_email="MONICA@Example.COM"), "monica")
     assert "MONICA@Example.COM" not in (zoomgate.data_dir / "audit.jsonl").read_text()
+
+
+async def test_registration_can_be_used_for_another_meeting(service: Service) -> None:
+    """What only Zoom sets is not sent."""
+    name = "RegistrantsService.AddRegistrant"
+    registrant = {
+        "id": "9tboDiHUQAeOnbmudzWa5g",
+        "email": OMAR,
+        "first_name": "Omar",
+        "status": "STATUS_APPROVED",
+        "create_time": "2026-11-30T14:00:00Z",
+        "join_url": "https://zoom.us/w/1",
+        "participant_pin_code": 1,
+    }
+    await call(service, name, response_of(name), registrant=registrant)
+    body = orjson.loads(service[1].requests[0].partition(b"\r\n\r\n")[2])
+    assert (body["email"], body["first_name"]) == (OMAR, "Omar")
+    assert not body.keys() & (registrant.keys() - {"email", "first_name"})
