@@ -170,7 +170,7 @@ def _values_check(name: str, length: _Test, test: _Test | None) -> _Check:
     def check(values: Any, path: str, violations: Violations) -> None:
         if wrong := length(values):
             violations.add(path + name, wrong)
-        if test is not None and len(values) <= BOUND.maximum:
+        if test is not None and len(values) <= BOUND.number:
             for index, value in enumerate(values):
                 if wrong := test(value):
                     violations.add(f"{path}{name}[{index}]", wrong)
@@ -182,7 +182,7 @@ def _messages_check(name: str, length: _Test, checker: Checker) -> _Check:
     def check(messages: Any, path: str, violations: Violations) -> None:
         if wrong := length(messages):
             violations.add(path + name, wrong)
-        if len(messages) <= BOUND.maximum:
+        if len(messages) <= BOUND.number:
             for index, message in enumerate(messages):
                 checker.check(message, f"{path}{name}[{index}].", violations)
 

@@ -32,21 +32,18 @@ class Characters(NamedTuple):
 
 
 class Entries(NamedTuple):
-    """A maximum and a minimum length of a list."""
+    """A maximum length of a list, or its only length."""
 
-    maximum: int
-    minimum: int = 0
+    number: int
+    exactly: bool = False
 
     def __str__(self) -> str:
-        if self.minimum == self.maximum:
-            return f"exactly {self.maximum} entries"
-        return (
-            f"{self.minimum} to {self.maximum} entries" if self.minimum else f"at most {self.maximum} entries"
-        )
+        return f"{'exactly' if self.exactly else 'at most'} {self.number} entries"
 
     def violation(self, value: Any) -> str | None:
         length = len(value)
-        return None if self.minimum <= length <= self.maximum else f"has {length} entries; send {self}"
+        is_accepted = length == self.number if self.exactly else length <= self.number
+        return None if is_accepted else f"has {length} entries; send {self}"
 
 
 class Numbers(NamedTuple):

@@ -61,7 +61,7 @@ class Combination:
         return self.other in values and (not numbers or values[self.other] in numbers)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class OnlyWith(Combination):
     """`field` can be set, or be true if `if_true`, only if `other` has one of the values or is absent."""
 
@@ -103,18 +103,18 @@ class RequiredWith(Combination):
         return str(self) if self.field not in values and self._applies(values, numbers) else None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LimitedWith(Combination):
     """`field` must satisfy a constraint if `other` has one of the values."""
 
-    constraint: Constraint | None = None
+    constraint: Constraint
 
     def __str__(self) -> str:
         return f"{self.constraint} with {self.other} {self._values}"
 
     def violation(self, values: Values, numbers: frozenset[int]) -> str | None:
         value = values.get(self.field, UNKNOWN)
-        if value is UNKNOWN or self.constraint is None or not self._applies(values, numbers):
+        if value is UNKNOWN or not self._applies(values, numbers):
             return None
         wrong = self.constraint.violation(value)
         return wrong and f"{wrong} with {self.other} {self._values}"
