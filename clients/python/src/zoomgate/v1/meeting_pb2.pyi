@@ -983,7 +983,7 @@ class MeetingSettings(google.protobuf.message.Message):
         WHO_GOES_TO_WAITING_ROOM_FIELD_NUMBER: builtins.int
         ADDITIONAL_FIELDS_FIELD_NUMBER: builtins.int
         mode: Global___MeetingSettings.WaitingRoomOptions.Mode.ValueType
-        """The source of the waiting room rules."""
+        """Required. The source of the waiting room rules."""
         who_goes_to_waiting_room: Global___MeetingSettings.WaitingRoomOptions.Participants.ValueType
         """The participants who are placed in the waiting room. Required for MODE_CUSTOM."""
         @property
@@ -1037,14 +1037,14 @@ class MeetingSettings(google.protobuf.message.Message):
         enable: builtins.bool
         """Whether the restriction is enabled."""
         method: Global___MeetingSettings.CountryRestriction.Method.ValueType
-        """The kind of restriction."""
+        """The kind of restriction. Required with both lists."""
         @property
         def approved_list(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-            """The allowed countries, as ISO 3166 codes."""
+            """The allowed countries, as ISO 3166 codes of two letters. Required for METHOD_APPROVE."""
 
         @property
         def denied_list(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-            """The blocked countries, as ISO 3166 codes."""
+            """The blocked countries, as ISO 3166 codes of two letters. Required for METHOD_DENY."""
 
         @property
         def additional_fields(self) -> google.protobuf.struct_pb2.Struct:
@@ -1179,7 +1179,7 @@ class MeetingSettings(google.protobuf.message.Message):
             LANGUAGES_FIELD_NUMBER: builtins.int
             ADDITIONAL_FIELDS_FIELD_NUMBER: builtins.int
             email: builtins.str
-            """The interpreter's email address."""
+            """Required. The interpreter's email address."""
             @property
             def interpreter_languages(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
                 """The two languages, such as `English`, as listed in the user's settings. Zoom's API represents them as one string, separated by a
@@ -1248,7 +1248,7 @@ class MeetingSettings(google.protobuf.message.Message):
             SIGN_LANGUAGE_FIELD_NUMBER: builtins.int
             ADDITIONAL_FIELDS_FIELD_NUMBER: builtins.int
             email: builtins.str
-            """The interpreter's email address."""
+            """Required. The interpreter's email address."""
             sign_language: builtins.str
             """The sign language, such as `American`, as listed in the user's settings."""
             @property
@@ -1303,7 +1303,7 @@ class MeetingSettings(google.protobuf.message.Message):
         INTERNAL_USER_FIELD_NUMBER: builtins.int
         ADDITIONAL_FIELDS_FIELD_NUMBER: builtins.int
         email: builtins.str
-        """The invitee's email address."""
+        """Required. The invitee's email address."""
         internal_user: builtins.bool
         """Output only. Whether the invitee belongs to the account."""
         @property
@@ -1459,7 +1459,7 @@ class MeetingSettings(google.protobuf.message.Message):
             NAME_FIELD_NUMBER: builtins.int
             ADDITIONAL_FIELDS_FIELD_NUMBER: builtins.int
             channel_id: builtins.str
-            """Zoom's ID of the channel."""
+            """Required. Zoom's ID of the channel."""
             name: builtins.str
             """The name of the channel."""
             @property
@@ -1484,7 +1484,7 @@ class MeetingSettings(google.protobuf.message.Message):
         CHANNELS_FIELD_NUMBER: builtins.int
         ADDITIONAL_FIELDS_FIELD_NUMBER: builtins.int
         enable: builtins.bool
-        """Whether recordings are added automatically. Defaults to false."""
+        """Required. Whether recordings are added automatically."""
         @property
         def channels(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___MeetingSettings.VideoManagement.Channel]:
             """The channels to which recordings are added."""
