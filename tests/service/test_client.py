@@ -58,6 +58,23 @@ async def test_user_connects_and_manages_a_meeting(harness: Harness, client: Asy
     assert (raised.value.reason, raised.value.zoom_code) == ("MEETING_NOT_FOUND", 3001)
 
 
+async def test_clients_iterate_over_all_pages(harness: Harness, client: AsyncClient) -> None:
+    """`all` yields the items, and `pages` the responses."""
+    await harness.connect()
+    topics = ["a", "b", "c"]
+    for topic in topics:
+        await client.meetings.create_meeting(user_email=MONICA, meeting_details={"topic": topic})
+    fields: dict[str, Any] = {"user_email": MONICA, "page_size": 2}
+    listed = [meeting.topic async for meeting in client.meetings.list_meetings.all(**fields)]
+    pages = [len(page.meetings) async for page in client.meetings.list_meetings.pages(**fields)]
+    with Client(harness.grpc_address, key=caller_key("service")) as blocking:
+        same = await asyncio.to_thread(
+            lambda: [meeting.topic for meeting in blocking.meetings.list_meetings.all(**fields)]
+        )
+    assert sorted(listed) == sorted(same) == topics
+    assert pages == [2, 1]
+
+
 async def test_wait_for_connection_ignores_refreshes(harness: Harness, client: AsyncClient) -> None:
     """For a connected user, the wait ends only after a newer consent."""
     await harness.connect()

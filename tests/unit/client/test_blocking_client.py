@@ -16,15 +16,17 @@ import zoomgate
 from zoomgate import Client, errors
 from zoomgate._channel import SERVICES
 from zoomgate.v1 import auth_service_pb2 as auth
-from zoomgate.v1 import connection_pb2, error_reason_pb2
+from zoomgate.v1 import connection_pb2, error_reason_pb2, meeting_pb2
 from zoomgate.v1 import meetings_service_pb2 as meetings
+from zoomgate.v1 import registrants_service_pb2 as registrants
 
-AUTH, MEETINGS, _ = SERVICES
+AUTH, MEETINGS, REGISTRANTS, PROXY = SERVICES
 GET_TOKEN, GET_CONNECTION, GET_AUTHORIZATION, LIST = (
     AUTH.methods_by_name[name]
     for name in ("GetToken", "GetConnection", "GetAuthorization", "ListConnections")
 )
-CREATE = MEETINGS.methods_by_name["CreateMeeting"]
+CREATE, LIST_MEETINGS = (MEETINGS.methods_by_name[name] for name in ("CreateMeeting", "ListMeetings"))
+LIST_REGISTRANTS = REGISTRANTS.methods_by_name["ListRegistrants"]
 KEY = "zgk_canary-key"
 
 
@@ -307,6 +309,42 @@ def test_connections_fetches_all_pages_with_the_same_filter(
     assert list(first.states) == list(second.states) == [state]
 
 
+def test_items_of_all_pages_are_fetched_as_needed(
+    client: Client, channel: grpc_testing.Channel, pool: ThreadPoolExecutor
+) -> None:
+    """The request of the caller stays unchanged, and determines the first page and the page size."""
+    request = meetings.ListMeetingsRequest(user_email="monica@example.com", page_token="first", page_size=2)
+    items = client.meetings.list_meetings.all(request)
+
+    def page(topics: list[str], token: str) -> meetings.ListMeetingsResponse:
+        return meetings.ListMeetingsResponse(
+            meetings=[meeting_pb2.Meeting(topic=topic) for topic in topics], next_page_token=token
+        )
+
+    call = pool.submit(next, items)
+    _, first = respond(channel, LIST_MEETINGS, page(["a", "b"], "second"))
+    assert [call.result().topic, next(items).topic] == ["a", "b"]  # the second page is not requested yet
+    rest = pool.submit(lambda: [meeting.topic for meeting in items])
+    _, second = respond(channel, LIST_MEETINGS, page([], "third"))
+    _, third = respond(channel, LIST_MEETINGS, page(["c"], ""))
+    assert rest.result() == ["c"]
+    assert [sent.page_token for sent in (first, second, third)] == ["first", "second", "third"]
+    assert {(sent.user_email, sent.page_size) for sent in (first, second, third)} == {
+        ("monica@example.com", 2)
+    }
+    assert request.page_token == "first"
+
+
+def test_pages_have_the_maximum_size_by_default(
+    client: Client, channel: grpc_testing.Channel, pool: ThreadPoolExecutor
+) -> None:
+    fields = {"user_email": "monica@example.com", "meeting_id": 1}
+    pages = pool.submit(list, client.registrants.list_registrants.pages(**fields))
+    _, request = respond(channel, LIST_REGISTRANTS, registrants.ListRegistrantsResponse(total_size=0))
+    assert request.page_size == 300
+    assert pages.result() == [registrants.ListRegistrantsResponse(total_size=0)]
+
+
 def test_wait_for_connection_returns_only_a_newer_consent(
     client: Client, channel: grpc_testing.Channel, pool: ThreadPoolExecutor
 ) -> None:
@@ -460,11 +498,19 @@ def test_only_local_targets_default_to_plaintext(target: str, plain: bool) -> No
         _channel.credentials(target, b"pem", False)
 
 
+def item_types(rpc: Any) -> tuple[str, ...]:
+    """Return the type of the items of an RPC that returns a page, and nothing for other RPCs."""
+    if "next_page_token" not in rpc.output_type.fields_by_name:
+        return ()
+    return (rpc.output_type.fields_by_number[1].message_type.name,)
+
+
 def test_every_rpc_has_a_typed_method_in_both_clients() -> None:
     for blocking, awaited, descriptor in (
         (zoomgate.services.Auth, zoomgate.services.AsyncAuth, AUTH),
         (zoomgate.services.Meetings, zoomgate.services.AsyncMeetings, MEETINGS),
-        (zoomgate.services.Proxy, zoomgate.services.AsyncProxy, SERVICES[2]),
+        (zoomgate.services.Registrants, zoomgate.services.AsyncRegistrants, REGISTRANTS),
+        (zoomgate.services.Proxy, zoomgate.services.AsyncProxy, PROXY),
     ):
         for kind in (blocking, awaited):
             declared = {
@@ -475,6 +521,7 @@ def test_every_rpc_has_a_typed_method_in_both_clients() -> None:
                 "".join("_" + c.lower() if c.isupper() else c for c in rpc.name).lstrip("_"): (
                     rpc.input_type.name,
                     rpc.output_type.name,
+                    *item_types(rpc),
                 )
                 for rpc in descriptor.methods
             }

@@ -10,7 +10,12 @@ import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.descriptor_pb2 import MethodOptions
 
-from zoomgate.v1 import auth_service_pb2, meetings_service_pb2, proxy_service_pb2
+from zoomgate.v1 import (
+    auth_service_pb2,
+    meetings_service_pb2,
+    proxy_service_pb2,
+    registrants_service_pb2,
+)
 
 MAX_MESSAGE_BYTES = 32 * 1024 * 1024
 """Maximum size of a response. Proxy responses can exceed gRPC's default of 4 MiB."""
@@ -34,6 +39,7 @@ other servers.
 SERVICES: tuple[ServiceDescriptor, ...] = (
     auth_service_pb2.DESCRIPTOR.services_by_name["AuthService"],
     meetings_service_pb2.DESCRIPTOR.services_by_name["MeetingsService"],
+    registrants_service_pb2.DESCRIPTOR.services_by_name["RegistrantsService"],
     proxy_service_pb2.DESCRIPTOR.services_by_name["ProxyService"],
 )
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
 import grpc
@@ -13,11 +13,14 @@ from zoomgate.errors import OutcomeUnknown, ZoomgateError, from_rpc_error
 
 Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response", bound=Message)
+Item = TypeVar("Item", bound=Message)
 Metadata = Sequence[tuple[str, str | bytes]]
 
 _REQUEST_ID = "x-request-id"
 _MAX_TIMEOUT = 366 * 86_400.0
 """Maximum timeout in seconds. gRPC ends calls with much longer timeouts at once."""
+_PAGE_SIZE = 300
+"""Zoom's maximum number of items per page."""
 
 
 def check_timeout(seconds: float) -> float:
@@ -182,6 +185,87 @@ class AsyncMethod(_BaseMethod[Request, Response]):
             raise self._failure(error, request_id) from error
 
 
+class PagedMethod(Method[Request, Response], Generic[Request, Response, Item]):
+    """A unary RPC that blocks until one page of a list arrives. `all` and `pages` fetch further pages as needed. Thread-safe."""
+
+    __slots__ = ()
+
+    def pages(
+        self,
+        request: Request | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        metadata: Metadata = (),
+        **fields: Any,
+    ) -> Iterator[Response]:
+        """Iterate over all pages, starting with the page of the request. The arguments and errors are those of a call for one page.
+
+        Pages have up to 300 items unless the request sets `page_size`. A page must be requested within 15 minutes of the previous one;
+        otherwise, `InvalidRequest` is raised with the reason INVALID_PAGE_TOKEN.
+        """
+        first: Any = self._message(request, fields)
+        token = first.page_token
+        while True:
+            page: Any = self(_page_request(first, token), timeout=timeout, metadata=metadata)
+            yield page
+            token = page.next_page_token
+            if not token:
+                return
+
+    def all(
+        self,
+        request: Request | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        metadata: Metadata = (),
+        **fields: Any,
+    ) -> Iterator[Item]:
+        """Iterate over the items of all pages. See `pages`."""
+        for page in self.pages(request, timeout=timeout, metadata=metadata, **fields):
+            yield from _items(page)
+
+
+class AsyncPagedMethod(AsyncMethod[Request, Response], Generic[Request, Response, Item]):
+    """Asyncio variant of `PagedMethod`."""
+
+    __slots__ = ()
+
+    async def pages(
+        self,
+        request: Request | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        metadata: Metadata = (),
+        **fields: Any,
+    ) -> AsyncIterator[Response]:
+        """Iterate over all pages. See `PagedMethod.pages`."""
+        first: Any = self._message(request, fields)
+        token = first.page_token
+        while True:
+            page: Any = await self(_page_request(first, token), timeout=timeout, metadata=metadata)
+            yield page
+            token = page.next_page_token
+            if not token:
+                return
+
+    async def all(
+        self,
+        request: Request | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        metadata: Metadata = (),
+        **fields: Any,
+    ) -> AsyncIterator[Item]:
+        """Iterate over the items of all pages. See `PagedMethod.pages`."""
+        async for page in self.pages(request, timeout=timeout, metadata=metadata, **fields):
+            for item in _items(page):
+                yield item
+
+
 class Stream(_BaseMethod[Request, Response]):
     """A blocking server-streaming RPC."""
 
@@ -277,3 +361,17 @@ class AsyncStream(_BaseMethod[Request, Response]):
             raise self._failure(error, request_id) from error
         finally:
             call.cancel()
+
+
+def _items(page: Any) -> Any:
+    """Return the items of a page: the first field of the response (https://google.aip.dev/158)."""
+    return getattr(page, page.DESCRIPTOR.fields_by_number[1].name)
+
+
+def _page_request(first: Any, token: str) -> Any:
+    """Return a copy of the request for the first page, with the token of a page and, unless set, the default page size."""
+    request = type(first)()
+    request.CopyFrom(first)
+    request.page_token = token
+    request.page_size = first.page_size or _PAGE_SIZE
+    return request

@@ -14,7 +14,16 @@ import grpc.aio
 from zoomgate import _channel
 from zoomgate._methods import Session, check_timeout
 from zoomgate.errors import AuthorizationFailed, DeadlineExceeded, NotConnected, RateLimited, ZoomgateError
-from zoomgate.services import AsyncAuth, AsyncMeetings, AsyncProxy, Auth, Meetings, Proxy
+from zoomgate.services import (
+    AsyncAuth,
+    AsyncMeetings,
+    AsyncProxy,
+    AsyncRegistrants,
+    Auth,
+    Meetings,
+    Proxy,
+    Registrants,
+)
 from zoomgate.v1.auth_service_pb2 import GetAuthorizationResponse, WatchConnectionsResponse
 from zoomgate.v1.connection_pb2 import Connection
 from zoomgate.v1.error_reason_pb2 import ErrorReason
@@ -46,6 +55,7 @@ class Client(_BaseClient):
     Attributes:
         auth: Authorizations and tokens of users.
         meetings: Zoom meetings.
+        registrants: Registrations for Zoom meetings.
         proxy: Requests to any other part of Zoom's REST API.
     """
 
@@ -91,6 +101,7 @@ class Client(_BaseClient):
             )
         self.auth = Auth(channel, self._session)
         self.meetings = Meetings(channel, self._session)
+        self.registrants = Registrants(channel, self._session)
         self.proxy = Proxy(channel, self._session)
 
     def connections(
@@ -108,15 +119,10 @@ class Client(_BaseClient):
         Raises:
             ZoomgateError: A page could not be fetched.
         """
-        state_filter, token = tuple(states), ""
-        while True:
-            page = self.auth.list_connections(page_size=_PAGE_SIZE, page_token=token, states=state_filter)
+        for page in self.auth.list_connections.pages(page_size=_PAGE_SIZE, states=tuple(states)):
             yield from page.connections
             for user_email in page.unreadable_users:
                 on_unreadable(user_email)
-            if not page.next_page_token:
-                return
-            token = page.next_page_token
 
     def watch(
         self, user_emails: Iterable[str] = (), *, resume_token: str = ""
@@ -206,6 +212,7 @@ class AsyncClient(_BaseClient):
     Attributes:
         auth: Authorizations and tokens of users.
         meetings: Zoom meetings.
+        registrants: Registrations for Zoom meetings.
         proxy: Requests to any other part of Zoom's REST API.
     """
 
@@ -246,6 +253,7 @@ class AsyncClient(_BaseClient):
             )
         self.auth = AsyncAuth(channel, self._session)
         self.meetings = AsyncMeetings(channel, self._session)
+        self.registrants = AsyncRegistrants(channel, self._session)
         self.proxy = AsyncProxy(channel, self._session)
 
     async def connections(
@@ -255,18 +263,11 @@ class AsyncClient(_BaseClient):
         on_unreadable: Callable[[str], None] = lambda _: None,
     ) -> AsyncIterator[Connection]:
         """Iterate over all connections that the caller may see. See `Client.connections`."""
-        state_filter, token = tuple(states), ""
-        while True:
-            page = await self.auth.list_connections(
-                page_size=_PAGE_SIZE, page_token=token, states=state_filter
-            )
+        async for page in self.auth.list_connections.pages(page_size=_PAGE_SIZE, states=tuple(states)):
             for connection in page.connections:
                 yield connection
             for user_email in page.unreadable_users:
                 on_unreadable(user_email)
-            if not page.next_page_token:
-                return
-            token = page.next_page_token
 
     async def watch(
         self, user_emails: Iterable[str] = (), *, resume_token: str = ""
