@@ -10,7 +10,7 @@ from zoomgate.v1.connection_pb2 import Connection
 from zoomgate_server.cli.bulk import executor, operations
 from zoomgate_server.cli.bulk.where_filter import Condition, matches, where_option
 from zoomgate_server.cli.channel import calls_service, resume_command
-from zoomgate_server.cli.options import rate_option, time_with_zone, user_argument, yes_option
+from zoomgate_server.cli.options import EnumChoice, rate_option, time_with_zone, user_argument, yes_option
 from zoomgate_server.cli.output import (
     confirm,
     counted,
@@ -27,8 +27,6 @@ from zoomgate_server.cli.output import (
 from zoomgate_server.rate_limiter import RateLimiter
 from zoomgate_server.telemetry.logs import escape
 
-_STATES = {enum_name(Connection.State, value): value for value in Connection.State.values()[1:]}
-
 
 @click.group()
 def connections() -> None:
@@ -43,22 +41,25 @@ def connections() -> None:
     "--state",
     "states",
     multiple=True,
-    type=click.Choice(list(_STATES)),
+    type=EnumChoice(Connection.State),
     help="State of the connections to list. Repeatable.",
 )
 @where_option
 @calls_service
-def list_(client: Client, as_json: bool, states: tuple[str, ...], where: tuple[Condition, ...]) -> None:
+def list_(
+    client: Client,
+    as_json: bool,
+    states: tuple[Connection.State.ValueType, ...],
+    where: tuple[Condition, ...],
+) -> None:
     """List connections. Disconnected users are listed only with --state, or with a --where filter on state or cause.
 
     Example: zoomgate connections list --state reauth_required --where 'user=*@example.com'
     """
     if not states and any(condition.name in ("state", "cause") for condition in where):
-        states = tuple(_STATES)
+        states = tuple(Connection.State.values()[1:])
     unreadable_users: list[str] = []
-    listed = client.connections(
-        states=[_STATES[state] for state in states], on_unreadable=unreadable_users.append
-    )
+    listed = client.connections(states=states, on_unreadable=unreadable_users.append)
     selected = (connection for connection in listed if matches(where, connection))
     if as_json:
         for connection in selected:

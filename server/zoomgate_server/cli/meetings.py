@@ -1,27 +1,69 @@
 """Command `zoomgate meetings`, which manages users' meetings through the running service."""
 
-import json
-from datetime import datetime, tzinfo
+from datetime import timedelta
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import click
-from google.protobuf import json_format
-from google.protobuf.message import Message
-from google.protobuf.message_factory import GetMessageClass
 
 from zoomgate import Client
-from zoomgate.v1.meeting_pb2 import Meeting, MeetingDetails
+from zoomgate.v1.meeting_pb2 import (
+    DayOfWeek,
+    Meeting,
+    MeetingStatus,
+    MeetingType,
+    Occurrence,
+    Recurrence,
+    WeekOfMonth,
+)
+from zoomgate.v1.meetings_service_pb2 import ListMeetingsRequest
+from zoomgate.v1.past_meeting_pb2 import Participant, PastInstance, PastMeeting
 from zoomgate_server.cli.channel import calls_service
-from zoomgate_server.cli.options import combined, user_argument, yes_option
-from zoomgate_server.cli.output import USAGE, confirm, fail, local_time, note, print_json, print_message
+from zoomgate_server.cli.meeting_options import meeting_details, meeting_options, set_paths
+from zoomgate_server.cli.options import (
+    EnumChoice,
+    combined,
+    limit_option,
+    meeting_argument,
+    occurrence_option,
+    page_size,
+    user_argument,
+    yes_option,
+)
+from zoomgate_server.cli.output import (
+    USAGE,
+    confirm,
+    counted,
+    enum_name,
+    fail,
+    note,
+    print_items,
+    print_json,
+    print_message,
+    print_table,
+    print_text,
+    relative_time,
+    time_in_zone,
+)
 
-_meeting_arguments = combined(user_argument(), click.argument("meeting_id", type=int, metavar="ID"))
+_UNITS = {Recurrence.TYPE_DAILY: "day", Recurrence.TYPE_WEEKLY: "week", Recurrence.TYPE_MONTHLY: "month"}
+
+_meeting_arguments = combined(user_argument(), meeting_argument)
+
+
+def _past_meeting(text: str) -> dict[str, Any]:
+    """Return the field of a request that selects a past meeting by its ID or the UUID of an instance."""
+    digits = text.replace(" ", "")
+    return {"meeting_id": int(digits)} if digits.isascii() and digits.isdigit() else {"meeting_uuid": text}
+
+
+_past_meeting_arguments = combined(
+    user_argument(), click.argument("meeting", type=_past_meeting, metavar="ID_OR_UUID")
+)
 
 
 @click.group()
 def meetings() -> None:
-    """Create, get and delete meetings.
+    """Schedule, change, list and end meetings, and read past ones.
 
     Example: zoomgate meetings create monica@example.com --topic "Weekly review"
     """
@@ -29,165 +71,325 @@ def meetings() -> None:
 
 @meetings.command()
 @user_argument()
-@click.option("--topic", help="The topic of the meeting.")
-@click.option("--agenda", help="The agenda of the meeting.")
-@click.option(
-    "--start",
-    metavar="TIME",
-    help="The date and time of the start, such as 2030-01-07T09:00:00Z; without a zone, in --timezone. Default: now.",
-)
-@click.option("--timezone", help="The time zone, as a name in the tz database, such as Europe/Berlin.")
-@click.option("--duration", type=int, metavar="MINUTES", help="The duration of the meeting.")
-@click.option("--password", help="The password that attendees must enter.")
-@click.option(
-    "--details",
-    type=click.File("rb"),
-    metavar="FILE",
-    help="JSON file with a MeetingDetails message of the API, or - for standard input. Other options override it.",
-)
+@meeting_options
 @calls_service
-def create(client: Client, as_json: bool, user: str, details: Any, start: str | None, **fields: Any) -> None:
+def create(client: Client, as_json: bool, user: str, **options: Any) -> None:
     """Create a meeting of USER. The service applies defaults for omitted options.
 
-    Example: zoomgate meetings create monica@example.com --topic Review --start 2030-01-07T09:00:00Z --duration 45
+    Example: zoomgate meetings create monica@example.com --topic Review --start "2030-01-07 09:00" --timezone Europe/Berlin --weekly mon,wed
+    --times 10
     """
-    meeting_details = MeetingDetails()
-    if details is not None:
-        content = details.read()
-        try:
-            json_format.Parse(content, meeting_details)
-        except (json_format.ParseError, UnicodeDecodeError, RecursionError):
-            fail(f"--details: {_details_problem(content)}; see docs/meetings.md", USAGE)
-    fields["duration_minutes"] = fields.pop("duration")
-    for name, value in fields.items():
-        if value is not None:
-            try:
-                setattr(meeting_details, name, value)
-            except UnicodeEncodeError:
-                raise
-            except ValueError:
-                fail(f"--{name.removesuffix('_minutes')} is out of range", USAGE)
-    if start is not None:
-        _set_start(meeting_details, start)
-    response = client.meetings.create_meeting(user_email=user, meeting_details=meeting_details)
-    _print(response.meeting, as_json=as_json)
+    response = client.meetings.create_meeting(user_email=user, meeting_details=meeting_details(**options))
+    _print_meeting(response.meeting, as_json=as_json)
 
 
 @meetings.command()
 @_meeting_arguments
+@occurrence_option("show")
+@click.option("--previous", is_flag=True, help="Include past occurrences.")
 @calls_service
-def get(client: Client, as_json: bool, user: str, meeting_id: int) -> None:
-    """Show the meeting of USER with the given ID.
+def get(
+    client: Client, as_json: bool, user: str, meeting_id: int, occurrence_id: str, previous: bool
+) -> None:
+    """Show a meeting of USER and its occurrences.
 
     Example: zoomgate meetings get monica@example.com 85746065432
     """
-    _print(client.meetings.get_meeting(user_email=user, meeting_id=_id(meeting_id)).meeting, as_json=as_json)
+    response = client.meetings.get_meeting(
+        user_email=user,
+        meeting_id=meeting_id,
+        occurrence_id=occurrence_id,
+        show_previous_occurrences=previous or None,
+    )
+    _print_meeting(response.meeting, as_json=as_json)
 
 
 @meetings.command()
 @_meeting_arguments
+@occurrence_option("change")
+@meeting_options
 @click.option(
-    "--occurrence",
-    default="",
-    metavar="ID",
-    help="The occurrence of a recurring meeting to delete. Default: the whole meeting.",
+    "--clear",
+    "cleared",
+    multiple=True,
+    metavar="FIELD",
+    help="Clear a field of MeetingDetails, such as agenda or settings.alternative_hosts. Repeatable.",
 )
+@calls_service
+def update(
+    client: Client,
+    as_json: bool,
+    user: str,
+    meeting_id: int,
+    occurrence_id: str,
+    cleared: tuple[str, ...],
+    **options: Any,
+) -> None:
+    """Change a meeting of USER. Properties without an option stay unchanged.
+
+    Example: zoomgate meetings update monica@example.com 85746065432 --duration 30 --no-waiting-room
+    """
+    details = meeting_details(**options)
+    paths = [*set_paths(details), *cleared]
+    if not paths:
+        fail("nothing to change; use at least one option for a property of the meeting", USAGE)
+    response = client.meetings.update_meeting(
+        user_email=user,
+        meeting_id=meeting_id,
+        occurrence_id=occurrence_id,
+        meeting_details=details,
+        update_mask={"paths": paths},
+    )
+    _print_done(response, f"updated meeting {meeting_id}", as_json=as_json)
+
+
+@meetings.command()
+@_meeting_arguments
+@occurrence_option("delete")
+@click.option("--notify-hosts", is_flag=True, help="Notify the host and the alternative hosts by email.")
+@click.option("--notify-registrants", is_flag=True, help="Notify registrants by email.")
 @yes_option
 @calls_service
-def delete(client: Client, as_json: bool, user: str, meeting_id: int, occurrence: str, yes: bool) -> None:
-    """Delete the meeting of USER with the given ID.
+def delete(
+    client: Client,
+    as_json: bool,
+    user: str,
+    meeting_id: int,
+    occurrence_id: str,
+    notify_hosts: bool,
+    notify_registrants: bool,
+    yes: bool,
+) -> None:
+    """Delete a meeting of USER, or one of its occurrences.
 
     Example: zoomgate meetings delete monica@example.com 85746065432 --yes
     """
-    if not yes:
-        confirm(f"Delete meeting {meeting_id} of {user}?")
-    response = client.meetings.delete_meeting(
-        user_email=user, meeting_id=_id(meeting_id), occurrence_id=occurrence
+    deleted = (
+        f"occurrence {occurrence_id} of meeting {meeting_id}" if occurrence_id else f"meeting {meeting_id}"
     )
+    if not yes:
+        confirm(f"Delete {deleted} of {user}?")
+    response = client.meetings.delete_meeting(
+        user_email=user,
+        meeting_id=meeting_id,
+        occurrence_id=occurrence_id,
+        schedule_for_reminder=notify_hosts or None,
+        cancel_meeting_reminder=notify_registrants or None,
+    )
+    _print_done(response, f"deleted {deleted}", as_json=as_json)
+
+
+@meetings.command("list")
+@user_argument()
+@click.option(
+    "--type",
+    "kind",
+    type=EnumChoice(ListMeetingsRequest.Type),
+    default="scheduled",
+    show_default=True,
+    help="The meetings to list. upcoming_meetings and previous_meetings cover at most six months.",
+)
+@click.option("--from", "from_date", default="", metavar="DATE", help="The first day, such as 2030-01-07.")
+@click.option("--to", "to_date", default="", metavar="DATE", help="The last day.")
+@click.option("--timezone", default="", help="The time zone of --from and --to, such as Europe/Berlin.")
+@limit_option("meetings")
+@calls_service
+def list_(client: Client, as_json: bool, user: str, kind: int, limit: int | None, **filters: Any) -> None:
+    """List the meetings of USER. Zoom lists no instant meetings and no expired ones.
+
+    Example: zoomgate meetings list monica@example.com --type upcoming --limit 10
+    """
+    listed = client.meetings.list_meetings.all(
+        user_email=user, type=kind, page_size=page_size(limit), **filters
+    )
+    titles = ("ID", "TOPIC", "START", "MINUTES", "TYPE")
+    print_items(listed, limit, titles, _meeting_row, "meeting", as_json=as_json)
+
+
+@meetings.command()
+@_meeting_arguments
+@yes_option
+@calls_service
+def end(client: Client, as_json: bool, user: str, meeting_id: int, yes: bool) -> None:
+    """End a running meeting of USER for all participants.
+
+    Example: zoomgate meetings end monica@example.com 85746065432 --yes
+    """
+    if not yes:
+        confirm(f"End meeting {meeting_id} of {user} for all participants?")
+    response = client.meetings.end_meeting(user_email=user, meeting_id=meeting_id)
+    _print_done(response, f"ended meeting {meeting_id}", as_json=as_json)
+
+
+@meetings.command()
+@_meeting_arguments
+@calls_service
+def recover(client: Client, as_json: bool, user: str, meeting_id: int) -> None:
+    """Recover a deleted meeting of USER.
+
+    Example: zoomgate meetings recover monica@example.com 85746065432
+    """
+    response = client.meetings.recover_meeting(user_email=user, meeting_id=meeting_id)
+    _print_done(response, f"recovered meeting {meeting_id}", as_json=as_json)
+
+
+@meetings.command()
+@_meeting_arguments
+@calls_service
+def invitation(client: Client, as_json: bool, user: str, meeting_id: int) -> None:
+    """Print the invitation to a meeting of USER.
+
+    Example: zoomgate meetings invitation monica@example.com 85746065432
+    """
+    response = client.meetings.get_meeting_invitation(user_email=user, meeting_id=meeting_id)
     if as_json:
         print_json(response)
     else:
-        note(f"deleted meeting {meeting_id}")
+        print_text(response.invitation)
 
 
-def _details_problem(content: bytes) -> str:
-    """Return the reason why content is not a MeetingDetails message."""
-    try:
-        document = json.loads(content.decode())
-    except (ValueError, RecursionError) as error:
-        return f"not valid JSON ({error})"
-    if not isinstance(document, dict):
-        return "not a JSON object"
-    return _invalid_field(document, MeetingDetails) or (
-        "a field is set twice, or fields exclude each other, such as startTime and localStartTime"
+@meetings.command()
+@_past_meeting_arguments
+@calls_service
+def past(client: Client, as_json: bool, user: str, meeting: dict[str, Any]) -> None:
+    """Show an ended meeting of USER. A meeting ID selects the latest instance; a UUID selects any instance.
+
+    Example: zoomgate meetings past monica@example.com 85746065432
+    """
+    past_meeting = client.meetings.get_past_meeting(user_email=user, **meeting).past_meeting
+    print_message(
+        past_meeting,
+        {
+            "id": str(past_meeting.id),
+            "uuid": past_meeting.uuid,
+            "topic": past_meeting.topic,
+            "type": enum_name(PastMeeting.Type, past_meeting.type),
+            "started": time_in_zone(past_meeting.start_time),
+            "ended": time_in_zone(past_meeting.end_time),
+            "duration": f"{past_meeting.duration_minutes} minutes",
+            "participants": str(past_meeting.participants_count),
+            "host": past_meeting.user_email,
+        },
+        as_json=as_json,
     )
 
 
-def _invalid_field(document: dict[str, Any], kind: type[Message], path: str = "") -> str:
-    """Describe the first field that is unknown or has an invalid value, without the value, which can be a password."""
-    fields = {name: field for field in kind.DESCRIPTOR.fields for name in (field.name, field.json_name)}
-    for name, value in document.items():
-        field = fields.get(name)
-        if field is None:
-            return f"unknown field {path}{name}"
-        try:
-            json_format.ParseDict({name: value}, kind())
-        except json_format.ParseError:
-            if field.enum_type is not None:
-                names = [known.name for known in field.enum_type.values if known.number]
-                return f"invalid value of {path}{name}; use one of {', '.join(names)}"
-            nested = ""
-            if isinstance(value, dict) and field.message_type is not None:
-                nested_kind = GetMessageClass(field.message_type)  # type: ignore[arg-type]
-                nested = _invalid_field(value, nested_kind, f"{path}{name}.")
-            return nested or f"invalid value of {path}{name}"
-    return ""
+@meetings.command()
+@_meeting_arguments
+@calls_service
+def instances(client: Client, as_json: bool, user: str, meeting_id: int) -> None:
+    """List the ended instances of a meeting of USER.
+
+    Example: zoomgate meetings instances monica@example.com 85746065432
+    """
+    listed = client.meetings.list_past_instances(user_email=user, meeting_id=meeting_id).instances
+    print_items(listed, None, ("UUID", "STARTED"), _instance_row, "instance", as_json=as_json)
 
 
-def _id(number: int) -> int:
-    if not -(2**63) <= number < 2**63:
-        fail(f"invalid meeting ID {number}; use the 9 to 11 digits in the link of the meeting", USAGE)
-    return number
+@meetings.command()
+@_past_meeting_arguments
+@limit_option("participants")
+@calls_service
+def participants(
+    client: Client, as_json: bool, user: str, meeting: dict[str, Any], limit: int | None
+) -> None:
+    """List the participants of an ended meeting of USER.
+
+    A meeting ID selects the latest instance; a UUID selects any instance. A participant who left and returned is listed once for each time.
+
+    Example: zoomgate meetings participants monica@example.com 85746065432
+    """
+    listed = client.meetings.list_past_participants.all(
+        user_email=user, page_size=page_size(limit), **meeting
+    )
+    titles = ("NAME", "EMAIL", "JOINED", "LEFT", "DURATION")
+    print_items(listed, limit, titles, _participant_row, "participant", as_json=as_json)
 
 
-def _set_start(details: MeetingDetails, text: str) -> None:
-    try:
-        if len(text) <= len("2030-01-07"):  # a date, which would become midnight
-            raise ValueError
-        start = datetime.fromisoformat(text)
-        if start.tzinfo is None:
-            details.local_start_time = start.isoformat(timespec="seconds")
-        else:
-            details.start_time.FromDatetime(start)
-    except (ValueError, OverflowError):  # not a date and time, or outside the years 1 to 9999 in UTC
-        fail(
-            f"invalid --start {text!r}; use a date and time such as 2030-01-07T09:00:00Z, or omit the Z for a time in --timezone",
-            USAGE,
-        )
+def _meeting_row(meeting: Meeting) -> tuple[str, ...]:
+    return (
+        str(meeting.id),
+        meeting.topic,
+        time_in_zone(meeting.start_time, meeting.timezone),
+        str(meeting.duration_minutes or ""),
+        enum_name(MeetingType, meeting.type),
+    )
 
 
-def _zone(name: str) -> tzinfo | None:
-    """Return the time zone of a meeting, or None if it is unknown on the local machine."""
-    try:
-        return ZoneInfo(name)
-    except (ValueError, KeyError, OSError):
-        return None
+def _instance_row(instance: PastInstance) -> tuple[str, ...]:
+    return instance.uuid, time_in_zone(instance.start_time)
 
 
-def _print(meeting: Meeting, *, as_json: bool) -> None:
+def _participant_row(participant: Participant) -> tuple[str, ...]:
+    return (
+        participant.name,
+        participant.user_email,
+        time_in_zone(participant.join_time),
+        time_in_zone(participant.leave_time),
+        str(timedelta(seconds=participant.duration_seconds)),
+    )
+
+
+def _print_done(response: Any, text: str, *, as_json: bool) -> None:
+    """Print that a change is done, or Zoom's response as JSON."""
+    if as_json:
+        print_json(response)
+    else:
+        note(text)
+
+
+def _print_meeting(meeting: Meeting, *, as_json: bool) -> None:
+    start = time_in_zone(meeting.start_time, meeting.timezone)
     print_message(
         meeting,
         {
             "id": str(meeting.id),
             "topic": meeting.topic,
             "agenda": meeting.agenda,
-            "starts": local_time(meeting.start_time, _zone(meeting.timezone)),
-            "time zone": meeting.timezone,
+            "type": enum_name(MeetingType, meeting.type),
+            "status": enum_name(MeetingStatus, meeting.status),
+            "starts": f"{start} ({relative_time(meeting.start_time.seconds)})" if start else "",
             "duration": f"{meeting.duration_minutes} minutes" if meeting.duration_minutes else "",
-            "occurrences": str(len(meeting.occurrences) or ""),
+            "repeats": _recurrence_text(meeting.recurrence, meeting.timezone),
             "join": meeting.join_url,
+            "register": meeting.registration_url,
             "password": meeting.password,
             "host": meeting.host_email,
         },
         as_json=as_json,
     )
+    if meeting.occurrences and not as_json:
+        click.echo()
+        titles = ("OCCURRENCE", "START", "MINUTES", "STATUS")
+        print_table(
+            titles, (_occurrence_row(occurrence, meeting.timezone) for occurrence in meeting.occurrences)
+        )
+
+
+def _occurrence_row(occurrence: Occurrence, zone: str) -> tuple[str, ...]:
+    return (
+        occurrence.occurrence_id,
+        time_in_zone(occurrence.start_time, zone),
+        str(occurrence.duration_minutes),
+        enum_name(Occurrence.Status, occurrence.status),
+    )
+
+
+def _recurrence_text(recurrence: Recurrence, zone: str) -> str:
+    """Return a text such as `every 2 weeks on monday and friday, 10 times`; empty without a recurrence."""
+    if not recurrence.type:
+        return ""
+    unit = _UNITS.get(recurrence.type, "unit")
+    interval = recurrence.repeat_interval
+    parts = [f"every {counted(interval, unit)}" if interval > 1 else f"every {unit}"]
+    if recurrence.weekly_days:
+        parts.append("on " + ", ".join(enum_name(DayOfWeek, day) for day in recurrence.weekly_days))
+    if recurrence.monthly_week:
+        week, day = recurrence.monthly_week, recurrence.monthly_week_day
+        parts.append(f"on the {enum_name(WeekOfMonth, week)} {enum_name(DayOfWeek, day)}")
+    elif recurrence.monthly_day:
+        parts.append(f"on day {recurrence.monthly_day}")
+    text = " ".join(parts)
+    if recurrence.HasField("end_time"):
+        return f"{text}, until {time_in_zone(recurrence.end_time, zone)}"
+    return f"{text}, {counted(recurrence.end_times, 'time')}" if recurrence.end_times else text

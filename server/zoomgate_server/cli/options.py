@@ -8,8 +8,12 @@ from typing import Any
 
 import click
 
+from zoomgate_server.cli.output import enum_name
 from zoomgate_server.telemetry.logs import plain
 from zoomgate_server.user_email import InvalidUserEmail, canonical_email
+
+_MAX_PAGE_SIZE = 300
+"""Zoom's maximum number of items per page."""
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -23,6 +27,18 @@ class _Rate(click.FloatRange):
         if math.isnan(rate):
             self.fail(f"{value} is not a number; use a number such as {self.max:g}", param, ctx)
         return rate
+
+
+class EnumChoice(click.Choice[str]):
+    """A value of an enum of the API, by its name in lower case."""
+
+    def __init__(self, enum: Any) -> None:
+        self._numbers = {enum_name(enum, number): number for number in enum.values() if number}
+        super().__init__(list(self._numbers))
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number of the value."""
+        return self._numbers[super().convert(value, param, ctx)]
 
 
 def user_email(text: str) -> str:
@@ -56,6 +72,30 @@ def user_argument(name: str = "user", **attributes: Any) -> Decorator:
     return click.argument(name, type=user_email, **attributes)
 
 
+def _meeting_id(text: str) -> int:
+    """Return a meeting ID, which Zoom displays with spaces."""
+    digits = text.replace(" ", "")
+    if digits.isascii() and digits.isdigit() and int(digits) < 2**63:
+        return int(digits)
+    raise click.BadParameter(
+        f"{plain(text)!r} is not a meeting ID; use the 9 to 11 digits in the link of the meeting"
+    )
+
+
+meeting_argument = click.argument("meeting_id", type=_meeting_id, metavar="ID")
+
+
+def occurrence_option(verb: str) -> Decorator:
+    """Return a decorator that adds the option --occurrence, which the command receives as `occurrence_id`."""
+    return click.option(
+        "--occurrence",
+        "occurrence_id",
+        default="",
+        metavar="ID",
+        help=f"The occurrence of a recurring meeting to {verb}. Default: the whole meeting.",
+    )
+
+
 def json_option(text: str = "Print one JSON object.") -> Decorator:
     """Return a decorator that adds the option --json, which the command receives as `as_json`."""
     return click.option("--json", "as_json", is_flag=True, help=text)
@@ -71,6 +111,18 @@ def rate_option(maximum: float, default: float, text: str) -> Decorator:
         metavar="N",
         help=text,
     )
+
+
+def limit_option(noun: str) -> Decorator:
+    """Return a decorator that adds the option --limit."""
+    return click.option(
+        "--limit", type=click.IntRange(min=1), metavar="N", help=f"Maximum number of {noun} to list."
+    )
+
+
+def page_size(limit: int | None) -> int:
+    """Return the size of the pages to request for the value of --limit."""
+    return min(limit or _MAX_PAGE_SIZE, _MAX_PAGE_SIZE)
 
 
 yes_option = click.option("--yes", is_flag=True, help="Skip the confirmation prompt.")

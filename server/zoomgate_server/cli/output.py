@@ -5,10 +5,11 @@ import json
 import os
 import sys
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, tzinfo
 from itertools import islice
 from typing import Any, NoReturn
+from zoneinfo import ZoneInfo
 
 import click
 from rich.cells import cell_len
@@ -153,10 +154,16 @@ def print_message(message: Any, rows: Mapping[str, str], *, as_json: bool) -> No
         click.echo(f"{_emphasis(name.ljust(width))}  {escape(value)}")
 
 
+def print_text(text: str) -> None:
+    """Print a text of several lines."""
+    for line in text.splitlines():
+        click.echo(escape(line))
+
+
 def enum_name(enum: Any, value: int) -> str:
-    """Return the name of an enum value in lower case, without the prefix that all values of the enum share."""
-    name: str = enum.Name(value)
-    return name.partition("_")[2].lower()
+    """Return the name of an enum value in lower case, without the prefix that all values of the enum share; empty if unspecified."""
+    name: str = enum.Name(value) if value else ""
+    return name.removeprefix(enum.Name(0).removesuffix("UNSPECIFIED")).lower()
 
 
 def _emphasis(text: str) -> str:
@@ -179,19 +186,57 @@ def print_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> int:
     return count
 
 
+def print_items(
+    items: Iterable[Any],
+    limit: int | None,
+    titles: Sequence[str],
+    row: Callable[[Any], Sequence[str]],
+    noun: str,
+    *,
+    as_json: bool,
+) -> None:
+    """Print up to `limit` messages of the API as a table, followed by their number, or as one JSON document per line."""
+    selected = islice(items, limit)
+    if not as_json:
+        note(counted(print_table(titles, map(row, selected)), noun))
+    else:
+        for item in selected:
+            print_json(item)
+
+
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
     padded = (cell + " " * (width - cell_len(cell)) for cell, width in zip(cells, widths, strict=True))
     return "  ".join(padded).rstrip()
 
 
-def local_time(timestamp: Any, zone: tzinfo | None = None) -> str:
-    """Format a Timestamp as a time in a zone, by default the local one, followed by the time relative to now.
+def time_zone(name: str) -> tzinfo | None:
+    """Return a time zone, or None if it is unknown on the local machine."""
+    try:
+        return ZoneInfo(name)
+    except (ValueError, KeyError, OSError):
+        return None
+
+
+def time_in_zone(timestamp: Any, name: str = "") -> str:
+    """Format a Timestamp as a time in a zone, with the name of the zone. If the zone is unknown, use the local one.
 
     Return an empty string if the Timestamp is not set.
     """
     if not timestamp.seconds:
         return ""
+    zone = time_zone(name)
     local = datetime.fromtimestamp(timestamp.seconds, UTC).astimezone(zone)
+    return f"{local:%Y-%m-%d %H:%M} {name if zone else local.tzname()}"
+
+
+def local_time(timestamp: Any) -> str:
+    """Format a Timestamp as local time, followed by the time relative to now.
+
+    Return an empty string if the Timestamp is not set.
+    """
+    if not timestamp.seconds:
+        return ""
+    local = datetime.fromtimestamp(timestamp.seconds, UTC).astimezone()
     return f"{local:%Y-%m-%d %H:%M:%S} ({relative_time(timestamp.seconds)})"
 
 
