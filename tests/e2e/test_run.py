@@ -118,15 +118,22 @@ async def test_documented_grpcurl_commands_work(tmp_path: Path) -> None:
         _,
     ):
         assert "grpcurl -plaintext" in read_guide(process)
-        meeting_id = ""
+        meeting_id = state = ""
         for command in commands:
-            output = grpcurl(command.replace("MEETING_ID", meeting_id), address)
+            output = grpcurl(
+                command.replace("MEETING_ID", meeting_id).replace('"STATE"', f'"{state}"'), address
+            )
             if command.endswith("BeginAuthorization"):
+                state = json.loads(output)["state"]
                 async with browser() as session:
                     page = await consent(session, json.loads(output)["authorization_url"], MONICA)
                     assert page.url.query["outcome"] == "connected"
             elif command.endswith("CreateMeeting"):
                 meeting_id = json.loads(output)["meeting"]["id"]
+            elif command.endswith("ListMeetings"):
+                assert [row["topic"] for row in json.loads(output)["meetings"]] == ["Review"]
+            elif command.endswith("ListRegistrants"):
+                assert [row["first_name"] for row in json.loads(output)["registrants"]] == ["Omar"]
             elif command.endswith("ProxyService/Get"):
                 assert json.loads(output)["response"]["json"]["email"] == MONICA
             elif command.endswith("WatchConnections"):
