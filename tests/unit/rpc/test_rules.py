@@ -1,6 +1,8 @@
 """Tests for the rules of requests. Every row of the tables has a value that violates it and one that is accepted."""
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -37,128 +39,8 @@ from zoomgate_server.rpc.services.validation import Violations
 
 NOW = 1_893_456_000  # 2030-01-01T00:00:00Z
 
-EVERY_PROPERTY: dict[str, Any] = {
-    "topic": "Planning",
-    "agenda": "x\ny",
-    "type": "MEETING_TYPE_RECURRING_FIXED_TIME",
-    "start_time": "2031-01-06T09:00:00Z",
-    "timezone": "Europe/Berlin",
-    "duration_minutes": 45,
-    "password": "abc123",
-    "default_password": True,
-    "pre_schedule": False,
-    "schedule_for": "b@example.com",
-    "template_id": "x",
-    "tracking_fields": [{"field": "a", "value": "b"}],
-    "recurrence": {
-        "type": "TYPE_WEEKLY",
-        "repeat_interval": 1,
-        "weekly_days": ["DAY_OF_WEEK_MONDAY"],
-        "end_times": 5,
-    },
-    "settings": {
-        "host_video": True,
-        "participant_video": True,
-        "join_before_host": True,
-        "jbh_time": 5,
-        "mute_upon_entry": True,
-        "waiting_room": False,
-        "waiting_room_options": {"mode": "MODE_CUSTOM", "who_goes_to_waiting_room": "PARTICIPANTS_EVERYONE"},
-        "use_pmi": False,
-        "approval_type": "APPROVAL_TYPE_AUTOMATIC",
-        "registration_type": 1,
-        "close_registration": True,
-        "registrants_confirmation_email": True,
-        "registrants_email_notification": True,
-        "audio": "AUDIO_BOTH",
-        "audio_conference_info": "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx",
-        "auto_recording": "AUTO_RECORDING_CLOUD",
-        "auto_add_recording_to_video_management": {
-            "enable": True,
-            "channels": [{"channel_id": "a", "name": "b"}],
-        },
-        "alternative_hosts": ["a@example.com", "b@example.com"],
-        "alternative_hosts_email_notification": True,
-        "alternative_host_update_polls": True,
-        "alternative_host_manage_meeting_summary": True,
-        "alternative_host_manage_cloud_recording": True,
-        "meeting_authentication": True,
-        "authentication_option": "signIn",
-        "authentication_domains": ["example.com"],
-        "authentication_exceptions": [{"name": "A", "email": "a@example.com"}],
-        "allow_multiple_devices": True,
-        "approved_or_denied_countries_or_regions": {
-            "enable": True,
-            "method": "METHOD_APPROVE",
-            "approved_list": ["DE", "US"],
-        },
-        "breakout_room": {
-            "enable": True,
-            "rooms": [
-                {"name": "R1", "participants": ["a@example.com", "b@example.com"]},
-                {"name": "R2", "participants": ["c@example.com"]},
-            ],
-        },
-        "contact_name": "X",
-        "contact_email": "x@example.com",
-        "email_notification": True,
-        "encryption_type": "ENCRYPTION_TYPE_ENHANCED",
-        "focus_mode": True,
-        "question_and_answer": {
-            "enable": True,
-            "allow_submit_questions": True,
-            "allow_anonymous_questions": True,
-            "question_visibility": "VISIBILITY_ALL",
-            "attendees_can_comment": True,
-            "attendees_can_upvote": True,
-        },
-        "global_dial_in_countries": ["US", "DE"],
-        "additional_data_center_regions": ["TY"],
-        "cn_meeting": False,
-        "in_meeting": False,
-        "language_interpretation": {
-            "enable": True,
-            "interpreters": [{"email": "i@example.com", "interpreter_languages": ["English", "French"]}],
-        },
-        "sign_language_interpretation": {
-            "enable": True,
-            "interpreters": [{"email": "i@example.com", "sign_language": "American"}],
-        },
-        "meeting_invitees": [{"email": "a@example.com"}, {"email": "b@example.com"}],
-        "private_meeting": True,
-        "internal_meeting": False,
-        "show_share_button": True,
-        "show_join_info": True,
-        "watermark": True,
-        "host_save_video_order": True,
-        "continuous_meeting_chat": {
-            "enable": True,
-            "auto_add_invited_external_users": True,
-            "auto_add_meeting_participants": True,
-        },
-        "participant_focused_meeting": False,
-        "push_change_to_calendar": False,
-        "calendar_type": "CALENDAR_TYPE_GOOGLE",
-        "resources": [
-            {
-                "resource_type": "TYPE_WHITEBOARD",
-                "resource_id": "x",
-                "permission_level": "PERMISSION_LEVEL_EDITOR",
-            }
-        ],
-        "auto_start_meeting_summary": True,
-        "who_will_receive_summary": 1,
-        "summary_template_id": "x",
-        "auto_start_ai_companion_questions": True,
-        "who_can_ask_questions": 1,
-        "device_testing": False,
-        "request_permission_to_unmute_participants": True,
-        "allow_host_control_participant_mute_state": False,
-        "disable_participant_video": False,
-        "email_in_attendee_report": True,
-        "custom_keys": [{"key": "a", "value": "b"}],
-    },
-}
+FULL_MEETING = Path(__file__).parents[2] / "contract/golden/meetings/full.meeting.json"
+"""A meeting with every property that Zoom documents."""
 
 DETAILS = meeting_pb2.MeetingDetails.DESCRIPTOR
 REQUESTS = [
@@ -482,8 +364,29 @@ def test_one_occurrence_can_change_only_in_the_documented_properties() -> None:
 
 
 def test_meeting_with_every_property_is_accepted() -> None:
-    assert of_new_meeting(details(EVERY_PROPERTY)) == []
-    assert of_update(details(EVERY_PROPERTY)) == []
+    properties = {
+        "topic": "Planning",
+        "agenda": "Numbers\nand the move",
+        "type": "MEETING_TYPE_RECURRING_FIXED_TIME",
+        "start_time": "2031-01-06T09:00:00Z",
+        "timezone": "Europe/Berlin",
+        "duration_minutes": 45,
+        "password": "k3-Q!",
+        "default_password": True,
+        "pre_schedule": False,
+        "schedule_for": "omar@example.com",
+        "template_id": "x",
+        "tracking_fields": [{"field": "Team", "value": "Sales"}],
+        "recurrence": {
+            "type": "TYPE_WEEKLY",
+            "repeat_interval": 2,
+            "weekly_days": ["DAY_OF_WEEK_MONDAY"],
+            "end_times": 60,
+        },
+        "settings": json.loads(FULL_MEETING.read_text())["settings"],
+    }
+    assert of_new_meeting(details(properties)) == []
+    assert of_update(details(properties)) == []
 
 
 REQUEST_RULES = [
