@@ -190,6 +190,17 @@ async def test_duplicate_and_overlapping_paths_are_rejected(service: Service) ->
     assert "duplicate" in violations["update_mask.paths[3]"]
 
 
+@pytest.mark.parametrize("path", ["topic", "settings.contact_name", "settings.breakout_room.rooms"])
+async def test_property_of_the_whole_meeting_is_not_cleared_for_an_occurrence(
+    service: Service, path: str
+) -> None:
+    request = update("agenda", path)
+    request.occurrence_id = "1"
+    violations = await violations_of(service, request)
+    assert list(violations) == [f"meeting_details.{path.removesuffix('.rooms')}"]
+    assert "single occurrence" in next(iter(violations.values()))
+
+
 async def test_replacing_all_properties_is_rejected(service: Service) -> None:
     violations = await violations_of(service, update("*", topic="x"))
     assert "cannot replace a meeting" in violations["update_mask.paths[0]"]

@@ -45,7 +45,11 @@ class MeetingsService(TypedService, MeetingsServiceServicer):
         if request.HasField("update_mask"):
             details, cleared = update_mask.select(details, request.update_mask, violations)
         meeting_rules.check_update(
-            details, violations, of_occurrence=bool(request.occurrence_id), now=self._clock.wall()
+            details,
+            violations,
+            cleared=cleared,
+            of_occurrence=bool(request.occurrence_id),
+            now=self._clock.wall(),
         )
         violations.raise_if_any()
         changes = meeting_mapping.changes(details, cleared, "meeting_details", violations)

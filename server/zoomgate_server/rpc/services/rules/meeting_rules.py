@@ -4,6 +4,7 @@ They are Zoom's documented rules, and those by which Zoom would ignore or replac
 Zoom documents as overridden by others, such as `join_before_host` by `waiting_room`, are accepted.
 """
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from zoomgate.v1 import meeting_pb2 as pb
@@ -244,17 +245,23 @@ def check_new(details: pb.MeetingDetails, violations: Violations, *, default_zon
 
 
 def check_update(
-    details: pb.MeetingDetails, violations: Violations, *, of_occurrence: bool, now: float
+    details: pb.MeetingDetails,
+    violations: Violations,
+    *,
+    cleared: Iterable[Sequence[str]] = (),
+    of_occurrence: bool,
+    now: float,
 ) -> None:
-    """Validate the changes of a meeting, or of one of its occurrences. What is not set keeps its value.
+    """Validate the changes of a meeting, or of one of its occurrences. What is neither set nor cleared keeps its value.
 
     Args:
+        cleared: The paths of the properties to clear.
         now: The current time in seconds since 1970.
     """
     values: dict[str, Any] = {}
     _CHANGED.check_fields(details, f"{PATH}.", violations, values)
     if of_occurrence:
-        _check_occurrence(values, violations)
+        _check_occurrence(values | {".".join(names[:2]): "" for names in cleared}, violations)
     schedule.add_start(details, values, zone=details.timezone, now=now)
     _CHANGED.check_combinations(values, f"{PATH}.", violations)
 
