@@ -20,7 +20,6 @@ from zoomgate_server.zoom.request import ZoomResponse
 _Response = TypeVar("_Response", bound=Message)
 
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
-_PAGING = frozenset({"page_size", "page_token"})
 
 
 class TypedService:
@@ -60,6 +59,7 @@ class TypedRpc(Generic[_Response]):
         self._body = body
 
     def __get__(self, service: TypedService | None, owner: type) -> Any:
+        """Return the handler of a service."""
         return self if service is None else MethodType(self, service)
 
     async def __call__(self, service: TypedService, request: Any, context: Any) -> _Response:
@@ -75,7 +75,7 @@ class TypedRpc(Generic[_Response]):
             if parameter := self._query.get(field.name):
                 parameters[parameter.name] = parameter.text(value)
         if self._has_pages:
-            filters = [f"{name}={text}" for name, text in parameters.items() if name not in _PAGING]
+            filters = [f"{name}={text}" for name, text in parameters.items() if name != "page_size"]
             bound_to = (call.principal.identity, call.method, user_email, path, *filters)
             with violations.collecting():
                 if token := service.page_tokens.read(request.page_token, *bound_to):

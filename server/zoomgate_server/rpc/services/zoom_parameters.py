@@ -11,7 +11,7 @@ from zoomgate_server.zoom.urls import encode_id
 
 ID_PARAMETERS: Mapping[str, Callable[[Any], str]] = {
     "userId": lambda _: "me",  # Zoom accepts no other user with the tokens of users
-    "meetingId": lambda request: encode_id(getattr(request, "meeting_uuid", "") or str(request.meeting_id)),
+    "meetingId": lambda request: str(request.meeting_id or encode_id(getattr(request, "meeting_uuid", ""))),
     "registrantId": lambda request: encode_id(request.registrant_id),
 }
 """The encoded values of the placeholders in Zoom's paths, as functions of the request."""
