@@ -18,7 +18,7 @@ from support.harness import running
 from support.recording_service import METHODS, recording_service
 from zoom_simulator import Simulator, SimulatorOptions
 from zoomgate_server.cli import cli
-from zoomgate_server.cli.scopes import RPC_OPERATIONS
+from zoomgate_server.cli.scopes import rpc_operations
 from zoomgate_server.rpc.middleware.access_policy import METHOD_POLICY, method_name
 
 ROOT = Path(__file__).parents[2]
@@ -141,11 +141,11 @@ async def test_every_field_of_a_typed_rpc_is_validated(tmp_path: Path) -> None:
 
 async def test_every_typed_rpc_calls_an_operation_that_the_simulator_knows() -> None:
     """An unknown operation has the error code 2300."""
-    assert {method_name(path) for path in METHODS if path.startswith(TYPED)} == set(RPC_OPERATIONS)
+    assert {method_name(path) for path in METHODS if path.startswith(TYPED)} == set(rpc_operations())
     async with Simulator(SimulatorOptions(port=0)) as zoom, aiohttp.ClientSession() as session:
         token = zoom.connect("monica@example.com").access_token
         headers = {"Authorization": f"Bearer {token}"}
-        for rpc, operation in RPC_OPERATIONS.items():
+        for rpc, operation in rpc_operations().items():
             url = zoom.api_url + operation.path.format(userId="me", meetingId=1, registrantId="r")
             async with session.request(operation.method, url, headers=headers, json={}) as response:
                 body = await response.json(content_type=None) if await response.read() else {}
@@ -165,7 +165,7 @@ async def test_page_lists_every_rpc_with_a_command_and_an_example(
         rpc = method_name(path)
         page = example_page(rpc)
         assert page, f"{rpc} has no example on {EXAMPLE_PAGES}"
-        operation = RPC_OPERATIONS.get(rpc)
+        operation = rpc_operations().get(rpc)
         called_operation = f"`{operation.method} {operation.path}`" if operation else ""
         roles = ", ".join(sorted(METHOD_POLICY[path].roles))
         shown = f"`{called[rpc]}`" if rpc in called else WITHOUT_EXAMPLE[rpc]

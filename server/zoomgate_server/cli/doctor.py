@@ -20,7 +20,6 @@ from zoomgate_server.app import file_descriptors, otlp_exporters, store_binding
 from zoomgate_server.cli import privileges
 from zoomgate_server.cli.options import json_option
 from zoomgate_server.cli.output import counted, log_warnings_to_stderr, print_result
-from zoomgate_server.cli.scopes import RPC_OPERATIONS
 from zoomgate_server.cli.setting_options import setting_options
 from zoomgate_server.cli.store_access import check_store, inspect_store
 from zoomgate_server.encryption import key_check, key_file, key_usage
@@ -290,8 +289,10 @@ def _redirect(loaded: settings.Settings) -> Finding:
 
 def _scopes(required: Collection[str]) -> Iterator[Finding]:
     """Describe the scopes that the app needs for each RPC, and compare them with the required scopes, if there are any."""
+    from zoomgate_server.cli.scopes import rpc_operations  # noqa: PLC0415 - loads gRPC, which the help does not need
+
     yield OK, "every connection needs user:read:user, or the classic scope user:read"
-    for rpc, operation in RPC_OPERATIONS.items():
+    for rpc, operation in rpc_operations().items():
         is_required = not required or operation.is_covered_by(required)
         note = "" if is_required else "; ZOOMGATE_REQUIRED_SCOPES contains neither"
         yield OK, f"{rpc} needs {operation.granular[0]}, or the classic scope {operation.classic[0]}{note}"

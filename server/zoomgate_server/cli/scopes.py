@@ -6,26 +6,38 @@ from collections.abc import Mapping
 import click
 
 from zoomgate import Client
+from zoomgate.v1 import meetings_service_pb2, registrants_service_pb2
 from zoomgate_server.cli.channel import calls_service
 from zoomgate_server.cli.options import user_argument
 from zoomgate_server.cli.output import FAILURE, NOT_FOUND, fail, print_json, print_message, print_table
-from zoomgate_server.rpc.services.meetings import MeetingsService
-from zoomgate_server.rpc.services.registrants import RegistrantsService
-from zoomgate_server.rpc.services.typed_rpc import TypedRpc
 from zoomgate_server.zoom import operations
 from zoomgate_server.zoom.operations import Operation
 
-RPC_OPERATIONS: Mapping[str, Operation] = {
-    f"{service.__name__}.{name}": operation
-    for service in (MeetingsService, RegistrantsService)
-    for name, rpc in vars(service).items()
-    if isinstance(rpc, TypedRpc) and (operation := operations.find(rpc.method, rpc.template))
-}
-"""The operation of Zoom that each typed RPC calls, by `Service.Method`."""
+_TYPED_RPCS = [
+    rpc.name
+    for module in (meetings_service_pb2, registrants_service_pb2)
+    for service in module.DESCRIPTOR.services_by_name.values()
+    for rpc in service.methods
+]
 
 _COVERED = {True: "yes", False: "no", None: "unknown"}
 _BASE = re.compile(r"(?:https?://[^/?]*)?(?:/v2(?=/))?")
 """What may precede a path: the URL of Zoom's API, and its version."""
+
+
+def rpc_operations() -> Mapping[str, Operation]:
+    """Return the operation of Zoom that each typed RPC calls, by `Service.Method`."""
+    # these modules load the libraries of the service, which the help does not need
+    from zoomgate_server.rpc.services.meetings import MeetingsService  # noqa: PLC0415
+    from zoomgate_server.rpc.services.registrants import RegistrantsService  # noqa: PLC0415
+    from zoomgate_server.rpc.services.typed_rpc import TypedRpc  # noqa: PLC0415
+
+    return {
+        f"{service.__name__}.{name}": operation
+        for service in (MeetingsService, RegistrantsService)
+        for name, rpc in vars(service).items()
+        if isinstance(rpc, TypedRpc) and (operation := operations.find(rpc.method, rpc.template))
+    }
 
 
 @click.command(short_help="Show a user's scopes, and the calls that they cover.")
@@ -40,7 +52,7 @@ _BASE = re.compile(r"(?:https?://[^/?]*)?(?:/v2(?=/))?")
 @click.option(
     "--for",
     "rpc",
-    type=click.Choice([rpc.partition(".")[2] for rpc in RPC_OPERATIONS], case_sensitive=False),
+    type=click.Choice(_TYPED_RPCS, case_sensitive=False),
     metavar="RPC",
     help="Show only this RPC, such as CreateMeeting.",
 )
@@ -100,7 +112,7 @@ def scopes(
 
 def _rpcs(name: str | None) -> dict[str, Operation]:
     """Return the operations of an RPC, or of all typed RPCs."""
-    found = {rpc.partition(".")[2]: operation for rpc, operation in RPC_OPERATIONS.items()}
+    found = {rpc.partition(".")[2]: operation for rpc, operation in rpc_operations().items()}
     return found if name is None else {name: found[name]}
 
 

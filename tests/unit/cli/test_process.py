@@ -128,7 +128,10 @@ def test_help_of_a_command_loads_only_what_the_command_line_needs(command: str) 
     client = {"grpc", "google"}
     allowed = {
         "simulator": {"aiohttp"},
-        **dict.fromkeys(("connect", "connections", "import", "meetings", "proxy", "token"), client),
+        **dict.fromkeys(
+            ("connect", "connections", "import", "meetings", "proxy", "registrants", "scopes", "token"),
+            client,
+        ),
     }
     assert loaded_packages(command, "--help") & (service | client) <= allowed.get(command, set())
 

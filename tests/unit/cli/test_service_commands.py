@@ -25,7 +25,7 @@ from support.raw_upstream import http_response, raw_upstream
 from zoom_simulator import Fault, SimulatorOptions
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1.auth_service_pb2_grpc import AuthServiceServicer, add_AuthServiceServicer_to_server
-from zoomgate_server.cli.scopes import RPC_OPERATIONS
+from zoomgate_server.cli.scopes import rpc_operations
 
 COMMAND = [sys.executable, "-m", "zoomgate_server"]
 ESC = "\x1b"
@@ -384,7 +384,7 @@ async def test_scopes_command_shows_which_rpcs_a_user_has_granted(reader: Harnes
     assert titles.split()[:2] == ["CALL", "COVERED"]
     covered = {row.split()[0]: row.split()[1] for row in rows}
     assert (covered["GetMeeting"], covered["CreateMeeting"]) == ("yes", "no")
-    assert len(covered) == len(RPC_OPERATIONS)
+    assert len(covered) == len(rpc_operations())
     (row,) = [row for row in rows if row.startswith("GetMeeting ")]
     assert row.endswith(" meeting:read:meeting meeting:read:meeting:admin meeting:read meeting:read:admin")
 

@@ -3,7 +3,7 @@
 import pytest
 
 from zoomgate.v1 import meetings_service_pb2, registrants_service_pb2
-from zoomgate_server.cli.scopes import RPC_OPERATIONS
+from zoomgate_server.cli.scopes import rpc_operations
 from zoomgate_server.zoom import operations
 from zoomgate_server.zoom.operations import RateLabel
 
@@ -75,4 +75,4 @@ def test_operation_of_every_typed_rpc_is_known() -> None:
         for service in file.DESCRIPTOR.services_by_name.values()
     ]
     rpcs = {f"{service.name}.{method.name}" for service in services for method in service.methods}
-    assert RPC_OPERATIONS.keys() == rpcs
+    assert rpc_operations().keys() == rpcs
