@@ -75,7 +75,7 @@ def help_examples(group: click.Command, context: click.Context) -> Iterator[str]
         example = (group.help or "").partition("Example: ")[2].partition("\n\n")[0]
         match = re.search(r"zoomgate [^()|]+", " ".join(example.split()))
         assert match, context.command_path
-        yield match.group()
+        yield match.group().strip()
 
 
 async def commands(directory: Path) -> dict[str, str]:
