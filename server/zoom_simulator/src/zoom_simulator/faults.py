@@ -25,7 +25,7 @@ KINDS = (
     "redirect",
     "garbage",
 )
-ENDPOINTS = ("any", "token", "revoke", "users_me", "users", "meetings")
+ENDPOINTS = ("any", "token", "revoke", "users_me", "users", "meetings", "files")
 MAX_DELAY_SECONDS = 600.0
 """Maximum delay in seconds. A longer delay is assumed to be a mistake."""
 

@@ -14,6 +14,7 @@ from zoom_simulator import state_file
 from zoom_simulator.admin import AdminEndpoints, reject_foreign_sites, reject_unknown_user
 from zoom_simulator.api import Authorization, operations
 from zoom_simulator.faults import Faults
+from zoom_simulator.files import Files
 from zoom_simulator.loopback_address import LoopbackAddress
 from zoom_simulator.oauth import OAuthEndpoints
 from zoom_simulator.options import SimulatorOptions
@@ -51,6 +52,7 @@ class Simulator:
         zoom: The simulated state: users, grants, tokens, meetings and the clock.
         faults: The active faults.
         playing: Starts and ends instances of meetings.
+        files: The files to download.
         log: The latest requests.
         webhooks: The sender of webhook events.
     """
@@ -64,6 +66,7 @@ class Simulator:
             state_file.load(self.options.state_file, self.zoom)
         self.faults = Faults(self.zoom)
         self.playing = Playing(self.zoom)
+        self.files = Files(self.zoom)
         self.log = RequestLog(self.zoom.wall)
         self.webhooks = Webhooks(self.options, self.zoom.wall, self.zoom.random)
         self._runner: web.AppRunner | None = None
@@ -119,6 +122,7 @@ class Simulator:
         """Restore the initial state."""
         self.faults.clear()
         self.zoom.reset()
+        self.files.reset()
         self.log.clear()
         self.webhooks.clear()
 
@@ -184,6 +188,8 @@ class Simulator:
             handler = self._with_faults(operation.faults, authorization.protect(operation))
             add(operation.method, f"/v2{operation.path}", handler)
         add("*", "/v2/{tail:.*}", self._with_faults("any", authorization.unknown))
+        add("GET", "/rec/download/{size}/{name}", self._with_faults("files", self.files.download))
+        add("GET", "/rec/file/{size}/{name}", self._with_faults("files", self.files.file))
         for path in ("/", "/_sim"):
             add("GET", path, admin.redirect_to_overview)
         add("GET", "/_sim/", admin.overview)
