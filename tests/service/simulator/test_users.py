@@ -91,9 +91,14 @@ async def test_caller_is_named_by_me_id_or_address(client: Client, name: str) ->
 @pytest.mark.parametrize("name", [OMAR, "u-Omar-2Kd9", "nobody"])
 async def test_other_users_require_an_account_level_app(client: Client, name: str) -> None:
     await client.consent()
-    for method, path in (("GET", ""), ("GET", "/meetings"), ("POST", "/meetings")):
+    for method, path, scope in (
+        ("GET", "", "user:read:user:admin"),
+        ("GET", "/meetings", "meeting:read:list_meetings:admin"),
+        ("POST", "/meetings", "meeting:write:meeting:admin"),
+    ):
         status, error = await client.api(method, f"/users/{name}{path}")
         assert (status, error["code"]) == (400, 4700)
+        assert error["message"].endswith(f"scopes:[{scope}].")
 
 
 async def test_users_of_the_account_are_listed_in_pages(client: Client) -> None:

@@ -25,7 +25,7 @@ class MeetingEndpoints:
 
     async def create(self, request: web.Request, caller: SimulatedUser) -> web.StreamResponse:
         """Create a meeting."""
-        require_own_user(request, caller)
+        require_own_user(request, caller, "meeting:write:meeting:admin")
         body = meeting_rules.read(
             await json_object(request), undocumented=self._state.options.undocumented_fields
         )
@@ -35,7 +35,7 @@ class MeetingEndpoints:
 
     async def list(self, request: web.Request, caller: SimulatedUser) -> web.StreamResponse:
         """List the user's meetings."""
-        require_own_user(request, caller)
+        require_own_user(request, caller, "meeting:read:list_meetings:admin")
         now = self._state.wall()
         list_filter = meeting_lists.Filter.parse(request.query, now)
         rows = [

@@ -22,7 +22,7 @@ class UserEndpoints:
 
     async def me(self, request: web.Request, caller: SimulatedUser) -> web.StreamResponse:
         """Return the user of the token."""
-        require_own_user(request, caller)
+        require_own_user(request, caller, "user:read:user:admin")
         log_reason("returned the token's user")
         return web.json_response(_row(caller) | {"account_id": caller.account_id, "role_name": "Member"})
 
@@ -36,8 +36,13 @@ class UserEndpoints:
         return web.json_response(response)
 
 
-def require_own_user(request: web.Request, caller: SimulatedUser) -> None:
+def require_own_user(request: web.Request, caller: SimulatedUser, admin_scope: str) -> None:
     """Check that the path contains `me`, or the ID or email address of the caller.
+
+    Args:
+        request: The request.
+        caller: The user of the token.
+        admin_scope: The scope with which account-level apps may name other users.
 
     Raises:
         ApiError: The path contains a different user, which requires an account-level app.
@@ -47,7 +52,7 @@ def require_own_user(request: web.Request, caller: SimulatedUser) -> None:
         raise ApiError(
             400,
             4700,
-            "Invalid access token, does not contain scopes:[user:read:user:admin, meeting:read:list_meetings:admin].",
+            f"Invalid access token, does not contain scopes:[{admin_scope}].",
             reason="the path contains a different user; user-level apps must use /users/me",
         )
 
