@@ -15,8 +15,8 @@ class Call(NamedTuple):
 
     Attributes:
         request_id: 1 to 64 characters of `A-Z a-z 0-9 . _ -`.
-        deadline: Reading of the monotonic clock by which the work must be finished. The caller's deadline is slightly later, so that the
-            response arrives in time.
+        deadline: Reading of the monotonic clock by which the work must be finished; infinite for streams without a deadline. The caller's
+            deadline is slightly later, so that the response arrives in time.
         user_email: The user for whom the caller is authorized to act, or empty if the call does not name exactly one user.
     """
 

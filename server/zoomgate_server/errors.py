@@ -222,6 +222,14 @@ class ZoomResponseTooLarge(ZoomgateError):
     """Zoom's response exceeds the size limit of this service. Zoom has processed the request."""
 
 
+class RedirectNotAllowed(ZoomgateError):
+    """Zoom redirected a download to a URL to which downloads are not allowed, or too often."""
+
+
+class DownloadNotResumable(ZoomgateError):
+    """The rest of a download cannot be delivered. `cause` in the metadata states the reason."""
+
+
 class MeetingNotFound(ZoomgateError):
     """The user has no meeting with this ID."""
 

@@ -127,6 +127,8 @@ _REQUESTS = {
     "ProxyService.Post": proxy.PostRequest(user_email=BAD_ADDRESS, url="/users/me"),
     "ProxyService.Patch": proxy.PatchRequest(user_email=BAD_ADDRESS, url="/users/me"),
     "ProxyService.Put": proxy.PutRequest(user_email=BAD_ADDRESS, url="/users/me"),
+    "ProxyService.ListPages": proxy.ListPagesRequest(user_email=BAD_ADDRESS, url="/users/me"),
+    "ProxyService.Download": proxy.DownloadRequest(user_email=BAD_ADDRESS, url="/users/me"),
 }
 """A request with an invalid user email address for every RPC that accepts such an address."""
 

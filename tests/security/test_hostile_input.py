@@ -10,7 +10,7 @@ import orjson
 import pytest
 import pytest_asyncio
 
-from security import fields, headers_and_bodies, targets
+from security import fields, file_urls, headers_and_bodies, targets
 from security.row import Row, without_remedy
 from support.harness import MONICA, Harness, metadata, running
 from support.raw_upstream import OK, RawUpstream, http_response, raw_upstream
@@ -21,7 +21,7 @@ from zoomgate.v1.proxy_service_pb2_grpc import ProxyServiceStub
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-ROWS = [*targets.ROWS, *headers_and_bodies.ROWS, *fields.ROWS]
+ROWS = [*targets.ROWS, *headers_and_bodies.ROWS, *fields.ROWS, *file_urls.ROWS]
 Service = tuple[Harness, RawUpstream]
 
 

@@ -393,6 +393,9 @@ async def test_telemetry_contains_no_secrets_addresses_or_ids(exporting: Exporti
             )
             with suppress(grpc.aio.AioRpcError):  # the user's scopes do not cover other users
                 await zoomgate.proxy.Get(request, metadata=metadata() + hostile, timeout=20)
+        for query in ("", "?access_token=hunter"):
+            url = f"{zoomgate.simulator.url}/rec/download/9/hunter{query}"
+            await zoomgate.call(zoomgate.proxy.Download, proxy.DownloadRequest(user_email=MONICA, url=url))
         await zoomgate.error_of(zoomgate.auth.GetToken, auth.GetTokenRequest(user_email=BASIL))
         zoom_user_id = zoomgate.simulator.zoom.users[MONICA].user_id
     exported = b"".join(exporting.receiver.bodies).decode("latin-1")

@@ -27,6 +27,7 @@ SLOTS = {
     "ZOOMGATE_MAX_CONCURRENT_REFRESHES": str(len(OTHERS)),
     "ZOOMGATE_MAX_CONCURRENT_EXCHANGES": "1",
     "ZOOMGATE_MAX_CONCURRENT_ZOOM_CALLS": "1",
+    "ZOOMGATE_MAX_CONCURRENT_DOWNLOADS": "1",
 }
 MARGIN = 9.5
 TIMING = replace(
@@ -102,6 +103,14 @@ async def test_call_to_the_zoom_api_waits_for_a_slot(zoomgate: Harness) -> None:
     call = zoomgate.proxy.Get, proxy.GetRequest(user_email=MONICA, url="/users/me")
     zoomgate.simulator.faults.add(Fault("users_me", "delay", seconds=600.0))
     await check_overloaded(zoomgate, [call], "concurrent_zoom_calls", call)
+
+
+async def test_download_waits_for_a_slot(zoomgate: Harness) -> None:
+    await zoomgate.connect()
+    url = f"{zoomgate.simulator.url}/rec/download/9/meeting.mp4"
+    call = zoomgate.proxy.Download, proxy.DownloadRequest(user_email=MONICA, url=url)
+    zoomgate.simulator.faults.add(Fault("files", "delay", seconds=600.0))
+    await check_overloaded(zoomgate, [call], "concurrent_downloads", call)
 
 
 async def with_state(zoomgate: Harness, user: str) -> Call:

@@ -11,7 +11,7 @@ _EXAMPLE = re.compile(r"// Example: (\{.*?\}\})", re.DOTALL)
 _ZOOM = frozenset({"http_status", "zoom_code", "zoom_message"})
 """Keys of errors that are caused by a response of Zoom."""
 
-_OPTIONAL = _ZOOM | {"connection", "retry_after", "limit_type", "scopes", "size_bytes", "record"}
+_OPTIONAL = _ZOOM | {"connection", "retry_after", "limit_type", "scopes", "size_bytes", "record", "host"}
 """Keys that an error may lack: Zoom sent no such value, or the problem affects no particular record."""
 
 

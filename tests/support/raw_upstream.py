@@ -45,6 +45,8 @@ class RawUpstream:
         open: All responses are delayed until this event is set.
         connections: The number of accepted connections.
         close_after_response: Whether to close each connection after its first response.
+        sent: The number of bytes that endless responses have sent.
+        ended: Set when the client has closed the connection of an endless response.
     """
 
     def __init__(self) -> None:
@@ -54,6 +56,8 @@ class RawUpstream:
         self.open.set()
         self.connections = 0
         self.close_after_response = False
+        self.sent = 0
+        self.ended = asyncio.Event()
         self.port = 0
 
     @property
@@ -80,7 +84,7 @@ class RawUpstream:
                 await self.open.wait()
                 response = self.responses.pop(0) if len(self.responses) > 1 else self.responses[0]
                 if isinstance(response, Endless):
-                    await _send_endlessly(response, reader, writer)
+                    await self._send_endlessly(response, reader, writer)
                 if not response or isinstance(response, Endless):
                     return
                 writer.write(response)
@@ -92,19 +96,22 @@ class RawUpstream:
         finally:
             writer.close()
 
-
-async def _send_endlessly(
-    response: Endless, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-) -> None:
-    """Send the response until the client closes the connection."""
-    writer.write(response.head)
-    while response.part:
-        writer.write(response.part)
-        await writer.drain()
-        if response.pause:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(reader.read(1), response.pause)
-    await reader.read()
+    async def _send_endlessly(
+        self, response: Endless, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        """Send the response until the client closes the connection."""
+        try:
+            writer.write(response.head)
+            while response.part:
+                writer.write(response.part)
+                self.sent += len(response.part)
+                await writer.drain()
+                if response.pause:
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(reader.read(1), response.pause)
+            await reader.read()
+        finally:
+            self.ended.set()
 
 
 @asynccontextmanager

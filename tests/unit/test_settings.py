@@ -428,6 +428,7 @@ def test_page_where_users_connect_must_be_a_web_page(url: str) -> None:
         ("ZOOMGATE_MAX_CONCURRENT_REFRESHES", ["3", "10001"]),
         ("ZOOMGATE_MAX_CONCURRENT_EXCHANGES", ["0", "10001"]),
         ("ZOOMGATE_MAX_CONCURRENT_ZOOM_CALLS", ["0", "100001"]),
+        ("ZOOMGATE_MAX_CONCURRENT_DOWNLOADS", ["0", "10001"]),
         ("ZOOMGATE_MAX_PENDING_PER_USER", ["0", "1001"]),
         ("ZOOMGATE_MAX_PENDING_PER_CALLER", ["0", "100001"]),
         ("ZOOMGATE_FORCED_REFRESH_SECONDS", ["3601"]),
@@ -440,6 +441,21 @@ def test_page_where_users_connect_must_be_a_web_page(url: str) -> None:
         ("ZOOMGATE_AUDIT_REQUIRED", ["true", "no"]),
         ("ZOOMGATE_REFLECTION", ["true", "yes"]),
         ("ZOOMGATE_MAX_RESPONSE_BYTES", ["65535", "30000001", "3.5M"]),
+        (
+            "ZOOMGATE_DOWNLOAD_HOSTS",
+            [
+                "*",
+                "*.com",
+                "com",
+                "https://zoom.us",
+                "zoom.us:443",
+                "zoom.us/x",
+                "Zoom.us",
+                "a*.zoom.us",
+                "10.0.0.1",
+                "zoom.us.",
+            ],
+        ),
         (
             "ZOOMGATE_ZOOM_API_HOSTS",
             [

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from zoomgate_server import private_file
 from zoomgate_server.app import store_binding
 from zoomgate_server.app.timing import Timing
-from zoomgate_server.app.zoom_clients import open_clients
+from zoomgate_server.app.zoom_clients import open_clients, open_file_client
 from zoomgate_server.audit.trail import FINGERPRINT_SECRET, AuditTrail
 from zoomgate_server.authorization.browser_flow import BrowserFlow
 from zoomgate_server.authorization.caller_flow import CallerFlow
@@ -23,6 +23,7 @@ from zoomgate_server.connections.count_gauge import ConnectionCountGauge
 from zoomgate_server.connections.disconnection import Disconnector
 from zoomgate_server.connections.driver import EffectDriver
 from zoomgate_server.connections.exchange_mark import ExchangeMarkRepository
+from zoomgate_server.connections.file_downloads import FileDownloads
 from zoomgate_server.connections.journal_recovery import JournalRecovery
 from zoomgate_server.connections.proactive_refresh import ProactiveRefresh
 from zoomgate_server.connections.queries import ConnectionQueries
@@ -32,6 +33,7 @@ from zoomgate_server.connections.repository import ConnectionRepository
 from zoomgate_server.connections.retention import RetentionPolicy
 from zoomgate_server.connections.token_journal import TokenJournal
 from zoomgate_server.connections.zoom_calls import ZoomCalls
+from zoomgate_server.connections.zoom_pages import ZoomPages
 from zoomgate_server.encryption import shared_secret
 from zoomgate_server.encryption.cipher import KeyRing
 from zoomgate_server.encryption.envelope import Envelope
@@ -52,6 +54,7 @@ from zoomgate_server.watch.watchers import Watchers
 from zoomgate_server.webhooks.receiver import WebhookReceiver
 from zoomgate_server.webhooks.seen_events import SeenEvents
 from zoomgate_server.zoom import urls
+from zoomgate_server.zoom.file_urls import FileHosts
 from zoomgate_server.zoom.oauth import OAuthClient
 
 _log = logs.get("zoomgate.app")
@@ -118,6 +121,9 @@ class Components:
         refresh_limit = ConcurrencyLimit(Limit.REFRESHES, settings.max_concurrent_refreshes, clock, metrics)
         exchange_limit = ConcurrencyLimit(Limit.EXCHANGES, settings.max_concurrent_exchanges, clock, metrics)
         call_limit = ConcurrencyLimit(Limit.ZOOM_CALLS, settings.max_concurrent_zoom_calls, clock, metrics)
+        download_limit = ConcurrencyLimit(Limit.DOWNLOADS, settings.max_concurrent_downloads, clock, metrics)
+        api_names = (urls.ZOOM_API_URL, *(f"https://{host}/v2" for host in settings.zoom_api_hosts))
+        file_hosts = FileHosts(settings.zoom_api_url, api_names, settings.download_hosts)
         driver = EffectDriver(
             connections=connections,
             marks=ExchangeMarkRepository(store=store, envelope=envelope),
@@ -268,11 +274,16 @@ class Components:
             registrants=RegistrantsService(zoom_calls=zoom_calls, page_tokens=page_tokens),
             proxy=ProxyService(
                 zoom_calls=zoom_calls,
-                base_urls=(
-                    urls.ZOOM_API_URL,
-                    settings.zoom_api_url,
-                    *(f"https://{host}/v2" for host in settings.zoom_api_hosts),
+                pages=ZoomPages(zoom_calls, clock, timing.pages),
+                downloads=FileDownloads(
+                    zoom_calls=zoom_calls,
+                    files=open_file_client(settings, file_hosts, stack, timing.file_requests),
+                    limit=download_limit,
+                    clock=clock,
+                    timing=timing.downloads,
                 ),
+                base_urls=(*api_names, settings.zoom_api_url),
+                file_hosts=file_hosts,
                 max_response_bytes=settings.max_response_bytes,
             ),
             oauth=oauth,

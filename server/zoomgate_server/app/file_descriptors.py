@@ -18,6 +18,7 @@ def needed(settings: Settings) -> int:
         settings.max_concurrent_refreshes
         + settings.max_concurrent_exchanges
         + settings.max_concurrent_zoom_calls
+        + settings.max_concurrent_downloads
         + RESERVE
     )
 

@@ -8,10 +8,12 @@ from zoomgate_server.authorization import browser_flow
 from zoomgate_server.connections import (
     access_tokens,
     disconnection,
+    file_downloads,
     journal_recovery,
     proactive_refresh,
     token_journal,
     zoom_calls,
+    zoom_pages,
 )
 from zoomgate_server.connections.refresh import protocol
 from zoomgate_server.encryption import reloading_key_ring
@@ -19,7 +21,7 @@ from zoomgate_server.rpc.middleware import authentication, pipeline
 from zoomgate_server.watch import change_feed, watchers
 from zoomgate_server.web import server as web_server
 from zoomgate_server.webhooks import receiver
-from zoomgate_server.zoom import oauth
+from zoomgate_server.zoom import file_client, oauth
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +42,12 @@ class Timing:
     journal: token_journal.Timing = token_journal.Timing()
     recovery: journal_recovery.Timing = journal_recovery.Timing()
     refreshes: protocol.Timing = protocol.Timing()
+    downloads: file_downloads.Timing = file_downloads.Timing()
     feed: change_feed.Timing = change_feed.Timing()
+    file_requests: file_client.Timing = file_client.Timing()
     files: reloadable_files.Timing = reloadable_files.Timing()
     key_ring: reloading_key_ring.Timing = reloading_key_ring.Timing()
+    pages: zoom_pages.Timing = zoom_pages.Timing()
     store: stores.Timing = stores.Timing()
     streams: pipeline.Timing = pipeline.Timing()
     token_requests: oauth.Timing = oauth.Timing()

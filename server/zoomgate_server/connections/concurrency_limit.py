@@ -16,6 +16,7 @@ class Limit(StrEnum):
     REFRESHES = "concurrent_refreshes"
     EXCHANGES = "concurrent_exchanges"
     ZOOM_CALLS = "concurrent_zoom_calls"
+    DOWNLOADS = "concurrent_downloads"
 
 
 class ConcurrencyLimit:

@@ -1,8 +1,9 @@
 """Calls to Zoom's API with a user's access token."""
 
+import functools
 import re
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -17,6 +18,7 @@ from zoomgate_server.zoom.client import ZoomClient
 from zoomgate_server.zoom.request import ZoomRequest, ZoomResponse
 
 _Result = TypeVar("_Result")
+_Response = TypeVar("_Response", bound=ZoomResponse)
 
 CAPACITY = 10_000
 """Maximum number of endpoints that are known to reject a user's token. The oldest is evicted first."""
@@ -60,22 +62,40 @@ class ZoomCalls:
     async def send(self, call: Call, user_email: str, request: ZoomRequest) -> ZoomResponse:
         """Call Zoom's API with the user's token and return any complete response.
 
+        Raises:
+            ServerOverloaded: Too many calls to Zoom are running; nothing was sent.
+            ZoomUnavailable, ZoomOutcomeUnknown, ZoomResponseTooLarge, DeadlineTooShort: See `ZoomClient.send`.
+            ZoomgateError: See `send_with`.
+        """
+        return await self.send_with(call, user_email, request, functools.partial(self._send, call, request))
+
+    async def send_with(
+        self,
+        call: Call,
+        user_email: str,
+        request: ZoomRequest,
+        send: Callable[[AccessToken], Awaitable[_Response]],
+    ) -> _Response:
+        """Send a request with the user's token and return any response.
+
         If Zoom rejects the token, Zoom has not processed the call. In this case, the record is read again, the token is refreshed at most
         once, and the request is retried once with a token of the same Zoom user. Some endpoints reject every token of a user, for example
         if the Zoom plan does not cover them. Their response is returned, and they cause no further refresh for a while, unless Zoom
         rejects the token elsewhere too.
 
+        Args:
+            request: The request, which identifies the endpoint.
+            send: Function that sends the request with a token.
+
         Raises:
-            ServerOverloaded: Too many calls to Zoom are running; nothing was sent.
             ZoomRateLimited: A rate limit of Zoom is reached.
             ScopeMissing: The consent does not cover the call.
             RefreshInProgress: Zoom rejected the token even after a refresh, and another refresh of the token is running or has finished.
-            ZoomUnavailable, ZoomOutcomeUnknown, ZoomResponseTooLarge, DeadlineTooShort: See `ZoomClient.send`.
             CallerNotAllowed: The connection belongs to a different member.
             ZoomgateError: See `Refresher.refresh`.
         """
         token = await self._access_tokens.for_call(call, user_email)
-        response = await self._send(call, request, token)
+        response = await send(token)
         is_rejected = zoom_errors.is_token_rejected(response)
         if is_rejected or self._paused:
             endpoint = _endpoint(token, request)
@@ -86,7 +106,7 @@ class ZoomCalls:
                 # the authorization itself may have ended since
                 or zoom_errors.is_token_rejected(await self._send(call, endpoints.current_user(), token))
             ):
-                response = await self._retry(call, user_email, request, token, response, endpoint)
+                response = await self._retry(call, user_email, send, token, response, endpoint)
         failure = zoom_errors.rate_limit(response, self._clock.wall) or zoom_errors.scope_missing(
             request, response
         )
@@ -119,16 +139,16 @@ class ZoomCalls:
         self,
         call: Call,
         user_email: str,
-        request: ZoomRequest,
+        send: Callable[[AccessToken], Awaitable[_Response]],
         rejected: AccessToken,
-        response: ZoomResponse,
+        response: _Response,
         endpoint: tuple[str, str, str],
-    ) -> ZoomResponse:
+    ) -> _Response:
         """Retry a call with a newer token, and return the response, or the first one if the token was refreshed just before the call."""
         token = await self._access_tokens.after_rejection(call, user_email, rejected)
         is_newer = token.tokens.access_token != rejected.tokens.access_token
         if is_newer:
-            response = await self._send(call, request, token)
+            response = await send(token)
             if not zoom_errors.is_token_rejected(response):
                 return response
         if await self._access_tokens.is_being_replaced(token):

@@ -23,6 +23,7 @@ from zoomgate_server.settings.value_types import (
     CLIENT_ID,
     COLOR,
     CONNECT_URL,
+    DOWNLOAD_HOSTS,
     NETWORKS,
     OPTIONAL_PATH,
     PATH,
@@ -125,6 +126,11 @@ class Settings:
         ", ".join(f"api-{region}.zoom.us" for region in ("us", "au", "ca", "eu", "in", "sa", "sg", "uk")),
         "regional hosts that the URL of a proxy request may name; the request is sent to the base URL",
     )
+    download_hosts: tuple[str, ...] = setting(
+        DOWNLOAD_HOSTS,
+        "zoom.us, *.zoom.us",
+        "hosts, other than that of the base URL, from which files may be downloaded and to which downloads may be redirected",
+    )
     zoom_oauth_url: str = setting(BASE_URL, "https://zoom.us/oauth", "base URL of Zoom's OAuth endpoints")
     callers: Path | None = setting(OPTIONAL_PATH, "", "TOML file with the callers", option=True)
     reflection: bool = setting(
@@ -178,6 +184,11 @@ class Settings:
     )
     max_concurrent_zoom_calls: int = setting(
         integer(1, 100_000), "2000", "maximum number of concurrent calls to Zoom's API per worker"
+    )
+    max_concurrent_downloads: int = setting(
+        integer(1, 10_000),
+        "64",
+        "maximum number of concurrent downloads per worker; each of them uses up to 2 MiB of memory",
     )
     max_pending_per_user: int = setting(
         integer(1, 1000),

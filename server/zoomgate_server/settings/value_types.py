@@ -90,9 +90,12 @@ def _split(url: str) -> SplitResult | None:
 
 def _is_secure(url: SplitResult) -> bool:
     """Return whether a URL uses https or a loopback address."""
-    host = url.hostname or ""
+    return url.scheme == "https" or _is_loopback(url.hostname or "")
+
+
+def _is_loopback(host: str) -> bool:
     try:
-        return url.scheme == "https" or host == "localhost" or ipaddress.ip_address(host).is_loopback
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
 
@@ -173,6 +176,14 @@ def _parse_zoom_host(text: str) -> str:
     return text
 
 
+def _parse_download_host(text: str) -> str:
+    if not (_is_loopback(text) or re.fullmatch(r"(?:\*\.)?(?:[a-z0-9-]+\.)+[a-z]{2,}", text)):
+        raise Rejected(
+            "is not a host; use names in lower case such as zoom.us, or *.zoom.us for all hosts below it, separated by commas"
+        )
+    return text
+
+
 def is_path(text: str) -> bool:
     """Return whether a text can be a path. The content of a PEM file is rejected, so that no later error shows a private key."""
     return text.isprintable() and not text.startswith("-----BEGIN ")
@@ -229,6 +240,10 @@ SCOPES = _type(
 RETURN_TO = ValueType("name=https://…, separated by commas", _parse_targets)
 ZOOM_HOSTS: ValueType[tuple[str, ...]] = ValueType(
     "hosts under zoom.us, separated by commas", lambda text: tuple(_parse_items(text, _parse_zoom_host))
+)
+DOWNLOAD_HOSTS: ValueType[tuple[str, ...]] = ValueType(
+    "hosts separated by commas; `*.` stands for all hosts below a domain",
+    lambda text: tuple(_parse_items(text, _parse_download_host)),
 )
 NETWORKS: ValueType[tuple[Network, ...]] = ValueType(
     "IP addresses or networks, separated by commas", lambda text: tuple(_parse_items(text, _parse_network))

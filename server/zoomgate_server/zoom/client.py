@@ -21,7 +21,7 @@ from zoomgate_server.zoom.session import open_session
 MIN_SECONDS = 0.3
 """Minimum time for a call, in seconds; a call with less time left is not sent."""
 
-_CONNECT_SECONDS = 5.0
+CONNECT_SECONDS = 5.0
 _CONNECT_SHARE = 0.8
 """Fraction of a call's timeout that is available for connecting. Connecting must time out before the call does: otherwise, a write that was
 not sent would be reported as possibly sent.
@@ -32,23 +32,7 @@ _PATH = re.compile(r"/(?![/\\\t])")
 """Pattern of the start of a path. Browsers read `/\\` like `//`, the start of a host, and ignore tabs."""
 
 _RETRIED_BY_AIOHTTP = frozenset({"PUT", "DELETE"})
-_FORWARDED_HEADERS = frozenset(
-    {
-        "content-type",
-        "content-language",
-        "date",
-        "etag",
-        "last-modified",
-        "location",
-        "retry-after",
-        "x-zm-trackingid",
-        "x-ratelimit-category",
-        "x-ratelimit-type",
-        "x-ratelimit-limit",
-        "x-ratelimit-remaining",
-        "x-ratelimit-reset",
-    }
-)
+_FORWARDED_HEADERS = response_headers.FORWARDED | {"location"}
 
 
 class ZoomClient:
@@ -101,7 +85,7 @@ class ZoomClient:
                     skip_auto_headers=("Content-Type",),  # aiohttp would add one to a write without a body
                     timeout=aiohttp.ClientTimeout(
                         total=timeout,
-                        connect=min(_CONNECT_SECONDS, timeout * _CONNECT_SHARE),
+                        connect=min(CONNECT_SECONDS, timeout * _CONNECT_SHARE),
                         ceil_threshold=math.inf,  # otherwise aiohttp rounds long timeouts up, beyond the caller's deadline
                     ),
                     middlewares=(_prevent_resend,) if request.method in _RETRIED_BY_AIOHTTP else None,
@@ -110,7 +94,7 @@ class ZoomClient:
                 body = await bounded_body.read(response, self._limit)
                 return ZoomResponse(response.status, self._headers(response), body)
         except bounded_body.BodyTooLarge as error:
-            raise _response_too_large(request, response.status, error.size, self._limit) from None
+            raise response_too_large(request, response.status, error.size, self._limit) from None
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
             raise unavailable() from None
         except (aiohttp.ClientError, TimeoutError, OSError):
@@ -127,20 +111,14 @@ class ZoomClient:
 
     def _headers(self, response: aiohttp.ClientResponse) -> tuple[tuple[str, str], ...]:
         """Return the headers that callers may receive. A `Location` on a different origin is omitted."""
-        forwarded = []
-        for name, value in response.headers.items():
-            lower = name.lower()
-            if lower in _FORWARDED_HEADERS and (lower != "location" or self._is_same_origin(value)):
-                forwarded.append((lower, value if value.isascii() else _without_surrogates(value)))
-        return tuple(forwarded)
+        return tuple(
+            (name, value)
+            for name, value in response_headers.select(response.headers, _FORWARDED_HEADERS)
+            if name != "location" or self._is_same_origin(value)
+        )
 
     def _is_same_origin(self, location: str) -> bool:
         return location.startswith(f"{self._origin}/") or _PATH.match(location) is not None
-
-
-def _without_surrogates(value: str) -> str:
-    """Replace invalid UTF-8 in a header. aiohttp escapes invalid bytes as surrogates, which cannot be encoded."""
-    return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 class _ConnectionLostError(aiohttp.ClientError):
@@ -180,7 +158,7 @@ def response_lost(
     )
 
 
-def _response_too_large(
+def response_too_large(
     request: ZoomRequest, status: int, size: int | None, limit: int
 ) -> ZoomResponseTooLarge:
     """Return the error for a response that is larger than the limit; `size` is None if it is unknown."""

@@ -1,6 +1,6 @@
-"""Parsing of the `Retry-After` values and dates in Zoom's responses."""
+"""The headers of Zoom's responses: which of them callers receive, and the parsing of `Retry-After` values and dates."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
@@ -9,7 +9,40 @@ MAX_SECONDS = 3600.0
 DEFAULT_SECONDS = 2.0
 """Delay, in seconds, if Zoom sends no valid value; longer than the period of Zoom's per-second limits."""
 
+FORWARDED = frozenset(
+    {
+        "content-type",
+        "content-language",
+        "date",
+        "etag",
+        "last-modified",
+        "retry-after",
+        "x-zm-trackingid",
+        "x-ratelimit-category",
+        "x-ratelimit-type",
+        "x-ratelimit-limit",
+        "x-ratelimit-remaining",
+        "x-ratelimit-reset",
+    }
+)
+"""The headers of every response that callers receive, in lower case."""
+
 _DAY = 86_400.0
+
+
+def select(headers: Mapping[str, str], names: Collection[str]) -> tuple[tuple[str, str], ...]:
+    """Return the headers with these lower-case names, in lower case.
+
+    Invalid UTF-8 is replaced: aiohttp escapes invalid bytes as surrogates, which cannot be encoded.
+    """
+    return tuple(
+        (
+            lower,
+            value if value.isascii() else value.encode("utf-8", "surrogateescape").decode("utf-8", "replace"),
+        )
+        for name, value in headers.items()
+        if (lower := name.lower()) in names
+    )
 
 
 def parse_retry_after(value: str, wall: Callable[[], float], *, daily: bool = False) -> float:

@@ -5,10 +5,12 @@ The caller's trace is not passed on: Zoom is not a part of it.
 
 from collections.abc import Mapping
 
+import aiohttp
 from yarl import URL
 
 from zoomgate_server.telemetry import spans
 from zoomgate_server.zoom.client import ZoomClient
+from zoomgate_server.zoom.file_client import FileClient
 from zoomgate_server.zoom.oauth import OAuthClient, Response
 from zoomgate_server.zoom.request import ZoomRequest, ZoomResponse
 from zoomgate_server.zoom.token_outcome import NotSent, Unknown
@@ -24,6 +26,16 @@ class TracedZoomClient(ZoomClient):
         """Send a request; see `ZoomClient.send`."""
         with _request(request.method, self._origin, request.template) as span:
             response = await super().send(request, access_token, timeout=timeout)
+            spans.set_http_status(span, response.status, first_fault=_FIRST_FAULT)
+            return response
+
+
+class TracedFileClient(FileClient):
+    """A `FileClient` with tracing. A span ends when the headers of the response have arrived."""
+
+    async def _get(self, url: URL, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
+        with _request("GET", url, "") as span:
+            response = await super()._get(url, headers)
             spans.set_http_status(span, response.status, first_fault=_FIRST_FAULT)
             return response
 

@@ -45,6 +45,7 @@ _SEPARATOR = re.compile(r"[&;]")
 
 _SECRET_PARAMETERS = frozenset({"access_token", "api_key"})
 _UNENCODED = "-._~"
+_NO_OAUTH = "the proxy does not forward requests to Zoom's OAuth endpoints"
 
 
 def parse_target(
@@ -82,8 +83,32 @@ def parse_target(
     if problems:
         raise InvalidRequest([FieldViolation("query", problem) for problem in problems])
     if _is_oauth(path):
-        raise CallerNotAllowed("the proxy does not forward requests to Zoom's OAuth endpoints")
+        raise CallerNotAllowed(_NO_OAUTH)
     return Target(path, encoded)
+
+
+def parse_file_target(path: str, query: str) -> Target:
+    """Validate the path and query of a file outside the API, and return the path that permissions apply to, and the query.
+
+    Unlike a request to the API, the query may contain a download token, and everything is sent unchanged.
+
+    Raises:
+        InvalidPath: The path or the query is invalid; the error does not contain them.
+        CallerNotAllowed: Callers may not use this path.
+    """
+    problems = [*_path_problems(path), *_inline_query_problems(query, secrets=_SECRET_PARAMETERS)]
+    if problems:
+        raise InvalidPath([FieldViolation("url", problem) for problem in problems])
+    path = path.removeprefix("/v2") if path.startswith("/v2/") else path
+    if _is_oauth(path):
+        raise CallerNotAllowed(_NO_OAUTH)
+    return Target(path, query)
+
+
+def has_download_token(query: str) -> bool:
+    """Return whether a query contains a token, with which Zoom accepts a download without the user's access token."""
+    names = (part.partition("=")[0] for part in _SEPARATOR.split(query))
+    return any(decode(name).strip().lower() in _SECRET_PARAMETERS for name in names)
 
 
 def encode_query(query: Sequence[tuple[str, str]]) -> str:
@@ -207,7 +232,8 @@ def _segment_problem(segment: str) -> str | None:
     return None
 
 
-def _inline_query_problems(query: str) -> Iterator[str]:
+def _inline_query_problems(query: str, secrets: frozenset[str] = frozenset()) -> Iterator[str]:
+    """Yield the problems of an encoded query. `secrets` are the secret parameters that are allowed."""
     if len(query) > MAX_QUERY or not _QUERY.fullmatch(query):
         yield (
             f"contains a query with more than {MAX_QUERY} characters, an unescaped reserved character, or a % without two hex digits;"
@@ -218,7 +244,7 @@ def _inline_query_problems(query: str) -> Iterator[str]:
         name, _, value = part.partition("=")
         decoded = decode(name.replace("+", " "))
         parameter = decoded.strip().lower()
-        if parameter in _SECRET_PARAMETERS:
+        if parameter in _SECRET_PARAMETERS - secrets:
             yield f"must not contain the parameter {parameter}; omit it, since the user's token is sent automatically"
         elif _CONTROL.search(decoded) or _CONTROL.search(decode(value)):
             yield "contains an escaped control character in the query; omit it"

@@ -158,6 +158,10 @@ class Proxy(_Service):
     """Send a PATCH request with `json` or `raw`. Never retried automatically."""
     put: Method[proxy.PutRequest, proxy.PutResponse]
     """Send a PUT request with `json` or `raw`. Never retried automatically."""
+    list_pages: Stream[proxy.ListPagesRequest, proxy.ListPagesResponse]
+    """Stream the pages of a list. `Client.pages` parses them."""
+    download: Stream[proxy.DownloadRequest, proxy.DownloadResponse]
+    """Stream a file: first its head, then its bytes. Unlike `Client.download`, does not resume an interrupted stream."""
 
 
 class AsyncAuth(_Service):
@@ -229,3 +233,5 @@ class AsyncProxy(_Service):
     post: AsyncMethod[proxy.PostRequest, proxy.PostResponse]
     patch: AsyncMethod[proxy.PatchRequest, proxy.PatchResponse]
     put: AsyncMethod[proxy.PutRequest, proxy.PutResponse]
+    list_pages: AsyncStream[proxy.ListPagesRequest, proxy.ListPagesResponse]
+    download: AsyncStream[proxy.DownloadRequest, proxy.DownloadResponse]

@@ -77,6 +77,8 @@ METHOD_POLICY: Mapping[str, Policy] = {
     "/zoomgate.v1.ProxyService/Post": _policy(_S),
     "/zoomgate.v1.ProxyService/Patch": _policy(_S),
     "/zoomgate.v1.ProxyService/Put": _policy(_S),
+    "/zoomgate.v1.ProxyService/ListPages": _policy(_S),
+    "/zoomgate.v1.ProxyService/Download": _policy(_S),
     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": _policy(_S, _M, _A, user_fields=()),
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": _policy(_S, _M, _A, user_fields=()),
 }

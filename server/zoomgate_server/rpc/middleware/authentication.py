@@ -8,6 +8,7 @@ import contextlib
 import functools
 import hashlib
 import itertools
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -52,11 +53,11 @@ _KEY = re.compile(r"[A-Za-z0-9._~+/=-]{16,512}", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """The time limits of unary calls, in seconds.
+    """The time limits of calls, in seconds.
 
     Attributes:
-        default_limit: Time limit of calls without a deadline.
-        max_limit: Maximum time limit.
+        default_limit: Time limit of unary calls without a deadline.
+        max_limit: Maximum time limit of unary calls. Streams have the caller's deadline.
         response_margin: Time before the caller's deadline that is reserved for returning the response.
     """
 
@@ -144,7 +145,7 @@ class Authentication:
                 self._audit_rejection(principal, error, name, user_email, context)
                 raise
             user_email = named[0][0] if named and len(named[0]) == 1 else ""
-            deadline = self._deadline(context.time_remaining())
+            deadline = self._deadline(context.time_remaining(), streams=method.streams)
             current_call.set(Call(current_request_id.get(""), principal, deadline, user_email, name))
             if method.streams:
                 current_access_check.set(functools.partial(self._recheck, credentials, members, path))
@@ -156,10 +157,13 @@ class Authentication:
 
         return check
 
-    def _deadline(self, remaining: float | None) -> float:
+    def _deadline(self, remaining: float | None, *, streams: bool) -> float:
         """Return the time by which the work must be finished, on the monotonic clock."""
         timing = self._timing
-        seconds = timing.default_limit if remaining is None else min(remaining, timing.max_limit)
+        if streams:
+            seconds = math.inf if remaining is None else remaining
+        else:
+            seconds = timing.default_limit if remaining is None else min(remaining, timing.max_limit)
         return self._clock.monotonic() + seconds - timing.response_margin
 
     def _recheck(

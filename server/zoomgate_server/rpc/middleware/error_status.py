@@ -81,6 +81,8 @@ MAPPING: Mapping[type[errors.ZoomgateError], tuple[grpc.StatusCode, "ErrorReason
     errors.ZoomOutcomeUnknown: (_C.UNKNOWN, _R.ERROR_REASON_ZOOM_OUTCOME_UNKNOWN),
     errors.ZoomBadResponse: (_C.INTERNAL, _R.ERROR_REASON_ZOOM_BAD_RESPONSE),
     errors.ZoomResponseTooLarge: (_C.RESOURCE_EXHAUSTED, _R.ERROR_REASON_ZOOM_RESPONSE_TOO_LARGE),
+    errors.RedirectNotAllowed: (_C.FAILED_PRECONDITION, _R.ERROR_REASON_REDIRECT_NOT_ALLOWED),
+    errors.DownloadNotResumable: (_C.ABORTED, _R.ERROR_REASON_DOWNLOAD_NOT_RESUMABLE),
     errors.ZoomRefusedArguments: (_C.INVALID_ARGUMENT, _R.ERROR_REASON_ZOOM_REFUSED),
     errors.ZoomRefusedPermission: (_C.PERMISSION_DENIED, _R.ERROR_REASON_ZOOM_REFUSED),
     errors.ZoomRefusedConflict: (_C.FAILED_PRECONDITION, _R.ERROR_REASON_ZOOM_REFUSED),

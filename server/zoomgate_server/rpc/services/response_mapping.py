@@ -9,6 +9,7 @@ from zoomgate.v1 import proxy_service_pb2 as pb
 from zoomgate_server.rpc.services import json_value
 from zoomgate_server.rpc.services.json_mapping import MappingRules, MessageConverter
 from zoomgate_server.zoom import tolerant_json
+from zoomgate_server.zoom.file_client import FileResponse
 from zoomgate_server.zoom.request import ZoomResponse
 
 _Message = TypeVar("_Message", bound=Message)
@@ -24,7 +25,7 @@ def response(zoom_response: ZoomResponse, *, parse_json: bool = False) -> pb.Zoo
     """Return a response as a message. `parse_json` is whether to also return a JSON body as a `Value`."""
     message = pb.ZoomResponse(
         status=zoom_response.status,
-        headers=[pb.Header(name=name, value=value) for name, value in zoom_response.headers],
+        headers=_headers(zoom_response),
         body=zoom_response.body,
     )
     if parse_json and zoom_response.header("content-type").partition(";")[0].strip().lower() in _JSON_TYPES:
@@ -95,3 +96,12 @@ def _json_object(body: bytes) -> dict[str, Any]:
     except ValueError:
         return {}
     return data if data.__class__ is dict else {}
+
+
+def head(file: FileResponse) -> pb.DownloadHead:
+    """Return the start of a download as a message."""
+    return pb.DownloadHead(status=file.status, headers=_headers(file), size=file.size, etag=file.etag)
+
+
+def _headers(zoom_response: ZoomResponse) -> list[pb.Header]:
+    return [pb.Header(name=name, value=value) for name, value in zoom_response.headers]

@@ -164,7 +164,8 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     Example: {"reason": "ZOOM_OUTCOME_UNKNOWN", "domain": "zoomgate", "metadata": {"http_status": "502"}}
     """
     ERROR_REASON_ZOOM_BAD_RESPONSE: _ErrorReason.ValueType  # 25
-    """INTERNAL. Zoom's response to a read or to a token request is JSON, but not the documented one.
+    """INTERNAL. Zoom's response to a read or to a token request is JSON, but not the documented one; a list repeats a page token or ends with a
+    page that is not JSON; or a download is compressed or starts at a different position.
 
     Example: {"reason": "ZOOM_BAD_RESPONSE", "domain": "zoomgate", "metadata": {"http_status": "200"}}
     """
@@ -236,6 +237,19 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     `error` is Zoom's error (RFC 6749, section 4.1.2.1). The user's stored connection is unchanged.
 
     Example: {"reason": "AUTHORIZATION_DECLINED", "domain": "zoomgate", "metadata": {"error": "access_denied"}}
+    """
+    ERROR_REASON_REDIRECT_NOT_ALLOWED: _ErrorReason.ValueType  # 39
+    """FAILED_PRECONDITION. Zoom redirected a download to a URL that is not https, or whose `host` ZOOMGATE_DOWNLOAD_HOSTS does not name, or too
+    often. `host` is absent if the URL has none. If the host is one of Zoom's, an operator can add it.
+
+    Example: {"reason": "REDIRECT_NOT_ALLOWED", "domain": "zoomgate", "metadata": {"host": "files.example.com"}}
+    """
+    ERROR_REASON_DOWNLOAD_NOT_RESUMABLE: _ErrorReason.ValueType  # 40
+    """ABORTED. The rest of a download cannot be delivered, because its `cause` is that the file changed (FILE_CHANGED), that its server does not
+    support ranges (RANGES_NOT_SUPPORTED), or that it identifies no version of the file (NO_ETAG). Discard what you have received, and start
+    again with offset 0.
+
+    Example: {"reason": "DOWNLOAD_NOT_RESUMABLE", "domain": "zoomgate", "metadata": {"cause": "FILE_CHANGED"}}
     """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
@@ -389,7 +403,8 @@ taken effect. `http_status` is set if there was a response. Check the outcome be
 Example: {"reason": "ZOOM_OUTCOME_UNKNOWN", "domain": "zoomgate", "metadata": {"http_status": "502"}}
 """
 ERROR_REASON_ZOOM_BAD_RESPONSE: ErrorReason.ValueType  # 25
-"""INTERNAL. Zoom's response to a read or to a token request is JSON, but not the documented one.
+"""INTERNAL. Zoom's response to a read or to a token request is JSON, but not the documented one; a list repeats a page token or ends with a
+page that is not JSON; or a download is compressed or starts at a different position.
 
 Example: {"reason": "ZOOM_BAD_RESPONSE", "domain": "zoomgate", "metadata": {"http_status": "200"}}
 """
@@ -461,5 +476,18 @@ ERROR_REASON_AUTHORIZATION_DECLINED: ErrorReason.ValueType  # 37
 `error` is Zoom's error (RFC 6749, section 4.1.2.1). The user's stored connection is unchanged.
 
 Example: {"reason": "AUTHORIZATION_DECLINED", "domain": "zoomgate", "metadata": {"error": "access_denied"}}
+"""
+ERROR_REASON_REDIRECT_NOT_ALLOWED: ErrorReason.ValueType  # 39
+"""FAILED_PRECONDITION. Zoom redirected a download to a URL that is not https, or whose `host` ZOOMGATE_DOWNLOAD_HOSTS does not name, or too
+often. `host` is absent if the URL has none. If the host is one of Zoom's, an operator can add it.
+
+Example: {"reason": "REDIRECT_NOT_ALLOWED", "domain": "zoomgate", "metadata": {"host": "files.example.com"}}
+"""
+ERROR_REASON_DOWNLOAD_NOT_RESUMABLE: ErrorReason.ValueType  # 40
+"""ABORTED. The rest of a download cannot be delivered, because its `cause` is that the file changed (FILE_CHANGED), that its server does not
+support ranges (RANGES_NOT_SUPPORTED), or that it identifies no version of the file (NO_ETAG). Discard what you have received, and start
+again with offset 0.
+
+Example: {"reason": "DOWNLOAD_NOT_RESUMABLE", "domain": "zoomgate", "metadata": {"cause": "FILE_CHANGED"}}
 """
 Global___ErrorReason: typing_extensions.TypeAlias = ErrorReason

@@ -452,3 +452,166 @@ class PutResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["response", b"response"]) -> None: ...
 
 Global___PutResponse: typing_extensions.TypeAlias = PutResponse
+
+@typing.final
+class ListPagesRequest(google.protobuf.message.Message):
+    """Request message for ListPages."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    USER_EMAIL_FIELD_NUMBER: builtins.int
+    URL_FIELD_NUMBER: builtins.int
+    QUERY_FIELD_NUMBER: builtins.int
+    HEADERS_FIELD_NUMBER: builtins.int
+    MAX_PAGES_FIELD_NUMBER: builtins.int
+    MAX_ITEMS_FIELD_NUMBER: builtins.int
+    user_email: builtins.str
+    """Required. The email address of the user on whose behalf Zoom is called."""
+    url: builtins.str
+    """Required. See GetRequest."""
+    max_pages: builtins.int
+    """The maximum number of pages to return. 0 for no limit."""
+    max_items: builtins.int
+    """Ends the stream after the page with which it has returned this number of items: elements of the lists in the pages. Pages are always
+    complete, so there may be more items. 0 for no limit.
+    """
+    @property
+    def query(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___QueryParameter]:
+        """See GetRequest. A `next_page_token` is the token of the first page to return."""
+
+    @property
+    def headers(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Header]:
+        """See GetRequest."""
+
+    def __init__(
+        self,
+        *,
+        user_email: builtins.str = ...,
+        url: builtins.str = ...,
+        query: collections.abc.Iterable[Global___QueryParameter] | None = ...,
+        headers: collections.abc.Iterable[Global___Header] | None = ...,
+        max_pages: builtins.int = ...,
+        max_items: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["headers", b"headers", "max_items", b"max_items", "max_pages", b"max_pages", "query", b"query", "url", b"url", "user_email", b"user_email"]) -> None: ...
+
+Global___ListPagesRequest: typing_extensions.TypeAlias = ListPagesRequest
+
+@typing.final
+class ListPagesResponse(google.protobuf.message.Message):
+    """Response message for ListPages: one page."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RESPONSE_FIELD_NUMBER: builtins.int
+    @property
+    def response(self) -> Global___ZoomResponse:
+        """Zoom's response."""
+
+    def __init__(
+        self,
+        *,
+        response: Global___ZoomResponse | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["response", b"response"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["response", b"response"]) -> None: ...
+
+Global___ListPagesResponse: typing_extensions.TypeAlias = ListPagesResponse
+
+@typing.final
+class DownloadRequest(google.protobuf.message.Message):
+    """Request message for Download."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    USER_EMAIL_FIELD_NUMBER: builtins.int
+    URL_FIELD_NUMBER: builtins.int
+    HEADERS_FIELD_NUMBER: builtins.int
+    OFFSET_FIELD_NUMBER: builtins.int
+    ETAG_FIELD_NUMBER: builtins.int
+    user_email: builtins.str
+    """Required. The email address of the user on whose behalf Zoom is called."""
+    url: builtins.str
+    """Required. The `download_url` of Zoom, an https URL on a host that ZOOMGATE_DOWNLOAD_HOSTS names; or a path or URL as in GetRequest. At most
+    2 KiB without the query, and 8 KiB of query. A download token may be in the query.
+    """
+    offset: builtins.int
+    """The position of the first byte to return, to resume an earlier download. Requires `etag`."""
+    etag: builtins.str
+    """The `etag` of the earlier download, which ensures that the bytes belong to the same version of the file."""
+    @property
+    def headers(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Header]:
+        """See GetRequest."""
+
+    def __init__(
+        self,
+        *,
+        user_email: builtins.str = ...,
+        url: builtins.str = ...,
+        headers: collections.abc.Iterable[Global___Header] | None = ...,
+        offset: builtins.int = ...,
+        etag: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["etag", b"etag", "headers", b"headers", "offset", b"offset", "url", b"url", "user_email", b"user_email"]) -> None: ...
+
+Global___DownloadRequest: typing_extensions.TypeAlias = DownloadRequest
+
+@typing.final
+class DownloadResponse(google.protobuf.message.Message):
+    """Response message for Download: the first message contains the head, and every other message a chunk."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    HEAD_FIELD_NUMBER: builtins.int
+    CHUNK_FIELD_NUMBER: builtins.int
+    chunk: builtins.bytes
+    """The next bytes of the body. At most 1 MiB, except for a response with a status other than 2xx."""
+    @property
+    def head(self) -> Global___DownloadHead:
+        """The status and headers."""
+
+    def __init__(
+        self,
+        *,
+        head: Global___DownloadHead | None = ...,
+        chunk: builtins.bytes = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["chunk", b"chunk", "head", b"head", "part", b"part"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["chunk", b"chunk", "head", b"head", "part", b"part"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["part", b"part"]) -> typing.Literal["head", "chunk"] | None: ...
+
+Global___DownloadResponse: typing_extensions.TypeAlias = DownloadResponse
+
+@typing.final
+class DownloadHead(google.protobuf.message.Message):
+    """The start of a download."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    STATUS_FIELD_NUMBER: builtins.int
+    HEADERS_FIELD_NUMBER: builtins.int
+    SIZE_FIELD_NUMBER: builtins.int
+    ETAG_FIELD_NUMBER: builtins.int
+    status: builtins.int
+    """The HTTP status code: 200, 206 for a request with `offset`, or the status of a failure."""
+    size: builtins.int
+    """The size of the whole file in bytes. Unset if it is unknown, or after a failure."""
+    etag: builtins.str
+    """The version of the file, for resuming the download. Empty if the download cannot be resumed."""
+    @property
+    def headers(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Header]:
+        """Selected headers, as in ZoomResponse, and content-length, content-range and content-disposition. Never cookies."""
+
+    def __init__(
+        self,
+        *,
+        status: builtins.int = ...,
+        headers: collections.abc.Iterable[Global___Header] | None = ...,
+        size: builtins.int | None = ...,
+        etag: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_size", b"_size", "size", b"size"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_size", b"_size", "etag", b"etag", "headers", b"headers", "size", b"size", "status", b"status"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_size", b"_size"]) -> typing.Literal["size"] | None: ...
+
+Global___DownloadHead: typing_extensions.TypeAlias = DownloadHead

@@ -81,6 +81,16 @@ class ProxyServiceStub(object):
                 request_serializer=zoomgate_dot_v1_dot_proxy__service__pb2.PutRequest.SerializeToString,
                 response_deserializer=zoomgate_dot_v1_dot_proxy__service__pb2.PutResponse.FromString,
                 _registered_method=True)
+        self.ListPages = channel.unary_stream(
+                '/zoomgate.v1.ProxyService/ListPages',
+                request_serializer=zoomgate_dot_v1_dot_proxy__service__pb2.ListPagesRequest.SerializeToString,
+                response_deserializer=zoomgate_dot_v1_dot_proxy__service__pb2.ListPagesResponse.FromString,
+                _registered_method=True)
+        self.Download = channel.unary_stream(
+                '/zoomgate.v1.ProxyService/Download',
+                request_serializer=zoomgate_dot_v1_dot_proxy__service__pb2.DownloadRequest.SerializeToString,
+                response_deserializer=zoomgate_dot_v1_dot_proxy__service__pb2.DownloadResponse.FromString,
+                _registered_method=True)
 
 
 class ProxyServiceServicer(object):
@@ -187,6 +197,62 @@ class ProxyServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListPages(self, request, context):
+        """Streams the pages of a list: forwards a GET request, and repeats it with the `next_page_token` of each page until a page has none.
+
+        Each message is one page, exactly as Zoom sent it. The next page is requested only after the caller has read the previous one, and no more
+        pages are requested after the caller has left. A token that expires between two pages is refreshed. A response with a status other than
+        2xx is returned as the last message. After a page that is not a JSON object, or that repeats a `next_page_token`, the stream fails with
+        ZOOM_BAD_RESPONSE, since its end is unknown. Zoom's page tokens expire after 15 minutes, so callers should not pause for longer.
+
+        The caller's deadline applies to the whole stream, regardless of its length; without one, there is no limit. Zoom has 30 seconds for each
+        page. A caller that does not read a page for a minute is disconnected with SERVER_OVERLOADED. The server closes network connections after
+        about 30 minutes; continue with the last `next_page_token` as a parameter of `query`.
+
+        Authorization: as for Get. Permissions are checked again before every page.
+
+        Errors:
+        - UNAVAILABLE / ZOOM_UNAVAILABLE: no complete response was received.
+        - INTERNAL / ZOOM_BAD_RESPONSE: Zoom repeated a `next_page_token`, or a page is not a JSON object.
+
+        Retries: safe.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Download(self, request, context):
+        """Streams a file of any size, such as a recording: first its status and headers, then its bytes.
+
+        The file is read from Zoom only as fast as the caller reads the stream. If the connection to Zoom is cut, the server requests the remaining
+        bytes of the same version, as identified by a strong ETag; two versions are never mixed. A response with a status other than 2xx is
+        returned with its body, which is subject to the size limit of other responses, as the only chunk.
+
+        Redirects are followed, at most 5, to https URLs on hosts that the operator's setting ZOOMGATE_DOWNLOAD_HOSTS names; by default zoom.us
+        and its subdomains. The user's access token is sent only to the configured API and to hosts under Zoom's own domains, and never to the
+        target of a redirect to a different host. It is also not sent if `url` contains a download token (`access_token`).
+
+        The caller's deadline applies to the whole stream, regardless of its length; without one, there is no limit. Zoom has 30 seconds to send
+        the headers, and at most 30 seconds may pass between two parts of the file. A caller that does not read for a minute is disconnected with
+        SERVER_OVERLOADED. The server closes network connections after about 30 minutes, so callers must be able to resume: send the number of
+        bytes received as `offset`, and the `etag` of the first message.
+
+        Authorization: services, for users that they may act for, on the paths that their policy allows (`proxy_paths`), which applies to the path
+        of `url` without `/v2`, but not to the targets of redirects. Permissions are checked again for every message. Members and administrators
+        have no access.
+
+        Errors:
+        - UNAVAILABLE / ZOOM_UNAVAILABLE: the file could not be requested, or the connection was cut repeatedly. Resume the download.
+        - FAILED_PRECONDITION / REDIRECT_NOT_ALLOWED: Zoom redirected the download to a host that is not allowed.
+        - ABORTED / DOWNLOAD_NOT_RESUMABLE: the rest of the file cannot be delivered. Start again with offset 0.
+        - INTERNAL / ZOOM_BAD_RESPONSE: the file is compressed although the request excludes compression.
+
+        Retries: safe.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ProxyServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -214,6 +280,16 @@ def add_ProxyServiceServicer_to_server(servicer, server):
                     servicer.Put,
                     request_deserializer=zoomgate_dot_v1_dot_proxy__service__pb2.PutRequest.FromString,
                     response_serializer=zoomgate_dot_v1_dot_proxy__service__pb2.PutResponse.SerializeToString,
+            ),
+            'ListPages': grpc.unary_stream_rpc_method_handler(
+                    servicer.ListPages,
+                    request_deserializer=zoomgate_dot_v1_dot_proxy__service__pb2.ListPagesRequest.FromString,
+                    response_serializer=zoomgate_dot_v1_dot_proxy__service__pb2.ListPagesResponse.SerializeToString,
+            ),
+            'Download': grpc.unary_stream_rpc_method_handler(
+                    servicer.Download,
+                    request_deserializer=zoomgate_dot_v1_dot_proxy__service__pb2.DownloadRequest.FromString,
+                    response_serializer=zoomgate_dot_v1_dot_proxy__service__pb2.DownloadResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -373,6 +449,60 @@ class ProxyService(object):
             '/zoomgate.v1.ProxyService/Put',
             zoomgate_dot_v1_dot_proxy__service__pb2.PutRequest.SerializeToString,
             zoomgate_dot_v1_dot_proxy__service__pb2.PutResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPages(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/zoomgate.v1.ProxyService/ListPages',
+            zoomgate_dot_v1_dot_proxy__service__pb2.ListPagesRequest.SerializeToString,
+            zoomgate_dot_v1_dot_proxy__service__pb2.ListPagesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Download(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/zoomgate.v1.ProxyService/Download',
+            zoomgate_dot_v1_dot_proxy__service__pb2.DownloadRequest.SerializeToString,
+            zoomgate_dot_v1_dot_proxy__service__pb2.DownloadResponse.FromString,
             options,
             channel_credentials,
             insecure,

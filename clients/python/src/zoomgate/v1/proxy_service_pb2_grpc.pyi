@@ -105,7 +105,39 @@ _ProxyServicePutType = typing_extensions.TypeVar(
     ],
 )
 
-class ProxyServiceStub(typing.Generic[_ProxyServiceGetType, _ProxyServiceDeleteType, _ProxyServicePostType, _ProxyServicePatchType, _ProxyServicePutType]):
+_ProxyServiceListPagesType = typing_extensions.TypeVar(
+    '_ProxyServiceListPagesType',
+    grpc.UnaryStreamMultiCallable[
+        zoomgate.v1.proxy_service_pb2.ListPagesRequest,
+        zoomgate.v1.proxy_service_pb2.ListPagesResponse,
+    ],
+    grpc.aio.UnaryStreamMultiCallable[
+        zoomgate.v1.proxy_service_pb2.ListPagesRequest,
+        zoomgate.v1.proxy_service_pb2.ListPagesResponse,
+    ],
+    default=grpc.UnaryStreamMultiCallable[
+        zoomgate.v1.proxy_service_pb2.ListPagesRequest,
+        zoomgate.v1.proxy_service_pb2.ListPagesResponse,
+    ],
+)
+
+_ProxyServiceDownloadType = typing_extensions.TypeVar(
+    '_ProxyServiceDownloadType',
+    grpc.UnaryStreamMultiCallable[
+        zoomgate.v1.proxy_service_pb2.DownloadRequest,
+        zoomgate.v1.proxy_service_pb2.DownloadResponse,
+    ],
+    grpc.aio.UnaryStreamMultiCallable[
+        zoomgate.v1.proxy_service_pb2.DownloadRequest,
+        zoomgate.v1.proxy_service_pb2.DownloadResponse,
+    ],
+    default=grpc.UnaryStreamMultiCallable[
+        zoomgate.v1.proxy_service_pb2.DownloadRequest,
+        zoomgate.v1.proxy_service_pb2.DownloadResponse,
+    ],
+)
+
+class ProxyServiceStub(typing.Generic[_ProxyServiceGetType, _ProxyServiceDeleteType, _ProxyServicePostType, _ProxyServicePatchType, _ProxyServicePutType, _ProxyServiceListPagesType, _ProxyServiceDownloadType]):
     """ProxyService forwards requests to Zoom's REST API with a user's access token.
 
     Any complete Zoom response is returned as data, including 4xx and 5xx: the RPC succeeds, and `response.status` carries Zoom's HTTP
@@ -152,6 +184,14 @@ class ProxyServiceStub(typing.Generic[_ProxyServiceGetType, _ProxyServiceDeleteT
             zoomgate.v1.proxy_service_pb2.PutRequest,
             zoomgate.v1.proxy_service_pb2.PutResponse,
         ],
+        grpc.UnaryStreamMultiCallable[
+            zoomgate.v1.proxy_service_pb2.ListPagesRequest,
+            zoomgate.v1.proxy_service_pb2.ListPagesResponse,
+        ],
+        grpc.UnaryStreamMultiCallable[
+            zoomgate.v1.proxy_service_pb2.DownloadRequest,
+            zoomgate.v1.proxy_service_pb2.DownloadResponse,
+        ],
     ], channel: grpc.Channel) -> None: ...
 
     @typing.overload
@@ -175,6 +215,14 @@ class ProxyServiceStub(typing.Generic[_ProxyServiceGetType, _ProxyServiceDeleteT
         grpc.aio.UnaryUnaryMultiCallable[
             zoomgate.v1.proxy_service_pb2.PutRequest,
             zoomgate.v1.proxy_service_pb2.PutResponse,
+        ],
+        grpc.aio.UnaryStreamMultiCallable[
+            zoomgate.v1.proxy_service_pb2.ListPagesRequest,
+            zoomgate.v1.proxy_service_pb2.ListPagesResponse,
+        ],
+        grpc.aio.UnaryStreamMultiCallable[
+            zoomgate.v1.proxy_service_pb2.DownloadRequest,
+            zoomgate.v1.proxy_service_pb2.DownloadResponse,
         ],
     ], channel: grpc.aio.Channel) -> None: ...
 
@@ -242,6 +290,56 @@ class ProxyServiceStub(typing.Generic[_ProxyServiceGetType, _ProxyServiceDeleteT
     Retries: not safe after ZOOM_OUTCOME_UNKNOWN. First check whether the request took effect.
     """
 
+    ListPages: _ProxyServiceListPagesType
+    """Streams the pages of a list: forwards a GET request, and repeats it with the `next_page_token` of each page until a page has none.
+
+    Each message is one page, exactly as Zoom sent it. The next page is requested only after the caller has read the previous one, and no more
+    pages are requested after the caller has left. A token that expires between two pages is refreshed. A response with a status other than
+    2xx is returned as the last message. After a page that is not a JSON object, or that repeats a `next_page_token`, the stream fails with
+    ZOOM_BAD_RESPONSE, since its end is unknown. Zoom's page tokens expire after 15 minutes, so callers should not pause for longer.
+
+    The caller's deadline applies to the whole stream, regardless of its length; without one, there is no limit. Zoom has 30 seconds for each
+    page. A caller that does not read a page for a minute is disconnected with SERVER_OVERLOADED. The server closes network connections after
+    about 30 minutes; continue with the last `next_page_token` as a parameter of `query`.
+
+    Authorization: as for Get. Permissions are checked again before every page.
+
+    Errors:
+    - UNAVAILABLE / ZOOM_UNAVAILABLE: no complete response was received.
+    - INTERNAL / ZOOM_BAD_RESPONSE: Zoom repeated a `next_page_token`, or a page is not a JSON object.
+
+    Retries: safe.
+    """
+
+    Download: _ProxyServiceDownloadType
+    """Streams a file of any size, such as a recording: first its status and headers, then its bytes.
+
+    The file is read from Zoom only as fast as the caller reads the stream. If the connection to Zoom is cut, the server requests the remaining
+    bytes of the same version, as identified by a strong ETag; two versions are never mixed. A response with a status other than 2xx is
+    returned with its body, which is subject to the size limit of other responses, as the only chunk.
+
+    Redirects are followed, at most 5, to https URLs on hosts that the operator's setting ZOOMGATE_DOWNLOAD_HOSTS names; by default zoom.us
+    and its subdomains. The user's access token is sent only to the configured API and to hosts under Zoom's own domains, and never to the
+    target of a redirect to a different host. It is also not sent if `url` contains a download token (`access_token`).
+
+    The caller's deadline applies to the whole stream, regardless of its length; without one, there is no limit. Zoom has 30 seconds to send
+    the headers, and at most 30 seconds may pass between two parts of the file. A caller that does not read for a minute is disconnected with
+    SERVER_OVERLOADED. The server closes network connections after about 30 minutes, so callers must be able to resume: send the number of
+    bytes received as `offset`, and the `etag` of the first message.
+
+    Authorization: services, for users that they may act for, on the paths that their policy allows (`proxy_paths`), which applies to the path
+    of `url` without `/v2`, but not to the targets of redirects. Permissions are checked again for every message. Members and administrators
+    have no access.
+
+    Errors:
+    - UNAVAILABLE / ZOOM_UNAVAILABLE: the file could not be requested, or the connection was cut repeatedly. Resume the download.
+    - FAILED_PRECONDITION / REDIRECT_NOT_ALLOWED: Zoom redirected the download to a host that is not allowed.
+    - ABORTED / DOWNLOAD_NOT_RESUMABLE: the rest of the file cannot be delivered. Start again with offset 0.
+    - INTERNAL / ZOOM_BAD_RESPONSE: the file is compressed although the request excludes compression.
+
+    Retries: safe.
+    """
+
 ProxyServiceAsyncStub: typing_extensions.TypeAlias = ProxyServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         zoomgate.v1.proxy_service_pb2.GetRequest,
@@ -262,6 +360,14 @@ ProxyServiceAsyncStub: typing_extensions.TypeAlias = ProxyServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         zoomgate.v1.proxy_service_pb2.PutRequest,
         zoomgate.v1.proxy_service_pb2.PutResponse,
+    ],
+    grpc.aio.UnaryStreamMultiCallable[
+        zoomgate.v1.proxy_service_pb2.ListPagesRequest,
+        zoomgate.v1.proxy_service_pb2.ListPagesResponse,
+    ],
+    grpc.aio.UnaryStreamMultiCallable[
+        zoomgate.v1.proxy_service_pb2.DownloadRequest,
+        zoomgate.v1.proxy_service_pb2.DownloadResponse,
     ],
 ]
 
@@ -377,6 +483,66 @@ class ProxyServiceServicer(metaclass=abc.ABCMeta):
         - UNKNOWN / ZOOM_OUTCOME_UNKNOWN: the request was sent, but its response was lost.
 
         Retries: not safe after ZOOM_OUTCOME_UNKNOWN. First check whether the request took effect.
+        """
+
+    @abc.abstractmethod
+    def ListPages(
+        self,
+        request: zoomgate.v1.proxy_service_pb2.ListPagesRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[zoomgate.v1.proxy_service_pb2.ListPagesResponse], collections.abc.AsyncIterator[zoomgate.v1.proxy_service_pb2.ListPagesResponse]]:
+        """Streams the pages of a list: forwards a GET request, and repeats it with the `next_page_token` of each page until a page has none.
+
+        Each message is one page, exactly as Zoom sent it. The next page is requested only after the caller has read the previous one, and no more
+        pages are requested after the caller has left. A token that expires between two pages is refreshed. A response with a status other than
+        2xx is returned as the last message. After a page that is not a JSON object, or that repeats a `next_page_token`, the stream fails with
+        ZOOM_BAD_RESPONSE, since its end is unknown. Zoom's page tokens expire after 15 minutes, so callers should not pause for longer.
+
+        The caller's deadline applies to the whole stream, regardless of its length; without one, there is no limit. Zoom has 30 seconds for each
+        page. A caller that does not read a page for a minute is disconnected with SERVER_OVERLOADED. The server closes network connections after
+        about 30 minutes; continue with the last `next_page_token` as a parameter of `query`.
+
+        Authorization: as for Get. Permissions are checked again before every page.
+
+        Errors:
+        - UNAVAILABLE / ZOOM_UNAVAILABLE: no complete response was received.
+        - INTERNAL / ZOOM_BAD_RESPONSE: Zoom repeated a `next_page_token`, or a page is not a JSON object.
+
+        Retries: safe.
+        """
+
+    @abc.abstractmethod
+    def Download(
+        self,
+        request: zoomgate.v1.proxy_service_pb2.DownloadRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[zoomgate.v1.proxy_service_pb2.DownloadResponse], collections.abc.AsyncIterator[zoomgate.v1.proxy_service_pb2.DownloadResponse]]:
+        """Streams a file of any size, such as a recording: first its status and headers, then its bytes.
+
+        The file is read from Zoom only as fast as the caller reads the stream. If the connection to Zoom is cut, the server requests the remaining
+        bytes of the same version, as identified by a strong ETag; two versions are never mixed. A response with a status other than 2xx is
+        returned with its body, which is subject to the size limit of other responses, as the only chunk.
+
+        Redirects are followed, at most 5, to https URLs on hosts that the operator's setting ZOOMGATE_DOWNLOAD_HOSTS names; by default zoom.us
+        and its subdomains. The user's access token is sent only to the configured API and to hosts under Zoom's own domains, and never to the
+        target of a redirect to a different host. It is also not sent if `url` contains a download token (`access_token`).
+
+        The caller's deadline applies to the whole stream, regardless of its length; without one, there is no limit. Zoom has 30 seconds to send
+        the headers, and at most 30 seconds may pass between two parts of the file. A caller that does not read for a minute is disconnected with
+        SERVER_OVERLOADED. The server closes network connections after about 30 minutes, so callers must be able to resume: send the number of
+        bytes received as `offset`, and the `etag` of the first message.
+
+        Authorization: services, for users that they may act for, on the paths that their policy allows (`proxy_paths`), which applies to the path
+        of `url` without `/v2`, but not to the targets of redirects. Permissions are checked again for every message. Members and administrators
+        have no access.
+
+        Errors:
+        - UNAVAILABLE / ZOOM_UNAVAILABLE: the file could not be requested, or the connection was cut repeatedly. Resume the download.
+        - FAILED_PRECONDITION / REDIRECT_NOT_ALLOWED: Zoom redirected the download to a host that is not allowed.
+        - ABORTED / DOWNLOAD_NOT_RESUMABLE: the rest of the file cannot be delivered. Start again with offset 0.
+        - INTERNAL / ZOOM_BAD_RESPONSE: the file is compressed although the request excludes compression.
+
+        Retries: safe.
         """
 
 def add_ProxyServiceServicer_to_server(servicer: ProxyServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
