@@ -21,6 +21,7 @@ from zoomgate.errors import (
     ScopeMissing,
     ServiceUnavailable,
     Unauthenticated,
+    UnexpectedStatus,
     ZoomgateError,
 )
 
@@ -42,5 +43,6 @@ __all__ = [
     "ScopeMissing",
     "ServiceUnavailable",
     "Unauthenticated",
+    "UnexpectedStatus",
     "ZoomgateError",
 ]

@@ -2,18 +2,20 @@
 
 import asyncio
 import contextlib
-import random
+import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable, Iterator
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 import grpc
 import grpc.aio
 
 from zoomgate import _channel
+from zoomgate._files import Query, Transfer, opened, pages_request, parse_page
 from zoomgate._methods import Session, check_timeout
-from zoomgate.errors import AuthorizationFailed, DeadlineExceeded, NotConnected, RateLimited, ZoomgateError
+from zoomgate._resumption import Backoff, is_temporary
+from zoomgate.errors import AuthorizationFailed, DeadlineExceeded, NotConnected, ZoomgateError
 from zoomgate.services import (
     AsyncAuth,
     AsyncMeetings,
@@ -27,6 +29,7 @@ from zoomgate.services import (
 from zoomgate.v1.auth_service_pb2 import GetAuthorizationResponse, WatchConnectionsResponse
 from zoomgate.v1.connection_pb2 import Connection
 from zoomgate.v1.error_reason_pb2 import ErrorReason
+from zoomgate.v1.proxy_service_pb2 import DownloadHead
 
 DEFAULT_TARGET = "127.0.0.1:50051"
 DEFAULT_TIMEOUT = 30.0
@@ -34,9 +37,6 @@ DEFAULT_TIMEOUT = 30.0
 
 _PAGE_SIZE = 500
 _POLL_SECONDS = 1.0
-_INITIAL_BACKOFF, _MAX_BACKOFF = 0.1, 5.0
-"""Initial and maximum delay in seconds before an interrupted watch is resumed. The delay doubles with each attempt and is
-reset when an event arrives. Up to 50% is added at random."""
 
 
 class _BaseClient:
@@ -153,7 +153,68 @@ class Client(_BaseClient):
                         position.advance(event)
                         yield event
             except ZoomgateError as error:
-                time.sleep(position.backoff_after(error, closed=self._session.closed))
+                time.sleep(position.pause_after(error, closed=self._session.closed))
+
+    def pages(
+        self, user_email: str, url: str, *, query: Query = (), max_pages: int = 0, max_items: int = 0
+    ) -> Generator[dict[str, Any], None, None]:
+        """Iterate over the pages of a list of Zoom's API, as parsed JSON. Close the iterator to stop.
+
+        A page is requested when it is needed. Zoom's page tokens expire after 15 minutes, so do not pause for longer.
+        `proxy.list_pages` returns the pages unparsed, with their status and headers.
+
+        Args:
+            user_email: The user on whose behalf Zoom is called.
+            url: A path such as `/users/me/meetings`.
+            query: The query parameters, such as `{"page_size": "300"}`.
+            max_pages: The maximum number of pages; 0 for no limit.
+            max_items: The number of items after which no further page is requested; 0 for no limit.
+
+        Raises:
+            UnexpectedStatus: Zoom responded with a status other than 2xx.
+            ZoomgateError: The list could not be read, or not to its end.
+        """
+        request = pages_request(user_email, url, query, max_pages, max_items)
+        with contextlib.closing(self.proxy.list_pages(request)) as stream:
+            for message in stream:
+                yield parse_page(message.response)
+
+    def download(
+        self,
+        user_email: str,
+        url: str,
+        file: str | os.PathLike[str] | BinaryIO,
+        *,
+        on_progress: Callable[[int, int | None], None] = lambda _received, _size: None,
+    ) -> DownloadHead:
+        """Download a file, such as a recording, and resume the download if the connection is lost.
+
+        Args:
+            user_email: The user on whose behalf Zoom is called.
+            url: A `download_url` of Zoom, or a path of its API.
+            file: The path of the file, which appears or is replaced only when the download is complete; or a binary file to write to.
+            on_progress: Called with the number of bytes received and the size of the file, or None if the size is unknown.
+
+        Returns:
+            The status, headers and size of the file.
+
+        Raises:
+            UnexpectedStatus: Zoom responded with a status other than 2xx.
+            OSError: The file cannot be written.
+            ZoomgateError: The download failed. With the reason DOWNLOAD_NOT_RESUMABLE, it can be started again.
+        """
+        transfer = Transfer(user_email, url)
+        with opened(file) as output:
+            while not transfer.is_complete:
+                try:
+                    with contextlib.closing(self.proxy.download(transfer.request())) as stream:
+                        for response in stream:
+                            output.write(transfer.accept(response))
+                            on_progress(transfer.received, transfer.size)
+                    transfer.end()
+                except ZoomgateError as error:
+                    time.sleep(transfer.pause_after(error, closed=self._session.closed))
+        return transfer.head
 
     def wait_for_connection(
         self, user_email: str, *, after: Connection | None = None, state: str = "", timeout: float = 600.0
@@ -282,7 +343,38 @@ class AsyncClient(_BaseClient):
                         position.advance(event)
                         yield event
             except ZoomgateError as error:
-                await asyncio.sleep(position.backoff_after(error, closed=self._session.closed))
+                await asyncio.sleep(position.pause_after(error, closed=self._session.closed))
+
+    async def pages(
+        self, user_email: str, url: str, *, query: Query = (), max_pages: int = 0, max_items: int = 0
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """Iterate over the pages of a list of Zoom's API, as parsed JSON. See `Client.pages`."""
+        request = pages_request(user_email, url, query, max_pages, max_items)
+        async with contextlib.aclosing(self.proxy.list_pages(request)) as stream:
+            async for message in stream:
+                yield parse_page(message.response)
+
+    async def download(
+        self,
+        user_email: str,
+        url: str,
+        file: str | os.PathLike[str] | BinaryIO,
+        *,
+        on_progress: Callable[[int, int | None], None] = lambda _received, _size: None,
+    ) -> DownloadHead:
+        """Download a file, and resume the download if the connection is lost. See `Client.download`. Writes in a thread."""
+        transfer = Transfer(user_email, url)
+        with opened(file) as output:
+            while not transfer.is_complete:
+                try:
+                    async with contextlib.aclosing(self.proxy.download(transfer.request())) as stream:
+                        async for response in stream:
+                            await asyncio.to_thread(output.write, transfer.accept(response))
+                            on_progress(transfer.received, transfer.size)
+                    transfer.end()
+                except ZoomgateError as error:
+                    await asyncio.sleep(transfer.pause_after(error, closed=self._session.closed))
+        return transfer.head
 
     async def wait_for_connection(
         self,
@@ -324,29 +416,21 @@ class AsyncClient(_BaseClient):
         await self.close()
 
 
-class _WatchPosition:
-    """The position from which a watch is resumed, and the backoff between attempts.
+class _WatchPosition(Backoff):
+    """The position from which a watch is resumed.
 
     Attributes:
         token: The latest resume token.
     """
 
     def __init__(self, token: str) -> None:
+        super().__init__()
         self.token = token
-        self._received = False
-        self._backoff = _INITIAL_BACKOFF
 
     def advance(self, event: WatchConnectionsResponse) -> None:
         """Record the position after an event."""
-        self.token, self._received, self._backoff = event.resume_token, True, _INITIAL_BACKOFF
-
-    def backoff_after(self, error: ZoomgateError, *, closed: bool) -> float:
-        """Return the delay in seconds before the watch is resumed. Re-raise the error if resuming cannot succeed."""
-        if closed or not self._received or not _is_temporary(error):
-            raise error
-        backoff = max(self._backoff, error.retry_delay or 0.0)
-        self._backoff = min(2 * self._backoff, _MAX_BACKOFF)
-        return backoff * random.uniform(1.0, 1.5)  # noqa: S311 - jitter, not security
+        self.token = event.resume_token
+        self.reset()
 
 
 class _ConnectionWait:
@@ -392,26 +476,12 @@ class _ConnectionWait:
         pause = max(_POLL_SECONDS, (error and error.retry_delay) or 0.0)
         is_over = time.monotonic() + pause > self._deadline
         if error is not None:
-            is_temporary = _is_temporary(error) or isinstance(error, DeadlineExceeded)
-            if closed or is_over or not is_temporary:
+            can_retry = is_temporary(error) or isinstance(error, DeadlineExceeded)
+            if closed or is_over or not can_retry:
                 raise error
         if is_over:
             raise TimeoutError(f"{self._user_email} did not consent within {self._timeout:g} seconds")
         return pause
-
-
-def _is_temporary(error: ZoomgateError) -> bool:
-    """Return whether a later call can succeed.
-
-    A stopping server may end a call with CANCELLED. A proxy whose upstream server is unreachable resets the stream, which gRPC reports as
-    INTERNAL or UNKNOWN without a reason. An overloaded server returns a retry delay.
-    """
-    stream_reset = not error.reason and error.code() in (
-        grpc.StatusCode.INTERNAL,
-        grpc.StatusCode.UNKNOWN,
-    )
-    is_unavailable = error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
-    return stream_reset or is_unavailable or isinstance(error, RateLimited)
 
 
 def _is_new(connection: Connection, after: Connection | None) -> bool:

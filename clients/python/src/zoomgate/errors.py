@@ -143,6 +143,13 @@ class RateLimited(ZoomgateError):
     """A limit of Zoom or of the service is reached. The call had no effect; retry after `retry_delay` seconds."""
 
 
+class UnexpectedStatus(ZoomgateError):
+    """Zoom responded to `Client.pages` or `Client.download` with an HTTP status other than 2xx.
+
+    `http_status` is the status. `zoom_code` and `metadata["zoom_message"]` are set if the response contains them.
+    """
+
+
 class ServiceUnavailable(ZoomgateError):
     """The service, its store or Zoom is temporarily unavailable, and the call had no effect, or is safe to retry.
 

@@ -1,0 +1,160 @@
+"""Tests for the lists and downloads of both clients with a real service, over the network."""
+
+import asyncio
+import io
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.harness import MONICA, Harness, caller_key
+from support.raw_upstream import Endless, RawUpstream, http_response, serving_upstream
+from zoomgate import AsyncClient, Client, errors
+from zoomgate_server.app.timing import Timing
+from zoomgate_server.connections import file_downloads
+from zoomgate_server.zoom import file_client
+
+TIMING = Timing(downloads=file_downloads.Timing(pauses=(0.0,)), file_requests=file_client.Timing(stall=0.5))
+Service = tuple[Harness, RawUpstream]
+Run = Callable[..., Any]
+"""Function that calls a method of a client, by its name, and returns the result; of a list, all pages."""
+
+
+@pytest.fixture
+async def service(tmp_path: Path) -> AsyncIterator[Service]:
+    async with serving_upstream(tmp_path / "data", TIMING) as (zoomgate, raw):
+        raw.close_after_response = True
+        yield zoomgate, raw
+
+
+@pytest.fixture(params=["blocking", "asyncio"])
+async def run(request: pytest.FixtureRequest, service: Service) -> AsyncIterator[Run]:
+    address, key = service[0].grpc_address, caller_key("service")
+    async with AsyncClient(address, key=key) as asynchronous:
+        with Client(address, key=key) as blocking:
+
+            async def call(name: str, *args: Any, **arguments: Any) -> Any:
+                if request.param == "blocking":
+                    method = getattr(blocking, name)
+                    if name == "pages":
+                        return await asyncio.to_thread(lambda: list(method(*args, **arguments)))
+                    return await asyncio.to_thread(method, *args, **arguments)
+                result = getattr(asynchronous, name)(*args, **arguments)
+                return [page async for page in result] if name == "pages" else await result
+
+            yield call
+
+
+def part(body: bytes, start: int = 0, size: int = 6, etag: str = '"1"') -> bytes:
+    """Return the response with the rest of a file from `start` on. If the body is shorter than that, the connection is cut."""
+    status = "206 Partial Content" if start else "200 OK"
+    response = http_response(status, body, f"ETag: {etag}", f"Content-Range: bytes {start}-{size - 1}/{size}")
+    return response.replace(b"Content-Length: %d" % len(body), b"Content-Length: %d" % (size - start))
+
+
+def stalling(response: bytes) -> Endless:
+    """Return an incomplete response that stalls instead of ending, so that its bytes are delivered."""
+    return Endless(response)
+
+
+DOWN = http_response("503 Service Unavailable", b"{}")
+
+
+async def test_download_is_resumed_until_it_is_complete(service: Service, run: Run, tmp_path: Path) -> None:
+    """The service gives up after one attempt without data; the client then requests the rest."""
+    _, raw = service
+    raw.responses = [stalling(part(b"ab")), DOWN, part(b"cdef", 2)]
+    path, progress = tmp_path / "file", []
+    head = await run("download", MONICA, "/file", path, on_progress=lambda *state: progress.append(state))
+    assert path.read_bytes() == b"abcdef"
+    assert (head.status, head.size) == (200, 6)
+    assert progress[0] == (0, 6)
+    assert progress[-1] == (6, 6)
+    assert sorted(progress) == progress
+    assert [file.name for file in tmp_path.iterdir() if file.is_file()] == ["file"]
+
+
+async def test_download_writes_to_an_open_file(service: Service, run: Run) -> None:
+    _, raw = service
+    raw.responses = [part(b"abcdef")]
+    file = io.BytesIO()
+    await run("download", MONICA, "/file", file)
+    assert file.getvalue() == b"abcdef"
+
+
+async def test_failed_download_leaves_the_existing_file_unchanged(
+    service: Service, run: Run, tmp_path: Path
+) -> None:
+    """The file changes between two attempts; no temporary file remains."""
+    _, raw = service
+    path = tmp_path / "file"
+    path.write_text("earlier")
+    raw.responses = [stalling(part(b"ab")), part(b"xyz", 2, etag='"2"')]
+    with pytest.raises(errors.ZoomgateError) as failure:
+        await run("download", MONICA, "/file", path)
+    assert failure.value.reason == "DOWNLOAD_NOT_RESUMABLE"
+    assert path.read_text() == "earlier"
+    assert [file.name for file in tmp_path.iterdir() if file.is_file()] == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "text"),
+    [
+        (b'{"code":3301,"message":"Gone"}', 3301, "Gone"),
+        (b'{"errorCode":7,"errorMessage":"Gone"}', 7, "Gone"),
+        (b"<html>", None, "404"),
+        (b"", None, "404"),
+    ],
+)
+async def test_failure_of_zoom_is_raised(
+    service: Service, run: Run, tmp_path: Path, body: bytes, code: int | None, text: str
+) -> None:
+    _, raw = service
+    raw.responses = [http_response("404 Not Found", body)]
+    for arguments in (("download", MONICA, "/file", tmp_path / "file"), ("pages", MONICA, "/list")):
+        with pytest.raises(errors.UnexpectedStatus, match=text) as failure:
+            await run(*arguments)
+        assert (failure.value.http_status, failure.value.zoom_code) == (404, code)
+    assert not (tmp_path / "file").exists()
+
+
+async def test_service_that_never_delivers_more_ends_the_download(
+    service: Service, run: Run, tmp_path: Path
+) -> None:
+    """A download without an ETag is not resumed, and neither is one that has received nothing."""
+    _, raw = service
+    raw.responses = [part(b"ab", etag='W/"1"')]
+    with pytest.raises(errors.ZoomgateError) as failure:
+        await run("download", MONICA, "/file", tmp_path / "file")
+    assert failure.value.metadata["cause"] == "NO_ETAG"
+
+
+async def test_pages_are_parsed(service: Service, run: Run) -> None:
+    _, raw = service
+    pages = [{"users": [1], "next_page_token": "a"}, {"users": [2], "next_page_token": ""}]
+    raw.responses = [http_response("200 OK", json.dumps(page).encode()) for page in pages]
+    assert await run("pages", MONICA, "/users", query={"page_size": "1"}) == pages
+    assert raw.lines() == [
+        "GET /v2/users?page_size=1 HTTP/1.1",
+        "GET /v2/users?page_size=1&next_page_token=a HTTP/1.1",
+    ]
+    raw.responses = [http_response("200 OK", json.dumps(page).encode()) for page in pages]
+    assert await run("pages", MONICA, "/users", query=[("a", "b"), ("a", "c")], max_items=1) == pages[:1]
+    assert raw.lines()[-1] == "GET /v2/users?a=b&a=c HTTP/1.1"
+
+
+async def test_blocking_pages_can_be_closed_early(service: Service) -> None:
+    zoomgate, raw = service
+    raw.responses = [http_response("200 OK", b'{"next_page_token":"%d"}' % number) for number in range(9)]
+
+    def read_first() -> Any:
+        with (
+            Client(zoomgate.grpc_address, key=caller_key("service")) as client,
+            closing(client.pages(MONICA, "/users")) as pages,
+        ):
+            return next(pages)
+
+    assert await asyncio.to_thread(read_first) == {"next_page_token": "0"}
