@@ -1,4 +1,4 @@
-"""Progress of long operations on standard error: a bar on a terminal, otherwise periodic lines."""
+"""Progress of long operations on standard error: a bar on a terminal, otherwise periodic lines or nothing."""
 
 import contextlib
 import sys
@@ -59,3 +59,35 @@ def _bar(operation: str, total: int, unit: str) -> Iterator[Callable[[int], None
             bar.update(task, completed=done, rate=done / max(time.monotonic() - started, 1e-9))
 
         yield advance
+
+
+@contextlib.contextmanager
+def counter(operation: str, unit: str) -> Iterator[Callable[[int, int | None], None]]:
+    """Show the progress of a transfer on a terminal; yield a function to call with the amount done and the total, or None if it is unknown.
+
+    Args:
+        unit: `bytes`, or the plural of what is counted.
+    """
+    if not sys.stderr.isatty():
+        yield lambda _done, _total: None
+        return
+    from rich.console import Console  # noqa: PLC0415 - slow to import, and used only on a terminal
+    from rich.progress import (  # noqa: PLC0415
+        BarColumn,
+        DownloadColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    amount = (
+        (DownloadColumn(), TransferSpeedColumn())
+        if unit == "bytes"
+        else (MofNCompleteColumn(), TextColumn(unit))
+    )
+    columns = (TextColumn("{task.description}"), BarColumn(), *amount, TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), redirect_stdout=sys.stdout.isatty()) as bar:
+        task = bar.add_task(operation, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -1,5 +1,6 @@
 """Command `zoomgate proxy`, which calls Zoom's REST API through the running service."""
 
+import contextlib
 import json
 import os
 import sys
@@ -8,11 +9,12 @@ from typing import Any
 
 import click
 
-from zoomgate import Client
+from zoomgate import Client, errors
 from zoomgate.v1.proxy_service_pb2 import ZoomResponse
 from zoomgate_server.cli.channel import calls_service
 from zoomgate_server.cli.options import Decorator, combined, user_argument
 from zoomgate_server.cli.output import FAILURE, USAGE, fail, note, print_json
+from zoomgate_server.cli.progress import counter
 from zoomgate_server.telemetry.logs import escape
 
 
@@ -78,6 +80,63 @@ for _method in _METHODS:
     _add_command(*_method)
 
 
+@proxy.command("pages")
+@_target
+@click.option("--max-pages", type=click.IntRange(0), default=0, help="Stop after this number of pages.")
+@click.option(
+    "--max-items", type=click.IntRange(0), default=0, help="Stop after the page with this number of items."
+)
+@calls_service
+def pages(client: Client, *, as_json: bool, include: bool, **arguments: Any) -> None:
+    """Print all pages of a list at URL (a path of Zoom's API) for USER.
+
+    The pages are printed as they arrive, exactly as Zoom sent them, each followed by a newline. The command fails if the list may be
+    incomplete. On a terminal, standard error shows the progress.
+
+    Example: zoomgate proxy pages monica@example.com /users/me/meetings -q page_size=300 | jq '.meetings[].topic'
+    """
+    stream = client.proxy.list_pages(
+        **_request(**{name: arguments[name] for name in ("user", "url", "pairs", "headers")}),
+        max_pages=arguments["max_pages"],
+        max_items=arguments["max_items"],
+    )
+    with contextlib.closing(stream), counter("reading", "pages") as count:
+        for number, message in enumerate(stream, 1):
+            _print(message.response, include=include, as_json=as_json)
+            count(number, None)
+
+
+@proxy.command("download")
+@user_argument()
+@click.argument("url")
+@click.argument("file", metavar="FILE", type=click.Path(dir_okay=False, allow_dash=True))
+@calls_service
+def download(client: Client, *, user: str, url: str, file: str, as_json: bool) -> None:
+    """Download a file, such as a recording, from URL for USER.
+
+    URL is a download_url of Zoom, or a path of its API. FILE is created or replaced only when the download is complete; - is standard
+    output. The download is resumed if the connection is lost.
+    On a terminal, standard error shows the progress. --json prints the status, headers and size, on standard error if FILE is -.
+
+    Example: zoomgate proxy download monica@example.com https://zoom.us/rec/download/abc meeting.mp4
+    """
+    to_stdout = file == "-"
+    if to_stdout and sys.stdout.isatty():
+        fail("standard output is a terminal; redirect it, or name a file", USAGE)
+    try:
+        with counter("downloading", "bytes") as count:
+            head = client.download(user, url, sys.stdout.buffer if to_stdout else file, on_progress=count)
+        sys.stdout.buffer.flush()
+    except errors.UnexpectedStatus as failure:
+        fail(failure.message)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        fail(f"{file} cannot be written ({error.strerror})")
+    if as_json:
+        print_json(head, err=to_stdout)
+
+
 def _call(
     method: Any,
     *,
@@ -90,17 +149,21 @@ def _call(
     data: str | None = None,
     content_type: str = "",
 ) -> None:
-    request: dict[str, Any] = {
-        "user_email": user,
-        "url": url,
-        "query": [_pair("--query", text, "=") for text in pairs],
-        "headers": [_pair("--header", text, ":") for text in headers],
-    }
+    request = _request(user, url, pairs, headers)
     if data is not None:
         request |= {"raw": _data(data), "content_type": content_type}
     if as_json:
         request["parse_json"] = True
     _print(method(**request).response, include=include, as_json=as_json)
+
+
+def _request(user: str, url: str, pairs: tuple[str, ...], headers: tuple[str, ...]) -> dict[str, Any]:
+    return {
+        "user_email": user,
+        "url": url,
+        "query": [_pair("--query", text, "=") for text in pairs],
+        "headers": [_pair("--header", text, ":") for text in headers],
+    }
 
 
 def _pair(option: str, text: str, separator: str) -> dict[str, str]:

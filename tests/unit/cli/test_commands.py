@@ -59,6 +59,8 @@ COMMANDS = (
     "proxy post",
     "proxy patch",
     "proxy put",
+    "proxy pages",
+    "proxy download",
     "token check",
     "token get",
     "doctor",

@@ -527,6 +527,66 @@ async def test_requests_are_forwarded(harness: Harness, tmp_path: Path) -> None:
     assert "Zoom returned HTTP status 404" in errors
 
 
+async def test_pages_of_a_list_are_printed_one_per_line(harness: Harness) -> None:
+    """With --json, each line is a message of the API. Limits end the list early, and a failure is printed as the last page."""
+    zoom = harness.simulator.zoom
+    for number in range(3):
+        zoom.schedule(zoom.user(MONICA), {"topic": f"Meeting {number}", "type": 2})
+    arguments = ("proxy", "pages", MONICA, "/users/me/meetings", "-q", "page_size=1")
+    output, errors = await zoomgate(harness, *arguments)
+    pages = [json.loads(line) for line in output.splitlines()]
+    assert [page["meetings"][0]["topic"] for page in pages] == ["Meeting 0", "Meeting 1", "Meeting 2"]
+    assert errors == ""
+    output, _ = await zoomgate(harness, *arguments, "--max-pages", "2", "--json")
+    assert [json.loads(line)["status"] for line in output.splitlines()] == [200, 200]
+    output, _ = await zoomgate(harness, *arguments, "--max-items", "1", "-i")
+    assert output.startswith(b"HTTP 200\n")
+    output, errors = await zoomgate(harness, "proxy", "pages", MONICA, "/meetings/123", code=1)
+    assert json.loads(output)["code"] == 3001
+    assert "Zoom returned HTTP status 404" in errors
+
+
+async def test_file_is_downloaded(harness: Harness, tmp_path: Path) -> None:
+    """The file appears under its name only if it is complete; - is standard output."""
+    files, size = harness.simulator.files, 300_000
+    url = f"{harness.simulator.url}/rec/download/{size}/meeting.mp4"
+    whole = files.content(size) + files.content(size, 262_144)
+    path = tmp_path / "meeting.mp4"
+    output, errors = await zoomgate(harness, "proxy", "download", MONICA, url, str(path))
+    assert (output, errors, path.read_bytes()) == (b"", "", whole)
+    output, errors = await zoomgate(harness, "proxy", "download", MONICA, url, "-", "--json")
+    assert output == whole
+    assert json.loads(errors)["size"] == str(size)
+    path.unlink()
+    missing = url.replace(str(size), "nothing")
+    _, errors = await zoomgate(harness, "proxy", "download", MONICA, missing, str(path), code=1)
+    assert errors == "zoomgate: Zoom responded with HTTP status 404: This recording does not exist.\n"
+    _, errors = await zoomgate(harness, "proxy", "download", MONICA, url, str(tmp_path / "no" / "x"), code=1)
+    assert "cannot be written (No such file or directory)" in errors
+    assert list(tmp_path.glob("*.part")) == list(tmp_path.glob(".*.part")) == []
+    assert not path.exists()
+
+
+async def test_progress_of_a_download_is_shown_only_on_a_terminal(harness: Harness, tmp_path: Path) -> None:
+    controller, terminal_side = pty.openpty()
+    url = f"{harness.simulator.url}/rec/download/300000/meeting.mp4"
+    process = await asyncio.create_subprocess_exec(
+        *COMMAND,
+        *("proxy", "download", MONICA, url, "-"),
+        stdout=subprocess.PIPE,
+        stderr=terminal_side,
+        env=process_environ(harness),
+    )
+    os.close(terminal_side)
+    shown, (output, _) = await asyncio.gather(
+        asyncio.to_thread(terminal.read_output, controller), process.communicate()
+    )
+    os.close(controller)
+    assert len(output) == 300_000
+    assert b"downloading" in shown
+    assert b"300.0/300.0 kB" in shown
+
+
 async def test_json_of_a_response_ends_with_a_newline_and_other_bodies_are_unchanged(
     harness: Harness,
 ) -> None:
