@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -18,6 +19,7 @@ from rich.table import Table
 from bench import (
     cold_tokens,
     concurrent_refresh,
+    downloads,
     importing,
     many_connections,
     throughput,
@@ -25,8 +27,10 @@ from bench import (
     watches,
     webhook_garbage,
 )
+from bench.process_stats import memory_kib
 from bench.server_process import LOAD_CORE, pin_prefix, server
 from bench.service import (
+    FORWARD,
     GET_TOKEN,
     ZOOMGATE,
     Service,
@@ -62,6 +66,7 @@ async def main() -> int:
         directory = Path(name)
         async with zoom(directory, (watches.WATCHED, *concurrent_refresh.users())) as (api, simulator):
             await asyncio.to_thread(throughput.report, directory, api, simulator, count, calls)
+            await asyncio.to_thread(report_downloads, directory, api, simulator, count)
             await asyncio.to_thread(report_webhook_garbage, directory, simulator)
             await asyncio.to_thread(report_many_connections, directory, simulator)
             await asyncio.to_thread(report_cold_tokens_mongodb, directory, simulator)
@@ -69,6 +74,30 @@ async def main() -> int:
             await asyncio.to_thread(report_watches, directory, simulator, loop)
             await asyncio.to_thread(report_concurrent_refreshes, directory, simulator, loop)
     return 0
+
+
+def report_downloads(directory: Path, api: upstream.Upstream, simulator: Simulator, count: int) -> None:
+    """Download a file through the service and through the baseline, and print the processor time."""
+    key, service_directory = new_key(), directory / "downloads"
+    service_directory.mkdir()
+    environ = service_environment(service_directory, api.url, simulator, key)
+    with (
+        server([ZOOMGATE, "serve"], environ) as (address, http, process),
+        throughput.baseline("pass", api.url, path=FORWARD) as baseline,
+    ):
+        target = Service(address, http, process, key).target(GET_TOKEN)
+        connect_user(target, new_refresh_token(simulator))
+        before = memory_kib(process)
+        rounds = [
+            (downloads.microseconds_per_mib(target), downloads.microseconds_per_mib(baseline))
+            for _ in range(count)
+        ]
+        growth = (memory_kib(process, "VmHWM") - before) / 1024
+    ours, bare = (statistics.median(times) for times in zip(*rounds, strict=True))
+    print(
+        f"Download of {downloads.MIB} MiB: {ours:,.0f} µs of processor time per MiB, baseline {bare:,.0f} µs;"
+        f" {growth:.1f} MiB of growth in the service"
+    )
 
 
 def report_webhook_garbage(directory: Path, simulator: Simulator) -> None:

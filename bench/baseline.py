@@ -1,15 +1,15 @@
 """Baseline of the benchmarks: a gateway with minimal functionality, with the scheduling class and the kind of handlers of the service.
 
 `python -m bench.baseline echo` responds to calls of AuthService.GetToken immediately.
-`python -m bench.baseline pass BASE_URL [CERTIFICATE KEY]` forwards calls of ProxyService.Get to BASE_URL; it serves TLS if there is a
-certificate.
+`python -m bench.baseline pass BASE_URL [CERTIFICATE KEY]` forwards calls of ProxyService.Get and Download to BASE_URL; it serves TLS if
+there is a certificate.
 """
 
 import asyncio
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,18 @@ def forward_to(base: str, session: aiohttp.ClientSession) -> Callable[[Any, Any]
     return forward
 
 
+def stream_from(base: str, session: aiohttp.ClientSession) -> Callable[[Any, Any], AsyncIterator[Any]]:
+    """Return a handler that requests a file with a bearer token, and returns its bytes as they arrive."""
+
+    async def stream(request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: ARG001
+        url = URL(base + request.url, encoded=True)
+        async with session.get(url, headers={"Authorization": "Bearer token"}) as response:
+            async for chunk in response.content.iter_any():
+                yield proxy_service_pb2.DownloadResponse(chunk=chunk)
+
+    return stream
+
+
 async def echo(request: Any, context: Any) -> Any:  # noqa: ARG001
     """Return a fixed token."""
     token = auth_service_pb2.Token(access_token="t" * 64, token_type="bearer", expires_in=3600, generation=1)
@@ -52,16 +64,30 @@ async def main() -> None:
     server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
         if sys.argv[1] == "pass":
-            service, method, respond = "ProxyService", "Get", forward_to(sys.argv[2], session)
-            types: Any = proxy_service_pb2.GetRequest, proxy_service_pb2.GetResponse
+            service = "ProxyService"
+            handlers: dict[str, Any] = {
+                "Get": grpc.unary_unary_rpc_method_handler(
+                    forward_to(sys.argv[2], session),
+                    proxy_service_pb2.GetRequest.FromString,
+                    proxy_service_pb2.GetResponse.SerializeToString,
+                ),
+                "Download": grpc.unary_stream_rpc_method_handler(
+                    stream_from(sys.argv[2], session),
+                    proxy_service_pb2.DownloadRequest.FromString,
+                    proxy_service_pb2.DownloadResponse.SerializeToString,
+                ),
+            }
         else:
-            service, method, respond = "AuthService", "GetToken", echo
-            types = auth_service_pb2.GetTokenRequest, auth_service_pb2.GetTokenResponse
-        handler: Any = grpc.unary_unary_rpc_method_handler(
-            respond, types[0].FromString, types[1].SerializeToString
-        )
+            service = "AuthService"
+            handlers = {
+                "GetToken": grpc.unary_unary_rpc_method_handler(
+                    echo,
+                    auth_service_pb2.GetTokenRequest.FromString,
+                    auth_service_pb2.GetTokenResponse.SerializeToString,
+                )
+            }
         server.add_generic_rpc_handlers(
-            (grpc.method_handlers_generic_handler(f"zoomgate.v1.{service}", {method: handler}),)
+            (grpc.method_handlers_generic_handler(f"zoomgate.v1.{service}", handlers),)
         )
         if len(sys.argv) > 3:
             port = server.add_secure_port("127.0.0.1:0", credentials(*map(Path, sys.argv[3:])))

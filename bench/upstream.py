@@ -1,4 +1,4 @@
-"""The upstream of the benchmarks: nginx, which serves a meeting of 1.5 KB with and without TLS."""
+"""The upstream of the benchmarks: nginx, which serves a meeting of 1.5 KB with and without TLS, and a large file."""
 
 import json
 import socket
@@ -65,6 +65,7 @@ MEETING = {
         "a_new_switch": True,
     },
 }
+FILE_BYTES = 256 * 2**20
 BODY = json.dumps(MEETING).encode()
 ME = json.dumps({"id": "u-bench", "email": USER, "account_id": "a-bench"}).encode()
 
@@ -106,6 +107,8 @@ def start(directory: Path, wrap: list[str]) -> Upstream:
     files.mkdir()
     (files / "meeting").write_bytes(BODY)
     (files / "me").write_bytes(ME)
+    with (files / "file").open("wb") as file:
+        file.truncate(FILE_BYTES)
     config = directory / "nginx.conf"
     # a master process that runs as root would give the directory to another user; otherwise, `user` has no effect
     config.write_text(
@@ -123,6 +126,7 @@ http {{
     ssl_certificate_key {key};
     location = /v2/users/me {{ alias {files}/me; }}
     location = /v2/meetings/{MEETING_ID} {{ alias {files}/meeting; }}
+    location = /v2/file {{ alias {files}/file; }}
   }}
 }}
 """
