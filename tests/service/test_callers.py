@@ -49,6 +49,8 @@ ALLOWED_ROLES = {
     "ProxyService.Post": {S},
     "ProxyService.Patch": {S},
     "ProxyService.Put": {S},
+    "ProxyService.ListPages": {S},
+    "ProxyService.Download": {S},
 }
 """The roles that may call each RPC according to the documentation. Deliberately independent of the code."""
 

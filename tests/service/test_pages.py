@@ -11,9 +11,12 @@ import pytest
 from google.protobuf.json_format import ParseDict
 
 from security.memory import peak_of
-from support.harness import MONICA, SECONDS, Harness, RpcError, metadata
+from support.harness import MONICA, SECONDS, Harness, RpcError, metadata, running
 from support.raw_upstream import OK, Endless, RawUpstream, http_response, serving_upstream
 from zoomgate.v1 import proxy_service_pb2 as pb
+from zoomgate_server.app.timing import Timing
+from zoomgate_server.connections import file_downloads, zoom_pages
+from zoomgate_server.rpc.middleware import authentication
 
 Service = tuple[Harness, RawUpstream]
 MEETINGS = "/users/me/meetings"
@@ -162,6 +165,38 @@ async def test_token_that_expires_between_pages_is_refreshed_once(zoomgate: Harn
     pages, failure = await read(call)
     assert ([page.status for page in pages], failure) == ([200] * 39, None)
     assert zoomgate.stat("token.refresh_token.issued") == 1
+
+
+async def test_limits_of_unary_calls_do_not_apply_to_streams(tmp_path: Path) -> None:
+    timing = Timing(calls=authentication.Timing(max_limit=0.3))
+    async with running(tmp_path, timing=timing) as zoomgate:
+        await zoomgate.connect()
+        request = pb.GetRequest(user_email=MONICA, url=MEETINGS)
+        assert (await zoomgate.error_of(zoomgate.proxy.Get, request)).reason == "DEADLINE_TOO_SHORT"
+        pages, failure = await read(stream(zoomgate))
+        assert ([page.status for page in pages], failure) == ([200], None)
+
+
+async def test_deadline_of_the_caller_ends_a_stream(scripted: Service) -> None:
+    zoomgate, raw = scripted
+    raw.responses = [Endless(b"")]
+    request = pb.ListPagesRequest(user_email=MONICA, url=MEETINGS)
+    error = await zoomgate.error_of(zoomgate.proxy.ListPages, request, seconds=1.0)
+    assert error.code.name in ("UNAVAILABLE", "DEADLINE_EXCEEDED")
+    async with asyncio.timeout(SECONDS):
+        await raw.ended.wait()
+
+
+async def test_page_and_headers_of_a_file_have_a_time_limit(tmp_path: Path) -> None:
+    """Also without a deadline of the caller."""
+    timing = Timing(pages=zoom_pages.Timing(page=0.5), downloads=file_downloads.Timing(headers=0.5))
+    async with serving_upstream(tmp_path, timing) as (zoomgate, raw):
+        raw.responses = [Endless(b"")]
+        file = pb.DownloadRequest(user_email=MONICA, url="/file")
+        for call in (stream(zoomgate), zoomgate.proxy.Download(file, metadata=metadata())):
+            _, failure = await read(call)
+            assert failure is not None
+            assert failure.short == ("UNAVAILABLE", "ZOOM_UNAVAILABLE")
 
 
 async def test_request_for_a_page_is_canceled_when_the_caller_leaves(scripted: Service) -> None:
