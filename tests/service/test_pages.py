@@ -168,7 +168,7 @@ async def test_token_that_expires_between_pages_is_refreshed_once(zoomgate: Harn
 
 
 async def test_limits_of_unary_calls_do_not_apply_to_streams(tmp_path: Path) -> None:
-    timing = Timing(calls=authentication.Timing(max_limit=0.3))
+    timing = Timing(calls=authentication.Timing(default_limit=0.3, max_limit=0.3))
     async with running(tmp_path, timing=timing) as zoomgate:
         await zoomgate.connect()
         request = pb.GetRequest(user_email=MONICA, url=MEETINGS)
