@@ -93,7 +93,7 @@ def pages(client: Client, *, as_json: bool, include: bool, **arguments: Any) -> 
     The pages are printed as they arrive, exactly as Zoom sent them, each followed by a newline. The command fails if the list may be
     incomplete. On a terminal, standard error shows the progress.
 
-    Example: zoomgate proxy pages monica@example.com /users/me/meetings -q page_size=300 | jq '.meetings[].topic'
+    Example: zoomgate proxy pages monica@example.com /users/me/meetings -q page_size=300
     """
     stream = client.proxy.list_pages(
         **_request(**{name: arguments[name] for name in ("user", "url", "pairs", "headers")}),
