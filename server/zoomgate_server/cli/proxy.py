@@ -128,10 +128,12 @@ def download(client: Client, *, user: str, url: str, file: str, as_json: bool) -
             head = client.download(user, url, sys.stdout.buffer if to_stdout else file, on_progress=count)
         sys.stdout.buffer.flush()
     except errors.UnexpectedStatus as failure:
+        if as_json:
+            raise
         fail(failure.message)
-    except BrokenPipeError:
-        raise
     except OSError as error:
+        if to_stdout:
+            raise
         fail(f"{file} cannot be written ({error.strerror})")
     if as_json:
         print_json(head, err=to_stdout)

@@ -561,6 +561,8 @@ async def test_file_is_downloaded(harness: Harness, tmp_path: Path) -> None:
     missing = url.replace(str(size), "nothing")
     _, errors = await zoomgate(harness, "proxy", "download", MONICA, missing, str(path), code=1)
     assert errors == "zoomgate: Zoom responded with HTTP status 404: This recording does not exist.\n"
+    _, errors = await zoomgate(harness, "proxy", "download", MONICA, missing, str(path), "--json", code=1)
+    assert json.loads(errors)["metadata"]["http_status"] == "404"
     _, errors = await zoomgate(harness, "proxy", "download", MONICA, url, str(tmp_path / "no" / "x"), code=1)
     assert "cannot be written (No such file or directory)" in errors
     assert list(tmp_path.glob("*.part")) == list(tmp_path.glob(".*.part")) == []
