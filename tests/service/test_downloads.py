@@ -1,6 +1,9 @@
 """Tests for ProxyService.Download. In some tests, scripted servers replace Zoom and the host of the file."""
 
 import asyncio
+import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +20,7 @@ from support.harness import (
     Harness,
     RpcError,
     caller_entry,
+    caller_key,
     metadata,
     running,
     service,
@@ -30,9 +34,9 @@ from zoomgate_server.rpc.middleware import pipeline
 from zoomgate_server.zoom import file_client
 
 SIZE = 3_000_000
-TIMING = Timing(
-    downloads=file_downloads.Timing(pauses=(0.0, 0.0, 0.0)), file_requests=file_client.Timing(stall=1.0)
-)
+WITHOUT_PAUSES = file_downloads.Timing(pauses=(0.0, 0.0, 0.0))
+TIMING = Timing(downloads=WITHOUT_PAUSES)
+SHORT_STALL = Timing(downloads=WITHOUT_PAUSES, file_requests=file_client.Timing(stall=0.4))
 FILE = pb.DownloadRequest(user_email=MONICA, url="/file")
 Service = tuple[Harness, RawUpstream]
 
@@ -48,7 +52,7 @@ async def zoomgate(tmp_path: Path) -> AsyncIterator[Harness]:
 @pytest.fixture
 async def scripted(tmp_path: Path) -> AsyncIterator[Service]:
     """Run a service with a connected user and a scripted server in place of Zoom's API."""
-    async with serving_upstream(tmp_path / "data", TIMING) as both:
+    async with serving_upstream(tmp_path / "data", SHORT_STALL) as both:
         yield both
 
 
@@ -136,20 +140,41 @@ async def test_offset_beyond_the_end_returns_the_status_of_zoom(zoomgate: Harnes
     assert (head.status, body, head.HasField("size")) == (416, b"", False)
 
 
-async def test_versions_of_a_file_are_never_mixed(zoomgate: Harness) -> None:
-    """The file changes while it is downloaded: the download fails, and everything delivered before belongs to the first version."""
-    files, whole, received = zoomgate.simulator.files, content(zoomgate), b""
-    files.cuts = [1_000_000]
-    call = stream(zoomgate, recording(zoomgate))
-    while len(received) < 500_000:
-        received += (await call.read()).chunk
-    files.version = 2
-    error = await failure_of(call)
-    assert (error.short, error.metadata["cause"]) == (("ABORTED", "DOWNLOAD_NOT_RESUMABLE"), "FILE_CHANGED")
-    assert received == whole[: len(received)]
-    error = await zoomgate.error_of(
-        zoomgate.proxy.Download, recording(zoomgate, offset=5, etag=f'"1-{SIZE}"')
-    )
+async def test_versions_of_a_file_are_never_mixed(scripted: Service) -> None:
+    """The file changes while it is downloaded: nothing of the second version is delivered, whatever the server responds."""
+    zoomgate, raw = scripted
+    rest = ("Content-Range: bytes 3-5/6", 'ETag: "2"')
+    for changed in (
+        http_response("200 OK", b"xyzxyz", 'ETag: "2"'),
+        http_response("206 Partial Content", b"xyz", *rest),
+        http_response("412 Precondition Failed", b"{}"),
+        http_response("416 Range Not Satisfiable", b""),
+    ):
+        raw.responses = [Endless(file_response(b"abc", length=6)), changed]
+        call, received = stream(zoomgate, FILE), b""
+        while len(received) < 3:
+            received += (await call.read()).chunk
+        error = await failure_of(call)
+        assert (error.short, error.metadata["cause"]) == (
+            ("ABORTED", "DOWNLOAD_NOT_RESUMABLE"),
+            "FILE_CHANGED",
+        )
+        assert received == b"abc"
+
+
+async def test_file_that_changes_before_its_first_byte_is_not_delivered(scripted: Service) -> None:
+    """Its head describes the first version."""
+    zoomgate, raw = scripted
+    raw.responses = [Endless(file_response(b"", length=6)), http_response("200 OK", b"xyz", 'ETag: "2"')]
+    call = stream(zoomgate, FILE)
+    assert (await call.read()).head.size == 6
+    assert (await failure_of(call)).metadata["cause"] == "FILE_CHANGED"
+
+
+async def test_resuming_a_file_that_has_changed_fails_before_any_message(zoomgate: Harness) -> None:
+    zoomgate.simulator.files.version = 2
+    request = recording(zoomgate, offset=5, etag=f'"1-{SIZE}"')
+    error = await zoomgate.error_of(zoomgate.proxy.Download, request)
     assert error.metadata["cause"] == "FILE_CHANGED"
 
 
@@ -400,17 +425,29 @@ async def test_caller_that_does_not_read_is_disconnected(tmp_path: Path) -> None
         assert raw.sent < 64 * 2**20
 
 
+async def download_in_a_process(zoomgate: Harness, request: pb.DownloadRequest) -> None:
+    """Download a file with the command, and discard its content."""
+    arguments = ("proxy", "download", request.user_email, request.url, "-")
+    environ = {"ZOOMGATE_SERVER": zoomgate.grpc_address, "ZOOMGATE_KEY": caller_key("service")}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "zoomgate_server",
+        *arguments,
+        stdout=subprocess.DEVNULL,
+        env=os.environ | environ,
+    )
+    assert await process.wait() == 0
+
+
 @pytest.mark.slow
 async def test_large_file_needs_little_memory(zoomgate: Harness) -> None:
-    """1 GiB, with cuts; the limit includes the memory of the client and of the simulator."""
-    size, received = 2**30, 0
-    await download(zoomgate, recording(zoomgate, 20 * 2**20))
+    """1 GiB, with cuts; the limit includes the memory of the simulator."""
+    await download_in_a_process(zoomgate, recording(zoomgate, 20 * 2**20))
     zoomgate.simulator.files.cuts = [2**20, 2**29]
     with peak_of(16):
-        call = stream(zoomgate, recording(zoomgate, size))
-        while (part := await call.read()) is not grpc.aio.EOF:
-            received += len(part.chunk)
-    assert received == size
+        await download_in_a_process(zoomgate, recording(zoomgate, 2**30))
+    assert zoomgate.simulator.files.cuts == []
 
 
 @pytest.mark.slow
