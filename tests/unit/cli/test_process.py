@@ -450,7 +450,8 @@ def test_soft_limit_of_open_files_is_raised(tmp_path: Path, workers: int) -> Non
     with start_process(tmp_path, *arguments, command="/bin/sh", environ=environ) as process:
         read_until(process, "^zoomgate: ready")
         raised, _ = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
-        assert raised == 64 + 16 + 100 + file_descriptors.RESERVE
+        refreshes, exchanges, downloads, zoom_calls = 64, 16, 64, 100
+        assert raised == refreshes + exchanges + downloads + zoom_calls + file_descriptors.RESERVE
         _, messages = stop(process)
         assert "file_descriptors_limited" not in messages
 
