@@ -157,10 +157,14 @@ def type_and_user(event: Response) -> tuple[str, str]:
 
 @asynccontextmanager
 async def watching(
-    zoomgate: Harness, users: Iterable[str] = (), token: str = "", caller: str = "admin"
+    zoomgate: Harness,
+    users: Iterable[str] = (),
+    token: str = "",
+    caller: str = "admin",
+    heartbeat: bool = False,
 ) -> AsyncIterator[Watch]:
     """Start a watch and cancel it at the end."""
-    request = pb.WatchConnectionsRequest(user_emails=users, resume_token=token)
+    request = pb.WatchConnectionsRequest(user_emails=users, resume_token=token, heartbeat=heartbeat)
     watch = Watch(zoomgate.auth.WatchConnections(request, metadata=metadata(caller)))
     try:
         yield watch
@@ -437,6 +441,31 @@ async def test_idle_watch_renews_its_resume_token(zoomgate: Harness) -> None:
         first = watch.token
         assert await watch.until_synced() == []
         assert watch.token != first
+
+
+async def test_heartbeat_is_sent_while_nothing_changes(zoomgate: Harness) -> None:
+    """A watch without heartbeats would send the next SYNCED after a minute."""
+    await zoomgate.connect()
+    async with watching(zoomgate, heartbeat=True) as watch:
+        assert await watch.until_synced() == [("INITIAL", MONICA)]
+        for _ in range(3):
+            assert await watch.until_synced() == []
+
+
+async def test_no_heartbeat_is_sent_while_the_store_does_not_respond(zoomgate: Harness) -> None:
+    """A heartbeat confirms that the store was read, so a change that was stored before a read precedes the heartbeat."""
+    await zoomgate.connect()
+    async with watching(zoomgate, heartbeat=True) as watch:
+        await watch.until_synced()
+        gate = Gate(after_effect=False)
+        with zoomgate.store.intercept("changes", gate):
+            await gate.reached.wait()
+            await refresh(zoomgate)
+            gate.opened.set()
+            events: list[tuple[str, str]] = []
+            while ("UPDATED", MONICA) not in events:
+                events.append(await watch.next())
+        assert events.count(("SYNCED", "")) <= 1  # of the read before
 
 
 @pytest.mark.parametrize(

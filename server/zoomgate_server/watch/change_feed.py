@@ -100,6 +100,8 @@ class Subscription:
         queue: The latest record of each user, ordered by the first record of the user.
         watermark: The watermark of the feed when the first record in the queue was added.
         unread_from: The store time from which the watch must read the changes from the store; infinity if it need not.
+        heartbeat: Whether the watch is notified of every poll.
+        heartbeat_due: Whether a poll has ended since the last notification, and all its changes are published.
     """
 
     user_emails: frozenset[str] | None
@@ -108,6 +110,8 @@ class Subscription:
     queue: dict[str, ConnectionRecord] = field(default_factory=dict)
     watermark: float = 0.0
     unread_from: float = inf
+    heartbeat: bool = False
+    heartbeat_due: bool = False
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def add(self, record: ConnectionRecord, watermark: float) -> None:
@@ -273,6 +277,8 @@ class ChangeFeed:
         self._started.set()
         if self._pending:
             self._must_publish.set()
+        else:
+            self._send_heartbeats()
 
     async def publish(self) -> None:
         """Read the records with pending changes, and add them to the queues. If the store fails, no change is lost."""
@@ -288,6 +294,8 @@ class ChangeFeed:
                         del self._pending[user_email]
                     if record is not None:
                         self._add_to_queues(record)
+        if not self._pending:
+            self._send_heartbeats()
 
     async def changes_since(
         self, since: float, page: int = PAGE_SIZE
@@ -309,12 +317,12 @@ class ChangeFeed:
 
     @contextlib.contextmanager
     def subscribe(
-        self, user_emails: Collection[str], is_visible: Callable[[str], bool]
+        self, user_emails: Collection[str], is_visible: Callable[[str], bool], *, heartbeat: bool = False
     ) -> Iterator[Subscription]:
         """Subscribe to the changes of users from now on; if `user_emails` is empty, to all users for whom `is_visible` returns True."""
         names = frozenset(user_emails) or None
         matches_user = names.__contains__ if names else is_visible
-        subscription = Subscription(names, matches_user, self._max_queued)
+        subscription = Subscription(names, matches_user, self._max_queued, heartbeat=heartbeat)
         keys = names or (_ALL_USERS,)
         for key in keys:
             self._subscriptions.setdefault(key, set()).add(subscription)
@@ -381,6 +389,13 @@ class ChangeFeed:
             self._published[record.user_email] = state
             for subscription in self._including(record.user_email):
                 subscription.add(record, self.watermark)
+
+    def _send_heartbeats(self) -> None:
+        """Notify the subscriptions that all changes of the latest poll are published."""
+        for subscription in self.subscriptions:
+            if subscription.heartbeat:
+                subscription.heartbeat_due = True
+                subscription.wake()
 
     def _including(self, user_email: str) -> Iterator[Subscription]:
         """Yield the subscriptions that include a user."""

@@ -102,6 +102,7 @@ class Watchers:
         is_visible: Callable[[str], bool],
         permit: Callable[[str], bool],
         position: Position | None,
+        heartbeat: bool = False,
     ) -> AsyncIterator[Event]:
         """Yield events about connections until the caller cancels.
 
@@ -110,6 +111,7 @@ class Watchers:
             is_visible: Returns whether the caller was allowed to see a user when the watch started.
             permit: Called before each event. Returns whether the caller may still see a user; raises if the caller may no longer call.
             position: The position to resume from; None to start with the existing connections.
+            heartbeat: Whether to also send `SYNCED` after every poll of the change feed.
 
         Raises:
             ResumeTokenExpired: Some of the changes since the position may no longer be available.
@@ -130,7 +132,7 @@ class Watchers:
                 raise _shutting_down()
             if position is not None:
                 self._check_age(position)
-            with self._feed.subscribe(names, is_visible) as subscription:
+            with self._feed.subscribe(names, is_visible, heartbeat=heartbeat) as subscription:
                 watch = _Watch(self._feed, subscription, permit, position, self._timing)
                 async for event in watch.events():
                     self._metrics.watch_events.labels(event.type).inc()
@@ -187,7 +189,8 @@ class _Watch:
                     yield self._event(_type_of(record), record)
             if subscription.unread_from < inf:
                 continue
-            if sync_due or self._feed.closing:
+            if sync_due or subscription.heartbeat_due or self._feed.closing:
+                subscription.heartbeat_due = False
                 self._permit("")
                 unreadable = sum(map(subscription.matches_user, self._feed.unreadable_users))
                 yield replace(self._event(EventType.SYNCED, None), unreadable_count=unreadable)

@@ -331,6 +331,7 @@ class AuthService(AuthServiceServicer):
             is_visible=principal.can_view,
             permit=current_access_check.get(),
             position=position,
+            heartbeat=request.heartbeat,
         )
         async for event in events:
             yield pb.WatchConnectionsResponse(

@@ -855,9 +855,14 @@ class WatchConnectionsRequest(google.protobuf.message.Message):
 
     USER_EMAILS_FIELD_NUMBER: builtins.int
     RESUME_TOKEN_FIELD_NUMBER: builtins.int
+    HEARTBEAT_FIELD_NUMBER: builtins.int
     resume_token: builtins.str
     """The `resume_token` of the last event received by the same caller with the same `user_emails`. The stream then starts with the changes
     since that event and sends no snapshot. If empty, the stream starts with a snapshot. A token is valid for 30 days.
+    """
+    heartbeat: builtins.bool
+    """Whether to send TYPE_SYNCED about once per second, for callers such as caches that must notice within seconds that a watch is lost. Each
+    one confirms that the server has just read the store; while the store cannot be read, none is sent.
     """
     @property
     def user_emails(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
@@ -868,8 +873,9 @@ class WatchConnectionsRequest(google.protobuf.message.Message):
         *,
         user_emails: collections.abc.Iterable[builtins.str] | None = ...,
         resume_token: builtins.str = ...,
+        heartbeat: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["resume_token", b"resume_token", "user_emails", b"user_emails"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["heartbeat", b"heartbeat", "resume_token", b"resume_token", "user_emails", b"user_emails"]) -> None: ...
 
 Global___WatchConnectionsRequest: typing_extensions.TypeAlias = WatchConnectionsRequest
 
@@ -897,7 +903,8 @@ class WatchConnectionsResponse(google.protobuf.message.Message):
         """The user was disconnected: the state of the connection is STATE_DISCONNECTED."""
         TYPE_SYNCED: WatchConnectionsResponse._Type.ValueType  # 5
         """All changes so far have been sent; `connection` is unset. Sent after the snapshot, after a resumed stream has delivered all changes
-        that were stored when the call arrived, once a minute while nothing changes, and as the last event before the server shuts down.
+        that were stored when the call arrived, once a minute while nothing changes, and as the last event before the server shuts down; more
+        often with `heartbeat`.
         Store the `resume_token` of this event.
         """
 
@@ -916,7 +923,8 @@ class WatchConnectionsResponse(google.protobuf.message.Message):
     """The user was disconnected: the state of the connection is STATE_DISCONNECTED."""
     TYPE_SYNCED: WatchConnectionsResponse.Type.ValueType  # 5
     """All changes so far have been sent; `connection` is unset. Sent after the snapshot, after a resumed stream has delivered all changes
-    that were stored when the call arrived, once a minute while nothing changes, and as the last event before the server shuts down.
+    that were stored when the call arrived, once a minute while nothing changes, and as the last event before the server shuts down; more
+    often with `heartbeat`.
     Store the `resume_token` of this event.
     """
 
