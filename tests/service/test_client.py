@@ -313,9 +313,10 @@ async def test_blocking_client_is_thread_safe(harness: Harness) -> None:
         ] == [MONICA]
 
 
-def test_client_created_before_a_fork_is_rejected_in_the_child() -> None:
+@pytest.mark.parametrize("cache_tokens", [False, True])
+def test_client_created_before_a_fork_is_rejected_in_the_child(cache_tokens: bool) -> None:
     """The error message states how to correct the program."""
-    with Client("127.0.0.1:1") as client:
+    with Client("127.0.0.1:1", cache_tokens=cache_tokens) as client:
         read, write = os.pipe()
         child = os.fork()
         if child == 0:

@@ -53,18 +53,24 @@ class Session:
         self.loop = loop
         self.closed = False
 
-    def metadata(self, extra: Metadata) -> tuple[tuple[tuple[str, str | bytes], ...], str]:
-        """Return the metadata of a call and its request ID.
+    def check(self) -> None:
+        """Check that the client can be used here.
 
         Raises:
-            RuntimeError: The client is closed, or was created before a fork.
+            RuntimeError: The client is closed, or was created before a fork or in a different event loop.
         """
+        if self.loop is not None and asyncio.get_running_loop() is not self.loop:
+            raise RuntimeError("this client was created in a different event loop; create one in each loop")
         if self.closed:
             raise RuntimeError("this client is closed; create a new one")
         if self._pid != os.getpid():
             raise RuntimeError(
                 "this client was created before a fork; create one in each process, after the fork"
             )
+
+    def metadata(self, extra: Metadata) -> tuple[tuple[tuple[str, str | bytes], ...], str]:
+        """Return the metadata of a call and its request ID. Raises the errors of `check`."""
+        self.check()
         for name, value in extra:
             if name == _REQUEST_ID:
                 return (*self._credential, *extra), str(value)
@@ -171,8 +177,6 @@ class AsyncMethod(_BaseMethod[Request, Response]):
         """
         message = self._message(request, fields)
         session = self._session
-        if asyncio.get_running_loop() is not session.loop:
-            raise RuntimeError("this client was created in a different event loop; create one in each loop")
         entries, request_id = session.metadata(metadata)
         seconds = session.timeout if timeout is None else check_timeout(timeout)
         try:
@@ -340,8 +344,6 @@ class AsyncStream(_BaseMethod[Request, Response]):
             RuntimeError: The client is closed, or was created before a fork or in a different event loop. Nothing was sent.
         """
         message = self._message(request, fields)
-        if asyncio.get_running_loop() is not self._session.loop:
-            raise RuntimeError("this client was created in a different event loop; create one in each loop")
         entries, request_id = self._session.metadata(metadata)
         seconds = None if timeout is None else check_timeout(timeout)
         return self._responses(message, seconds, entries, request_id)

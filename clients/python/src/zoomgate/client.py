@@ -5,6 +5,7 @@ import contextlib
 import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable, Iterator
+from functools import partial
 from types import TracebackType
 from typing import Any, BinaryIO
 
@@ -15,6 +16,7 @@ from zoomgate import _channel
 from zoomgate._files import Query, Transfer, opened, pages_request, parse_page
 from zoomgate._methods import Session, check_timeout
 from zoomgate._resumption import Backoff, is_temporary
+from zoomgate._token_cache import AsyncCachedGetToken, async_caching_methods, caching_methods
 from zoomgate.errors import AuthorizationFailed, DeadlineExceeded, NotConnected, ZoomgateError
 from zoomgate.services import (
     AsyncAuth,
@@ -69,6 +71,7 @@ class Client(_BaseClient):
         timeout: float = DEFAULT_TIMEOUT,
         options: Iterable[tuple[str, Any]] = (),
         channel: grpc.Channel | None = None,
+        cache_tokens: bool = False,
     ) -> None:
         """Create a client. The network connection is established by the first call.
 
@@ -83,6 +86,8 @@ class Client(_BaseClient):
             options: gRPC channel options. They override the options that the client sets.
             channel: An existing channel to use. The client does not close the channel, and ignores `target`, `tls`, `root_certificates` and
                 `options`.
+            cache_tokens: Whether `auth.get_token` returns cached tokens without a call while they are valid. The caller must be allowed to
+                watch connections. Close the client to end the watch.
 
         Raises:
             ValueError: An argument is invalid. The message does not contain the key.
@@ -99,7 +104,8 @@ class Client(_BaseClient):
                 if credentials is None
                 else grpc.secure_channel(target, credentials, arguments)
             )
-        self.auth = Auth(channel, self._session)
+        watch = partial(self.watch, heartbeat=True)
+        self.auth = Auth(channel, self._session, caching_methods(watch) if cache_tokens else {})
         self.meetings = Meetings(channel, self._session)
         self.registrants = Registrants(channel, self._session)
         self.proxy = Proxy(channel, self._session)
@@ -125,7 +131,7 @@ class Client(_BaseClient):
                 on_unreadable(user_email)
 
     def watch(
-        self, user_emails: Iterable[str] = (), *, resume_token: str = ""
+        self, user_emails: Iterable[str] = (), *, resume_token: str = "", heartbeat: bool = False
     ) -> Generator[WatchConnectionsResponse, None, None]:
         """Iterate over connections as they change: first the existing connections, then every change. Close the iterator to stop.
 
@@ -136,6 +142,7 @@ class Client(_BaseClient):
             user_emails: The users to watch; at most 1000. Defaults to all users that the caller may see.
             resume_token: The token of the last event of an earlier watch with the same `user_emails`. The watch then resumes after that
                 event, without a snapshot.
+            heartbeat: Whether to deliver TYPE_SYNCED about once per second. Without one for longer, the watch may be interrupted.
 
         Yields:
             Events with a type, the connection (unset for TYPE_SYNCED), and a token for resuming the watch after the event.
@@ -146,7 +153,9 @@ class Client(_BaseClient):
         """
         names, position = tuple(user_emails), _WatchPosition(resume_token)
         while True:
-            stream = self.auth.watch_connections(user_emails=names, resume_token=position.token)
+            stream = self.auth.watch_connections(
+                user_emails=names, resume_token=position.token, heartbeat=heartbeat
+            )
             try:
                 with contextlib.closing(stream):
                     for event in stream:
@@ -287,6 +296,7 @@ class AsyncClient(_BaseClient):
         timeout: float = DEFAULT_TIMEOUT,
         options: Iterable[tuple[str, Any]] = (),
         channel: grpc.aio.Channel | None = None,
+        cache_tokens: bool = False,
     ) -> None:
         """Create a client with the same arguments as `Client`. The network connection is established by the first call.
 
@@ -312,7 +322,8 @@ class AsyncClient(_BaseClient):
                 if credentials is None
                 else grpc.aio.secure_channel(target, credentials, arguments)
             )
-        self.auth = AsyncAuth(channel, self._session)
+        watch = partial(self.watch, heartbeat=True)
+        self.auth = AsyncAuth(channel, self._session, async_caching_methods(watch) if cache_tokens else {})
         self.meetings = AsyncMeetings(channel, self._session)
         self.registrants = AsyncRegistrants(channel, self._session)
         self.proxy = AsyncProxy(channel, self._session)
@@ -331,12 +342,14 @@ class AsyncClient(_BaseClient):
                 on_unreadable(user_email)
 
     async def watch(
-        self, user_emails: Iterable[str] = (), *, resume_token: str = ""
+        self, user_emails: Iterable[str] = (), *, resume_token: str = "", heartbeat: bool = False
     ) -> AsyncGenerator[WatchConnectionsResponse, None]:
         """Iterate over connections as they change. See `Client.watch`. Cancel the iterating task or close the iterator to stop."""
         names, position = tuple(user_emails), _WatchPosition(resume_token)
         while True:
-            stream = self.auth.watch_connections(user_emails=names, resume_token=position.token)
+            stream = self.auth.watch_connections(
+                user_emails=names, resume_token=position.token, heartbeat=heartbeat
+            )
             try:
                 async with contextlib.aclosing(stream):
                     async for event in stream:
@@ -404,6 +417,8 @@ class AsyncClient(_BaseClient):
     async def close(self) -> None:
         """Close the client. Calls in progress fail."""
         self._session.closed = True
+        if isinstance(self.auth.get_token, AsyncCachedGetToken):
+            await self.auth.get_token.stop()
         if self._owned is not None:
             await self._owned.close()
 

@@ -4,6 +4,7 @@ The proto files (`proto/zoomgate/v1/`) document the authorization, errors and re
 """
 
 import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from google.protobuf.descriptor import ServiceDescriptor
@@ -37,7 +38,10 @@ class _Service:
     _descriptor: ServiceDescriptor
     _kinds: tuple[type[Any], type[Any], type[Any]]
 
-    def __init__(self, channel: Any, session: Session) -> None:
+    def __init__(
+        self, channel: Any, session: Session, overrides: Mapping[str, Callable[..., Any]] = {}
+    ) -> None:
+        """Create the methods; `overrides` are factories for some of them, by name."""
         safe = retry_safe(self._descriptor)
         method, paged, stream = self._kinds
         for rpc in self._descriptor.methods:
@@ -51,7 +55,8 @@ class _Service:
                 response_deserializer=GetMessageClass(rpc.output_type).FromString,
             )
             name = re.sub(r"(?<!^)(?=[A-Z])", "_", rpc.name).lower()
-            setattr(self, name, kind(call, request, session, retry_safe=rpc.name in safe))
+            create = overrides.get(name, kind)
+            setattr(self, name, create(call, request, session, retry_safe=rpc.name in safe))
 
 
 class Auth(_Service):
