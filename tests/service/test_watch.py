@@ -468,6 +468,28 @@ async def test_no_heartbeat_is_sent_while_the_store_does_not_respond(zoomgate: H
         assert events.count(("SYNCED", "")) <= 1  # of the read before
 
 
+async def test_no_heartbeat_is_sent_before_the_changes_that_were_read(
+    zoomgate: Harness, other: Harness
+) -> None:
+    """The changes are known, but the connection cannot be read yet. Meanwhile, polls find nothing new."""
+    await zoomgate.connect()
+    polls, gate = other.store.calls, Gate(after_effect=False)
+    async with watching(other, heartbeat=True) as watch:
+        await watch.until_synced()
+        first = polls["changes"]
+        with other.store.intercept("find", gate):
+            await refresh(zoomgate)
+            await gate.reached.wait()
+            allowed = polls["changes"] - first + 1
+            while polls["changes"] - first < allowed + 10:
+                await asyncio.sleep(0)
+            gate.opened.set()
+            events: list[tuple[str, str]] = []
+            while ("UPDATED", MONICA) not in events:
+                events.append(await watch.next())
+    assert events.count(("SYNCED", "")) <= allowed
+
+
 @pytest.mark.parametrize(
     "timing", [replace(TIMING, calls=authentication.Timing(default_limit=1.0, max_limit=1.0))]
 )

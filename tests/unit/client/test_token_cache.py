@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from zoomgate._token_cache import MAX_TOKENS, MAX_USERS, TokenCache
+from zoomgate._token_cache import MAX_TOKENS, MAX_USERS, TokenCache, _plain_user
 from zoomgate.v1.auth_service_pb2 import GetTokenResponse, Token, WatchConnectionsResponse
 from zoomgate.v1.connection_pb2 import Connection
 
@@ -94,6 +94,12 @@ def test_response_to_a_call_during_a_change_is_not_cached(cache: TokenCache) -> 
     cache.apply(reported(zoom_user_id="other"))
     cache.put(MONICA, before, time.monotonic(), token())
     assert cache.get(MONICA) is None
+
+
+def test_address_that_the_service_rejects_has_no_cached_token() -> None:
+    """The lower case of the Kelvin sign is an ASCII letter."""
+    assert _plain_user(None, (), {"user_email": "Kim@example.com"}) == "kim@example.com"
+    assert _plain_user(None, (), {"user_email": "\u212aim@example.com"}) == ""
 
 
 @pytest.mark.parametrize(("expires_in", "is_cached"), [(59, False), (120, True)])

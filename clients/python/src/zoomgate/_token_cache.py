@@ -104,23 +104,17 @@ class TokenCache:
     def put(
         self, user_email: str, version: _Version | None, started: float, response: GetTokenResponse
     ) -> None:
-        """Cache a response if it is of the version that was reported before and after the call.
+        """Cache a response if it is of the version that was reported before the call.
 
         Args:
-            version: The version before the call.
+            version: The version before the call. If it has changed since, `get` does not return the response.
             started: Reading of the monotonic clock before the call.
         """
-        token = response.token
+        if version is None or version.generation != response.token.generation:
+            return
+        expires = started + response.token.expires_in
         with self._lock:
-            if (
-                version is None
-                or version.generation != token.generation
-                or version != self.version(user_email)
-            ):
-                return
-            self._tokens[user_email] = _CachedToken(
-                version, started + token.expires_in, response.SerializeToString()
-            )
+            self._tokens[user_email] = _CachedToken(version, expires, response.SerializeToString())
             if len(self._tokens) > MAX_TOKENS:
                 del self._tokens[next(iter(self._tokens))]
 
