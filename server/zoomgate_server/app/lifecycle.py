@@ -28,6 +28,7 @@ from zoomgate_server.clock import Clock, SystemClock
 from zoomgate_server.errors import ZoomgateError
 from zoomgate_server.identity import Principal
 from zoomgate_server.rpc import server as rpc_server
+from zoomgate_server.rpc.connect import ConnectEndpoint
 from zoomgate_server.rpc.middleware.access_log import AccessLog
 from zoomgate_server.rpc.middleware.authentication import Authentication
 from zoomgate_server.rpc.middleware.error_status import convert_errors
@@ -121,6 +122,7 @@ async def run(
             webhooks_enabled=bool(settings.webhook_secret),
             home_links=home_links,
             tracer=tracer,
+            has_rpc=settings.connect_rpc,
             timing=timing.web,
         )
 
@@ -158,8 +160,7 @@ async def run(
         except (ZoomgateError, StoreError) as error:
             raise StartError(str(error)) from None
         if is_new_key_ring:
-            details = {"key_id": key_ring.primary_id, "file": str(settings.keys)}
-            components.audit(AuditEvent("keys.created", "ok", "", ZOOMGATE, details=details))
+            components.audit(_keys_created(key_ring.primary_id, settings.keys))
         # outermost first, so that the access log records the final status, even if authentication fails
         pipeline = Pipeline(
             server,
@@ -191,7 +192,18 @@ async def run(
         if peers_serving:
             await bind_ports()
         stack.push_async_callback(web.stop)
-        web.open(components.browser_flow, components.webhooks, components.connection_counts.update)
+        connect = ConnectEndpoint(
+            pipeline,
+            max_request_bytes=rpc_server.MAX_REQUEST_BYTES,
+            allowed_origins=settings.allowed_origins,
+            timing=timing.connect,
+        )
+        web.open(
+            components.browser_flow,
+            components.webhooks,
+            components.connection_counts.update,
+            connect.handle,
+        )
         stack.enter_context(
             background_tasks.supervised(
                 {
@@ -210,7 +222,7 @@ async def run(
         )
         await server.start()
         stack.push_async_callback(
-            _stop_serving, server, health, web, components.change_feed, settings.drain_seconds
+            _stop_serving, server, connect, health, web, components.change_feed, settings.drain_seconds
         )
         await rpc_server.set_health(health, health_pb2.HealthCheckResponse.SERVING)
         if not components.webhooks.is_enabled:
@@ -229,6 +241,10 @@ async def run(
     _log.info("service.stopped")
 
 
+def _keys_created(key_id: str, file: Path) -> AuditEvent:
+    return AuditEvent("keys.created", "ok", "", ZOOMGATE, details={"key_id": key_id, "file": str(file)})
+
+
 def _database_system(settings: Settings) -> str:
     """Return the name of the store in spans."""
     return "sqlite" if isinstance(settings.store, Path) else "mongodb"
@@ -244,6 +260,7 @@ def _counts(settings: Settings, components: Components) -> dict[str, background_
 
 async def _stop_serving(
     server: grpc.aio.Server,
+    connect: ConnectEndpoint,
     health: "health_aio.HealthServicer",
     web: WebServer,
     change_feed: ChangeFeed,
@@ -253,4 +270,4 @@ async def _stop_serving(
     web.set_ready("draining")
     await health.enter_graceful_shutdown()
     change_feed.close()  # ends the watch streams, which would otherwise stay open
-    await server.stop(seconds)
+    await asyncio.gather(server.stop(seconds), connect.stop(seconds))

@@ -17,6 +17,7 @@ from zoomgate_server.connections import (
 )
 from zoomgate_server.connections.refresh import protocol
 from zoomgate_server.encryption import reloading_key_ring
+from zoomgate_server.rpc import connect as connect_rpc
 from zoomgate_server.rpc.middleware import authentication, pipeline
 from zoomgate_server.watch import change_feed, watchers
 from zoomgate_server.web import server as web_server
@@ -37,6 +38,7 @@ class Timing:
     audit: trail.Timing = trail.Timing()
     browsers: browser_flow.Timing = browser_flow.Timing()
     calls: authentication.Timing = authentication.Timing()
+    connect: connect_rpc.Timing = connect_rpc.Timing()
     disconnections: disconnection.Timing = disconnection.Timing()
     proactive_refreshes: proactive_refresh.Timing = proactive_refresh.Timing()
     journal: token_journal.Timing = token_journal.Timing()

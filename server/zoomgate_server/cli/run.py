@@ -28,6 +28,9 @@ if TYPE_CHECKING:  # the simulator is a separate distribution, which is not need
 MEMBER = "monica@example.com"
 """User in the printed commands, who has an account in the Zoom simulator."""
 
+_ENVIRON = {"ZOOMGATE_CONNECT_RPC": "on"}
+"""Defaults for local development that differ from those of `zoomgate serve`."""
+
 _LOCK_FILE = "run.lock"
 
 _DEV = Principal(
@@ -57,7 +60,7 @@ def run(overrides: Mapping[str, str], simulator_listen: str) -> None:
 
     Example: zoomgate run
     """
-    loaded = load(overrides)
+    loaded = load(overrides, _ENVIRON | os.environ)
     if loaded.client_id:
         run_forever(_with_zoom(loaded), loaded)
         return
@@ -108,13 +111,17 @@ async def _with_simulator(
                 f"--simulator-listen: cannot listen on {listen} ({error.strerror}); choose a different port"
             ) from None
         try:
-            environ = os.environ | {
-                "ZOOMGATE_CLIENT_ID": simulator.options.client_id,
-                "ZOOMGATE_CLIENT_SECRET": simulator.options.client_secret,
-                "ZOOMGATE_ZOOM_API_URL": simulator.api_url,
-                "ZOOMGATE_ZOOM_OAUTH_URL": simulator.oauth_url,
-                "ZOOMGATE_WEBHOOK_SECRET": secret,
-            }
+            environ = (
+                _ENVIRON
+                | os.environ
+                | {
+                    "ZOOMGATE_CLIENT_ID": simulator.options.client_id,
+                    "ZOOMGATE_CLIENT_SECRET": simulator.options.client_secret,
+                    "ZOOMGATE_ZOOM_API_URL": simulator.api_url,
+                    "ZOOMGATE_ZOOM_OAUTH_URL": simulator.oauth_url,
+                    "ZOOMGATE_WEBHOOK_SECRET": secret,
+                }
+            )
             await _serve(load(overrides, environ), keys, created, simulator)
         finally:
             await simulator.stop()

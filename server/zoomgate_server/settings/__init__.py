@@ -26,6 +26,7 @@ from zoomgate_server.settings.value_types import (
     DOWNLOAD_HOSTS,
     NETWORKS,
     OPTIONAL_PATH,
+    ORIGINS,
     PATH,
     PUBLIC_URL,
     REDIRECT_URI,
@@ -135,6 +136,14 @@ class Settings:
     callers: Path | None = setting(OPTIONAL_PATH, "", "TOML file with the callers", option=True)
     reflection: bool = setting(
         SWITCH, "on", "whether gRPC reflection is available to callers with a credential"
+    )
+    connect_rpc: bool = setting(
+        SWITCH, "off", "whether the HTTP server also serves the unary RPCs, with the Connect protocol"
+    )
+    allowed_origins: tuple[str, ...] = setting(
+        ORIGINS,
+        "",
+        "origins of web pages whose scripts may call the RPCs over HTTP, such as https://app.example.com",
     )
     log_level: str = setting(
         one_of("debug", "info", "warning", "error"), "info", "minimum level of log lines", option=True

@@ -184,6 +184,17 @@ def _parse_download_host(text: str) -> str:
     return text
 
 
+def _parse_origin(text: str) -> str:
+    parts = _split(text)
+    if parts is None or parts.path.strip("/") or parts.query or "#" in text:
+        raise Rejected(
+            "is not an origin; use a scheme, a host and optionally a port, such as https://app.example.com"
+        )
+    if not _is_secure(parts):
+        raise Rejected(f"must {_USE_HTTPS}")
+    return _normalized(text)
+
+
 def is_path(text: str) -> bool:
     """Return whether a text can be a path. The content of a PEM file is rejected, so that no later error shows a private key."""
     return text.isprintable() and not text.startswith("-----BEGIN ")
@@ -244,6 +255,10 @@ ZOOM_HOSTS: ValueType[tuple[str, ...]] = ValueType(
 DOWNLOAD_HOSTS: ValueType[tuple[str, ...]] = ValueType(
     "hosts separated by commas; `*.` stands for all hosts below a domain",
     lambda text: tuple(_parse_items(text, _parse_download_host)),
+)
+ORIGINS: ValueType[tuple[str, ...]] = ValueType(
+    "origins such as https://app.example.com, separated by commas",
+    lambda text: tuple(_parse_items(text, _parse_origin)),
 )
 NETWORKS: ValueType[tuple[Network, ...]] = ValueType(
     "IP addresses or networks, separated by commas", lambda text: tuple(_parse_items(text, _parse_network))

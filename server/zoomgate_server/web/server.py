@@ -54,6 +54,12 @@ MAX_PARAMETER = 2048
 _FIRST_FAULT = 500
 """The first HTTP status that is a fault of the service."""
 
+RPC = r"/{service:zoomgate\.v1\.[A-Za-z]+}/{method}"
+"""The route of the RPCs."""
+
+RpcHandler = Callable[[web.Request, str], Awaitable[web.Response]]
+"""A handler of RPCs. Receives a request and the address of the client."""
+
 _TRACED = ("/oauth/", WEBHOOKS)
 _COOKIE = "zoomgate-browser"
 _COOKIE_SECONDS = 900
@@ -124,6 +130,7 @@ class WebServer:
             trusted proxies.
         home_links: Further links of the page at `/`, as URLs by their texts. If None, there is no page at `/`.
         tracer: Starts the spans of requests for pages and webhooks.
+        has_rpc: Whether RPCs are served.
     """
 
     def __init__(
@@ -137,6 +144,7 @@ class WebServer:
         metrics_networks: Sequence[IPv4Network | IPv6Network] = (),
         home_links: Mapping[str, str] | None = None,
         tracer: spans.Tracer | None = None,
+        has_rpc: bool = False,
         timing: Timing = Timing(),
     ) -> None:
         self._home_links = home_links
@@ -155,6 +163,8 @@ class WebServer:
         self._metrics_networks = metrics_networks
         self._cookie = f"__Host-{_COOKIE}" if secure else _COOKIE
         self._runner: web.AppRunner | None = None
+        self._has_rpc = has_rpc
+        self._rpc: RpcHandler | None = None
 
     async def start(self, listener: socket.socket) -> None:
         """Start serving on a bound socket."""
@@ -166,6 +176,8 @@ class WebServer:
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/metrics", self._render_metrics)
+        if self._has_rpc:
+            app.router.add_route("*", RPC, self._call_rpc)
         if self._home_links is not None:
             app.router.add_get("/", self._home)
         if self._webhooks_enabled:
@@ -190,8 +202,10 @@ class WebServer:
         browser_flow: BrowserFlow,
         webhooks: WebhookReceiver,
         before_metrics: Callable[[], Awaitable[None]],
+        rpc: "RpcHandler | None" = None,
     ) -> None:
-        """Start serving the consent pages and webhooks. `before_metrics` updates the gauges before each scrape."""
+        """Start serving the consent pages, webhooks and RPCs. `before_metrics` updates the gauges before each scrape."""
+        self._rpc = rpc
         self._browser_flow = browser_flow
         self._webhooks = webhooks
         self._before_metrics = before_metrics
@@ -266,9 +280,11 @@ class WebServer:
         """
         if request.path == "/metrics":
             return None if self._may_scrape(request) else web.Response(status=404)
-        if not self._proxies or not request.path.startswith("/oauth/"):
+        is_page = request.path.startswith("/oauth/")
+        is_proxied = _is_in(self._proxies, request.remote)
+        if not self._proxies or not (is_page or is_proxied):
             return None
-        if not _is_in(self._proxies, request.remote):
+        if not is_proxied:
             _log.warning("http.proxy_bypassed", client=request.remote)
             return web.Response(status=403, text="This page is available only through the reverse proxy.\n")
         # each proxy may have added a value; the first one states how the browser connected
@@ -387,6 +403,11 @@ class WebServer:
         return await webhook_endpoint.handle(
             self._webhooks, request, self._client(request), self._timing.webhooks
         )
+
+    async def _call_rpc(self, request: web.Request) -> web.StreamResponse:
+        if self._rpc is None:
+            return web.Response(status=503)
+        return await self._rpc(request, self._client(request))
 
     async def _healthz(self, _request: web.Request) -> web.StreamResponse:
         return web.Response(text="ok\n")

@@ -35,7 +35,7 @@ class AccessLog:
         quiet = method.path.startswith(_QUIET)
         tracer = None if quiet else self._tracer
         rpc_method = method.path.removeprefix("/")
-        attributes = {"rpc.system.name": "grpc", "rpc.method": rpc_method}
+        attributes = {"rpc.system.name": method.system, "rpc.method": rpc_method}
 
         async def log(request: Any, context: Context) -> Any:
             started = time.perf_counter()

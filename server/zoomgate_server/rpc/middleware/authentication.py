@@ -230,6 +230,8 @@ def _decoded(method: Method, request: Any) -> Any:
         return request
     try:
         return method.decode(request)
+    except ZoomgateError:
+        raise
     except Exception:  # noqa: BLE001 - protobuf runtimes raise different exceptions, and callers must not receive the texts
         raise MalformedRequest(
             "The request could not be parsed; check that your stubs match the server's proto files, and that no value is nested"

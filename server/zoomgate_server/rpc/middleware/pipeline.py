@@ -13,6 +13,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
+from google.protobuf.message import Message
 
 from zoomgate_server.errors import ServerOverloaded
 from zoomgate_server.rpc.middleware.access_policy import method_name
@@ -34,22 +35,34 @@ class Method:
         path: `/package.Service/Method`.
         decode: Function that decodes a request. None if the handler receives decoded requests.
         streams: Whether the requests or responses are streamed.
+        request_type: The full name of the request message, or empty if unknown.
+        system: The RPC system, as OpenTelemetry names it.
     """
 
     path: str
     decode: Callable[[bytes], Any] | None
     streams: bool
+    request_type: str = ""
+    system: str = "grpc"
 
     @property
     def name(self) -> str:
         """`Service.Method`."""
         return method_name(self.path)
 
-    @property
-    def request_type(self) -> str:
-        """The full name of the request message, or empty if unknown."""
-        message = getattr(self.decode, "__self__", None)
-        return getattr(getattr(message, "DESCRIPTOR", None), "full_name", "")
+
+@dataclass(frozen=True, slots=True)
+class UnaryMethod:
+    """A unary RPC, as registered.
+
+    Attributes:
+        request: The class of the request message.
+        behavior: The handler without stages.
+    """
+
+    path: str
+    request: type[Message]
+    behavior: Handler
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +78,17 @@ class Timing:
 
 
 class Pipeline:
-    """A sequence of stages, outermost first, around every handler. It is the server argument of `add_…Servicer_to_server`."""
+    """A sequence of stages, outermost first, around every handler. It is the server argument of `add_…Servicer_to_server`.
+
+    Attributes:
+        unary: The unary RPCs that were added.
+    """
 
     def __init__(self, server: grpc.aio.Server, stages: Sequence[Stage], timing: Timing = Timing()) -> None:
         self._server = server
         self._stages = tuple(reversed(stages))
         self._timing = timing
+        self.unary: list[UnaryMethod] = []
 
     def add_generic_rpc_handlers(self, handlers: Sequence[Any]) -> None:
         """Do nothing, because generated code passes the same handlers to `add_registered_method_handlers`."""
@@ -84,17 +102,26 @@ class Pipeline:
         """Return a handler whose stages decode the requests; the requests of a stream are decoded by gRPC."""
         decode, encode = handler.request_deserializer, handler.response_serializer
         if handler.unary_unary:
-            respond = self._compose(Method(path, decode, streams=False), handler.unary_unary)
+            request = decode.__self__
+            self.unary.append(UnaryMethod(path, request, handler.unary_unary))
+            respond = self.compose(
+                Method(path, decode, streams=False, request_type=request.DESCRIPTOR.full_name),
+                handler.unary_unary,
+            )
             return grpc.unary_unary_rpc_method_handler(respond, None, encode)
         if handler.unary_stream:
-            respond = self._compose(Method(path, decode, streams=True), self._streamed(handler.unary_stream))
+            name = decode.__self__.DESCRIPTOR.full_name
+            respond = self.compose(
+                Method(path, decode, streams=True, request_type=name), self._streamed(handler.unary_stream)
+            )
             return grpc.unary_stream_rpc_method_handler(respond, None, encode)
         if handler.stream_stream:
-            respond = self._compose(Method(path, None, streams=True), self._streamed(handler.stream_stream))
+            respond = self.compose(Method(path, None, streams=True), self._streamed(handler.stream_stream))
             return grpc.stream_stream_rpc_method_handler(respond, decode, encode)
         raise TypeError(f"{path}: client streaming is not supported")
 
-    def _compose(self, method: Method, respond: Handler) -> Handler:
+    def compose(self, method: Method, respond: Handler) -> Handler:
+        """Return a handler with the stages around it."""
         for stage in self._stages:
             respond = stage(method, respond)
         return respond
