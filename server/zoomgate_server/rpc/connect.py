@@ -19,9 +19,11 @@ from google.protobuf import any as any_message
 from google.protobuf import json_format
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
+from multidict import CIMultiDict
 
-from zoomgate_server.errors import MalformedRequest, ShuttingDown
+from zoomgate_server.errors import ShuttingDown
 from zoomgate_server.rpc import json_request
+from zoomgate_server.rpc.middleware.access_log import REQUEST_ID
 from zoomgate_server.rpc.middleware.error_status import status_of
 from zoomgate_server.rpc.middleware.pipeline import Handler, Method, Pipeline
 
@@ -89,7 +91,9 @@ _CODECS = {
     "application/json": _Codec(
         json_request.parse, lambda message: orjson.dumps(json_format.MessageToDict(message))
     ),
-    "application/proto": _Codec(lambda kind, body: kind.FromString(body), Message.SerializeToString),
+    "application/proto": _Codec(
+        lambda kind, body: kind.FromString(body), lambda message: message.SerializeToString()
+    ),
 }
 """The codecs by content type."""
 
@@ -103,6 +107,7 @@ class _Context:
         self._client = client
         self._loop = asyncio.get_running_loop()
         self._deadline = None if timeout is None else self._loop.time() + timeout
+        self._initial: tuple[tuple[str, Any], ...] = ()
         self._trailing: tuple[tuple[str, Any], ...] = ()
         self._code: grpc.StatusCode | None = None
 
@@ -118,6 +123,9 @@ class _Context:
     def code(self) -> grpc.StatusCode | None:
         return self._code
 
+    async def send_initial_metadata(self, metadata: Iterable[tuple[str, Any]]) -> None:
+        self._initial = tuple(metadata)
+
     def set_trailing_metadata(self, metadata: Iterable[tuple[str, Any]]) -> None:
         self._trailing = tuple(metadata)
 
@@ -128,10 +136,19 @@ class _Context:
         self, code: grpc.StatusCode, _details: str, trailing_metadata: Iterable[tuple[str, Any]]
     ) -> None:
         self._code = code
-        metadata = dict(trailing_metadata)
-        self.status = status_pb2.Status.FromString(metadata.pop(_DETAILS))
-        self._trailing = tuple(metadata.items())
+        self._trailing = tuple(trailing_metadata)
+        self.status = status_pb2.Status.FromString(dict(self._trailing)[_DETAILS])
         raise grpc.aio.AbortError
+
+    def headers(self) -> CIMultiDict[str]:
+        """Return the headers that contain the metadata of the response, without those that only gRPC clients understand."""
+        headers = CIMultiDict(self._initial)
+        for name, value in self._trailing:
+            if name == REQUEST_ID:
+                headers.add(name, value)
+            if not name.startswith("grpc-"):
+                headers.add(f"Trailer-{name}", value)
+        return headers
 
 
 class ConnectEndpoint:
@@ -192,7 +209,7 @@ class ConnectEndpoint:
     async def _respond(self, request: web.Request, client: str) -> web.Response:
         handlers = self._handlers.get(request.path)
         if handlers is None:
-            return _error(_status(grpc.StatusCode.UNIMPLEMENTED, "There is no unary RPC at this path"))
+            return web.Response(status=404, text="There is no unary RPC at this path.\n")
         if request.method != "POST":
             return web.Response(status=405, headers={"Allow": "POST"})
         content_type = request.content_type.lower()
@@ -215,14 +232,14 @@ class ConnectEndpoint:
         try:
             message = await asyncio.wait_for(task, timeout)
         except grpc.aio.AbortError:
-            return _error(context.status, context.trailing_metadata())
+            return _error(context.status, context.headers())
         except TimeoutError:
             text = "The deadline has passed; the call may have taken effect"
-            return _error(_status(grpc.StatusCode.DEADLINE_EXCEEDED, text), context.trailing_metadata())
+            return _error(_status(grpc.StatusCode.DEADLINE_EXCEEDED, text), context.headers())
         return web.Response(
             body=_CODECS[content_type].encode(message),
             content_type=content_type,
-            headers=_headers(context.trailing_metadata()),
+            headers=context.headers(),
         )
 
     async def _read(self, request: web.Request) -> bytes:
@@ -276,13 +293,11 @@ def _timeout(request: web.Request) -> float | None:
 
 
 def _status(code: grpc.StatusCode, message: str) -> status_pb2.Status:
-    """Return the status for a request that violates the protocol."""
-    status = status_of(MalformedRequest(message))
-    status.code = code.value[0]
-    return status
+    """Return the status of a request that did not become a call. Like an error of the gRPC library, it has no details."""
+    return status_pb2.Status(code=code.value[0], message=message)
 
 
-def _error(status: status_pb2.Status, trailing: Iterable[tuple[str, Any]] = ()) -> web.Response:
+def _error(status: status_pb2.Status, headers: CIMultiDict[str] | None = None) -> web.Response:
     """Return the response for an error."""
     code = _CODES[status.code]
     # Connect spells this code differently than gRPC
@@ -292,7 +307,7 @@ def _error(status: status_pb2.Status, trailing: Iterable[tuple[str, Any]] = ()) 
         status=_HTTP_STATUS.get(code, 500),
         body=orjson.dumps(body),
         content_type="application/json",
-        headers=_headers(trailing),
+        headers=headers,
     )
 
 
@@ -303,11 +318,3 @@ def _detail(packed: Any) -> dict[str, Any]:
     if name in _DETAIL_TYPES:
         detail["debug"] = json_format.MessageToDict(any_message.unpack_as(packed, _DETAIL_TYPES[name]))
     return detail
-
-
-def _headers(trailing: Iterable[tuple[str, Any]]) -> dict[str, str]:
-    """Return the headers that contain the trailing metadata."""
-    headers = {f"Trailer-{name}": value for name, value in trailing if not name.startswith("grpc-")}
-    if "Trailer-x-request-id" in headers:
-        headers["X-Request-Id"] = headers["Trailer-x-request-id"]
-    return headers
