@@ -117,7 +117,11 @@ async def main() -> None:
             )
         },
     )
-    endpoint = ConnectEndpoint(pipeline, max_request_bytes=wanted.message_receive_limit or DEFAULT_LIMIT)
+    endpoint = ConnectEndpoint(
+        pipeline,
+        is_known_caller=lambda _: True,
+        max_request_bytes=wanted.message_receive_limit or DEFAULT_LIMIT,
+    )
 
     async def handle(request: web.Request) -> web.StreamResponse:
         return await endpoint.handle(request, "")

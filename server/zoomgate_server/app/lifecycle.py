@@ -161,21 +161,16 @@ async def run(
             raise StartError(str(error)) from None
         if is_new_key_ring:
             components.audit(_keys_created(key_ring.primary_id, settings.keys))
+        authentication = Authentication(
+            keys=files.callers,
+            anonymous=anonymous,
+            clock=clock,
+            audit=components.audit,
+            timing=timing.calls,
+        )
         # outermost first, so that the access log records the final status, even if authentication fails
         pipeline = Pipeline(
-            server,
-            [
-                AccessLog(metrics, tracer).wrap,
-                convert_errors,
-                Authentication(
-                    keys=files.callers,
-                    anonymous=anonymous,
-                    clock=clock,
-                    audit=components.audit,
-                    timing=timing.calls,
-                ).wrap,
-            ],
-            timing.streams,
+            server, [AccessLog(metrics, tracer).wrap, convert_errors, authentication.wrap], timing.streams
         )
         health = health_aio.HealthServicer()
         rpc_server.register(
@@ -194,6 +189,7 @@ async def run(
         stack.push_async_callback(web.stop)
         connect = ConnectEndpoint(
             pipeline,
+            is_known_caller=authentication.is_known,
             max_request_bytes=rpc_server.MAX_REQUEST_BYTES,
             allowed_origins=settings.allowed_origins,
             timing=timing.connect,
@@ -225,20 +221,24 @@ async def run(
             _stop_serving, server, connect, health, web, components.change_feed, settings.drain_seconds
         )
         await rpc_server.set_health(health, health_pb2.HealthCheckResponse.SERVING)
-        if not components.webhooks.is_enabled:
-            _log.info("webhooks.disabled", set="ZOOMGATE_WEBHOOK_SECRET")
         web.set_ready()
-        _log.info(
-            "service.started",
-            version=build_info.version(),
-            commit=build_info.commit(),
-            grpc=started.grpc,
-            http=started.http,
-            callers=len(files.callers),
-        )
+        _log_start(started, callers=len(files.callers), webhooks_enabled=components.webhooks.is_enabled)
         yield started
         _log.info("service.draining")
     _log.info("service.stopped")
+
+
+def _log_start(started: ServiceAddresses, *, callers: int, webhooks_enabled: bool) -> None:
+    if not webhooks_enabled:
+        _log.info("webhooks.disabled", set="ZOOMGATE_WEBHOOK_SECRET")
+    _log.info(
+        "service.started",
+        version=build_info.version(),
+        commit=build_info.commit(),
+        grpc=started.grpc,
+        http=started.http,
+        callers=callers,
+    )
 
 
 def _keys_created(key_id: str, file: Path) -> AuditEvent:

@@ -27,6 +27,8 @@ from zoomgate_server.rpc.middleware.access_log import REQUEST_ID
 from zoomgate_server.rpc.middleware.error_status import status_of
 from zoomgate_server.rpc.middleware.pipeline import Handler, Method, Pipeline
 
+Metadata = tuple[tuple[str, str], ...]
+
 VERSION_HEADER = "Connect-Protocol-Version"
 TIMEOUT_HEADER = "Connect-Timeout-Ms"
 
@@ -101,9 +103,9 @@ _CODECS = {
 class _Context:
     """What the stages and services use of the context of a gRPC call."""
 
-    def __init__(self, request: web.Request, client: str, timeout: float | None) -> None:
+    def __init__(self, metadata: Metadata, client: str, timeout: float | None) -> None:
         self.status = status_pb2.Status()
-        self._request = request
+        self._metadata = metadata
         self._client = client
         self._loop = asyncio.get_running_loop()
         self._deadline = None if timeout is None else self._loop.time() + timeout
@@ -111,8 +113,8 @@ class _Context:
         self._trailing: tuple[tuple[str, Any], ...] = ()
         self._code: grpc.StatusCode | None = None
 
-    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
-        return tuple((name.lower(), value) for name, value in self._request.headers.items())
+    def invocation_metadata(self) -> Metadata:
+        return self._metadata
 
     def time_remaining(self) -> float | None:
         return None if self._deadline is None else self._deadline - self._loop.time()
@@ -155,6 +157,7 @@ class ConnectEndpoint:
     """HTTP endpoint for the unary RPCs of a pipeline.
 
     Args:
+        is_known_caller: Returns whether the metadata of a call contains a valid credential. The bodies of other calls are not read.
         max_request_bytes: Maximum size of a request message.
         allowed_origins: The origins of web pages whose scripts may call the RPCs.
     """
@@ -163,6 +166,7 @@ class ConnectEndpoint:
         self,
         pipeline: Pipeline,
         *,
+        is_known_caller: Callable[[Metadata], bool],
         max_request_bytes: int,
         allowed_origins: Sequence[str] = (),
         timing: Timing = Timing(),
@@ -177,6 +181,7 @@ class ConnectEndpoint:
                 )
                 for content_type, codec in _CODECS.items()
             }
+        self._is_known_caller = is_known_caller
         self._max_request_bytes = max_request_bytes
         self._allowed_origins = frozenset(allowed_origins)
         self._timing = timing
@@ -217,14 +222,14 @@ class ConnectEndpoint:
             return web.Response(status=415, headers={"Accept-Post": ", ".join(handlers)})
         if self._is_closing:
             return _error(status_of(ShuttingDown("This server is shutting down; retry", retry_after=1.0)))
+        metadata = tuple((name.lower(), value) for name, value in request.headers.items())
+        is_known = self._is_known_caller(metadata)
         try:
             timeout = _timeout(request)
-            body = await self._read(request)
+            body = await self._read(request) if is_known else b""
         except _Rejected as rejected:
-            response = _error(rejected.status)
-            response.force_close()  # the rest of the body is not read
-            return response
-        context = _Context(request, client, timeout)
+            return _without_rest_of_body(_error(rejected.status))
+        context = _Context(metadata, client, timeout)
         # in a task, so that the context variables of a call do not remain for the next request of the connection
         task = asyncio.create_task(_run(handlers[content_type], body, context))
         self._running.add(task)
@@ -232,7 +237,8 @@ class ConnectEndpoint:
         try:
             message = await asyncio.wait_for(task, timeout)
         except grpc.aio.AbortError:
-            return _error(context.status, context.headers())
+            response = _error(context.status, context.headers())
+            return response if is_known else _without_rest_of_body(response)
         except TimeoutError:
             text = "The deadline has passed; the call may have taken effect"
             return _error(_status(grpc.StatusCode.DEADLINE_EXCEEDED, text), context.headers())
@@ -273,6 +279,12 @@ class _Rejected(Exception):
     def __init__(self, status: status_pb2.Status) -> None:
         super().__init__(status.message)
         self.status = status
+
+
+def _without_rest_of_body(response: web.Response) -> web.Response:
+    """Close the connection after the response, because the body of the request is not read."""
+    response.force_close()
+    return response
 
 
 async def _run(handler: Handler, body: bytes, context: _Context) -> Any:

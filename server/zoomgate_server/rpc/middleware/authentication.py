@@ -157,6 +157,14 @@ class Authentication:
 
         return check
 
+    def is_known(self, metadata: Iterable[tuple[str, str | bytes]]) -> bool:
+        """Return whether the metadata contains a valid credential, or needs none."""
+        try:
+            self._authenticate(_credentials(metadata)[0])
+        except CallerUnauthenticated:
+            return False
+        return True
+
     def _deadline(self, remaining: float | None, *, streams: bool) -> float:
         """Return the time by which the work must be finished, on the monotonic clock."""
         timing = self._timing
