@@ -6,10 +6,11 @@ A request passes through the same stages as a gRPC call. Only POST and uncompres
 import asyncio
 import re
 from base64 import b64encode
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 import grpc.aio
@@ -21,16 +22,21 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from multidict import CIMultiDict
 
-from zoomgate_server.errors import ShuttingDown
+from zoomgate_server.errors import CallerNotAllowed, MalformedRequest, ShuttingDown
 from zoomgate_server.rpc import json_request
 from zoomgate_server.rpc.middleware.access_log import REQUEST_ID
+from zoomgate_server.rpc.middleware.access_policy import method_name
 from zoomgate_server.rpc.middleware.error_status import status_of
 from zoomgate_server.rpc.middleware.pipeline import Handler, Method, Pipeline
 
+_T = TypeVar("_T")
 Metadata = tuple[tuple[str, str], ...]
 
 VERSION_HEADER = "Connect-Protocol-Version"
 TIMEOUT_HEADER = "Connect-Timeout-Ms"
+
+MAX_INLINE_BYTES = 64 * 1024
+"""Maximum size of a message that is converted on the event loop. Several MiB of JSON take seconds."""
 
 _DETAILS = "grpc-status-details-bin"
 _TIMEOUT = re.compile(r"[0-9]{1,10}", re.ASCII)
@@ -153,6 +159,14 @@ class _Context:
         return headers
 
 
+@dataclass(frozen=True, slots=True)
+class _Method:
+    """An RPC. Its handler receives a function that returns the request, or raises the error."""
+
+    request: type[Message]
+    handler: Handler
+
+
 class ConnectEndpoint:
     """HTTP endpoint for the unary RPCs of a pipeline.
 
@@ -171,88 +185,126 @@ class ConnectEndpoint:
         allowed_origins: Sequence[str] = (),
         timing: Timing = Timing(),
     ) -> None:
-        self._handlers: dict[str, dict[str, Handler]] = {}
+        self._methods: dict[str, _Method] = {}
         for unary in pipeline.unary:
-            name = unary.request.DESCRIPTOR.full_name
-            self._handlers[unary.path] = {
-                content_type: pipeline.compose(
-                    Method(unary.path, partial(codec.decode, unary.request), False, name, "connectrpc"),
-                    unary.behavior,
-                )
-                for content_type, codec in _CODECS.items()
-            }
+            method = Method(
+                unary.path, _decode, False, unary.request.DESCRIPTOR.full_name, system="connectrpc"
+            )
+            self._methods[unary.path] = _Method(unary.request, pipeline.compose(method, unary.behavior))
         self._is_known_caller = is_known_caller
         self._max_request_bytes = max_request_bytes
         self._allowed_origins = frozenset(allowed_origins)
         self._timing = timing
-        self._running: set[asyncio.Task[Any]] = set()
+        self._running: dict[asyncio.Task[Any] | None, asyncio.Timeout] = {}
         self._is_closing = False
+        self._converter = ThreadPoolExecutor(1, "connect-converter")
 
     async def handle(self, request: web.Request, client: str) -> web.Response:
         """Respond to a request for `/package.Service/Method`. `client` is the address of the sender."""
-        origin = request.headers.get("Origin", "")
-        is_allowed = origin in self._allowed_origins
-        if request.method == "OPTIONS":
-            response = web.Response(status=204, headers=_PREFLIGHT_HEADERS if is_allowed else None)
-        else:
+        origin = request.headers.get("Origin")
+        if origin is None:
             response = await self._respond(request, client)
-        if self._allowed_origins:
-            response.headers["Vary"] = "Origin"
-        if is_allowed:
+        elif origin not in self._allowed_origins:
+            # a script that cannot read responses must not be able to cause effects either
+            response = _error(
+                status_of(
+                    CallerNotAllowed(
+                        "Web pages of this origin may not call RPCs; ask the operator to add it to ZOOMGATE_ALLOWED_ORIGINS",
+                        metadata={"method": method_name(request.path)},
+                    )
+                )
+            )
+        else:
+            response = (
+                web.Response(status=204, headers=_PREFLIGHT_HEADERS)
+                if request.method == "OPTIONS"
+                else await self._respond(request, client)
+            )
             response.headers["Access-Control-Allow-Origin"] = origin
             response.headers["Access-Control-Expose-Headers"] = "X-Request-Id"
+            response.headers["Vary"] = "Origin"
+        if self._is_closing or not request.content.is_eof():
+            response.force_close()
         return response
 
     async def stop(self, seconds: float) -> None:
-        """Reject new requests, and wait for the running ones, at most for the given time."""
+        """Reject new requests, and wait at most the given time for the running ones; then cancel them."""
         self._is_closing = True
         if self._running:
-            await asyncio.wait(self._running, timeout=seconds)
-        for task in self._running:
-            task.cancel()
+            await asyncio.wait(filter(None, self._running), timeout=seconds)
+        for timeout in self._running.values():
+            timeout.reschedule(0)
+        self._converter.shutdown(wait=False, cancel_futures=True)
 
     async def _respond(self, request: web.Request, client: str) -> web.Response:
-        handlers = self._handlers.get(request.path)
-        if handlers is None:
-            return web.Response(status=404, text="There is no unary RPC at this path.\n")
+        method = self._methods.get(request.path)
+        if method is None:
+            text = "There is no unary RPC at this path; check its name, and call streams with gRPC"
+            return _error(_status(grpc.StatusCode.UNIMPLEMENTED, text), http_status=404)
+        # as the protocol demands, these two errors are not errors of a call
         if request.method != "POST":
-            return web.Response(status=405, headers={"Allow": "POST"})
+            text = "RPCs are called with POST only; send a POST request.\n"
+            return web.Response(status=405, text=text, headers={"Allow": "POST"})
         content_type = request.content_type.lower()
-        if content_type not in handlers:
-            return web.Response(status=415, headers={"Accept-Post": ", ".join(handlers)})
+        codec = _CODECS.get(content_type)
+        if codec is None:
+            text = f"The content type is not supported; send {' or '.join(_CODECS)}.\n"
+            return web.Response(status=415, text=text, headers={"Accept-Post": ", ".join(_CODECS)})
+        metadata = {"type": method.request.DESCRIPTOR.full_name}
+        if request.headers.get(VERSION_HEADER, "1") != "1":
+            text = f"This version of the protocol is not supported; set {VERSION_HEADER} to 1, or omit it"
+            return _error(status_of(MalformedRequest(text, metadata=metadata)))
+        milliseconds = request.headers.get(TIMEOUT_HEADER)
+        if milliseconds is not None and not _TIMEOUT.fullmatch(milliseconds):
+            text = f"{TIMEOUT_HEADER} is invalid; send a number of milliseconds with at most 10 digits"
+            return _error(status_of(MalformedRequest(text, metadata=metadata)))
         if self._is_closing:
             return _error(status_of(ShuttingDown("This server is shutting down; retry", retry_after=1.0)))
-        metadata = tuple((name.lower(), value) for name, value in request.headers.items())
-        is_known = self._is_known_caller(metadata)
+        seconds = None if milliseconds is None else int(milliseconds) / 1000
+        names_and_values = tuple((name.lower(), value) for name, value in request.headers.items())
+        context = _Context(names_and_values, client, seconds)
         try:
-            timeout = _timeout(request)
-            body = await self._read(request) if is_known else b""
+            async with asyncio.timeout(seconds) as timeout:
+                task = asyncio.current_task()
+                self._running[task] = timeout
+                try:
+                    # if the body is not read, the request cannot be decoded, even if the credential becomes valid meanwhile
+                    decode: Callable[[], Any] = _raise_not_read
+                    if self._is_known_caller(names_and_values):
+                        body = await self._read(request)
+                        decode = await self._convert(len(body), codec.decode, method.request, body)
+                    message = await method.handler(decode, context)
+                    encode = await self._convert(message.ByteSize(), codec.encode, message)
+                finally:
+                    del self._running[task]
         except _Rejected as rejected:
-            return _without_rest_of_body(_error(rejected.status))
-        context = _Context(metadata, client, timeout)
-        # in a task, so that the context variables of a call do not remain for the next request of the connection
-        task = asyncio.create_task(_run(handlers[content_type], body, context))
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
-        try:
-            message = await asyncio.wait_for(task, timeout)
+            return _error(rejected.status)
         except grpc.aio.AbortError:
-            response = _error(context.status, context.headers())
-            return response if is_known else _without_rest_of_body(response)
+            return _error(context.status, context.headers())
         except TimeoutError:
-            text = "The deadline has passed; the call may have taken effect"
-            return _error(_status(grpc.StatusCode.DEADLINE_EXCEEDED, text), context.headers())
-        return web.Response(
-            body=_CODECS[content_type].encode(message),
-            content_type=content_type,
-            headers=context.headers(),
-        )
+            return _error(self._ended_early(), context.headers())
+        return web.Response(body=encode(), content_type=content_type, headers=context.headers())
+
+    async def _convert(self, size: int, convert: Callable[..., _T], *arguments: Any) -> Callable[[], _T]:
+        """Return a function that returns the result of a conversion. It has been performed in a thread if the message is large."""
+        if size <= MAX_INLINE_BYTES:
+            return partial(convert, *arguments)
+        conversion = asyncio.get_running_loop().run_in_executor(self._converter, convert, *arguments)
+        await asyncio.wait([conversion])
+        return conversion.result
+
+    def _ended_early(self) -> status_pb2.Status:
+        if self._is_closing:
+            text = "The server is shutting down; the call may have taken effect"
+            return _status(grpc.StatusCode.CANCELLED, text)
+        text = "The deadline has passed; the call may have taken effect"
+        return _status(grpc.StatusCode.DEADLINE_EXCEEDED, text)
 
     async def _read(self, request: web.Request) -> bytes:
         """Read the body."""
         encoding = request.headers.get("Content-Encoding", "identity").lower()
         if encoding != "identity":
-            text = f"The encoding {encoding[:20]!r} is not supported; send the message uncompressed"
+            text = "Compressed messages are not supported; send the message uncompressed"
             raise _Rejected(_status(grpc.StatusCode.UNIMPLEMENTED, text))
         too_large = _status(
             grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -268,40 +320,25 @@ class ConnectEndpoint:
                     if len(body) > self._max_request_bytes:
                         raise _Rejected(too_large)
         except TimeoutError:
-            text = f"The request did not arrive within {self._timing.read_timeout:.0f} seconds; send it again"
+            text = f"The request did not arrive within {self._timing.read_timeout:g} seconds; send it again"
             raise _Rejected(_status(grpc.StatusCode.DEADLINE_EXCEEDED, text)) from None
         return bytes(body)
 
 
+def _decode(decode: Callable[[], Message]) -> Message:
+    return decode()
+
+
+def _raise_not_read() -> Message:
+    raise AssertionError("the body is not read without a valid credential")
+
+
 class _Rejected(Exception):
-    """A request that is not a request of the protocol."""
+    """A body that is not accepted."""
 
     def __init__(self, status: status_pb2.Status) -> None:
         super().__init__(status.message)
         self.status = status
-
-
-def _without_rest_of_body(response: web.Response) -> web.Response:
-    """Close the connection after the response, because the body of the request is not read."""
-    response.force_close()
-    return response
-
-
-async def _run(handler: Handler, body: bytes, context: _Context) -> Any:
-    return await handler(body, context)
-
-
-def _timeout(request: web.Request) -> float | None:
-    """Return the time that the caller waits, in seconds, or None if it is unlimited."""
-    if request.headers.get(VERSION_HEADER, "1") != "1":
-        raise _Rejected(_status(grpc.StatusCode.INVALID_ARGUMENT, f"{VERSION_HEADER} must be 1"))
-    value = request.headers.get(TIMEOUT_HEADER)
-    if value is None:
-        return None
-    if not _TIMEOUT.fullmatch(value):
-        text = f"{TIMEOUT_HEADER} must be a number of milliseconds with at most 10 digits"
-        raise _Rejected(_status(grpc.StatusCode.INVALID_ARGUMENT, text))
-    return int(value) / 1000
 
 
 def _status(code: grpc.StatusCode, message: str) -> status_pb2.Status:
@@ -309,14 +346,16 @@ def _status(code: grpc.StatusCode, message: str) -> status_pb2.Status:
     return status_pb2.Status(code=code.value[0], message=message)
 
 
-def _error(status: status_pb2.Status, headers: CIMultiDict[str] | None = None) -> web.Response:
-    """Return the response for an error."""
+def _error(
+    status: status_pb2.Status, headers: Mapping[str, str] = {}, *, http_status: int | None = None
+) -> web.Response:
+    """Return the response for an error. The HTTP status is that of the code by default."""
     code = _CODES[status.code]
     # Connect spells this code differently than gRPC
     name = "canceled" if code is grpc.StatusCode.CANCELLED else code.name.lower()
     body = {"code": name, "message": status.message, "details": [_detail(item) for item in status.details]}
     return web.Response(
-        status=_HTTP_STATUS.get(code, 500),
+        status=http_status or _HTTP_STATUS.get(code, 500),
         body=orjson.dumps(body),
         content_type="application/json",
         headers=headers,

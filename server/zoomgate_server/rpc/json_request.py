@@ -1,6 +1,7 @@
 """Parsing of requests in protobuf's JSON format (https://protobuf.dev/programming-guides/json/), with errors that name the field."""
 
 import json
+import re
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
@@ -12,6 +13,8 @@ from google.protobuf.message_factory import GetMessageClass
 from zoomgate_server.errors import InvalidRequest, MalformedRequest, ZoomgateError
 
 _M = TypeVar("_M", bound=Message)
+_MAX_NAME = 64
+_EMPTY_ARRAY = re.compile(r"\[\s*\]")
 _Field = Any  # the classes of field descriptors differ between the implementations of protobuf
 
 
@@ -22,31 +25,44 @@ def parse(kind: type[_M], body: bytes) -> _M:
         MalformedRequest: The document is not a JSON object.
         InvalidRequest: A field is unknown or has an invalid value. The error never contains the value, which may be a secret.
     """
-    message = kind()
     try:
         text = body.decode()
-        if text.strip():
-            json_format.Parse(text, message)
+    except UnicodeDecodeError:
+        raise _malformed(kind, "The request is not UTF-8; send a JSON object in UTF-8") from None
+    message = kind()
+    try:
+        json_format.Parse(text, message)
     except (ValueError, RecursionError, json_format.Error):
-        raise _problem(body, kind) from None
+        raise _problem(text, kind) from None
+    # json_format accepts an empty array as an empty message
+    if _EMPTY_ARRAY.search(text) and (problem := _find_problem(text, kind)):
+        raise problem
     return message
 
 
-def _problem(body: bytes, kind: type[Message]) -> ZoomgateError:
+def _problem(text: str, kind: type[Message]) -> ZoomgateError:
     """Return the error for a document that is not a message of a type."""
+    return _find_problem(text, kind) or _malformed(
+        # each field alone is valid
+        kind,
+        "A field is set twice, or two fields exclude each other; send only one of them",
+    )
+
+
+def _find_problem(text: str, kind: type[Message]) -> ZoomgateError | None:
+    """Return the error for the first invalid part of a document, or None if each field alone is valid."""
     try:
-        document = json.loads(body)
-    except (ValueError, RecursionError) as invalid:
-        reason = invalid.msg if isinstance(invalid, json.JSONDecodeError) else type(invalid).__name__
-        return _malformed(kind, f"The request is not valid JSON ({reason}); send a JSON object")
+        document = json.loads(text)
+    except json.JSONDecodeError as invalid:
+        return _malformed(kind, f"The request is not valid JSON ({invalid.msg}); send a JSON object")
+    except (ValueError, RecursionError):
+        return _malformed(
+            kind, "The request is nested too deeply or contains a number with too many digits; send less"
+        )
     if not isinstance(document, dict):
         return _malformed(kind, "The request is not a JSON object; send one")
     invalid_field = find_invalid_field(document, kind)
-    if invalid_field is None:  # for example two fields of a oneof, or a field twice
-        return _malformed(
-            kind, "A field is set twice, or two fields exclude each other; send only one of them"
-        )
-    return InvalidRequest.of(*invalid_field)
+    return None if invalid_field is None else InvalidRequest.of(*invalid_field)
 
 
 def _malformed(kind: type[Message], text: str) -> MalformedRequest:
@@ -61,14 +77,15 @@ def find_invalid_field(
     for name, value in document.items():
         field = fields.get(name)
         if field is None:
-            return f"{path}{name}", f"is not a field of {kind.DESCRIPTOR.name}; {_similar(name, fields)}"
+            # a name may be long, or contain surrogates, which errors cannot contain
+            shown = name[:_MAX_NAME].encode(errors="replace").decode()
+            return f"{path}{shown}", f"is not a field of {kind.DESCRIPTOR.name}; {_similar(shown, fields)}"
+        if (found := _find_in(field, value, f"{path}{name}")) is not None:
+            return found
         try:
             json_format.ParseDict({name: value}, kind())
         except (ValueError, RecursionError, json_format.Error):
-            return _find_in(field, value, f"{path}{name}") or (
-                f"{path}{name}",
-                f"has an invalid value; send {_expected(field)}",
-            )
+            return f"{path}{name}", f"has an invalid value; send {_expected(field)}"
     return None
 
 
@@ -77,12 +94,19 @@ def _find_in(field: _Field, value: Any, path: str) -> tuple[str, str] | None:
     if field.message_type is None or field.message_type.full_name.startswith("google.protobuf."):
         return None
     kind: type[Message] = GetMessageClass(field.message_type)
-    items = enumerate(value) if field.is_repeated and isinstance(value, list) else ((None, value),)
-    for index, item in items:
-        if isinstance(item, dict):
-            found = find_invalid_field(item, kind, f"{path}[{index}]." if index is not None else f"{path}.")
-            if found is not None:
-                return found
+    if not field.is_repeated:
+        items = [(path, value)]
+    else:
+        items = (
+            [(f"{path}[{index}]", item) for index, item in enumerate(value)]
+            if isinstance(value, list)
+            else []
+        )
+    for item_path, item in items:
+        if item == []:
+            return item_path, "has an invalid value; send an object"
+        if isinstance(item, dict) and (found := find_invalid_field(item, kind, f"{item_path}.")) is not None:
+            return found
     return None
 
 

@@ -38,7 +38,7 @@ from zoomgate_server.errors import (
     ZoomUserAlreadyConnected,
 )
 from zoomgate_server.storage.record_store import StoreError
-from zoomgate_server.telemetry import logs, spans
+from zoomgate_server.telemetry import background_tasks, logs, spans
 from zoomgate_server.telemetry.metrics import Metrics
 from zoomgate_server.web import webhook_endpoint
 from zoomgate_server.web.pages import OUTCOMES, Pages
@@ -56,6 +56,9 @@ _FIRST_FAULT = 500
 
 RPC = r"/{service:zoomgate\.v1\.[A-Za-z]+}/{method}"
 """The route of the RPCs."""
+
+_RPC_ROUTE = "/{service}/{method}"
+"""The same route as in metrics and logs."""
 
 RpcHandler = Callable[[web.Request, str], Awaitable[web.Response]]
 """A handler of RPCs. Receives a request and the address of the client."""
@@ -165,6 +168,7 @@ class WebServer:
         self._runner: web.AppRunner | None = None
         self._has_rpc = has_rpc
         self._rpc: RpcHandler | None = None
+        self._requests = background_tasks.TaskSet()
 
     async def start(self, listener: socket.socket) -> None:
         """Start serving on a bound socket."""
@@ -192,6 +196,7 @@ class WebServer:
             shutdown_timeout=5.0,
             auto_decompress=False,  # prevents decompression bombs, and signatures cover the bytes as sent
             lingering_time=0.0,  # otherwise aiohttp continues to read a rejected body
+            handler_cancellation=True,  # see `_middleware`
         )
         await runner.setup()
         self._runner = runner
@@ -226,9 +231,19 @@ class WebServer:
     async def _middleware(
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
-        """Trace each request for a page or webhook."""
+        """Respond to a request. If the sender disconnects, an RPC is canceled; all other work is completed."""
         resource = request.match_info.route.resource
         route = resource.canonical if resource is not None else "other"
+        response = self._trace(request, route, handler)
+        return await (response if route == _RPC_ROUTE else self._requests.shield(response))
+
+    async def _trace(
+        self,
+        request: web.Request,
+        route: str,
+        handler: Callable[[web.Request], Awaitable[web.StreamResponse]],
+    ) -> web.StreamResponse:
+        """Trace each request for a page or webhook."""
         with self._span(request, route) as span:
             response = await self._respond(request, route, handler)
             spans.set_http_status(span, response.status, first_fault=_FIRST_FAULT)
@@ -264,7 +279,8 @@ class WebServer:
             if not isinstance(error, ZoomgateError | StoreError):
                 _log.exception("http.failed", route=route)
             # Zoom retries a webhook only after a 5xx status or no response
-            response = web.Response(status=500) if route == WEBHOOKS else _redirect(_outcome(error))
+            is_page = route.startswith("/oauth/")
+            response = _redirect(_outcome(error)) if is_page else web.Response(status=500)
         response.headers.update(self._pages.headers)
         if self._secure:
             response.headers["Strict-Transport-Security"] = _HSTS
@@ -276,22 +292,22 @@ class WebServer:
     def _reject_by_path(self, request: web.Request) -> web.Response | None:
         """Return an error response if the path must not be served to this client; otherwise return None.
 
-        With proxies, the pages are rejected if requested directly or over plain http.
+        With proxies, pages and RPCs are rejected if requested directly or over plain http.
         """
         if request.path == "/metrics":
             return None if self._may_scrape(request) else web.Response(status=404)
-        is_page = request.path.startswith("/oauth/")
+        is_private = request.path.startswith(("/oauth/", "/zoomgate."))
         is_proxied = _is_in(self._proxies, request.remote)
-        if not self._proxies or not (is_page or is_proxied):
+        if not self._proxies or not (is_private or is_proxied):
             return None
         if not is_proxied:
             _log.warning("http.proxy_bypassed", client=request.remote)
-            return web.Response(status=403, text="This page is available only through the reverse proxy.\n")
+            return web.Response(status=403, text="This is available only through the reverse proxy.\n")
         # each proxy may have added a value; the first one states how the browser connected
         scheme = request.headers.get("X-Forwarded-Proto", "https").partition(",")[0]
         if self._secure and scheme.strip().lower() != "https":
             _log.warning("http.insecure_forwarded_request")
-            return web.Response(status=403, text="This page is available only over https.\n")
+            return web.Response(status=403, text="This is available only over https.\n")
         return None
 
     def _may_scrape(self, request: web.Request) -> bool:

@@ -33,14 +33,14 @@ class Method:
 
     Attributes:
         path: `/package.Service/Method`.
-        decode: Function that decodes a request. None if the handler receives decoded requests.
+        decode: Function that decodes a request of the transport. None if the handler receives decoded requests.
         streams: Whether the requests or responses are streamed.
         request_type: The full name of the request message, or empty if unknown.
         system: The RPC system, as OpenTelemetry names it.
     """
 
     path: str
-    decode: Callable[[bytes], Any] | None
+    decode: Callable[[Any], Any] | None
     streams: bool
     request_type: str = ""
     system: str = "grpc"

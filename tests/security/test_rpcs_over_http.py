@@ -1,0 +1,464 @@
+"""Tests for invalid requests of the Connect protocol: each is rejected in the form of the protocol, and nothing is sent to Zoom."""
+
+import asyncio
+import base64
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from security.memory import peak_of
+from security.row import REMEDY
+from support.harness import MONICA, Harness, caller_key, running
+from zoomgate_server.app.timing import Timing
+from zoomgate_server.rpc import connect
+from zoomgate_server.rpc.server import MAX_REQUEST_BYTES
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+GET_TOKEN = "/zoomgate.v1.AuthService/GetToken"
+BEGIN = "/zoomgate.v1.AuthService/BeginAuthorization"
+CREATE = "/zoomgate.v1.MeetingsService/CreateMeeting"
+JSON = {"Content-Type": "application/json"}
+KEY = f"Bearer {caller_key('service')}"
+READ_TIMEOUT = 0.5
+
+
+@dataclass(frozen=True)
+class Response:
+    """An HTTP response."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def error(self) -> dict[str, Any]:
+        """The error in the form of the protocol."""
+        error = json.loads(self.body)
+        assert set(error) == {"code", "message", "details"}, error
+        assert self.headers["content-type"] == "application/json"
+        return dict(error)
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """The JSON forms of the details by type. Their binary forms must be valid Base64."""
+        for detail in self.error["details"]:
+            base64.b64decode(detail["value"] + "=" * (-len(detail["value"]) % 4), validate=True)
+        return {item["type"].rpartition(".")[2]: item["debug"] for item in self.error["details"]}
+
+    @property
+    def short(self) -> tuple[int, str, str]:
+        """The HTTP status, the code, and the reason, which is empty for errors of the protocol itself."""
+        return self.status, self.error["code"], self.details.get("ErrorInfo", {}).get("reason", "")
+
+    @property
+    def fields(self) -> set[str]:
+        """The fields with violations."""
+        violations = self.details.get("BadRequest", {}).get("fieldViolations", [])
+        return {row["field"] for row in violations}
+
+
+class Connection:
+    """A connection to the HTTP server, which sends bytes as they are."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, zoomgate: Harness) -> AsyncIterator["Connection"]:
+        host, _, port = zoomgate.http_url.removeprefix("http://").rpartition(":")
+        connection = cls(*await asyncio.open_connection(host, int(port)))
+        try:
+            yield connection
+        finally:
+            connection.writer.close()
+            with suppress(ConnectionError):
+                await connection.writer.wait_closed()
+
+    def send(
+        self,
+        body: bytes = b"",
+        path: str = GET_TOKEN,
+        *,
+        method: str = "POST",
+        version: str = "1.1",
+        headers: dict[str, str | list[str]] | None = None,
+        key: str | None = KEY,
+        length: int | None = None,
+    ) -> None:
+        """Send a request. Its length is that of the body unless `length` or another header states a different one."""
+        lines = [f"{method} {path} HTTP/{version}", "Host: zoomgate"]
+        all_headers: dict[str, str | list[str]] = JSON | ({"Authorization": key} if key else {})
+        all_headers |= {"Content-Length": str(len(body) if length is None else length)} | (headers or {})
+        if "Transfer-Encoding" in all_headers:
+            del all_headers["Content-Length"]
+        for name, values in all_headers.items():
+            lines += [f"{name}: {value}" for value in ([values] if isinstance(values, str) else values)]
+        self.writer.write("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
+
+    async def receive(self) -> Response:
+        """Receive a response."""
+        async with asyncio.timeout(20):
+            head = (await self.reader.readuntil(b"\r\n\r\n")).decode()
+            status, *lines = head.strip().split("\r\n")
+            headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+            body = await self.reader.readexactly(int(headers.get("content-length", "0")))
+            return Response(int(status.split()[1]), headers, body)
+
+    async def is_closed(self) -> bool:
+        """Wait until the server closes the connection, and return whether it did so without further data."""
+        try:
+            async with asyncio.timeout(20):
+                return await self.reader.read() == b""
+        except ConnectionError:
+            return True
+
+
+async def exchange(zoomgate: Harness, body: bytes = b"", path: str = GET_TOKEN, **options: Any) -> Response:
+    """Send one request on a connection of its own, and return the response."""
+    async with Connection.open(zoomgate) as connection:
+        connection.send(body, path, **options)
+        return await connection.receive()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def zoomgate(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Harness]:
+    """Run a service with a connected user."""
+    async with running(
+        tmp_path_factory.mktemp("data"),
+        environ={"ZOOMGATE_CONNECT_RPC": "on"},
+        timing=replace(Timing(), connect=connect.Timing(read_timeout=READ_TIMEOUT)),
+    ) as harness:
+        await harness.connect()
+        yield harness
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def unaffected(zoomgate: Harness) -> AsyncIterator[None]:
+    """Check that a test changes nothing at Zoom."""
+    before = dict(zoomgate.simulator.zoom.counters)
+    yield
+    assert dict(zoomgate.simulator.zoom.counters) == before
+
+
+def with_user(text: str) -> bytes:
+    """Return a request that is valid except for further members."""
+    return f'{{"userEmail": "{MONICA}", {text}}}'.encode()
+
+
+MALFORMED = {
+    "no body": b"",
+    "not JSON": b"userEmail=x",
+    "a truncated object": b'{"userEmail": "x"',
+    "text after the object": b"{} {}",
+    "an array": b"[]",
+    "a string": b'"x"',
+    "null": b"null",
+    "NaN": b"NaN",
+    "10^5 nested arrays": b"[" * 100_000 + b"]" * 100_000,
+    "10^5 nested objects": b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
+    "a number with too many digits": b'{"minValidity": ' + b"1" * 10_000 + b"}",
+    "invalid UTF-8": b'{"userEmail": "\xff"}',
+    "UTF-16": '{"userEmail": "x"}'.encode("utf-16"),
+    "a byte order mark": b"\xef\xbb\xbf{}",
+    "a duplicate key": with_user(f'"userEmail": "{MONICA}"'),
+}
+
+
+@pytest.mark.parametrize("body", MALFORMED.values(), ids=MALFORMED)
+async def test_malformed_json_is_rejected(zoomgate: Harness, unaffected: None, body: bytes) -> None:
+    response = await exchange(zoomgate, body)
+    assert response.short == (400, "invalid_argument", "MALFORMED_REQUEST")
+    assert REMEDY.search(response.error["message"])
+    assert response.details["ErrorInfo"]["metadata"] == {"type": "zoomgate.v1.GetTokenRequest"}
+    assert not [name for name in ("Error", "Exception", "json_format") if name in response.error["message"]]
+
+
+INVALID = [
+    (GET_TOKEN, '"validity": 1', "validity"),
+    (GET_TOKEN, '"minValidity": 300', "minValidity"),
+    (GET_TOKEN, '"minValidity": "300"', "minValidity"),
+    (GET_TOKEN, '"minValidity": {"seconds": 300}', "minValidity"),
+    (BEGIN, '"options": []', "options"),
+    (BEGIN, '"options": ' + '{"a":' * 500 + "1" + "}" * 500, "options"),
+    (BEGIN, '"zoomEmail": 1', "zoomEmail"),
+    (BEGIN, '"zoomEmail": "\\ud800"', "zoomEmail"),
+    (BEGIN, '"zoomEmail": ["x"]', "zoomEmail"),
+    (CREATE, '"meetingDetails": "x"', "meetingDetails"),
+    (CREATE, '"meetingDetails": []', "meetingDetails"),
+    (CREATE, '"meetingDetails": {"recurrence": [ ]}', "meetingDetails.recurrence"),
+    (CREATE, '"meetingDetails": {"topics": "x"}', "meetingDetails.topics"),
+    (CREATE, '"meetingDetails": {"durationMinutes": 1.5}', "meetingDetails.durationMinutes"),
+    (CREATE, '"meetingDetails": {"durationMinutes": 2147483648}', "meetingDetails.durationMinutes"),
+    (CREATE, '"meetingDetails": {"durationMinutes": true}', "meetingDetails.durationMinutes"),
+    (CREATE, '"meetingDetails": {"durationMinutes": 1e400}', "meetingDetails.durationMinutes"),
+    (CREATE, '"meetingDetails": {"startTime": "tomorrow"}', "meetingDetails.startTime"),
+]
+
+
+@pytest.mark.parametrize(("path", "text", "field"), INVALID)
+async def test_invalid_field_is_named(
+    zoomgate: Harness, unaffected: None, path: str, text: str, field: str
+) -> None:
+    """The violation states what to send, and does not repeat the value."""
+    response = await exchange(zoomgate, with_user(text), path)
+    assert response.short == (400, "invalid_argument", "INVALID_FIELD")
+    assert response.fields == {field}
+    assert response.details["BadRequest"]["fieldViolations"][0]["description"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "x" * 1_000_000,
+        "\\ud800",
+        "userEmai",
+        "\\u0000",
+        "a.b[0]",
+        "\\r\\nSet-Cookie: x",
+        "[zoomgate.v1.X]",
+        "",
+    ],
+    ids=lambda name: name[:20],
+)
+async def test_unknown_field_with_an_odd_name_is_rejected(
+    zoomgate: Harness, unaffected: None, name: str
+) -> None:
+    response = await exchange(zoomgate, with_user(f'"{name}": 1'))
+    assert response.short == (400, "invalid_argument", "INVALID_FIELD")
+    assert len(response.body) < 8192
+    assert "set-cookie" not in response.headers
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["", "-1", "1.5", "1e3", "0x10", "12345678901", "9" * 5000, " ", "\u0661".encode().decode("latin-1")],
+)
+async def test_absurd_timeout_is_rejected(zoomgate: Harness, unaffected: None, value: str) -> None:
+    response = await exchange(
+        zoomgate, with_user('"minValidity": "0s"'), headers={"Connect-Timeout-Ms": value}
+    )
+    assert response.short == (400, "invalid_argument", "MALFORMED_REQUEST")
+    assert "Connect-Timeout-Ms" in response.error["message"]
+
+
+async def test_nothing_is_sent_to_zoom_with_a_timeout_of_zero(zoomgate: Harness, unaffected: None) -> None:
+    response = await exchange(
+        zoomgate, with_user('"meetingDetails": {}'), CREATE, headers={"Connect-Timeout-Ms": "0"}
+    )
+    assert response.short[:2] == (504, "deadline_exceeded")
+
+
+async def test_longest_timeout_is_accepted(zoomgate: Harness) -> None:
+    body = with_user('"minValidity": "0s"')
+    response = await exchange(zoomgate, body, headers={"Connect-Timeout-Ms": "9999999999"})
+    assert response.status == 200
+
+
+async def test_other_version_of_the_protocol_is_rejected(zoomgate: Harness, unaffected: None) -> None:
+    response = await exchange(zoomgate, headers={"Connect-Protocol-Version": "2"})
+    assert response.short == (400, "invalid_argument", "MALFORMED_REQUEST")
+
+
+@pytest.mark.parametrize(
+    "credentials",
+    [[KEY, KEY], [KEY, "Bearer other"], ["Bearer other", KEY], [f"{KEY}, {KEY}"], [f"{KEY} {KEY}"]],
+)
+async def test_two_credentials_are_rejected(
+    zoomgate: Harness, unaffected: None, credentials: list[str]
+) -> None:
+    body = with_user('"minValidity": "0s"')
+    response = await exchange(zoomgate, body, key=None, headers={"authorization": credentials})
+    assert response.short == (401, "unauthenticated", "CALLER_UNAUTHENTICATED")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/zoomgate.v1.AuthService/Missing",
+        "/zoomgate.v1.AuthService/WatchConnections",
+        "/zoomgate.v1.AuthService/GetToken%2f",
+        "/zoomgate.v1.Missing/GetToken",
+        "/zoomgate.v1.AuthService/gettoken",
+    ],
+)
+async def test_unknown_method_is_rejected(zoomgate: Harness, unaffected: None, path: str) -> None:
+    assert (await exchange(zoomgate, b"{}", path)).short == (404, "unimplemented", "")
+
+
+@pytest.mark.parametrize(
+    "path", ["/grpc.health.v1.Health/Check", "/zoomgate.v2.AuthService/GetToken", "/AuthService/GetToken"]
+)
+async def test_other_services_are_not_served(zoomgate: Harness, path: str) -> None:
+    assert (await exchange(zoomgate, b"{}", path)).status == 404
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "HEAD", "DELETE", "PATCH", "OPTIONS", "QUERY"])
+async def test_only_post_is_accepted(zoomgate: Harness, unaffected: None, method: str) -> None:
+    async with Connection.open(zoomgate) as connection:
+        connection.send(method=method)
+        head = await connection.reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 405 ")
+        assert b"\r\nAllow: POST\r\n" in head
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "application/grpc",
+        "application/grpc-web+json",
+        "application/connect+json",
+        "multipart/form-data; boundary=x",
+        "application/jsonx",
+        "",
+        "x",
+    ],
+)
+async def test_other_content_types_are_rejected(
+    zoomgate: Harness, unaffected: None, content_type: str
+) -> None:
+    """Among them are the types that a web page may send to other origins without a preflight request."""
+    response = await exchange(zoomgate, b"{}", headers={"Content-Type": content_type})
+    assert response.status == 415
+    assert response.headers["accept-post"] == "application/json, application/proto"
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "gzip, identity", "x" * 5000])
+async def test_compressed_body_is_rejected(zoomgate: Harness, unaffected: None, encoding: str) -> None:
+    response = await exchange(zoomgate, b"{}", headers={"Content-Encoding": encoding})
+    assert response.short == (501, "unimplemented", "")
+
+
+@pytest.mark.parametrize(
+    "key", [KEY, "Bearer unknown-key-0123456789", None], ids=["known", "unknown", "none"]
+)
+@pytest.mark.parametrize("is_chunked", [False, True], ids=["length", "chunked"])
+async def test_body_of_one_gibibyte_is_not_read(
+    zoomgate: Harness, unaffected: None, key: str | None, is_chunked: bool
+) -> None:
+    """The connection is closed after at most the maximum size of a request; without a valid credential, much earlier."""
+    piece, gibibyte, sent = b" " * 65536, 1 << 30, 0
+    with peak_of(megabytes=40):
+        async with Connection.open(zoomgate) as connection:
+            connection.send(
+                key=key, length=gibibyte, headers={"Transfer-Encoding": "chunked"} if is_chunked else None
+            )
+            response = asyncio.create_task(connection.receive())
+            try:
+                while sent < gibibyte and not response.done():
+                    connection.writer.write(b"10000\r\n" + piece + b"\r\n" if is_chunked else piece)
+                    await connection.writer.drain()
+                    await asyncio.sleep(0)
+                    sent += len(piece)
+            except ConnectionError:
+                pass
+            try:
+                short = (await response).short
+            except (ConnectionError, asyncio.IncompleteReadError):
+                short = None  # the response was lost, because the connection was closed before the request was complete
+        expected = (
+            (401, "unauthenticated", "CALLER_UNAUTHENTICATED")
+            if key != KEY
+            else (429, "resource_exhausted", "")
+        )
+        assert short in (expected, None)
+        assert sent < 4 * MAX_REQUEST_BYTES
+
+
+async def test_length_above_the_limit_is_rejected_before_the_body_arrives(
+    zoomgate: Harness, unaffected: None
+) -> None:
+    response = await exchange(zoomgate, length=MAX_REQUEST_BYTES + 1)
+    assert response.short == (429, "resource_exhausted", "")
+    assert response.headers["connection"] == "close"
+
+
+async def test_largest_request_is_parsed(zoomgate: Harness, unaffected: None) -> None:
+    body = with_user('"minValidity": ""')
+    response = await exchange(zoomgate, body + b" " * (MAX_REQUEST_BYTES - len(body)))
+    assert response.fields == {"minValidity"}
+
+
+async def test_body_that_does_not_arrive_is_rejected(zoomgate: Harness, unaffected: None) -> None:
+    response = await exchange(zoomgate, b"{", length=2)
+    assert response.short == (504, "deadline_exceeded", "")
+    assert "did not arrive" in response.error["message"]
+    assert response.headers["connection"] == "close"
+
+
+async def test_time_until_the_body_arrives_counts_towards_the_timeout(
+    zoomgate: Harness, unaffected: None
+) -> None:
+    response = await exchange(zoomgate, b"{", length=2, headers={"Connect-Timeout-Ms": "1"})
+    assert response.short == (504, "deadline_exceeded", "")
+    assert "deadline has passed" in response.error["message"]
+
+
+async def test_unknown_caller_does_not_wait_for_its_body(zoomgate: Harness, unaffected: None) -> None:
+    """No state is kept for callers without a credential, however slowly they send."""
+    async with Connection.open(zoomgate) as connection:
+        connection.send(key=None, length=100)
+        response = await connection.receive()
+        assert response.short == (401, "unauthenticated", "CALLER_UNAUTHENTICATED")
+        assert response.headers["connection"] == "close"
+        assert await connection.is_closed()
+
+
+@pytest.mark.parametrize("size", [9_000, 100_000])
+async def test_oversized_header_is_rejected(zoomgate: Harness, unaffected: None, size: int) -> None:
+    assert (await exchange(zoomgate, b"{}", headers={"X-Large": "x" * size})).status == 400
+
+
+async def test_http_1_0_is_served(zoomgate: Harness) -> None:
+    async with Connection.open(zoomgate) as connection:
+        connection.send(with_user('"minValidity": "0s"'), version="1.0")
+        response = await connection.receive()
+        assert (response.status, json.loads(response.body)["token"]["tokenType"]) == (200, "bearer")
+        assert await connection.is_closed()
+
+
+async def test_pipelined_requests_are_answered_in_order(zoomgate: Harness) -> None:
+    """Each response belongs to its request, and a request does not see the credential of the previous one."""
+    async with Connection.open(zoomgate) as connection:
+        body = with_user('"minValidity": "0s"')
+        connection.send(body, headers={"X-Request-Id": "first"})
+        connection.send(body, headers={"X-Request-Id": "second"}, key=None)
+        first, second = await connection.receive(), await connection.receive()
+        assert (first.status, first.headers["x-request-id"]) == (200, "first")
+        assert (second.status, second.headers["x-request-id"]) == (401, "second")
+
+
+@pytest.mark.parametrize("request_id", ["a b", "x" * 65, "\u00e9", "a;b", ""])
+async def test_invalid_request_id_is_replaced(zoomgate: Harness, request_id: str) -> None:
+    response = await exchange(
+        zoomgate, with_user('"minValidity": "0s"'), headers={"X-Request-Id": request_id}
+    )
+    assert response.headers["x-request-id"] not in ("", request_id)
+
+
+async def test_binary_message_that_cannot_be_parsed_is_rejected(zoomgate: Harness, unaffected: None) -> None:
+    response = await exchange(zoomgate, b"\xff", headers={"Content-Type": "application/proto"})
+    assert response.short == (400, "invalid_argument", "MALFORMED_REQUEST")
+
+
+async def test_large_json_does_not_block_other_calls(zoomgate: Harness, unaffected: None) -> None:
+    """A conversion of several seconds ends at the timeout of its call, while other calls are answered."""
+    large = with_user(f'"options": {{"a": [{",".join(["1"] * 2_000_000)}]}}')
+    async with Connection.open(zoomgate) as connection:
+        connection.send(large, BEGIN, headers={"Connect-Timeout-Ms": "2000"})
+        await connection.writer.drain()
+        slow = asyncio.create_task(connection.receive())
+        answered = 0
+        while not slow.done():
+            assert (await exchange(zoomgate, with_user('"minValidity": "0s"'))).status == 200
+            answered += 1
+        assert (await slow).short[:2] in ((504, "deadline_exceeded"), (400, "invalid_argument"))
+    assert answered > 1
