@@ -4,8 +4,10 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from google.protobuf import descriptor_pool, json_format
 from google.protobuf.message import Message
 
+from support.connect_channel import BINARY, GRPC, PROTOCOLS
 from support.harness import Harness, RpcError
 
 REMEDY = re.compile(
@@ -43,6 +45,21 @@ class Row:
         call = zoomgate.channel.unary_unary(f"/zoomgate.v1.{service}/{method}")
         sent = self.request if isinstance(self.request, bytes) else self.request.SerializeToString()
         return await zoomgate.error_of(call, sent, self.caller)
+
+    @property
+    def protocols(self) -> tuple[str, ...]:
+        """The protocols with which the call can be made."""
+        method = descriptor_pool.Default().FindMethodByName(f"zoomgate.v1.{self.method}")
+        if method.server_streaming:
+            return (GRPC,)
+        if isinstance(self.request, bytes):
+            return GRPC, BINARY
+        try:
+            text = json_format.MessageToJson(self.request)
+        except (ValueError, json_format.Error):  # a value that JSON cannot contain, such as the year 0
+            return GRPC, BINARY
+        is_same = json_format.Parse(text, type(self.request)()) == self.request
+        return PROTOCOLS if is_same else (GRPC, BINARY)
 
 
 def fields(*names: str) -> frozenset[str]:

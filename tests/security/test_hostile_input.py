@@ -12,6 +12,7 @@ import pytest_asyncio
 
 from security import fields, file_urls, headers_and_bodies, targets
 from security.row import Row, without_remedy
+from support.connect_channel import over
 from support.harness import MONICA, Harness, metadata, running
 from support.raw_upstream import OK, RawUpstream, http_response, raw_upstream
 from zoomgate.v1 import auth_service_pb2 as auth
@@ -41,13 +42,23 @@ async def service(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ser
         yield zoomgate, raw
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name[:80])
-async def test_invalid_request_is_rejected_without_calling_zoom(service: Service, row: Row) -> None:
+@pytest.mark.parametrize(
+    ("row", "protocol"),
+    [
+        pytest.param(row, protocol, id=f"{row.name[:80]}-{protocol}")
+        for row in ROWS
+        for protocol in row.protocols
+    ],
+)
+async def test_invalid_request_is_rejected_without_calling_zoom(
+    service: Service, row: Row, protocol: str
+) -> None:
     """The error lists exactly the invalid fields; neither Zoom's API nor the OAuth endpoints receive a request."""
     zoomgate, raw = service
     raw.requests.clear()
     before = dict(zoomgate.simulator.zoom.counters)
-    error = await row.error(zoomgate)
+    async with over(protocol, zoomgate) as connected:
+        error = await row.error(connected)
     assert error.short == (row.code, row.reason), error
     assert set(error.violations) == row.fields
     assert not row.fields or error.message.partition(": ")[0] in row.fields

@@ -132,7 +132,6 @@ async def zoomgate(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ha
     """Run a service with a connected user."""
     async with running(
         tmp_path_factory.mktemp("data"),
-        environ={"ZOOMGATE_CONNECT_RPC": "on"},
         timing=replace(Timing(), connect=connect.Timing(read_timeout=READ_TIMEOUT)),
     ) as harness:
         await harness.connect()

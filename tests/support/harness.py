@@ -296,6 +296,7 @@ async def serving(
         {
             "ZOOMGATE_LISTEN": "127.0.0.1:0",
             "ZOOMGATE_HTTP_LISTEN": "127.0.0.1:0",
+            "ZOOMGATE_CONNECT_RPC": "on",
             "ZOOMGATE_DATA_DIR": str(data_dir),
             "ZOOMGATE_CLIENT_ID": zoom.options.client_id,
             "ZOOMGATE_CLIENT_SECRET": zoom.options.client_secret,
