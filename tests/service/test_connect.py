@@ -1,0 +1,208 @@
+"""Tests for RPCs over HTTP: web pages of other origins, proxies, callers that disconnect, and the shutdown."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from support.harness import BASIL, MONICA, Harness, browser, consent, metadata, running, serving
+from zoom_simulator import Simulator, SimulatorOptions
+from zoom_simulator.faults import Fault
+
+APP, OTHER = "https://app.example.com", "https://evil.example"
+VALIDATE, CREATE = "/zoomgate.v1.AuthService/ValidateUser", "/zoomgate.v1.MeetingsService/CreateMeeting"
+
+
+@pytest.fixture
+async def zoomgate(tmp_path: Path) -> AsyncIterator[Harness]:
+    async with running(tmp_path, environ={"ZOOMGATE_ALLOWED_ORIGINS": APP}) as harness:
+        yield harness
+
+
+async def send(
+    zoomgate: Harness, path: str = VALIDATE, method: str = "POST", **headers: str
+) -> tuple[aiohttp.ClientResponse, Any]:
+    """Send a request with a valid credential; return the response and its parsed JSON body."""
+    named = dict(metadata()) | {name.replace("_", "-"): value for name, value in headers.items()}
+    async with (
+        aiohttp.ClientSession(zoomgate.http_url) as session,
+        session.request(method, path, json={"userEmail": MONICA}, headers=named) as response,
+    ):
+        is_json = response.content_type == "application/json"
+        return response, await response.json() if is_json else await response.text()
+
+
+async def when(condition: Callable[[], Awaitable[bool]]) -> None:
+    """Wait until a condition is true."""
+    async with asyncio.timeout(20):
+        while not await condition():
+            await asyncio.sleep(0.01)
+
+
+async def metrics(zoomgate: Harness) -> str:
+    async with (
+        aiohttp.ClientSession(zoomgate.http_url) as session,
+        session.get("/metrics") as response,
+    ):
+        return await response.text()
+
+
+def cors(response: aiohttp.ClientResponse) -> dict[str, str]:
+    """Return the headers for web pages of other origins."""
+    return {name: value for name, value in response.headers.items() if name.startswith("Access-Control-")}
+
+
+async def test_rpcs_are_served_only_on_request(tmp_path: Path) -> None:
+    async with running(tmp_path, environ={"ZOOMGATE_CONNECT_RPC": "off"}) as harness:
+        assert (await send(harness))[0].status == 404
+
+
+async def test_preflight_of_an_allowed_origin_is_answered(zoomgate: Harness) -> None:
+    response, _ = await send(zoomgate, method="OPTIONS", Origin=APP)
+    headers = cors(response)
+    assert (response.status, headers.pop("Access-Control-Max-Age")) == (204, "7200")
+    requested = headers.pop("Access-Control-Allow-Headers").lower()
+    for name in ("authorization", "content-type", "connect-protocol-version", "connect-timeout-ms"):
+        assert name in requested
+    assert headers == {
+        "Access-Control-Allow-Origin": APP,
+        "Access-Control-Allow-Methods": "POST",
+        "Access-Control-Expose-Headers": "X-Request-Id",
+    }
+
+
+@pytest.mark.parametrize("path", [VALIDATE, "/zoomgate.v1.AuthService/Missing"])
+async def test_page_of_an_allowed_origin_may_read_responses_and_errors(zoomgate: Harness, path: str) -> None:
+    """Credentials of the browser, such as cookies, are not allowed."""
+    response, body = await send(zoomgate, path, Origin=APP)
+    assert cors(response) == {
+        "Access-Control-Allow-Origin": APP,
+        "Access-Control-Expose-Headers": "X-Request-Id",
+    }
+    assert response.headers["Vary"] == "Origin"
+    assert body.get("reason") == "Member is not logged in" or body["code"] == "unimplemented"
+    assert "Set-Cookie" not in response.headers
+
+
+@pytest.mark.parametrize(
+    "origin", [OTHER, "null", "", f"{APP}:443", f"{APP}.evil.example", "http://app.example.com", f"{APP}/"]
+)
+@pytest.mark.parametrize("method", ["POST", "OPTIONS"])
+async def test_page_of_another_origin_gets_nothing(zoomgate: Harness, origin: str, method: str) -> None:
+    """The call is not made, even if the browser would only withhold the response."""
+    response, body = await send(zoomgate, CREATE, method=method, Origin=origin)
+    assert (response.status, body["code"]) == (403, "permission_denied")
+    assert body["details"][0]["debug"]["reason"] == "CALLER_NOT_ALLOWED"
+    assert cors(response) == {}
+    assert 'zoomgate_rpc_total{code="OK"' not in await metrics(zoomgate)
+
+
+async def test_no_origin_is_allowed_by_default(tmp_path: Path) -> None:
+    async with running(tmp_path) as harness:
+        response, _ = await send(harness, Origin=harness.http_url)
+        assert (response.status, cors(response)) == (403, {})
+        response, _ = await send(harness)
+        assert (response.status, cors(response)) == (200, {})
+
+
+async def test_rpcs_are_available_only_through_the_proxy(tmp_path: Path) -> None:
+    """Otherwise callers would send their keys over a network without encryption."""
+    environ = {"ZOOMGATE_PUBLIC_URL": "https://zoomgate.example.com", "ZOOMGATE_TRUSTED_PROXIES": "192.0.2.1"}
+    async with running(tmp_path / "direct", environ=environ) as harness:
+        assert (await send(harness))[0].status == 403
+    environ["ZOOMGATE_TRUSTED_PROXIES"] = "127.0.0.1"
+    async with running(tmp_path / "proxied", environ=environ) as harness:
+        assert (await send(harness, X_Forwarded_Proto="http"))[0].status == 403
+        assert (await send(harness, X_Forwarded_Proto="https"))[0].status == 200
+
+
+async def test_address_of_the_caller_is_audited(tmp_path: Path) -> None:
+    environ = {"ZOOMGATE_PUBLIC_URL": "https://zoomgate.example.com", "ZOOMGATE_TRUSTED_PROXIES": "127.0.0.1"}
+    async with running(tmp_path, environ=environ) as harness:
+        await send(harness, X_Forwarded_For="192.0.2.7", Authorization="Bearer unknown-key-0123456789")
+    assert '"peer":"http:192.0.2.7"' in (tmp_path / "audit.jsonl").read_text()
+
+
+async def test_call_is_canceled_if_the_caller_disconnects(zoomgate: Harness) -> None:
+    await zoomgate.connect()
+    zoomgate.simulator.faults.add(Fault("meetings", "delay", seconds=600))
+    call = asyncio.create_task(send(zoomgate, CREATE))
+    await when(lambda: is_in_progress(zoomgate))
+    call.cancel()
+
+    async def is_canceled() -> bool:
+        return 'zoomgate_rpc_total{code="CANCELLED",method="MeetingsService.CreateMeeting"} 1' in (
+            await metrics(zoomgate)
+        )
+
+    await when(is_canceled)
+    zoomgate.simulator.faults.clear()
+
+
+async def is_in_progress(zoomgate: Harness) -> bool:
+    """Return whether the simulator delays a request."""
+    return not zoomgate.simulator.faults.active()
+
+
+async def test_consent_is_completed_if_the_browser_disconnects(zoomgate: Harness) -> None:
+    authorization = await zoomgate.begin_authorization(BASIL)
+    zoomgate.simulator.faults.add(Fault("token", "delay", seconds=600))
+
+    async def consent_in_browser() -> None:
+        async with browser() as session:
+            await consent(session, authorization.authorization_url, BASIL)
+
+    visit = asyncio.create_task(consent_in_browser())
+    await when(lambda: is_in_progress(zoomgate))
+    visit.cancel()
+    await asyncio.wait([visit])
+    for _ in range(100):  # the service notices that the connection is closed
+        await asyncio.sleep(0)
+    zoomgate.simulator.faults.clear()
+
+    async def is_counted() -> bool:
+        return 'zoomgate_http_requests_total{route="/oauth/callback",status_class="3xx"} 1' in (
+            await metrics(zoomgate)
+        )
+
+    await when(is_counted)
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [("20", (200, None)), ("0", (499, "canceled"))])
+async def test_running_calls_end_at_the_shutdown(
+    tmp_path: Path, seconds: str, expected: tuple[int, str | None]
+) -> None:
+    """They have the configured time to complete. Then they are canceled, and their callers are informed."""
+    async with Simulator(SimulatorOptions(port=0)) as zoom:
+        async with serving(zoom, tmp_path, {"ZOOMGATE_DRAIN_SECONDS": seconds}) as harness:
+            await harness.connect()
+            zoom.faults.add(Fault("meetings", "delay", seconds=600))
+            call = asyncio.create_task(send(harness, CREATE))
+            await when(lambda: is_in_progress(harness))
+
+            async def is_draining() -> bool:
+                try:
+                    async with (
+                        aiohttp.ClientSession(harness.http_url) as session,
+                        session.get("/readyz") as page,
+                    ):
+                        return "draining" in await page.text()
+                except aiohttp.ClientConnectionError:
+                    return True
+
+            async def reject_and_continue() -> None:
+                await when(is_draining)
+                if seconds != "0":
+                    response, body = await send(harness)
+                    assert (response.status, body["code"]) == (503, "unavailable")
+                    assert body["details"][0]["debug"]["reason"] == "SHUTTING_DOWN"
+                    zoom.faults.clear()
+
+            other = asyncio.create_task(reject_and_continue())
+        response, body = await call
+        assert (response.status, body.get("code")) == expected
+        await other
+        zoom.faults.clear()
