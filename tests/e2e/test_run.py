@@ -153,6 +153,46 @@ async def test_documented_grpcurl_commands_work(tmp_path: Path) -> None:
         assert code == -signal.SIGTERM  # the exit code of make, which forwards the signal and waits
 
 
+def curl(command: str, address: str) -> Any:
+    """Run a documented command against the running service, and return the parsed output, which may be an error of the service."""
+    words = [word.replace("127.0.0.1:8080", address) for word in shlex.split(command)]
+    result = subprocess.run([*words, "-sS"], capture_output=True, text=True, check=True, timeout=30)
+    return json.loads(result.stdout)
+
+
+async def test_documented_curl_commands_work(tmp_path: Path) -> None:
+    """The commands of docs/http.md run in order, then that of the README and the one that the service prints."""
+    require("curl", "apt-get install curl")
+    page, readme = (ROOT / "docs/http.md").read_text(), (ROOT / "README.md").read_text()
+    commands = re.findall(r"```sh\n(curl .+)\n```", page)
+    commands += re.findall(r"```sh\n(curl (?:.+\\\n)*.+)\n```", readme)
+    assert len(commands) == 7
+    meeting_id = ""
+    with start_service([ZOOMGATE, "run", *isolated_options(tmp_path)], tmp_path) as (process, _, address):
+        (printed,) = re.findall(r"^  (curl (?:.+\\\n)*.+)$", read_guide(process), re.MULTILINE)
+        for command in (*commands, printed):
+            output = curl(command.replace("MEETING_ID", meeting_id), address)
+            if "BeginAuthorization" in command:
+                async with browser() as session:
+                    page_shown = await consent(session, output["authorizationUrl"], MONICA)
+                    assert page_shown.url.query["outcome"] == "connected"
+            elif "CreateMeeting" in command:
+                assert output["meeting"]["topic"] == "First meeting"
+                meeting_id = output["meeting"]["id"]
+            elif "ProxyService/Get" in command:
+                assert output["response"]["json"]["email"] == MONICA
+            elif "GetToken" in command:
+                (documented,) = [
+                    json.loads(block)
+                    for block in re.findall(r"```json\n(.+?)```", page, re.DOTALL)
+                    if "code" in block
+                ]
+                assert (output["code"], output["message"]) == (documented["code"], documented["message"])
+                assert documented["details"][0] in output["details"]
+            else:
+                assert "code" not in output, output
+
+
 async def test_calls_in_progress_complete_on_sigterm(tmp_path: Path) -> None:
     """A refresh in progress at SIGTERM succeeds, and then the process exits with 0."""
     request = pb.RefreshTokenRequest(user_email=MONICA)

@@ -237,7 +237,7 @@ def _command() -> str:
 
 def _guide(started: ServiceAddresses, loaded: settings.Settings, simulator: "Simulator | None") -> str:
     data_dir = loaded.data_dir
-    call, options = "grpcurl -plaintext", f"--server {started.grpc}"
+    call, options, header = "grpcurl -plaintext", f"--server {started.grpc}", ""
     if loaded.tls is not None:
         # the issuing CA is unknown here; the certificate file is sufficient as the CA file if the certificate is self-signed
         certificate = shlex.quote(str(loaded.tls[0]))
@@ -246,7 +246,8 @@ def _guide(started: ServiceAddresses, loaded: settings.Settings, simulator: "Sim
     member_call = f'{call} -H "authorization: Bearer $(cat {shlex.quote(str(data_dir / MEMBER_KEY_FILE))})"'
     if not simulator:
         key_file = shlex.quote(str(data_dir / CALLER_KEY_FILE))
-        call += f' -H "authorization: Bearer $(cat {key_file})"'
+        header = f' -H "authorization: Bearer $(cat {key_file})"'
+        call += header
         options += f" --key-file {key_file}"
     zoomgate = _command()
     user = MEMBER if simulator else "you@your-domain.example"
@@ -272,6 +273,11 @@ Call as the member {MEMBER}, who can act only for herself, instead of the caller
   {member_call} -d '{{"userEmail": "{MEMBER}"}}' \\
     {service}.AuthService/ValidateUser
 """
+    over_http = f"""
+Or call without gRPC (see docs/http.md):
+  curl http://{started.http}/zoomgate.v1.MeetingsService/CreateMeeting -H 'Content-Type: application/json'{header} \\
+    -d '{{"userEmail": "{user}", "meetingDetails": {{"topic": "First meeting"}}}}'
+"""
     return f"""{head}
 What to try next:
 
@@ -285,7 +291,7 @@ Then call Zoom on the user's behalf:
   {call} -d '{{"userEmail": "{user}", "meetingId": MEETING_ID}}' {service}.MeetingsService/GetMeeting
   {call} -d '{{"userEmail": "{user}", "meetingId": MEETING_ID}}' {service}.MeetingsService/DeleteMeeting
   {call} -d '{{"userEmail": "{user}", "url": "/users/me", "parseJson": true}}' {service}.ProxyService/Get
-
+{over_http if loaded.connect_rpc else ""}
 List services and connections:
   {call} {started.grpc} list
   {zoomgate} connections list {options}

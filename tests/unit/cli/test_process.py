@@ -190,7 +190,7 @@ def test_run_starts_everything_and_prints_a_guide(tmp_path: Path) -> None:
         home = home_page(text)
         rest, log = stop(process, signal.SIGINT)
     ready, _, guide = text.partition("\n")
-    address = re.fullmatch(r"zoomgate: ready grpc=(127\.0\.0\.1:\d+) http=127\.0\.0\.1:\d+", ready)
+    address = re.fullmatch(r"zoomgate: ready grpc=(127\.0\.0\.1:\d+) http=(127\.0\.0\.1:\d+)", ready)
     assert address is not None
     for call in (
         "BeginAuthorization",
@@ -202,6 +202,7 @@ def test_run_starts_everything_and_prints_a_guide(tmp_path: Path) -> None:
     ):
         assert call in guide
     assert address[1] in guide
+    assert f"curl http://{address[2]}/zoomgate.v1.MeetingsService/CreateMeeting" in guide
     overview = re.search(r"^  Zoom +(\S+) \(simulator.*\n +overview page: (\1/_sim/)$", text, re.MULTILINE)
     assert overview is not None
     assert f'<a href="{overview[2]}">Zoom simulator</a>' in home
