@@ -155,7 +155,7 @@ async def test_documented_grpcurl_commands_work(tmp_path: Path) -> None:
 
 def curl(command: str, address: str) -> Any:
     """Run a documented command against the running service, and return the parsed output, which may be an error of the service."""
-    words = [word.replace("127.0.0.1:8080", address) for word in shlex.split(command)]
+    words = shlex.split(command.replace("\\\n", "").replace("127.0.0.1:8080", address))
     result = subprocess.run([*words, "-sS"], capture_output=True, text=True, check=True, timeout=30)
     return json.loads(result.stdout)
 
