@@ -27,10 +27,12 @@ from support.harness import (
     running,
     service,
 )
+from support.typed_rpcs import EXAMPLES
 from zoom_simulator.faults import Fault
 from zoomgate.v1 import auth_service_pb2 as auth
 from zoomgate.v1 import meetings_service_pb2 as meetings
 from zoomgate.v1 import proxy_service_pb2 as proxy
+from zoomgate.v1 import registrants_service_pb2 as registrants
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -39,7 +41,7 @@ REDIRECT_URI = "http://127.0.0.1:9/zoom"
 
 METHODS: dict[str, MethodDescriptor] = {
     f"{service.name}.{method.name}": method
-    for module in (auth, meetings, proxy)
+    for module in (auth, meetings, proxy, registrants)
     for service in module.DESCRIPTOR.services_by_name.values()
     for method in service.methods
     if not method.server_streaming
@@ -47,7 +49,6 @@ METHODS: dict[str, MethodDescriptor] = {
 """The unary RPCs by `Service.Method`."""
 
 USER = {"userEmail": MONICA}
-MEETING = {"meeting": {"id": ..., "topic": "Review"}}
 RESPONSE = {"response": {"status": 200, "json": {"email": MONICA}}}
 
 
@@ -143,9 +144,6 @@ CASES = {
     "AuthService.GetConnection": Case(USER, {"connection": {"state": "STATE_ACTIVE", "userEmail": MONICA}}),
     "AuthService.ListConnections": Case({"pageSize": 1, "states": ["STATE_ACTIVE"]}, {"connections": ...}),
     "AuthService.DeleteConnection": Case(connected, {"connection": {"state": "STATE_DISCONNECTED"}}),
-    "MeetingsService.CreateMeeting": Case(USER | {"meetingDetails": {"topic": "Review"}}, MEETING),
-    "MeetingsService.GetMeeting": Case(meeting, MEETING),
-    "MeetingsService.DeleteMeeting": Case(meeting, {"response": {"status": 204}}),
     "ProxyService.Get": Case(USER | {"url": "/users/me", "parseJson": True}, RESPONSE),
     "ProxyService.Post": Case(
         USER | {"url": "/users/me/meetings", "json": {"topic": "Review"}, "parseJson": True},
@@ -155,7 +153,7 @@ CASES = {
     "ProxyService.Put": Case(end_of_meeting, {"response": {"status": 204}}),
     "ProxyService.Delete": Case(meeting_path, {"response": {"status": 204}}),
 }
-"""The main case of every unary RPC."""
+"""The main case of every unary RPC that is not in `EXAMPLES`."""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=PROTOCOLS)
@@ -177,12 +175,6 @@ async def connect(zoomgate: Harness) -> None:
     token = refresh_token(zoomgate, MONICA)
     request = auth.RequestTokenRequest(user_email=MONICA, refresh_token=token)
     await zoomgate.call(zoomgate.auth.RequestToken, request)
-
-
-def method_of(stubs: Harness, name: str) -> Any:
-    """Return the stub method of an RPC."""
-    service_name, _, method = name.partition(".")
-    return getattr(getattr(stubs, service_name.removesuffix("Service").lower()), method)
 
 
 def request_of(name: str, **fields: Any) -> Any:
@@ -208,11 +200,11 @@ def audit(zoomgate: Harness, request_id: str) -> list[dict[str, Any]]:
 
 
 async def error_of(stubs: Harness, name: str, caller: str = "service", **fields: Any) -> RpcError:
-    return await stubs.error_of(method_of(stubs, name), request_of(name, **fields), caller)
+    return await stubs.error_of(stubs.method(name), request_of(name, **fields), caller)
 
 
 async def test_every_unary_rpc_has_a_case() -> None:
-    assert set(CASES) == set(METHODS)
+    assert CASES.keys() | EXAMPLES.keys() == METHODS.keys()
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -220,30 +212,34 @@ async def test_rpc_returns_its_response(protocol: tuple[Harness, Harness], name:
     zoomgate, stubs = protocol
     case = CASES[name]
     fields = case.request if isinstance(case.request, dict) else await case.request(zoomgate)
-    response = await stubs.call(method_of(stubs, name), request_of(name, **fields))
+    response = await stubs.call(stubs.method(name), request_of(name, **fields))
     assert contains(json_format.MessageToDict(response), case.response), response
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", METHODS)
 async def test_caller_without_a_credential_is_rejected(protocol: tuple[Harness, Harness], name: str) -> None:
     _, stubs = protocol
     error = await error_of(stubs, name, caller="", **USER)
     assert error.short == ("UNAUTHENTICATED", "CALLER_UNAUTHENTICATED")
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", METHODS)
 async def test_caller_without_permission_is_rejected(protocol: tuple[Harness, Harness], name: str) -> None:
-    """The rejection is audited, with the name of the caller and the address from which it called."""
-    zoomgate, stubs = protocol
-    request_id = f"denied-{name}"
-    call = method_of(stubs, name)
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call(request_of(name, **USER), metadata=(*metadata("idle"), ("x-request-id", request_id)))
-    error = RpcError.of(caught.value)
+    _, stubs = protocol
+    error = await error_of(stubs, name, caller="idle", **USER)
     assert error.short == ("PERMISSION_DENIED", "CALLER_NOT_ALLOWED")
     assert error.metadata == {"method": name}
-    (entry,) = audit(zoomgate, request_id)
-    assert (entry["action"], entry["principal"], entry["method"]) == ("call.rejected", "idle", name)
+
+
+async def test_rejected_call_is_audited(protocol: tuple[Harness, Harness]) -> None:
+    """The entry contains the caller and the address from which it called."""
+    zoomgate, stubs = protocol
+    request = auth.GetTokenRequest(user_email=MONICA)
+    with pytest.raises(grpc.aio.AioRpcError):
+        await stubs.auth.GetToken(request, metadata=(*metadata("narrow"), ("x-request-id", "rejected")))
+    (entry,) = audit(zoomgate, "rejected")
+    assert (entry["action"], entry["principal"], entry["user"]) == ("call.rejected", "narrow", MONICA)
+    assert entry["method"] == "AuthService.GetToken"
     assert "127.0.0.1" in entry["details"]["peer"]
 
 
@@ -269,12 +265,14 @@ async def test_other_user_is_not_allowed(protocol: tuple[Harness, Harness], name
 
 @pytest.mark.parametrize(
     "name",
-    [name for name in CASES if not name.startswith("AuthService.")]
+    [name for name in METHODS if not name.startswith("AuthService.")]
     + ["AuthService.GetToken", "AuthService.RefreshToken", "AuthService.CheckToken"],
 )
 async def test_user_without_a_connection_is_reported(protocol: tuple[Harness, Harness], name: str) -> None:
     _, stubs = protocol
-    fields = {"userEmail": "nobody@example.com", "meetingId": "1", "url": "/users/me", "json": {}}
+    fields = {"userEmail": "nobody@example.com", "url": "/users/me", "json": {}}
+    if name in EXAMPLES:
+        fields |= EXAMPLES[name].request
     error = await error_of(stubs, name, **fields)
     assert error.short == ("FAILED_PRECONDITION", "ZOOM_NOT_CONNECTED")
     assert error.details == ("ErrorInfo", "PreconditionFailure")

@@ -9,6 +9,7 @@ import pytest_asyncio
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
+from support.connect_channel import PROTOCOLS, over
 from support.harness import OMAR, Harness
 from support.raw_upstream import RawUpstream, http_response, serving_upstream
 from support.typed_rpcs import EXAMPLES, METHODS, NO_CONTENT, request_of
@@ -65,11 +66,15 @@ async def test_every_typed_rpc_has_an_example() -> None:
     assert set(EXAMPLES) == set(METHODS)
 
 
+@pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("name", EXAMPLES)
-async def test_rpc_calls_its_operation_and_returns_the_response(service: Service, name: str) -> None:
+async def test_rpc_calls_its_operation_and_returns_the_response(
+    service: Service, name: str, protocol: str
+) -> None:
     example = EXAMPLES[name]
-    response = await call(service, name, response_of(name))
-    _, raw = service
+    zoomgate, raw = service
+    async with over(protocol, zoomgate) as stubs:
+        response = await call((stubs, raw), name, response_of(name))
     assert raw.lines() == [f"{example.line} HTTP/1.1"]
     head, _, body = raw.requests[0].partition(b"\r\n\r\n")
     assert (b"content-type: application/json" in head.lower()) is (example.body is not None)
