@@ -132,7 +132,9 @@ async def zoomgate(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ha
     """Run a service with a connected user."""
     async with running(
         tmp_path_factory.mktemp("data"),
-        timing=replace(Timing(), connect=connect.Timing(read_timeout=READ_TIMEOUT)),
+        timing=replace(
+            Timing(), connect=connect.Timing(read_timeout=READ_TIMEOUT, discard_timeout=READ_TIMEOUT)
+        ),
     ) as harness:
         await harness.connect()
         yield harness
@@ -399,6 +401,48 @@ async def test_time_until_the_body_arrives_counts_towards_the_timeout(
     response = await exchange(zoomgate, b"{", length=2, headers={"Connect-Timeout-Ms": "1"})
     assert response.short == (504, "deadline_exceeded", "")
     assert "deadline has passed" in response.error["message"]
+
+
+async def test_response_is_received_while_the_body_is_sent(zoomgate: Harness, unaffected: None) -> None:
+    """A short body is discarded, and the connection can be used again."""
+    async with Connection.open(zoomgate) as connection:
+        for _ in range(2):
+            connection.send(key=None, length=2)
+            await connection.writer.drain()
+            for _ in range(100):  # the service handles the head of the request
+                await asyncio.sleep(0)
+            connection.writer.write(b"{}")
+            assert (await connection.receive()).short == (401, "unauthenticated", "CALLER_UNAUTHENTICATED")
+
+
+@pytest.mark.parametrize("key", [KEY, None], ids=["known", "none"])
+@pytest.mark.parametrize("body", [b"x\r\n", b"ffffffffffffffffff\r\n", b"-1\r\n", b"2\r\n{}x"])
+async def test_invalid_chunk_is_not_an_error_of_the_service(
+    zoomgate: Harness, unaffected: None, key: str | None, body: bytes, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Such requests do not fill the log with stack traces."""
+    async with Connection.open(zoomgate) as connection:
+        connection.send(key=key, headers={"Transfer-Encoding": "chunked"})
+        await connection.writer.drain()
+        for _ in range(100):
+            await asyncio.sleep(0)
+        connection.writer.write(body)
+        assert (await connection.receive()).status in (401, 504)
+        assert await connection.is_closed()
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
+async def test_body_that_is_not_completed_is_not_an_error_of_the_service(
+    zoomgate: Harness, unaffected: None, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async with Connection.open(zoomgate) as connection:
+        connection.send(b"{", length=2)
+        await connection.writer.drain()
+        for _ in range(100):
+            await asyncio.sleep(0)
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert "Traceback" not in "".join(capfd.readouterr())
 
 
 async def test_unknown_caller_does_not_wait_for_its_body(zoomgate: Harness, unaffected: None) -> None:

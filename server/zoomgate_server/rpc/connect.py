@@ -4,6 +4,7 @@ A request passes through the same stages as a gRPC call. Only POST and uncompres
 """
 
 import asyncio
+import contextlib
 import re
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -37,6 +38,9 @@ TIMEOUT_HEADER = "Connect-Timeout-Ms"
 
 MAX_INLINE_BYTES = 64 * 1024
 """Maximum size of a message that is converted on the event loop. Several MiB of JSON take seconds."""
+
+MAX_DISCARDED_BYTES = 64 * 1024
+"""Maximum size of a body that is read although the request is rejected."""
 
 _DETAILS = "grpc-status-details-bin"
 _TIMEOUT = re.compile(r"[0-9]{1,10}", re.ASCII)
@@ -82,9 +86,11 @@ class Timing:
 
     Attributes:
         read_timeout: Maximum time to read the body of a request.
+        discard_timeout: Maximum time to read a body that is discarded.
     """
 
     read_timeout: float = 10.0
+    discard_timeout: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +229,8 @@ class ConnectEndpoint:
             response.headers["Access-Control-Allow-Origin"] = origin
             response.headers["Access-Control-Expose-Headers"] = "X-Request-Id"
             response.headers["Vary"] = "Origin"
+        if not request.content.is_eof():
+            await self._discard_body(request)
         if self._is_closing or not request.content.is_eof():
             response.force_close()
         return response
@@ -285,6 +293,14 @@ class ConnectEndpoint:
             return _error(self._ended_early(), context.headers())
         return web.Response(body=encode(), content_type=content_type, headers=context.headers())
 
+    async def _discard_body(self, request: web.Request) -> None:
+        """Discard a short body. If the connection were closed while the caller is sending, the response would be lost."""
+        remaining = MAX_DISCARDED_BYTES - (request.content_length or 0)
+        with contextlib.suppress(TimeoutError, ConnectionError):
+            async with asyncio.timeout(self._timing.discard_timeout):
+                while remaining >= 0 and (chunk := await request.content.readany()):
+                    remaining -= 0 if request.content_length else len(chunk)
+
     async def _convert(self, size: int, convert: Callable[..., _T], *arguments: Any) -> Callable[[], _T]:
         """Return a function that returns the result of a conversion. It has been performed in a thread if the message is large."""
         if size <= MAX_INLINE_BYTES:
@@ -322,6 +338,9 @@ class ConnectEndpoint:
         except TimeoutError:
             text = f"The request did not arrive within {self._timing.read_timeout:g} seconds; send it again"
             raise _Rejected(_status(grpc.StatusCode.DEADLINE_EXCEEDED, text)) from None
+        except ConnectionError:
+            text = "The connection was closed before the request had arrived; send it again"
+            raise _Rejected(_status(grpc.StatusCode.CANCELLED, text)) from None
         return bytes(body)
 
 
