@@ -1,8 +1,12 @@
 """Load on one RPC of one server: processor time per call, and calls per second."""
 
+import contextlib
+import http.client
 import re
 import subprocess
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +15,7 @@ import grpc
 from bench.process_stats import processor_seconds
 from bench.server_process import LOAD_CORE, pin_prefix
 
+GRPC = "application/grpc"
 CONNECTIONS, STREAMS = 4, 16
 WORKER_CONNECTIONS, WORKER_STREAMS = (
     16,
@@ -29,6 +34,7 @@ class Target:
         request: The serialized request.
         key: The caller's key, which the baseline ignores.
         certificate: PEM file of the server's certificate, or None without TLS.
+        content_type: Other than for gRPC, the target is called with the Connect protocol over HTTP/1.1.
     """
 
     address: str
@@ -37,6 +43,7 @@ class Target:
     request: bytes
     key: str
     certificate: Path | None = None
+    content_type: str = GRPC
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,16 +70,19 @@ def load(target: Target, calls: int, directory: Path, *, every_core: bool = Fals
     """
     connections, streams = (WORKER_CONNECTIONS, WORKER_STREAMS) if every_core else (CONNECTIONS, STREAMS)
     body = directory / "request"
-    body.write_bytes(b"\0" + len(target.request).to_bytes(4, "big") + target.request)
+    is_grpc = target.content_type == GRPC
+    envelope = b"\0" + len(target.request).to_bytes(4, "big") if is_grpc else b""
+    body.write_bytes(envelope + target.request)
+    # HTTP/1.1 has no streams, so each concurrent call needs a connection
+    concurrency = [f"-c{connections}", f"-m{streams}"] if is_grpc else [f"-c{connections * streams}", "--h1"]
     command = [
         *([] if every_core else pin_prefix(LOAD_CORE)),
         "h2load",
         f"-n{calls}",
-        f"-c{connections}",
-        f"-m{streams}",
+        *concurrency,
         "-t1",
         f"-d{body}",
-        "-Hcontent-type: application/grpc",
+        f"-Hcontent-type: {target.content_type}",
         "-Hte: trailers",
         f"-Hauthorization: Bearer {target.key}",
         f"{'https' if target.certificate else 'http'}://{target.address}{target.path}",
@@ -88,12 +98,31 @@ def load(target: Target, calls: int, directory: Path, *, every_core: bool = Fals
 
 def call(target: Target) -> bytes:
     """Call a target once; raise an error if the call fails, which the load generator would not report."""
-    with open_channel(target) as channel:
-        method: Any = channel.unary_unary(target.path)
-        response: bytes = method(
-            target.request, metadata=(("authorization", f"Bearer {target.key}"),), timeout=10
-        )
-    return response
+    with open_caller(target) as caller:
+        return caller()
+
+
+@contextlib.contextmanager
+def open_caller(target: Target) -> Iterator[Callable[[], bytes]]:
+    """Open a connection to a target, and yield a function that calls it."""
+    authorization = f"Bearer {target.key}"
+    if target.content_type == GRPC:
+        with open_channel(target) as channel:
+            method: Any = channel.unary_unary(target.path)
+            yield lambda: method(target.request, metadata=(("authorization", authorization),), timeout=10)
+        return
+    connection = http.client.HTTPConnection(target.address, timeout=10)
+    headers = {"Content-Type": target.content_type, "Authorization": authorization}
+
+    def post() -> bytes:
+        connection.request("POST", target.path, target.request, headers)
+        response = connection.getresponse()
+        body = response.read()
+        assert response.status == HTTPStatus.OK, body
+        return body
+
+    with contextlib.closing(connection):
+        yield post
 
 
 def open_channel(target: Target) -> grpc.Channel:

@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from google.protobuf import json_format
+
 from bench import upstream
 from bench.load import Target, call, open_channel
 from bench.server_process import LOAD_CORE, pin_prefix, server
@@ -47,6 +49,14 @@ class Service:
     def target(self, path: str) -> Target:
         """Return an RPC of the service as the target of load."""
         return Target(self.address, self.process, path, REQUESTS[path], self.key, self.certificate)
+
+    def connect_target(self, path: str, content_type: str) -> Target:
+        """Return an RPC, called with the Connect protocol, as the target of load."""
+        request = REQUESTS[path]
+        if content_type == "application/json":
+            message = meetings_service_pb2.GetMeetingRequest.FromString(request)
+            request = json_format.MessageToJson(message, indent=None).encode()
+        return Target(self.http, self.process, path, request, self.key, content_type=content_type)
 
 
 @contextlib.asynccontextmanager
@@ -92,6 +102,7 @@ def service_environment(directory: Path, api_url: str, simulator: Simulator, key
     return {
         "ZOOMGATE_LISTEN": "127.0.0.1:0",
         "ZOOMGATE_HTTP_LISTEN": "127.0.0.1:0",
+        "ZOOMGATE_CONNECT_RPC": "on",
         "ZOOMGATE_DATA_DIR": str(directory / "data"),
         "ZOOMGATE_CALLERS": str(callers),
         "ZOOMGATE_CLIENT_ID": simulator.options.client_id,

@@ -11,14 +11,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import grpc
 from rich.console import Console
 from rich.table import Table
 
 from bench import client_overhead, json_mapping
-from bench.load import WORKER_CONNECTIONS, Load, Target, call, load, open_channel
+from bench.load import WORKER_CONNECTIONS, Load, Target, call, load, open_caller
 from bench.server_process import server
 from bench.service import (
     FORWARD,
@@ -61,15 +60,11 @@ def latencies(targets: list[Target], calls: int) -> list[float]:
     """Call the targets in turn, one call at a time, and return the median duration of each target in milliseconds."""
     times: list[list[float]] = [[] for _ in targets]
     with contextlib.ExitStack() as stack:
-        methods: list[Any] = []
-        for target in targets:
-            channel = stack.enter_context(open_channel(target))
-            methods.append(channel.unary_unary(target.path))
+        callers = [stack.enter_context(open_caller(target)) for target in targets]
         for _ in range(calls):
-            for target, method, durations in zip(targets, methods, times, strict=True):
-                metadata = (("authorization", f"Bearer {target.key}"),)
+            for caller, durations in zip(callers, times, strict=True):
                 before = time.perf_counter()
-                method(target.request, metadata=metadata, timeout=10)
+                caller()
                 durations.append((time.perf_counter() - before) * 1000)
     return [statistics.median(durations) for durations in times]
 
@@ -157,6 +152,8 @@ def report(directory: Path, api: Upstream, simulator: Simulator, count: int, cal
             "token": service.target(GET_TOKEN),
             "baseline over TLS": tls_pass_through,
             "typed over TLS": tls_service.target(GET_MEETING),
+            "Connect JSON": service.connect_target(GET_MEETING, "application/json"),
+            "Connect binary": service.connect_target(GET_MEETING, "application/proto"),
         }
         loads: dict[str, list[Load]] = {name: [] for name in targets}
         reads_before = store_reads(service.http)
@@ -164,11 +161,12 @@ def report(directory: Path, api: Upstream, simulator: Simulator, count: int, cal
             print(f"round {number + 1} of {count}", file=sys.stderr, flush=True)
             for name, target in targets.items():
                 loads[name].append(load(target, calls, directory))
-        reads = (store_reads(service.http) - reads_before) / (3 * count * calls) * 10_000
+        reads = (store_reads(service.http) - reads_before) / (5 * count * calls) * 10_000
         added_blocking = list(client_overhead.measure_blocking(echo.address, key, count))
         added_asyncio = client_overhead.measure_asyncio(echo.address, key, count)
         cached_reads = list(client_overhead.measure_cached(service.address, key, count))
-        medians = [latencies([targets["baseline"], targets["typed"]], 300) for _ in range(count)]
+        in_turn = [targets[name] for name in ("baseline", "typed", "Connect JSON", "Connect binary")]
+        medians = [latencies(in_turn, 300) for _ in range(count)]
     speedups = worker_speedups(environ, targets["typed"], count, calls)
     starts, helps = start_times(environ, count)
     mapping_speedups = [theirs / ours for ours, theirs in json_mapping.rounds(count)]
@@ -192,12 +190,19 @@ def report(directory: Path, api: Upstream, simulator: Simulator, count: int, cal
         ("G1", "typed GetMeeting / baseline, calls/s", "typed", "baseline", 0.70),
         ("G3", "Proxy bytes / baseline, calls/s", "proxy", "baseline", 0.76),
         ("G4", "GetToken from cache / bare echo, calls/s", "token", "echo", 0.80),
+        ("", "typed GetMeeting, Connect JSON / gRPC, calls/s", "Connect JSON", "typed", 0.50),
+        ("", "typed GetMeeting, Connect binary / gRPC, calls/s", "Connect binary", "typed", 0.50),
     ):
         ratios = [one.rate / other.rate for one, other in zip(loads[above], loads[below], strict=True)]
         add_row(table, name, what, ratios, at_least=ratio)
     add_row(table, "G5", "JSON to meeting, speedup over json_format", mapping_speedups, at_least=8)
-    added = [typed - bare for bare, typed in medians]
-    add_row(table, "G6", "added median with one call in flight", added, " ms", at_most=0.15)
+    for name, what, above_index, below_index, milliseconds in (
+        ("G6", "added median with one call in flight", 1, 0, 0.15),
+        ("", "Connect JSON, median added to gRPC", 2, 1, 0.5),
+        ("", "Connect binary, median added to gRPC", 3, 1, 0.5),
+    ):
+        added = [each[above_index] - each[below_index] for each in medians]
+        add_row(table, name, what, added, " ms", at_most=milliseconds)
     for what, microseconds in (("blocking", added_blocking), ("asyncio", added_asyncio)):
         add_row(table, "", f"Python client, {what}, overhead per call", microseconds, " µs", at_most=15)
     add_row(table, "", "Python client, cached tokens/s", cached_reads, at_least=200_000)
