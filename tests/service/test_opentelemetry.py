@@ -14,6 +14,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from conftest import SECRETS, LogStream
+from support.connect_channel import BINARY, JSON, over
 from support.harness import (
     BASIL,
     MONICA,
@@ -126,6 +127,27 @@ async def test_call_with_a_refresh_is_one_trace(exporting: Exporting, tmp_path: 
         "POST /oauth/token": zoom_request("POST", "/oauth/token", 200),
         "POST /users/{userId}/meetings": zoom_request("POST", "/users/{userId}/meetings", 201),
     }
+
+
+@pytest.mark.parametrize("protocol", [JSON, BINARY])
+async def test_call_over_http_has_the_span_of_an_rpc(
+    exporting: Exporting, tmp_path: Path, protocol: str
+) -> None:
+    """It belongs to the trace of the caller. The next request of the connection does not belong to it."""
+    async with exporting.service(tmp_path) as zoomgate, over(protocol, zoomgate) as stubs:
+        await zoomgate.connect()
+        await create_meeting(stubs, SAMPLED)
+        await create_meeting(stubs)
+    receiver = exporting.receiver
+    first, second = (span for span in receiver.spans if span.name == CREATE_MEETING)
+    assert (first.trace_id, first.parent_id) == (TRACE_ID, SPAN_ID)
+    assert second.trace_id != TRACE_ID
+    assert described(first) == described(second)
+    assert described(first) == (
+        "SERVER",
+        {"rpc.system.name": "connectrpc", "rpc.method": CREATE_MEETING, "rpc.response.status_code": "OK"},
+    )
+    assert not [span for span in receiver.spans if span.name.startswith("POST /zoomgate")]
 
 
 async def test_rejected_token_is_refreshed_within_the_trace(exporting: Exporting, tmp_path: Path) -> None:
