@@ -493,15 +493,13 @@ async def test_binary_message_that_cannot_be_parsed_is_rejected(zoomgate: Harnes
 
 
 async def test_large_json_does_not_block_other_calls(zoomgate: Harness, unaffected: None) -> None:
-    """A conversion of several seconds ends at the timeout of its call, while other calls are answered."""
+    """Many calls are answered before a request whose conversion takes seconds."""
     large = with_user(f'"options": {{"a": [{",".join(["1"] * 2_000_000)}]}}')
     async with Connection.open(zoomgate) as connection:
-        connection.send(large, BEGIN, headers={"Connect-Timeout-Ms": "2000"})
+        connection.send(large, BEGIN)
         await connection.writer.drain()
         slow = asyncio.create_task(connection.receive())
-        answered = 0
-        while not slow.done():
+        for _ in range(50):
             assert (await exchange(zoomgate, with_user('"minValidity": "0s"'))).status == 200
-            answered += 1
-        assert (await slow).short[:2] in ((504, "deadline_exceeded"), (400, "invalid_argument"))
-    assert answered > 1
+        assert not slow.done()
+        slow.cancel()
