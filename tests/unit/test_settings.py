@@ -621,3 +621,41 @@ def test_pipe_in_place_of_a_file_is_rejected(
     os.mkfifo(settings.VELO_SECRET)
     given = {"ZOOMGATE_CLIENT_ID": "app"} | {f"ZOOMGATE_{name}": value for name, value in environ.items()}
     assert any("cannot be read (not a regular file)" in text for text in problems(given))
+
+
+@pytest.mark.parametrize(
+    ("origin", "sent"),
+    [
+        ("https://app.example.com", "https://app.example.com"),
+        ("HTTPS://App.Example.com/", "https://app.example.com"),
+        ("https://app.example.com:443", "https://app.example.com"),
+        ("https://app.example.com:8443", "https://app.example.com:8443"),
+        ("http://localhost:80", "http://localhost"),
+        ("http://[::1]:3000", "http://[::1]:3000"),
+    ],
+)
+def test_origins_have_the_form_in_which_browsers_send_them(origin: str, sent: str) -> None:
+    assert settings.load({"ZOOMGATE_ALLOWED_ORIGINS": f"{origin}, https://b.example"}).allowed_origins == (
+        sent,
+        "https://b.example",
+    )
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "*",
+        "null",
+        "app.example.com",
+        "https://*.example.com",
+        "https://app.example.com/page",
+        "https://app.example.com?",
+        "https://user@app.example.com",
+        "http://app.example.com",
+        "ftp://app.example.com",
+    ],
+)
+def test_origin_that_matches_no_page_or_is_not_secure_is_rejected(origin: str) -> None:
+    assert problem({"ZOOMGATE_ALLOWED_ORIGINS": origin}).startswith(
+        "ZOOMGATE_ALLOWED_ORIGINS contains item 1"
+    )

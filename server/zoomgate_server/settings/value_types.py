@@ -185,14 +185,16 @@ def _parse_download_host(text: str) -> str:
 
 
 def _parse_origin(text: str) -> str:
+    """Return an origin in the form in which browsers send it."""
     parts = _split(text)
-    if parts is None or parts.path.strip("/") or parts.query or "#" in text:
+    if parts is None or parts.path.strip("/") or set("?#*") & set(text):
         raise Rejected(
             "is not an origin; use a scheme, a host and optionally a port, such as https://app.example.com"
         )
     if not _is_secure(parts):
         raise Rejected(f"must {_USE_HTTPS}")
-    return _normalized(text)
+    default_port = ":443" if parts.scheme == "https" else ":80"
+    return f"{parts.scheme}://{parts.netloc.lower().removesuffix(default_port)}"
 
 
 def is_path(text: str) -> bool:
