@@ -177,7 +177,7 @@ class ConnectEndpoint:
     """HTTP endpoint for the unary RPCs of a pipeline.
 
     Args:
-        is_known_caller: Returns whether the metadata of a call contains a valid credential. The bodies of other calls are not read.
+        is_known_caller: Returns whether the metadata of a call contains a valid credential. The bodies of other calls are discarded.
         max_request_bytes: Maximum size of a request message.
         allowed_origins: The origins of web pages whose scripts may call the RPCs.
     """
