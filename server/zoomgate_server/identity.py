@@ -42,7 +42,8 @@ class Principal:
         issuer: The issuer of the credential: `key` for static keys.
         subject: The caller's identifier at the issuer. Never reassigned to another caller.
         proxy_paths: Patterns of the paths that the caller may use through the proxy.
-        on_behalf_of: The member whose credential the service forwards, if any. The policies of both then apply.
+        on_behalf_of: The member whose credential the service forwards or whose address it names, if any. The policies of both then
+            apply.
     """
 
     name: str
@@ -74,7 +75,7 @@ class Principal:
 
     @property
     def member(self) -> "Principal | None":
-        """The member who makes the call: the member whose credential is forwarded, or the caller if the caller is a member."""
+        """The member who makes the call: the member on whose behalf the service calls, or the caller if the caller is a member."""
         if self.on_behalf_of is not None:
             return self.on_behalf_of
         return self if Role.MEMBER in self.roles else None

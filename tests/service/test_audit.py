@@ -16,7 +16,7 @@ import pytest
 from yarl import URL
 
 from conftest import SECRETS
-from support.harness import BASIL, MONICA, OMAR, Harness, browser, consent, consent_form, running
+from support.harness import BASIL, MONICA, OMAR, Harness, browser, consent, consent_form, metadata, running
 from zoom_simulator import SimulatedUser
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1 import meetings_service_pb2 as meetings_pb
@@ -409,6 +409,17 @@ async def test_call_on_behalf_of_a_member_is_audited_with_both(zoomgate: Harness
     )
     line = await last_line(zoomgate, "connection.disconnected")
     assert (line["principal"], line["on_behalf_of"]) == ("service", "monica")
+
+
+async def test_call_in_the_name_of_a_member_is_audited_with_the_address(zoomgate: Harness) -> None:
+    await zoomgate.connect()
+    await zoomgate.auth.DeleteConnection(
+        pb.DeleteConnectionRequest(user_email=MONICA),
+        metadata=(*metadata(), ("zoomgate-member-email", MONICA)),
+        timeout=20,
+    )
+    line = await last_line(zoomgate, "connection.disconnected")
+    assert (line["principal"], line["role"], line["on_behalf_of"]) == ("service", "service", MONICA)
 
 
 async def test_lines_have_common_fields_and_no_secrets(tmp_path: Path) -> None:

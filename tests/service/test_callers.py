@@ -1,6 +1,8 @@
 """Tests for authentication and authorization."""
 
 import itertools
+from dataclasses import replace
+from pathlib import Path
 
 import grpc
 import grpc.aio
@@ -10,6 +12,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from support.harness import CALLERS, MONICA, OMAR, Harness, RpcError, caller_key, metadata, running
 from zoomgate.v1 import auth_service_pb2, meetings_service_pb2, proxy_service_pb2, registrants_service_pb2
+from zoomgate_server.identity import Role
 from zoomgate_server.rpc.middleware.access_policy import METHOD_POLICY
 
 S, M, A = "service", "member", "admin"
@@ -127,6 +130,98 @@ async def test_policy_of_forwarded_member_applies_too(zoomgate: Harness) -> None
     assert error.short == ("UNAUTHENTICATED", "CALLER_UNAUTHENTICATED")
 
 
+async def error_as_member(
+    zoomgate: Harness, name: str, request: object, email: str, caller: str = "service"
+) -> RpcError | None:
+    """Call an RPC in the name of a member; return the failure, or None."""
+    try:
+        entries = (*metadata(caller), ("zoomgate-member-email", email))
+        call = zoomgate.method(name)(request, metadata=entries, timeout=20)
+        await (call if isinstance(call, grpc.aio.UnaryUnaryCall) else call.read())
+    except grpc.aio.AioRpcError as error:
+        return RpcError.of(error)
+    return None
+
+
+async def test_service_that_names_a_member_may_act_only_for_this_member(zoomgate: Harness) -> None:
+    """The case of the address is ignored, and the service's own policy still applies."""
+    await zoomgate.connect(MONICA)
+    get = proxy_service_pb2.GetRequest(user_email=MONICA, url="/users/me")
+    connection = auth_service_pb2.GetConnectionRequest(user_email=MONICA)
+    assert await error_as_member(zoomgate, "ProxyService.Get", get, MONICA) is None
+    assert await error_as_member(zoomgate, "AuthService.GetConnection", connection, MONICA.upper()) is None
+    for name, request, email, caller in (
+        ("ProxyService.Get", get, OMAR, "service"),
+        ("AuthService.GetConnection", connection, OMAR, "service"),
+        ("AuthService.GetConnection", connection, MONICA, "omars"),
+        ("AuthService.GetConnection", connection, MONICA, "admin"),
+        ("AuthService.GetConnection", connection, MONICA, "monica"),
+        ("ProxyService.Get", get, MONICA, "blind"),
+    ):
+        error = await error_as_member(zoomgate, name, request, email, caller)
+        assert error is not None, (name, email, caller)
+        assert error.short == ("PERMISSION_DENIED", "CALLER_NOT_ALLOWED"), (name, email, caller)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, row in METHOD_POLICY.items() if row.access_tokens or row.refresh_tokens]
+)
+async def test_service_that_names_a_member_receives_no_tokens(zoomgate: Harness, name: str) -> None:
+    method = name.removeprefix("/zoomgate.v1.").replace("/", ".")
+    error = await error_as_member(zoomgate, method, new_request(method), MONICA)
+    assert error is not None
+    assert error.short == ("PERMISSION_DENIED", "CALLER_NOT_ALLOWED")
+
+
+async def test_administrator_that_is_also_a_service_has_no_more_rights_in_the_name_of_a_member(
+    tmp_path: Path,
+) -> None:
+    both = replace(CALLERS["service"], roles=frozenset({Role.SERVICE, Role.ADMIN}))
+    async with running(tmp_path, callers={"both": both}) as zoomgate:
+        for name, user in (("AuthService.ImportConnection", MONICA), ("AuthService.DeleteConnection", OMAR)):
+            error = await error_as_member(zoomgate, name, new_request(name, user), MONICA, "both")
+            assert error is not None
+            assert error.short == ("PERMISSION_DENIED", "CALLER_NOT_ALLOWED"), name
+
+
+async def test_service_that_names_a_member_lists_only_this_member(zoomgate: Harness) -> None:
+    await zoomgate.connect(MONICA)
+    await zoomgate.connect(OMAR)
+    listed = await zoomgate.auth.ListConnections(
+        auth_service_pb2.ListConnectionsRequest(),
+        metadata=(*metadata(), ("zoomgate-member-email", OMAR)),
+        timeout=20,
+    )
+    assert [connection.user_email for connection in listed.connections] == [OMAR]
+
+
+async def test_authorization_of_a_named_member_is_completed_only_for_this_member(zoomgate: Harness) -> None:
+    begun = await zoomgate.auth.BeginAuthorization(
+        auth_service_pb2.BeginAuthorizationRequest(user_email=MONICA),
+        metadata=(*metadata(), ("zoomgate-member-email", MONICA)),
+        timeout=20,
+    )
+    request = auth_service_pb2.GetAuthorizationRequest(state=begun.state)
+    assert await error_as_member(zoomgate, "AuthService.GetAuthorization", request, MONICA) is None
+    error = await error_as_member(zoomgate, "AuthService.GetAuthorization", request, OMAR)
+    assert error is not None
+    assert error.short == ("INVALID_ARGUMENT", "INVALID_STATE")
+    assert (await zoomgate.error_of(zoomgate.auth.GetAuthorization, request)).reason == "INVALID_STATE"
+
+
+@pytest.mark.parametrize(
+    ("user", "valid", "reason"),
+    [(MONICA, True, ""), (OMAR, False, "Email addresses do not match")],
+)
+async def test_named_member_is_validated(zoomgate: Harness, user: str, valid: bool, reason: str) -> None:
+    validation = await zoomgate.auth.ValidateUser(
+        auth_service_pb2.ValidateUserRequest(user_email=user),
+        metadata=(*metadata(), ("zoomgate-member-email", MONICA)),
+        timeout=20,
+    )
+    assert (validation.valid, validation.reason) == (valid, reason)
+
+
 async def test_access_token_requires_permission(zoomgate: Harness) -> None:
     request = auth_service_pb2.GetTokenRequest(user_email=MONICA)
     assert (await zoomgate.error_of(zoomgate.auth.GetToken, request, "blind")).reason == "CALLER_NOT_ALLOWED"
@@ -178,6 +273,10 @@ async def test_member_cannot_access_connection_of_a_different_member(zoomgate: H
         (("authorization", "Bearer "),),
         (*metadata(), ("zoomgate-member-token", "x")),
         (*metadata("service", "monica"), ("zoomgate-member-token", caller_key("monica"))),
+        (*metadata(), ("zoomgate-member-email", "")),
+        (*metadata(), ("zoomgate-member-email", f"{MONICA},{OMAR}")),
+        (*metadata(), ("zoomgate-member-email", MONICA), ("zoomgate-member-email", MONICA)),
+        (*metadata("service", "monica"), ("zoomgate-member-email", MONICA)),
     ],
 )
 async def test_malformed_credential_is_rejected(

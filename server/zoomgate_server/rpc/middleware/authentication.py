@@ -33,7 +33,7 @@ from zoomgate_server.errors import (
     MalformedRequest,
     ZoomgateError,
 )
-from zoomgate_server.identity import Principal, Role
+from zoomgate_server.identity import Principal, Role, UserPatterns
 from zoomgate_server.rpc.middleware import access_policy
 from zoomgate_server.rpc.middleware.error_status import reason_of
 from zoomgate_server.rpc.middleware.pipeline import Context, Handler, Method
@@ -41,6 +41,7 @@ from zoomgate_server.user_email import InvalidUserEmail, canonical_email
 
 AUTHORIZATION = "authorization"
 MEMBER_TOKEN = "zoomgate-member-token"
+MEMBER_EMAIL = "zoomgate-member-email"
 MAX_USERS = 1000
 """Maximum number of users in a request."""
 
@@ -49,6 +50,9 @@ AUDITED_REJECTIONS = (CallerNotAllowed, CodeRefused, HeaderNotAllowed, InvalidPa
 
 _BEARER = re.compile(r"[Bb]earer ([A-Za-z0-9._~+/=-]{16,512})", re.ASCII)
 _KEY = re.compile(r"[A-Za-z0-9._~+/=-]{16,512}", re.ASCII)
+
+_Entry = tuple[str, str | bytes]
+"""An entry of the metadata."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +161,7 @@ class Authentication:
 
         return check
 
-    def is_known(self, metadata: Iterable[tuple[str, str | bytes]]) -> bool:
+    def is_known(self, metadata: Iterable[_Entry]) -> bool:
         """Return whether the metadata contains a valid credential, or needs none."""
         try:
             self._authenticate(_credentials(metadata)[0])
@@ -175,7 +179,7 @@ class Authentication:
         return self._clock.monotonic() + seconds - timing.response_margin
 
     def _recheck(
-        self, credentials: Sequence[str | bytes], members: Sequence[str | bytes], path: str, user_email: str
+        self, credentials: Sequence[str | bytes], members: Sequence[_Entry], path: str, user_email: str
     ) -> bool:
         """Check the credential and policy of a running stream again, and return whether the caller may see a user."""
         principal = self._authenticate(credentials)
@@ -197,16 +201,26 @@ class Authentication:
             raise _unauthenticated("unknown key" if _BEARER.fullmatch(credential) else "malformed key")
         return principal
 
-    def _with_member(self, principal: Principal, members: Sequence[str | bytes]) -> Principal:
+    def _with_member(self, principal: Principal, members: Sequence[_Entry]) -> Principal:
         """Return the principal, including the member on whose behalf it calls."""
-        if len(members) > 1 or not isinstance(members[0], str) or not _KEY.fullmatch(members[0]):
-            raise _unauthenticated("malformed member token")
-        member = self._keys.find(members[0])
+        entry, value = members[0]
+        if len(members) > 1 or not isinstance(value, str):
+            raise _unauthenticated("malformed member entry")
+        limited = (
+            replace(principal, on_behalf_of=self._member(value))
+            if entry == MEMBER_TOKEN
+            else _limited_to_member(principal, value)
+        )
+        if Role.SERVICE not in principal.roles:
+            raise CallerNotAllowed("Only a service may call on behalf of a member")
+        return limited
+
+    def _member(self, token: str) -> Principal:
+        """Return the member with a token."""
+        member = self._keys.find(token) if _KEY.fullmatch(token) else None
         if member is None or Role.MEMBER not in member.roles:
             raise _unauthenticated("the member token is unknown or does not belong to a member")
-        if Role.SERVICE not in principal.roles:
-            raise CallerNotAllowed("Only a service may forward a member's token")
-        return replace(principal, on_behalf_of=member)
+        return member
 
     def _audit_rejection(
         self,
@@ -221,16 +235,30 @@ class Authentication:
         self._audit(AuditEvent("call.rejected", reason_of(error), user_email, actor, details=details))
 
 
-def _credentials(metadata: Iterable[tuple[str, str | bytes]]) -> tuple[list[str | bytes], list[str | bytes]]:
-    """Return the caller's credentials and the forwarded member tokens."""
+def _credentials(metadata: Iterable[_Entry]) -> tuple[list[str | bytes], list[_Entry]]:
+    """Return the caller's credentials, and the entries that name a member."""
     credentials: list[str | bytes] = []
-    members: list[str | bytes] = []
+    members: list[_Entry] = []
     for key, value in metadata:
         if key == AUTHORIZATION:
             credentials.append(value)
-        elif key == MEMBER_TOKEN:
-            members.append(value)
+        elif key in (MEMBER_TOKEN, MEMBER_EMAIL):
+            members.append((key, value))
     return credentials, members
+
+
+def _limited_to_member(principal: Principal, user_email: str) -> Principal:
+    """Return the service, limited to a member that it has authenticated itself: to the member's address, and without tokens."""
+    try:
+        email = canonical_email(user_email)
+    except InvalidUserEmail:
+        raise _unauthenticated("malformed member email") from None
+    users = UserPatterns(addresses=frozenset({email} if principal.users.matches(email) else ()))
+    roles = frozenset({Role.SERVICE})
+    member = Principal(name=email, roles=roles, users=users, email=email, subject=email)
+    return replace(
+        principal, roles=roles, users=users, access_tokens=False, refresh_tokens=False, on_behalf_of=member
+    )
 
 
 def _decoded(method: Method, request: Any) -> Any:

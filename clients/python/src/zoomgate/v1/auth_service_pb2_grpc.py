@@ -331,7 +331,8 @@ class AuthServiceServicer(object):
 
     def ValidateUser(self, request, context):
         """Reports whether the calling member is `user_email`. The member is identified by the token that a service forwards in
-        `zoomgate-member-token`, or by its own credential when it calls directly.
+        `zoomgate-member-token`, by the address that a service names in `zoomgate-member-email`, or by its own credential when it calls
+        directly.
 
         Authorization: services and members, for any user.
 

@@ -546,7 +546,8 @@ class AuthServiceStub(typing.Generic[_AuthServiceBeginAuthorizationType, _AuthSe
 
     ValidateUser: _AuthServiceValidateUserType
     """Reports whether the calling member is `user_email`. The member is identified by the token that a service forwards in
-    `zoomgate-member-token`, or by its own credential when it calls directly.
+    `zoomgate-member-token`, by the address that a service names in `zoomgate-member-email`, or by its own credential when it calls
+    directly.
 
     Authorization: services and members, for any user.
 
@@ -896,7 +897,8 @@ class AuthServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[zoomgate.v1.auth_service_pb2.ValidateUserResponse, collections.abc.Awaitable[zoomgate.v1.auth_service_pb2.ValidateUserResponse]]:
         """Reports whether the calling member is `user_email`. The member is identified by the token that a service forwards in
-        `zoomgate-member-token`, or by its own credential when it calls directly.
+        `zoomgate-member-token`, by the address that a service names in `zoomgate-member-email`, or by its own credential when it calls
+        directly.
 
         Authorization: services and members, for any user.
 
