@@ -1,0 +1,76 @@
+import { getPackageConfig } from 'wix-configs-backend';
+import { fetch } from 'wix-fetch';
+import { getSecret } from 'wix-secrets-backend';
+
+/** The name of the caller's key in Wix's Secrets Manager. */
+const KEY_SECRET = 'zoomgate-caller-key';
+
+/** Wix stops functions that pages call after 14 seconds (https://support.wix.com/en/article/velo-about-backend-limitations). */
+const TIMEOUT_MS = 12_000;
+
+/** An error of Zoomgate. The message starts with the reason, because pages receive only the message. */
+export class ZoomgateError extends Error {
+  name = 'ZoomgateError';
+
+  /** @param {{code: string, message: string, details?: {type: string, debug?: object}[]}} error the error in the Connect protocol's form */
+  constructor({ code, message, details = [] }) {
+    const detail = (type) => details.find((item) => item.type === `google.rpc.${type}`)?.debug;
+    const { reason, metadata = {} } = detail('ErrorInfo') ?? {};
+    super(reason ? `${reason}: ${message}` : message);
+    /** The status code, such as `failed_precondition`. */
+    this.code = code;
+    /** The reason, such as `ZOOM_NOT_CONNECTED`; undefined if the request did not reach Zoomgate. */
+    this.reason = reason;
+    /** @type {Record<string, string>} */
+    this.metadata = metadata;
+    /** The invalid fields of the request. */
+    this.fieldViolations = detail('BadRequest')?.fieldViolations ?? [];
+    /** The time after which to retry, such as `1.5s`, if a retry can succeed. */
+    this.retryDelay = detail('RetryInfo')?.retryDelay;
+  }
+}
+
+/**
+ * Call an RPC with the Connect protocol (https://connectrpc.com/docs/protocol/), and return the response message in its JSON form.
+ *
+ * @param {string} method such as `AuthService/GetToken`
+ * @param {object} request the request message in its JSON form
+ * @param {string} [memberEmail] the member to whom Zoomgate limits the call; by default, the call is not limited to a member
+ * @returns {Promise<any>}
+ * @throws {ZoomgateError}
+ */
+export async function call(method, request, memberEmail) {
+  const [{ zoomgateUrl }, key] = await Promise.all([getPackageConfig('zoom'), getSecret(KEY_SECRET)]);
+  const headers = {
+    Authorization: `Bearer ${key}`,
+    'Content-Type': 'application/json',
+    'Connect-Protocol-Version': '1',
+    'Connect-Timeout-Ms': String(TIMEOUT_MS),
+  };
+  if (memberEmail !== undefined) headers['Zoomgate-Member-Email'] = memberEmail;
+  const body = JSON.stringify(request);
+  const response = await fetch(`${zoomgateUrl}/zoomgate.v1.${method}`, { method: 'POST', headers, body });
+  if (response.ok) return response.json();
+  // an intermediary may respond with a page
+  const fallback = { code: 'unknown', message: `${zoomgateUrl} responded with HTTP status ${response.status}` };
+  throw new ZoomgateError(await response.json().catch(() => fallback));
+}
+
+/**
+ * Call Zoom's REST API, and return Zoom's response, including responses such as 404.
+ *
+ * @param {'Get' | 'Post' | 'Patch' | 'Delete'} method
+ * @param {{url: string, userEmail: string, dataToSend?: object}} request
+ * @param {string} [memberEmail] see `call`
+ * @returns {Promise<Response>}
+ * @throws {ZoomgateError}
+ */
+export async function callZoom(method, { url, userEmail, dataToSend }, memberEmail) {
+  const request = { userEmail, url, json: dataToSend };
+  const { response } = await call(`ProxyService/${method}`, request, memberEmail);
+  const { status, headers = [], body } = response;
+  return new Response(body ? Buffer.from(body, 'base64') : null, {
+    status,
+    headers: headers.map(({ name, value }) => [name, value]),
+  });
+}

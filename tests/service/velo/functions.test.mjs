@@ -1,0 +1,341 @@
+// Tests for the functions of clients/velo, called through the imports of a site that has installed them.
+import assert from 'node:assert/strict';
+import { readFile } from 'node:fs/promises';
+import { beforeEach, test } from 'node:test';
+
+import * as backend from '@example/zoomgate-backend';
+import * as page from '@example/zoomgate';
+import { site } from './wix/site.mjs';
+
+const MONICA = 'monica@example.com';
+const OMAR = 'omar@example.com';
+const PAGE = 'https://www.example.com/zoom';
+const APP = new URL('../../../clients/velo/', import.meta.url);
+const { ZOOM_OAUTH_URL, ZOOM_CLIENT_ID, ZOOM_CLIENT_SECRET } = process.env;
+
+const FUNCTIONS = [
+  ['public/init-zoom.js', 'authorizeUser', '{ userEmail, options }'],
+  ['public/init-zoom.js', 'initZoom', '{ code } = {}'],
+  ['public/init-zoom.js', 'getQueryParams', ''],
+  ['backend/zoom-auth.js', 'createToken', '{ code, userEmail }'],
+  ['backend/zoom-auth.js', 'refreshToken', '{ refresh_token, userEmail }'],
+  ['backend/zoom-auth.js', 'getToken', 'userEmail'],
+  ['backend/zoom-auth.js', 'requestToken', '{ refresh_token, userEmail }'],
+  ['backend/validator-helper.js', 'isTokenExpired', '{ expiresIn, updatedDate }'],
+  ['backend/validator-helper.js', 'isValidUser', 'userEmail'],
+  ['backend/zoom-api-wrapper.jsw', 'createTokenWrapper', '{ code }'],
+  ['backend/zoom-api-wrapper.jsw', 'createMeeting', '{ userEmail, meetingDetails = {} }'],
+  ['backend/zoom-api-wrapper.jsw', 'getMeeting', '{ userEmail, meetingId }'],
+  ['backend/zoom-api-wrapper.jsw', 'deleteMeeting', '{ userEmail, meetingId }'],
+  ['backend/zoom-api.js', 'getRequest', '{ url, userEmail }'],
+  ['backend/zoom-api.js', 'postRequest', '{ url, dataToSend, userEmail }'],
+  ['backend/zoom-api.js', 'patchRequest', '{ url, dataToSend, userEmail }'],
+  ['backend/zoom-api.js', 'deleteRequest', '{ url, userEmail }'],
+];
+
+/** Consent on Zoom's page, and return the URL to which Zoom redirects the browser. */
+async function consent(url, user, decision = 'allow') {
+  const form = await fetch(url);
+  const fields = [...(await form.text()).matchAll(/type="hidden" name="([^"]+)" value="([^"]*)"/g)];
+  const body = new URLSearchParams(fields.map(([, name, value]) => [name, value.replaceAll('&amp;', '&')]));
+  body.set('user', user);
+  body.set('decision', decision);
+  const action = new URL(form.url);
+  action.search = '';
+  const headers = { Cookie: form.headers.getSetCookie().map((cookie) => cookie.split(';')[0]).join('; ') };
+  const response = await fetch(action, { method: 'POST', headers, body, redirect: 'manual' });
+  return new URL(response.headers.get('location'));
+}
+
+/** Consent without `authorizeUser`, and return the code. */
+async function newCode(user) {
+  const query = new URLSearchParams({
+    response_type: 'code',
+    client_id: ZOOM_CLIENT_ID,
+    redirect_uri: PAGE,
+  });
+  return (await consent(`${ZOOM_OAUTH_URL}/authorize?${query}`, user)).searchParams.get('code');
+}
+
+/** Connect a user to Zoom without Zoomgate, and return the tokens. */
+async function newTokens(user) {
+  const body = new URLSearchParams({
+    grant_type: 'authorization_code',
+    code: await newCode(user),
+    redirect_uri: PAGE,
+  });
+  const credentials = Buffer.from(`${ZOOM_CLIENT_ID}:${ZOOM_CLIENT_SECRET}`).toString('base64');
+  const headers = { Authorization: `Basic ${credentials}` };
+  return (await fetch(`${ZOOM_OAUTH_URL}/token`, { method: 'POST', headers, body })).json();
+}
+
+/** Connect a member with the functions of the page. */
+async function connect(user, options) {
+  site.member = user;
+  await page.authorizeUser({ userEmail: user, options });
+  site.url = await consent(site.url, user);
+  return page.initZoom();
+}
+
+beforeEach(() => {
+  Object.assign(site, { member: undefined, url: new URL(PAGE), env: 'browser', requests: [] });
+});
+
+for (const [file, name, parameters] of FUNCTIONS) {
+  test(`${name} is exported by ${file} with its documented parameters`, async () => {
+    const exported = (await import(new URL(file, APP)))[name];
+    assert.equal(exported.toString().match(/\w+\((.*)\) \{/)[1], parameters);
+    assert.ok(name in (file.startsWith('public') ? page : backend));
+  });
+}
+
+test('the page module imports no backend module other than the web module', async () => {
+  const source = await readFile(new URL('public/init-zoom.js', APP), 'utf8');
+  const imported = [...source.matchAll(/^import .* from '(.+)';$/gm)].map(([, module]) => module);
+  assert.deepEqual(imported, [
+    'wix-location-frontend',
+    'wix-window-frontend',
+    'backend/zoom-api-wrapper.jsw',
+  ]);
+});
+
+test('authorizeUser and initZoom connect the member and return the options', async () => {
+  const options = { page: 'book', names: ['Monica', 'Ünal'] };
+  assert.deepEqual(await connect(MONICA, options), { userEmail: MONICA, options });
+  assert.equal((await backend.getRequest({ url: '/users/me', userEmail: MONICA })).status, 200);
+});
+
+test('the page of the README connects the member and creates a meeting', async () => {
+  const elements = { '#status': { text: '' } };
+  let load;
+  globalThis.$w = Object.assign((name) => elements[name], { onReady: (run) => (load = run) });
+  const { connect_click, meet_click } = await import('page-of-the-readme');
+  site.member = MONICA;
+  await load();
+  assert.equal(elements['#status'].text, '');
+  await connect_click();
+  site.url = await consent(site.url, MONICA);
+  await load();
+  assert.equal(elements['#status'].text, `${MONICA} is connected`);
+  await meet_click();
+  assert.match(elements['#status'].text, /^https:.*zoom.us\/j\//);
+});
+
+test('initZoom removes the code from the URL, so that a reload of the page does nothing', async () => {
+  await connect(MONICA);
+  assert.equal(site.url.href, PAGE);
+  assert.equal(await page.initZoom(), undefined);
+});
+
+test('initZoom does nothing while Wix renders the page on its servers', async () => {
+  site.member = MONICA;
+  await page.authorizeUser({ userEmail: MONICA });
+  site.url = await consent(site.url, MONICA);
+  site.env = 'backend';
+  assert.equal(await page.initZoom({ code: page.getQueryParams().code }), undefined);
+  site.env = 'browser';
+  const connected = await page.initZoom({ code: page.getQueryParams().code });
+  assert.deepEqual(connected, { userEmail: MONICA, options: {} });
+});
+
+test('initZoom fails if the user declines', async () => {
+  site.member = MONICA;
+  await page.authorizeUser({ userEmail: MONICA });
+  site.url = await consent(site.url, MONICA, 'deny');
+  await assert.rejects(page.initZoom(), { message: /^AUTHORIZATION_DECLINED: / });
+});
+
+test('initZoom fails if a different member than the one who started the authorization is logged in', async () => {
+  site.member = MONICA;
+  await page.authorizeUser({ userEmail: MONICA });
+  site.url = await consent(site.url, MONICA);
+  site.member = OMAR;
+  await assert.rejects(page.initZoom(), { message: /^INVALID_STATE: / });
+});
+
+test('initZoom fails if a different Zoom user consents', async () => {
+  site.member = MONICA;
+  await page.authorizeUser({ userEmail: MONICA });
+  site.url = await consent(site.url, OMAR);
+  await assert.rejects(page.initZoom(), { message: /^IDENTITY_MISMATCH: / });
+});
+
+test('createMeeting, getMeeting and deleteMeeting use the names and values of Zoom’s API', async () => {
+  await connect(MONICA);
+  const meetingDetails = { topic: 'First', type: 2, duration: 30, settings: { waiting_room: true } };
+  const meeting = await backend.createMeeting({ userEmail: MONICA, meetingDetails });
+  assert.equal(typeof meeting.id, 'number');
+  assert.match(meeting.join_url, /^https:/);
+  assert.deepEqual([meeting.topic, meeting.type, meeting.duration], ['First', 2, 30]);
+  assert.equal(meeting.settings.waiting_room, true);
+  const meetingId = String(meeting.id);
+  assert.equal((await backend.getMeeting({ userEmail: MONICA.toUpperCase(), meetingId })).topic, 'First');
+  assert.equal(await backend.deleteMeeting({ userEmail: MONICA, meetingId }), '204');
+  await assert.rejects(backend.getMeeting({ userEmail: MONICA, meetingId }), { message: /404.*3001/ });
+});
+
+test('createMeeting accepts empty details', async () => {
+  await connect(MONICA);
+  const meeting = await backend.createMeeting({ userEmail: MONICA, meetingDetails: {} });
+  assert.match(meeting.join_url, /^https:/);
+});
+
+test('a meeting ID cannot lead to a different path of Zoom’s API', async () => {
+  await connect(MONICA);
+  const { id } = await backend.createMeeting({ userEmail: MONICA });
+  for (const meetingId of ['../users/me', `${id}/../${id}`, `${id}?a=b`, `${id}/`, '..', '']) {
+    await assert.rejects(backend.getMeeting({ userEmail: MONICA, meetingId }));
+  }
+});
+
+const WEB_FUNCTIONS = [
+  ['authorizeUser', (userEmail) => page.authorizeUser({ userEmail })],
+  ['createMeeting', (userEmail) => backend.createMeeting({ userEmail, meetingDetails: {} })],
+  ['getMeeting', (userEmail) => backend.getMeeting({ userEmail, meetingId: '1' })],
+  ['deleteMeeting', (userEmail) => backend.deleteMeeting({ userEmail, meetingId: '1' })],
+];
+
+for (const [name, run] of WEB_FUNCTIONS) {
+  test(`${name} rejects visitors and other members without a request`, async () => {
+    await assert.rejects(run(MONICA), { message: 'Member is not logged in' });
+    site.member = OMAR;
+    await assert.rejects(run(MONICA), { message: 'Email addresses do not match' });
+    assert.deepEqual(site.requests, []);
+  });
+}
+
+for (const [name, run] of [
+  ['createTokenWrapper', () => backend.createTokenWrapper({ code: 'x' })],
+  ['initZoom', () => page.initZoom({ code: 'x' })],
+]) {
+  test(`${name} rejects visitors without a request`, async () => {
+    site.url = new URL('?state=x', PAGE);
+    await assert.rejects(run(), { message: 'Member is not logged in' });
+    assert.deepEqual(site.requests, []);
+  });
+}
+
+test('every call of a page names the member to whom Zoomgate limits it', async () => {
+  await connect(MONICA);
+  const { id } = await backend.createMeeting({ userEmail: MONICA });
+  await backend.getMeeting({ userEmail: MONICA, meetingId: `${id}` });
+  await backend.deleteMeeting({ userEmail: MONICA, meetingId: `${id}` });
+  await backend.createTokenWrapper({ code: await newCode(MONICA) });
+  const members = site.requests.map((headers) => headers['Zoomgate-Member-Email']);
+  assert.deepEqual(members, Array(6).fill(MONICA));
+});
+
+test('isValidUser compares the address with the member’s, in any case', async () => {
+  assert.deepEqual(await backend.isValidUser(MONICA), { valid: false, reason: 'Member is not logged in' });
+  site.member = 'Monica@Example.com';
+  assert.deepEqual(await backend.isValidUser(MONICA), { valid: true });
+  const mismatch = { valid: false, reason: 'Email addresses do not match' };
+  assert.deepEqual(await backend.isValidUser(OMAR), mismatch);
+  assert.deepEqual(await backend.isValidUser(undefined), mismatch);
+});
+
+test('createToken returns the tokens with Zoom’s names', async () => {
+  const token = await backend.createToken({ code: await newCode(MONICA), userEmail: MONICA });
+  assert.deepEqual(Object.keys(token), ['access_token', 'token_type', 'expires_in', 'scope', 'refresh_token']);
+  assert.equal(typeof token.expires_in, 'number');
+  assert.equal(await backend.getToken(MONICA), token.access_token);
+});
+
+test('createToken stores tokens that the key may not receive', async () => {
+  const { 'zoomgate-caller-key': key } = site.secrets;
+  site.secrets['zoomgate-caller-key'] = process.env.ZOOMGATE_KEY_WITHOUT_TOKENS;
+  const token = await backend.createToken({ code: await newCode(MONICA), userEmail: MONICA });
+  site.secrets['zoomgate-caller-key'] = key;
+  assert.equal(token, undefined);
+  assert.equal((await backend.getRequest({ url: '/users/me', userEmail: MONICA })).status, 200);
+});
+
+test('createTokenWrapper stores tokens without returning them, and reports a rejected code', async () => {
+  site.member = MONICA;
+  assert.deepEqual(await backend.createTokenWrapper({ code: await newCode(MONICA) }), { success: true });
+  assert.deepEqual(await backend.createTokenWrapper({ code: 'unknown' }), { success: false });
+  await assert.rejects(backend.createTokenWrapper({ code: await newCode(OMAR) }), {
+    message: /^IDENTITY_MISMATCH: /,
+  });
+});
+
+test('refreshToken returns a new access token', async () => {
+  const { refresh_token } = await backend.createToken({ code: await newCode(MONICA), userEmail: MONICA });
+  const before = await backend.getToken(MONICA);
+  const after = await backend.refreshToken({ refresh_token, userEmail: MONICA });
+  assert.notEqual(after, before);
+  assert.equal(await backend.getToken(MONICA), after);
+});
+
+test('requestToken stores the tokens of a refresh token from elsewhere', async () => {
+  const { refresh_token } = await newTokens(OMAR);
+  const token = await backend.requestToken({ refresh_token, userEmail: OMAR });
+  assert.notEqual(token.refresh_token, refresh_token);
+  assert.equal(await backend.getToken(OMAR), token.access_token);
+});
+
+test('isTokenExpired compares the lifetime with the date', async () => {
+  const expiresIn = 3600;
+  assert.deepEqual(await backend.isTokenExpired({ expiresIn, updatedDate: new Date() }), { success: false });
+  const updatedDate = '2026-01-01T00:00:00.000Z';
+  assert.deepEqual(await backend.isTokenExpired({ expiresIn, updatedDate }), { success: true });
+});
+
+test('getRequest, postRequest, patchRequest and deleteRequest return Zoom’s response', async () => {
+  await connect(MONICA);
+  const created = await backend.postRequest({
+    url: 'https://api.zoom.us/v2/users/me/meetings',
+    dataToSend: { topic: 'Second', type: 2 },
+    userEmail: MONICA,
+  });
+  assert.equal(created.status, 201);
+  assert.match(created.headers.get('content-type'), /^application\/json/);
+  const url = `https://api.zoom.us/v2/meetings/${(await created.json()).id}`;
+  const patched = await backend.patchRequest({ url, dataToSend: { topic: 'Third' }, userEmail: MONICA });
+  assert.equal(patched.status, 204);
+  assert.equal((await (await backend.getRequest({ url, userEmail: MONICA })).json()).topic, 'Third');
+  assert.equal((await backend.deleteRequest({ url, userEmail: MONICA })).status, 204);
+  const missing = await backend.getRequest({ url, userEmail: MONICA });
+  assert.deepEqual([missing.ok, missing.status, (await missing.json()).code], [false, 404, 3001]);
+});
+
+test('an error has the code, the reason and the details of Zoomgate', async () => {
+  const userEmail = 'nobody@example.com';
+  await assert.rejects(backend.getToken(userEmail), {
+    name: 'ZoomgateError',
+    code: 'failed_precondition',
+    reason: 'ZOOM_NOT_CONNECTED',
+    message: /^ZOOM_NOT_CONNECTED: /,
+  });
+  await assert.rejects(backend.getToken('no-address'), (error) => {
+    assert.equal(error.reason, 'INVALID_FIELD');
+    assert.deepEqual(
+      error.fieldViolations.map(({ field }) => field),
+      ['user_email'],
+    );
+    return true;
+  });
+});
+
+test('a response that is not from Zoomgate is reported with its status', async () => {
+  const { zoomgateUrl } = site.config.zoom;
+  site.config.zoom.zoomgateUrl = `${zoomgateUrl}/elsewhere`;
+  const failure = { code: 'unknown', reason: undefined, message: /elsewhere responded with HTTP status 404/ };
+  await assert.rejects(backend.getToken(MONICA), failure);
+  site.config.zoom.zoomgateUrl = zoomgateUrl;
+});
+
+test('no error and no result of a page function contains the key or a token', async () => {
+  await connect(MONICA);
+  const secrets = [process.env.ZOOMGATE_KEY, await backend.getToken(MONICA)];
+  const codes = [await newCode(MONICA), await newCode(OMAR)];
+  const results = await Promise.allSettled([
+    page.authorizeUser({ userEmail: MONICA }),
+    backend.createMeeting({ userEmail: MONICA }),
+    backend.getMeeting({ userEmail: MONICA, meetingId: '1' }),
+    backend.deleteMeeting({ userEmail: MONICA, meetingId: '1' }),
+    ...codes.map((code) => backend.createTokenWrapper({ code })),
+  ]);
+  const seen = results.map(({ value, reason }) => JSON.stringify(value ?? '') + String(reason?.stack)).join();
+  for (const secret of secrets) assert.ok(!seen.includes(secret));
+});

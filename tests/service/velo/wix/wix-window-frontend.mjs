@@ -1,0 +1,9 @@
+import { site } from './site.mjs';
+
+export default {
+  rendering: {
+    get env() {
+      return site.env;
+    },
+  },
+};
