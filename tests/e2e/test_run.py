@@ -126,21 +126,21 @@ async def test_documented_grpcurl_commands_work(tmp_path: Path) -> None:
             if command.endswith("BeginAuthorization"):
                 state = json.loads(output)["state"]
                 async with browser() as session:
-                    page = await consent(session, json.loads(output)["authorization_url"], MONICA)
+                    page = await consent(session, json.loads(output)["authorizationUrl"], MONICA)
                     assert page.url.query["outcome"] == "connected"
             elif command.endswith("CreateMeeting"):
                 meeting_id = json.loads(output)["meeting"]["id"]
             elif command.endswith("ListMeetings"):
                 assert [row["topic"] for row in json.loads(output)["meetings"]] == ["Review"]
             elif command.endswith("ListRegistrants"):
-                assert [row["first_name"] for row in json.loads(output)["registrants"]] == ["Omar"]
+                assert [row["firstName"] for row in json.loads(output)["registrants"]] == ["Omar"]
             elif command.endswith("ProxyService/Get"):
                 assert json.loads(output)["response"]["json"]["email"] == MONICA
             elif command.endswith("WatchConnections"):
                 assert "TYPE_INITIAL" in output
                 assert "TYPE_SYNCED" in output
             elif command.endswith("ListConnections"):
-                assert [row["user_email"] for row in json.loads(output)["connections"]] == [MONICA]
+                assert [row["userEmail"] for row in json.loads(output)["connections"]] == [MONICA]
         listed = subprocess.run(
             [ZOOMGATE, "connections", "list", "--server", address, "--state", "disconnected", "--json"],
             capture_output=True,

@@ -8,7 +8,6 @@ import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
-from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from zoomgate.v1 import (
     auth_service_pb2,
@@ -21,7 +20,7 @@ from zoomgate.v1 import (
     registrants_service_pb2_grpc,
 )
 from zoomgate_server.identity import Principal
-from zoomgate_server.rpc import callers_file, tls
+from zoomgate_server.rpc import callers_file, reflection, tls
 from zoomgate_server.rpc.middleware import access_policy
 from zoomgate_server.rpc.middleware.pipeline import Pipeline
 from zoomgate_server.rpc.services.auth import AuthService
@@ -170,8 +169,7 @@ def register(
     if enable_reflection:
         names = [service.full_name for service in _SERVICES]
         health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
-        servicer = reflection.aio.ReflectionServicer([*names, health_name, reflection.SERVICE_NAME])
-        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, registrar)
+        reflection.register(registrar, [*names, health_name])
 
 
 async def set_health(
