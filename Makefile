@@ -63,10 +63,12 @@ contracts: $(VENV)/.development ## Check that the stubs are up to date and the d
 	  tests/contract/test_operations.py tests/contract/test_audit.py
 	@$(BIN)/python .ci/command_page.py --check
 	@$(BIN)/python .ci/rules_page.py --check
+	@$(BIN)/python .ci/service_config.py --check
 
-generate: $(GENERATOR)/.ready ## Generate the Python stubs from the proto files
+generate: $(GENERATOR)/.ready $(VENV)/.runtime ## Generate the Python stubs and the service config from the proto files
 	@rm -f $(STUBS)/zoomgate/v1/*_pb2.py $(STUBS)/zoomgate/v1/*_pb2.pyi $(STUBS)/zoomgate/v1/*_pb2_grpc.py $(STUBS)/zoomgate/v1/*_pb2_grpc.pyi
 	@PATH="$(CURDIR)/$(GENERATOR)/bin:$$PATH" sh .ci/generate.sh $(STUBS)
+	@$(BIN)/python .ci/service_config.py
 
 docs: $(VENV)/.development ## Generate docs/commands.md and docs/meeting-rules.md
 	@$(BIN)/python .ci/command_page.py
