@@ -66,6 +66,11 @@ class TcpProxy:
         self._mode_changed.set()
         self._mode_changed = asyncio.Event()
 
+    def disconnect(self) -> None:
+        """Close the present connections. Later connections are not affected."""
+        for writer in self._connections.values():
+            writer.close()
+
     def silence(self) -> None:
         """Discard everything that the present connections still send, without closing them. Later connections are not affected."""
         self._silenced.set()

@@ -1,0 +1,147 @@
+"""Tests for the examples in other languages: docs/clients.md contains their commands and parts of their code."""
+
+import asyncio
+import os
+import re
+import shutil
+import signal
+import sys
+import textwrap
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from support.harness import BASIL, MONICA, browser, consent
+from support.tcp_proxy import Mode, tcp_proxy
+from support.toolchain import require
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs/clients.md").read_text()
+SECTIONS = {match[1]: match[2] for match in re.finditer(r"^## (.+)\n((?:(?!## ).*\n)*)", PAGE, re.MULTILINE)}
+TOOLS = {"Go": ("go",), "TypeScript": ("node", "npm"), "Java": ("javac", "mvn"), "Rust": ("cargo",)}
+
+
+def code_blocks(text: str) -> list[tuple[str, str]]:
+    """Return the languages and contents of the code blocks of a page."""
+    return re.findall(r"^```(\w+)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+@asynccontextmanager
+async def program(*command: str, cwd: Path, **environ: str) -> AsyncIterator[asyncio.StreamReader]:
+    """Run a program and yield its output. At the end of the context, kill it and its children, and wait for it."""
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        cwd=cwd,
+        env=os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"} | environ,
+        stdout=asyncio.subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    try:
+        yield process.stdout
+    finally:
+        with suppress(ProcessLookupError):  # it has exited
+            os.killpg(process.pid, signal.SIGKILL)
+        await process.wait()
+
+
+async def read_until(output: asyncio.StreamReader, pattern: str) -> re.Match[str]:
+    """Read lines up to the first that matches the pattern, and return the match."""
+    lines = ""
+    async for line in output:
+        lines += line.decode()
+        match = re.search(pattern, lines)
+        if match:
+            return match
+    raise AssertionError(f"no line matches {pattern}:\n{lines}")
+
+
+@pytest.fixture
+async def zoomgate(tmp_path: Path) -> AsyncIterator[str]:
+    """Start a service and yield its address."""
+    command = [sys.executable, "-m", "zoomgate_server", "run", "--data-dir", str(tmp_path / "data")]
+    for option in ("--listen", "--http-listen", "--simulator-listen"):
+        command += [option, "127.0.0.1:0"]
+    async with program(*command, cwd=ROOT) as output:
+        yield (await read_until(output, r"ready grpc=(\S+)"))[1]
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """Return a directory with the examples and proto files, without anything built."""
+    for name in ("examples", "proto"):
+        shutil.copytree(
+            ROOT / name,
+            tmp_path / name,
+            ignore=shutil.ignore_patterns("gen*", "node_modules", "dist", "target", "*.lock"),
+        )
+    return tmp_path
+
+
+def commands(language: str) -> str:
+    """Return the documented commands that build and run the example in a language; skip the test if a tool is missing."""
+    for tool in TOOLS[language]:
+        require(tool, f"docs/clients.md, {language}")
+    return "set -e\n" + "".join(block for kind, block in code_blocks(SECTIONS[language]) if kind == "sh")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("language", "last_line"),
+    [
+        ("Go", "deleted the meeting\n"),
+        ("TypeScript", "STATE_ACTIVE\n"),
+    ],  # the latter by the program for grpc-js
+)
+async def test_example_resumes_an_interrupted_watch(
+    language: str, last_line: str, zoomgate: str, checkout: Path
+) -> None:
+    """The user consents while the connection is lost. A watch that did not resume would report the user in a new snapshot."""
+    host, _, port = zoomgate.partition(":")
+    script = commands(language)
+    async with tcp_proxy((host, int(port))) as proxy:
+        address = f"127.0.0.1:{proxy.port}"
+        async with program("bash", "-c", script, cwd=checkout, ZOOMGATE_SERVER=address) as output:
+            url = await read_until(output, rf"{MONICA} must open this URL: (\S+)")
+            proxy.set_mode(Mode.CUT)
+            proxy.disconnect()
+            async with browser() as session:
+                await consent(session, url[1], MONICA)
+            proxy.set_mode(Mode.FORWARD)
+            rest = (await output.read()).decode()
+    assert "CREATED\n" in rest
+    assert "INITIAL" not in rest
+    assert re.search(r"created meeting \d+: https://", rest)
+    assert "deleted the meeting\n" in rest
+    assert rest.endswith(last_line)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("language", ["Java", "Rust"])
+async def test_example_reads_the_reason_of_an_error(language: str, zoomgate: str, checkout: Path) -> None:
+    script = commands(language).replace(MONICA, BASIL)
+    async with program("bash", "-c", script, cwd=checkout, ZOOMGATE_SERVER=zoomgate) as output:
+        assert "ZOOM_NOT_CONNECTED" in (await output.read()).decode().splitlines()
+
+
+def test_code_of_the_page_is_the_code_of_the_examples() -> None:
+    """A code block consists of complete lines of a file. Its indentation may differ."""
+    files = [
+        textwrap.dedent(path.read_text())
+        for path in (ROOT / "examples").rglob("*")
+        if path.suffix in (".go", ".ts", ".java", ".rs", ".xml", ".toml", ".yaml")
+        and not {"node_modules", "gen", "gen-grpc-js", "target"} & set(path.parts)
+    ]
+
+    def without_indentation(text: str) -> str:
+        return "\n" + "\n".join(line.strip() for line in text.strip().splitlines()) + "\n"
+
+    flat = [without_indentation(text) for text in files]
+    blocks = [block for kind, block in code_blocks(PAGE) if kind not in ("sh", "json", "python")]
+    assert len(blocks) >= 12
+    for block in blocks:
+        assert any(without_indentation(block) in text for text in flat), block
