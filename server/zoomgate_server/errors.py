@@ -67,20 +67,23 @@ class CallerNotAllowed(ZoomgateError):
 class InvalidRequest(ZoomgateError):
     """One or more fields of the request are invalid. `violations` lists all of them."""
 
-    def __init__(self, violations: Sequence[FieldViolation]) -> None:
+    def __init__(
+        self, violations: Sequence[FieldViolation], metadata: Mapping[str, str] | None = None
+    ) -> None:
         self.violations = tuple(violations)
         message = "; ".join(
             f"{violation.field}: {violation.description}" for violation in self.violations[:5]
         )
         super().__init__(
             message[:1000],
-            metadata={"fields": ",".join(violation.field for violation in self.violations)[:500]},
+            metadata={"fields": ",".join(violation.field for violation in self.violations)[:500]}
+            | dict(metadata or {}),
         )
 
     @classmethod
-    def of(cls, field: str, description: str) -> Self:
+    def of(cls, field: str, description: str, metadata: Mapping[str, str] | None = None) -> Self:
         """Return the error for a single invalid field."""
-        return cls([FieldViolation(field, description)])
+        return cls([FieldViolation(field, description)], metadata)
 
 
 class InvalidPath(InvalidRequest):
@@ -152,7 +155,7 @@ class ReauthRequired(ZoomgateError):
 
 
 class ScopeMissing(ZoomgateError):
-    """The user's consent does not cover the call. `scopes` in the metadata names the scopes of which any one would."""
+    """The user's consent does not cover the call. `scopes` in the metadata names the scopes, any one of which suffices."""
 
 
 class RefreshInProgress(ZoomgateError):

@@ -40,8 +40,8 @@ _LOST = frozenset({408, 499})
 
 _TOKEN_CODE = 124
 _MEETING_NOT_FOUND = 3001
-_USER_NOT_FOUND = 1001
-"""For an operation on a meeting, Zoom documents this code if the meeting does not exist."""
+_MEETING_TO_REGISTER_FOR_NOT_FOUND = 1001
+"""Documented for adding a registrant only; elsewhere, this code means that the user does not exist."""
 
 _VALIDATION_CODE = 300
 _SCOPE_CODES = frozenset({104, _TOKEN_CODE, 200, 4700, 4711})
@@ -154,8 +154,8 @@ def error_for(
     code = _code(error)
     if failure := rate_limit(response, wall) or scope_missing(request, response):
         return failure
-    if not _is_html(response) and (missing := _missing(request, code, metadata.get("zoom_message", ""))):
-        return missing(metadata=metadata)
+    if not _is_html(response) and _is_meeting_missing(request, code):
+        return MeetingNotFound(metadata=metadata)
     retry_after = response_headers.parse_retry_after(response.header("retry-after"), wall)
     if 300 <= response.status < 400 and response.status != _SEE_OTHER:
         return ZoomUnavailable(
@@ -169,34 +169,34 @@ def error_for(
         )
     if not _is_refusal(response, error):
         return response_lost(request, retry_after, **metadata)
+    text = metadata.get("zoom_message", "")
+    if (
+        code == _VALIDATION_CODE
+        and request.template.endswith(_NAMES_REGISTRANTS)
+        and _REGISTRANT.search(text)
+    ):
+        return RegistrantNotFound(metadata=metadata)
+    if "next_page_token=" in request.target.query and _PAGE_TOKEN.search(text):
+        return InvalidPageToken.of(
+            "page_token",
+            "is not accepted by Zoom, whose page tokens are valid for 15 minutes and one page_size; start again with the first page",
+            metadata=metadata,
+        )
     error_class = (
         ZoomRefusedPermission  # a token that only this endpoint rejects
         if code == _TOKEN_CODE
         else _ERROR_CLASSES.get(response.status, ZoomRefusedArguments)
     )
-    text = metadata.get("zoom_message")
-    if "next_page_token=" in request.target.query and _PAGE_TOKEN.search(text or ""):
-        return InvalidPageToken.of(
-            "page_token",
-            "is not accepted by Zoom, whose page tokens are valid for 15 minutes and one page_size; start again with the first page",
-        )
     return error_class(
         f"Zoom rejected the request: {text}{_details(error)}" if text else "Zoom rejected the request",
         metadata=metadata,
     )
 
 
-def _missing(
-    request: ZoomRequest, code: int | None, message: str
-) -> type[MeetingNotFound | RegistrantNotFound] | None:
-    """Return the error class for what Zoom reports as missing, or None."""
-    if code == _MEETING_NOT_FOUND or (
-        code == _USER_NOT_FOUND and request.template.startswith("/meetings/{meetingId}")
-    ):
-        return MeetingNotFound
-    if request.template.endswith(_NAMES_REGISTRANTS) and _REGISTRANT.search(message):
-        return RegistrantNotFound
-    return None
+def _is_meeting_missing(request: ZoomRequest, code: int | None) -> bool:
+    """Return whether a code states that the meeting does not exist, which it does independently of the status."""
+    is_registration = (request.method, request.template) == ("POST", "/meetings/{meetingId}/registrants")
+    return code == _MEETING_NOT_FOUND or (is_registration and code == _MEETING_TO_REGISTER_FOR_NOT_FOUND)
 
 
 def _is_refusal(response: ZoomResponse, error: dict[str, Any]) -> bool:

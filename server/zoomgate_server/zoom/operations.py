@@ -46,7 +46,7 @@ class Operation:
 
     @property
     def scopes(self) -> tuple[str, ...]:
-        """All scopes, of which any one suffices: the granular ones first, and among each kind those of users first."""
+        """All scopes, any one of which suffices: the granular ones first, and among each kind those of users first."""
         return tuple(dict.fromkeys((*self.granular, *self.classic)))
 
     def is_covered_by(self, granted: Iterable[str]) -> bool:

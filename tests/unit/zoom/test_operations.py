@@ -2,8 +2,6 @@
 
 import pytest
 
-from zoomgate.v1 import meetings_service_pb2, registrants_service_pb2
-from zoomgate_server.cli.scopes import rpc_operations
 from zoomgate_server.zoom import operations
 from zoomgate_server.zoom.operations import RateLabel
 
@@ -65,14 +63,3 @@ def test_scope_is_covered_by_scopes_for_the_same_operations_and_data(
 ) -> None:
     """A classic scope covers the granular scopes of its operations, and a scope for an account covers each of its users."""
     assert operations.missing([required], ["imchat:read", granted]) == ((required,) if is_missing else ())
-
-
-def test_operation_of_every_typed_rpc_is_known() -> None:
-    """Otherwise, the scopes of the RPC would be unknown."""
-    services = [
-        service
-        for file in (meetings_service_pb2, registrants_service_pb2)
-        for service in file.DESCRIPTOR.services_by_name.values()
-    ]
-    rpcs = {f"{service.name}.{method.name}" for service in services for method in service.methods}
-    assert rpc_operations().keys() == rpcs

@@ -136,7 +136,7 @@ class ReauthRequired(ConsentRequired):
 
 
 class ScopeMissing(ConsentRequired):
-    """The user's consent does not cover this call; any one of `metadata["scopes"]`, separated by spaces, would."""
+    """The user's consent does not cover this call; any one of the scopes in `metadata["scopes"]`, separated by spaces, suffices."""
 
 
 class RateLimited(ZoomgateError):
