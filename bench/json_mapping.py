@@ -15,7 +15,7 @@ CALLS = 2000
 
 def rounds(count: int) -> list[tuple[float, float]]:
     """Return, per round, the microseconds of Zoomgate's mapping and of protobuf's. Parsing the JSON is not included."""
-    plan = json_mapping.MessageConverter(meeting_pb2.Meeting.DESCRIPTOR, meeting_mapping.CONVENTIONS)
+    plan = json_mapping.MessageConverter(meeting_pb2.Meeting.DESCRIPTOR)
     data = orjson.loads(BODY)
     response = meeting_mapping.meeting(ZoomResponse(200, (), BODY))
     assert response is not None

@@ -1,26 +1,34 @@
 """Tests that compare the messages with the inventory of Zoom's properties."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 from google.protobuf import json_format
-from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor, FileDescriptor
 from google.protobuf.message import Message
 
-from support.zoom_properties import MESSAGES, Property, fields, inventory, short_name, untyped
+from support.zoom_properties import MESSAGES, Property, fields, inventory, untyped
+from zoomgate.v1 import (
+    meeting_pb2,
+    meetings_service_pb2,
+    past_meeting_pb2,
+    registrant_pb2,
+    registrants_service_pb2,
+)
 from zoomgate.v1.meeting_pb2 import Meeting, MeetingDetails
 from zoomgate.v1.past_meeting_pb2 import PastMeeting
 from zoomgate.v1.registrant_pb2 import Registrant
 from zoomgate.v1.registrants_service_pb2 import AddRegistrantRequest
 from zoomgate_server.rpc.services import meeting_mapping, registrant_mapping
 from zoomgate_server.rpc.services.json_mapping import ADDITIONAL, MessageConverter
-from zoomgate_server.rpc.services.meeting_mapping import CONVENTIONS
+from zoomgate_server.rpc.services.registrants import RegistrantsService
 from zoomgate_server.rpc.services.response_mapping import PAGING_KEYS
 from zoomgate_server.rpc.services.validation import Violations
+from zoomgate_server.rpc.services.zoom_json import OUTPUT_ONLY, enum_words, short_name
 from zoomgate_server.zoom.request import ZoomResponse
 
 PROTO = Path(__file__).parents[2] / "proto/zoomgate/v1"
@@ -82,25 +90,26 @@ def test_closed_set_of_values_is_an_enum() -> None:
                 assert typed[path].enum_type is not None, f"{operation} {body}: {path}"
 
 
+def enums(parent: FileDescriptor | Descriptor) -> Iterator[EnumDescriptor]:
+    """Yield the enums in a file or message."""
+    yield from parent.enum_types_by_name.values()
+    is_file = isinstance(parent, FileDescriptor)
+    nested = parent.message_types_by_name if is_file else parent.nested_types_by_name
+    for message in nested.values():
+        yield from enums(message)
+
+
 def test_every_value_of_an_enum_has_the_documented_value_of_zoom() -> None:
     """The comments of the proto files contain the same values as the mapping."""
-    enums = {
-        field.enum_type.full_name: field.enum_type
-        for messages in MESSAGES.values()
-        for field in fields(messages).values()
-        if field.enum_type is not None
-    }
+    files = [meeting_pb2, past_meeting_pb2, registrant_pb2, meetings_service_pb2, registrants_service_pb2]
     mapped = set()
-    for enum in enums.values():
-        prefix = enum.values[0].name.removesuffix("UNSPECIFIED")
-        words = {prefix + name: str(word) for name, word in CONVENTIONS.enums[short_name(enum)].items()}
-        assert {value.name for value in enum.values} - words.keys() <= {prefix + "UNSPECIFIED"}
-        mapped |= {(name, word) for name, word in words.items() if word}
-    files = ("meeting", "past_meeting", "registrant", "registrants_service")
-    text = "".join((PROTO / f"{name}.proto").read_text() for name in files)
-    assert set(re.findall(r"Zoom API value: `?([^`\n]+?)`?\.(?: .*)?\n *(\w+) = \d+;", text)) == {
-        (word, name) for name, word in mapped
-    }
+    for enum in (enum for file in files for enum in enums(file.DESCRIPTOR)):
+        words = {enum.values_by_number[number].name: str(word) for number, word in enum_words(enum).items()}
+        assert {value.name for value in enum.values} - words.keys() <= {enum.values[0].name}
+        mapped |= {(word, name) for name, word in words.items() if word}
+    text = "".join((PROTO / Path(file.DESCRIPTOR.name).name).read_text() for file in files)
+    documented = re.findall(r"Zoom API value: `?([^`\n]+?)`?\.(?: .*)?\n *(\w+) = \d+;", text)
+    assert set(documented) == mapped
 
 
 def test_field_is_deprecated_if_zoom_has_deprecated_the_property() -> None:
@@ -139,7 +148,7 @@ def test_fields_that_zoom_accepts_in_no_request_are_not_sent(
 ) -> None:
     typed = fields([message])
     undocumented = {short_name(typed[path]) for path in typed.keys() - documented(*bodies).keys()}
-    assert undocumented == CONVENTIONS.unsent & {short_name(field) for field in typed.values()}
+    assert undocumented == OUTPUT_ONLY & {short_name(field) for field in typed.values()}
 
 
 def test_every_message_preserves_additional_properties() -> None:
@@ -206,7 +215,7 @@ def test_response_with_every_property_has_no_additional_fields(operation: str, b
 
 def test_registration_with_every_property_is_sent_unchanged() -> None:
     data = document(documented(("meetingRegistrantCreate", "request")).values())
-    read = MessageConverter(Registrant.DESCRIPTOR, CONVENTIONS).fields
+    read = MessageConverter(Registrant.DESCRIPTOR).fields
     registrant = Registrant(**read({key: data[key] for key in data.keys() - {"language", "auto_approve"}}))
     request = AddRegistrantRequest(
         user_email="monica@example.com",
@@ -217,5 +226,5 @@ def test_registration_with_every_property_is_sent_unchanged() -> None:
         auto_approve=True,
     )
     violations = Violations()
-    assert registrant_mapping.addition(request, violations) == data
+    assert RegistrantsService.AddRegistrant.body(None, request, violations) == data
     violations.raise_if_any()

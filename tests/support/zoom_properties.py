@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from zoomgate.v1 import meetings_service_pb2, registrants_service_pb2
@@ -16,8 +16,8 @@ from zoomgate.v1.meeting_pb2 import Meeting, MeetingDetails
 from zoomgate.v1.past_meeting_pb2 import PastMeeting
 from zoomgate.v1.registrant_pb2 import Registrant
 from zoomgate_server.rpc.services.json_mapping import ADDITIONAL
-from zoomgate_server.rpc.services.meeting_mapping import CONVENTIONS
 from zoomgate_server.rpc.services.response_mapping import PAGING_KEYS
+from zoomgate_server.rpc.services.zoom_json import SEPARATORS, enum_words, json_name, short_name
 
 TABLE = Path(__file__).parents[1] / "contract/zoom_properties.tsv"
 
@@ -89,17 +89,12 @@ def untyped(properties: Iterable[Property]) -> Iterator[str]:
             yield f"{row.operation} {row.body}: {row.path} does not fit {field.full_name}"
 
 
-def short_name(descriptor: FieldDescriptor | EnumDescriptor) -> str:
-    """Return the name as used in the conventions."""
-    return descriptor.full_name.removeprefix("zoomgate.v1.")
-
-
 def _fields(message: Descriptor, prefix: str = "") -> Iterator[tuple[str, FieldDescriptor]]:
     for field in message.fields:
         if field.name == ADDITIONAL:
             continue
-        is_list = field.is_repeated and short_name(field) not in CONVENTIONS.separators
-        path = prefix + CONVENTIONS.names.get(short_name(field), field.name) + "[]" * is_list
+        is_list = field.is_repeated and short_name(field) not in SEPARATORS
+        path = prefix + json_name(field) + "[]" * is_list
         yield path, field
         if field.message_type is not None and field.message_type.full_name != _TIMESTAMP:
             yield from _fields(field.message_type, path + ".")
@@ -107,8 +102,8 @@ def _fields(message: Descriptor, prefix: str = "") -> Iterator[tuple[str, FieldD
 
 def _fits(row: Property, field: FieldDescriptor) -> bool:
     if field.enum_type is not None:
-        words = CONVENTIONS.enums[short_name(field.enum_type)].values()
-        is_text = short_name(field) in CONVENTIONS.separators or isinstance(next(iter(words)), str)
+        words = enum_words(field.enum_type).values()
+        is_text = short_name(field) in SEPARATORS or isinstance(next(iter(words)), str)
         documented = row.values.split("|") if row.values else ()
         return row.type == ("string" if is_text else "integer") and {*documented} <= {*map(str, words)}
     if field.message_type is not None and field.message_type.full_name == _TIMESTAMP:

@@ -65,7 +65,7 @@ def test_properties_of_a_meeting_can_be_sent_back() -> None:
         recurrence=meeting.recurrence, settings=meeting.settings, tracking_fields=meeting.tracking_fields
     )
     violations = Violations()
-    sent = meeting_mapping.details(details, "meeting_details", violations)
+    sent = meeting_mapping.details(details, violations)
     violations.raise_if_any()
     del data["tracking_fields"][0]["visible"]
     del data["settings"]["continuous_meeting_chat"]["channel_id"]

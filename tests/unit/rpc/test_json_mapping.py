@@ -20,7 +20,7 @@ from zoomgate_server.rpc.services.json_mapping import MAX_PARTS, MessageConverte
 from zoomgate_server.rpc.services.validation import Violations
 from zoomgate_server.zoom.request import ZoomResponse
 
-PLAN = MessageConverter(meeting_pb2.Meeting.DESCRIPTOR, meeting_mapping.CONVENTIONS)
+PLAN = MessageConverter(meeting_pb2.Meeting.DESCRIPTOR)
 KEYS = st.one_of(
     st.sampled_from(
         [
@@ -186,7 +186,7 @@ def copied(data: dict[str, object]) -> dict[str, object]:
         **{field.name: value for field, value in meeting.ListFields() if field.name != "id"}
     )
     violations = Violations()
-    sent = meeting_mapping.details(details, "d", violations)
+    sent = meeting_mapping.details(details, violations)
     violations.raise_if_any()
     return sent
 
@@ -227,12 +227,12 @@ def test_field_that_is_set_twice_is_rejected() -> None:
     details.additional_fields.update({"duration": 30, "topic": "x"})
     details.settings.additional_fields.update({"audio": "newWord"})
     violations = Violations()
-    meeting_mapping.details(details, "d", violations)
+    meeting_mapping.details(details, violations)
     with pytest.raises(InvalidRequest) as error:
         violations.raise_if_any()
     assert {violation.field for violation in error.value.violations} == {
-        "d.additional_fields.duration",
-        "d.settings.additional_fields.audio",
+        "meeting_details.additional_fields.duration",
+        "meeting_details.settings.additional_fields.audio",
     }
 
 
@@ -260,7 +260,7 @@ DETAILS = st.builds(
 def test_meeting_details_round_trip_through_zoom_json(fields: dict[str, object]) -> None:
     details = meeting_pb2.MeetingDetails(**fields)
     violations = Violations()
-    sent = meeting_mapping.details(details, "d", violations)
+    sent = meeting_mapping.details(details, violations)
     violations.raise_if_any()
     meeting = parse(orjson.dumps({"id": 1, **sent}))
     for name in ("topic", "duration_minutes", "settings", "recurrence", "start_time"):

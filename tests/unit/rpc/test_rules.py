@@ -12,6 +12,7 @@ from google.protobuf.message import Message
 
 from zoomgate.v1 import meeting_pb2, meetings_service_pb2, registrants_service_pb2
 from zoomgate_server.errors import InvalidRequest
+from zoomgate_server.rpc.services.meeting_completion import completed
 from zoomgate_server.rpc.services.rules import meeting_rules, request_rules
 from zoomgate_server.rpc.services.rules.checker import field_at
 from zoomgate_server.rpc.services.rules.constraint import (
@@ -63,8 +64,9 @@ def reported(check: Callable[[Violations], None]) -> list[tuple[str, str]]:
 
 
 def of_new_meeting(details: meeting_pb2.MeetingDetails) -> list[tuple[str, str]]:
+    complete = completed(details, default_zone="UTC", now=NOW)
     return reported(
-        lambda violations: meeting_rules.check_new(details, violations, default_zone="UTC", now=NOW)
+        lambda violations: meeting_rules.check_new(complete, violations, default_zone="UTC", now=NOW)
     )
 
 
@@ -147,18 +149,26 @@ def examples(path: str, constraint: Constraint) -> tuple[Any, Any]:
     raise AssertionError(constraint)
 
 
+COMMON = [
+    rule
+    for table in (
+        meeting_rules.PROPERTIES,
+        meeting_rules.COMBINATIONS,
+        meeting_rules.UNDOCUMENTED,
+        meeting_rules.SERIES,
+    )
+    for rule in table.rules
+]
 MEETING_RULES = [
     (of_new_meeting, rule)
     for rule in (
-        *meeting_rules.PROPERTIES.rules,
-        *meeting_rules.COMBINATIONS.rules,
+        *COMMON,
         *meeting_rules.ON_CREATE.rules,
     )
 ] + [
     (of_update, rule)
     for rule in (
-        *meeting_rules.PROPERTIES.rules,
-        *meeting_rules.COMBINATIONS.rules,
+        *COMMON,
         *meeting_rules.ON_UPDATE.rules,
     )
 ]
@@ -261,18 +271,12 @@ def test_additional_field_satisfies_every_combination(check: Check, rule: Combin
     assert not is_reported(rule, check(request))
 
 
-@pytest.mark.parametrize(
-    "rule", [rule for rule in meeting_rules.COMBINATIONS.rules if isinstance(rule, OnlyWith)], ids=name_of
-)
+@pytest.mark.parametrize("rule", [rule for rule in COMMON if isinstance(rule, OnlyWith)], ids=name_of)
 def test_property_that_is_not_changed_decides_nothing(rule: OnlyWith) -> None:
     """It keeps its value at Zoom, which the service does not know."""
     request = meeting_pb2.MeetingDetails()
     put(request, rule.field, sample(field_at(DETAILS, rule.field)))
     assert not is_reported(rule, of_update(request))
-
-
-def restricted(**lists: list[str]) -> dict[str, Any]:
-    return {"settings": {"approved_or_denied_countries_or_regions": lists}}
 
 
 def interpreted(**interpreter: Any) -> dict[str, Any]:
@@ -291,6 +295,11 @@ def local(zone: str, time: str) -> dict[str, Any]:
 CONDITIONS = [
     ("type", {"type": "MEETING_TYPE_PERSONAL_ROOM"}, {"type": "MEETING_TYPE_SCHEDULED"}),
     (
+        "settings.language_interpretation.interpreters[].interpreter_languages",
+        interpreted(),
+        interpreted(languages=["US", "FR"]),
+    ),
+    (
         "local_start_time",
         local("Europe/Berlin", "2031-03-30T02:30:00"),
         local("Europe/Berlin", "2031-03-30T03:30:00"),
@@ -301,16 +310,6 @@ CONDITIONS = [
         local("America/Lima", "9999-12-31T18:59:59"),
     ),
     ("recurrence.end_time", daily(end_time="2031-01-07T08:59:59Z"), daily(end_time="2031-01-07T09:00:00Z")),
-    (
-        "settings.approved_or_denied_countries_or_regions.method",
-        restricted(approved_list=["DE"], denied_list=["US"]),
-        restricted(approved_list=["DE"]),
-    ),
-    (
-        "settings.language_interpretation.interpreters[].interpreter_languages",
-        interpreted(),
-        interpreted(languages=["US", "FR"]),
-    ),
 ]
 ON_UPDATE = [
     ("start_time", {"start_time": "2029-12-31T23:59:59Z"}, {"start_time": "2030-01-01T00:00:00Z"}),
@@ -338,10 +337,8 @@ def test_computed_rule_is_applied(
 
 
 def test_every_computed_rule_has_an_example() -> None:
-    for table, rows in ((meeting_rules.COMBINATIONS, CONDITIONS), (meeting_rules.ON_UPDATE, ON_UPDATE)):
-        assert [rule.field for rule in table.rules if isinstance(rule, Condition)] == [
-            field for field, *_ in rows
-        ]
+    for rules, rows in ((COMMON, CONDITIONS), (meeting_rules.ON_UPDATE.rules, ON_UPDATE)):
+        assert [rule.field for rule in rules if isinstance(rule, Condition)] == [field for field, *_ in rows]
 
 
 def test_one_occurrence_can_change_only_in_the_documented_properties() -> None:

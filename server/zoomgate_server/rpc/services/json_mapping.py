@@ -6,16 +6,15 @@ Unknown keys, and values that do not match their field, are stored in `additiona
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct
 
-from zoomgate_server.rpc.services import json_value
+from zoomgate_server.rpc.services import json_value, zoom_json
 from zoomgate_server.rpc.services.validation import Violations
 
 ADDITIONAL = "additional_fields"
@@ -38,23 +37,6 @@ class _PartialMismatch(Exception):
     """An error for a JSON list of which some items are not objects. The arguments are the converted items, and the others."""
 
 
-@dataclass(frozen=True, slots=True)
-class MappingRules:
-    """The differences between Zoom's JSON and the messages. Fields are named `Message.field`, or `Outer.Inner.field` in nested messages.
-
-    Attributes:
-        names: The JSON keys of fields whose names differ.
-        unsent: The fields that are not part of the JSON of a request.
-        separators: The separators of repeated fields that JSON represents as a single string. Duplicates are sent once.
-        enums: For each enum, the JSON values by the names of the enum values without their common prefix.
-    """
-
-    names: Mapping[str, str]
-    unsent: frozenset[str]
-    separators: Mapping[str, str]
-    enums: Mapping[str, Mapping[str, int | str]]
-
-
 _Convert = Callable[[Any], Any]
 
 
@@ -67,28 +49,35 @@ class _Conversion(NamedTuple):
 
 
 class MessageConverter:
-    """The conversion plan of a message type."""
+    """The conversion plan of a message type, according to the tables of `zoom_json`.
 
-    def __init__(self, descriptor: Descriptor, conventions: MappingRules) -> None:
+    Args:
+        excluded: The fields that are not part of the JSON.
+    """
+
+    def __init__(self, descriptor: Descriptor, *, excluded: Collection[str] = ()) -> None:
         self._incoming: dict[str, tuple[str, type, _Convert | None]] = {}
         self._outgoing: dict[str, tuple[str, _Convert | None, MessageConverter | None]] = {}
+        self._inlined: dict[str, MessageConverter] = {}
         self._has_additional = ADDITIONAL in descriptor.fields_by_name
         for field in descriptor.fields:
-            if field.name == ADDITIONAL:
+            if field.name == ADDITIONAL or field.name in excluded:
                 continue
-            key = conventions.names.get(_short_name(field), field.name)
+            key, name = zoom_json.json_name(field), zoom_json.short_name(field)
             nested = None
             if field.message_type is None or field.message_type.full_name == _TIMESTAMP:
-                conversion = _conversion(field, conventions)
+                conversion = _conversion(field)
             else:
-                nested = MessageConverter(field.message_type, conventions)
+                nested = MessageConverter(field.message_type)
                 conversion = (
                     _Conversion(list, _each(nested.fields))
                     if field.is_repeated
                     else _Conversion(dict, nested.fields)
                 )
             self._incoming.setdefault(key, (field.name, conversion.expected, conversion.read))
-            if _short_name(field) not in conventions.unsent:
+            if nested is not None and name in zoom_json.INLINED:
+                self._inlined[field.name] = nested
+            elif name not in zoom_json.OUTPUT_ONLY:
                 self._outgoing[field.name] = (key, conversion.write, nested)
 
     def fields(self, data: Mapping[str, Any]) -> dict[str, Any]:
@@ -112,13 +101,16 @@ class MessageConverter:
             arguments[ADDITIONAL] = _additional(extra)
         return arguments
 
-    def json(self, message: Message, violations: Violations, prefix: str = "") -> dict[str, Any]:
-        """Return the set fields of a message as a JSON object. All enum values must be known.
+    def json(
+        self, message: Message, violations: Violations, prefix: str = "", data: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Return the set fields of a message as a JSON object. Invalid values of enums and times become null.
 
         Args:
             prefix: The path of the message in the request, with a dot at the end, for violations.
+            data: The object to which the fields are added. It must not contain the key of a set field, except of a message.
         """
-        data: dict[str, Any] = {}
+        data = {} if data is None else data
         for field, value in message.ListFields():
             if field.name not in self._outgoing:
                 continue
@@ -131,14 +123,16 @@ class MessageConverter:
                     for index, item in enumerate(value)
                 ]
             else:
-                data[key] = nested.json(value, violations, f"{prefix}{field.name}.")
+                data[key] = nested.json(value, violations, f"{prefix}{field.name}.", data.get(key))
+        for name, nested in self._inlined.items():
+            nested.json(getattr(message, name), violations, f"{prefix}{name}.", data)
         if self._has_additional:
             self._merge(data, getattr(message, ADDITIONAL), prefix + ADDITIONAL, violations)
         return data
 
-    def clear(self, data: dict[str, Any], names: Sequence[str]) -> None:
+    def clear(self, data: dict[str, Any], path: Sequence[str]) -> None:
         """Set the string or repeated field at a path to its empty value in a JSON object."""
-        name, *rest = names
+        name, *rest = path
         key, convert, nested = self._outgoing[name]
         if nested is None:
             data[key] = "" if convert is None else convert(())
@@ -159,29 +153,26 @@ class MessageConverter:
                 data[key] = [*data[key], *item]
             else:
                 violations.add(
-                    f"{path}.{key}", "is Zoom's name of a field that is set as well; set only one of them"
+                    f"{path}.{key}",
+                    "is Zoom's name of a field that is set or cleared as well; send only one of them",
                 )
 
 
-def _conversion(field: FieldDescriptor, conventions: MappingRules) -> _Conversion:
+def _conversion(field: FieldDescriptor) -> _Conversion:
     """Return the conversion of a field that is not a nested message."""
-    separator = conventions.separators.get(_short_name(field))
+    separator = zoom_json.SEPARATORS.get(zoom_json.short_name(field))
     if field.enum_type is not None:
-        prefix = field.enum_type.values_by_number[0].name.removesuffix("UNSPECIFIED")
-        numbers = {
-            word: field.enum_type.values_by_name[prefix + name].number
-            for name, word in conventions.enums[_short_name(field.enum_type)].items()
-        }
-        words = {number: word for word, number in numbers.items()}
+        words = zoom_json.enum_words(field.enum_type)
+        numbers = {word: number for number, word in words.items()}
         if separator:
             texts = {str(word): number for word, number in numbers.items()}
             join = _join(separator)
             return _Conversion(
                 str,
                 lambda value: [texts[part] for part in _split(value)],
-                lambda values: join(str(words[value]) for value in values),
+                lambda values: join(str(words.get(value)) for value in values),
             )
-        return _Conversion(type(next(iter(numbers))), numbers.__getitem__, words.__getitem__)
+        return _Conversion(type(next(iter(numbers))), numbers.__getitem__, words.get)
     if separator:
         return _Conversion(str, _split, _join(separator))
     match field.cpp_type:
@@ -196,10 +187,6 @@ def _conversion(field: FieldDescriptor, conventions: MappingRules) -> _Conversio
         case FieldDescriptor.CPPTYPE_INT64:
             return _Conversion(int, _integer(_INT64))
     raise TypeError(f"{field.full_name} has an unsupported type")
-
-
-def _short_name(descriptor: FieldDescriptor | EnumDescriptor) -> str:
-    return descriptor.full_name.removeprefix("zoomgate.v1.")
 
 
 def _additional(extra: Mapping[str, Any]) -> Struct:
@@ -265,5 +252,8 @@ def _timestamp(value: str) -> dict[str, int]:
     return {"seconds": int(moment.timestamp())}
 
 
-def _utc(value: Any) -> str:
-    return datetime.fromtimestamp(value.seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+def _utc(value: Any) -> str | None:
+    try:
+        return datetime.fromtimestamp(value.seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except (ValueError, OverflowError, OSError):
+        return None

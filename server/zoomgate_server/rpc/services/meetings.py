@@ -8,6 +8,7 @@ from zoomgate.v1.meetings_service_pb2_grpc import MeetingsServiceServicer
 from zoomgate_server.clock import Clock
 from zoomgate_server.connections.zoom_calls import ZoomCalls
 from zoomgate_server.rpc.services import meeting_mapping, update_mask
+from zoomgate_server.rpc.services.meeting_completion import completed
 from zoomgate_server.rpc.services.page_token import PageTokens
 from zoomgate_server.rpc.services.response_mapping import confirmation
 from zoomgate_server.rpc.services.rules import meeting_rules
@@ -27,22 +28,17 @@ class MeetingsService(TypedService, MeetingsServiceServicer):
 
     def _new_meeting(self, request: pb.CreateMeetingRequest, violations: Violations) -> Mapping[str, Any]:
         """Return the properties of a new meeting, with defaults for unset ones."""
-        details = request.meeting_details
         violations.unsupported("request_id", request.request_id)
-        meeting_rules.check_new(
-            details, violations, default_zone=self._defaults["timezone"], now=self._clock.wall()
-        )
-        violations.raise_if_any()
-        return {
-            "type": meeting_mapping.CONVENTIONS.enums["MeetingType"]["SCHEDULED"],
-            **self._defaults,
-            **meeting_mapping.details(details, "meeting_details", violations),
-        }
+        default_zone, now = self._defaults["timezone"], self._clock.wall()
+        details = completed(request.meeting_details, default_zone=default_zone, now=now)
+        meeting_rules.check_new(details, violations, default_zone=default_zone, now=now)
+        return {**self._defaults, **meeting_mapping.details(details, violations)}
 
     def _changes(self, request: pb.UpdateMeetingRequest, violations: Violations) -> Mapping[str, Any]:
         """Return the properties to change: those in the mask, or without a mask those that are set."""
         details, cleared = request.meeting_details, list[Sequence[str]]()
-        if request.HasField("update_mask"):
+        has_mask = request.HasField("update_mask")
+        if has_mask:
             details, cleared = update_mask.select(details, request.update_mask, violations)
         meeting_rules.check_update(
             details,
@@ -51,9 +47,8 @@ class MeetingsService(TypedService, MeetingsServiceServicer):
             of_occurrence=bool(request.occurrence_id),
             now=self._clock.wall(),
         )
-        violations.raise_if_any()
-        changes = meeting_mapping.changes(details, cleared, "meeting_details", violations)
-        if all(value == {} for value in changes.values()):
+        changes = meeting_mapping.details(details, violations, cleared=cleared)
+        if not has_mask and all(value == {} for value in changes.values()):
             violations.add("meeting_details", "contains no change; set the properties to change")
         return changes
 

@@ -7,7 +7,7 @@ from google.protobuf.message import Message
 
 from zoomgate.v1 import proxy_service_pb2 as pb
 from zoomgate_server.rpc.services import json_value
-from zoomgate_server.rpc.services.json_mapping import MappingRules, MessageConverter
+from zoomgate_server.rpc.services.json_mapping import MessageConverter
 from zoomgate_server.zoom import tolerant_json
 from zoomgate_server.zoom.file_client import FileResponse
 from zoomgate_server.zoom.request import ZoomResponse
@@ -47,16 +47,14 @@ def confirmation(message_type: type[_Message]) -> Callable[[ZoomResponse], _Mess
 
 
 def message_reader(
-    message_type: type[_Message], rules: MappingRules, *, required: str, field: str = ""
+    message_type: type[_Message], *, required: str, field: str = ""
 ) -> Callable[[ZoomResponse], _Message | None]:
     """Return a function that parses a message, or a message whose only field is `field`, in a Zoom response.
 
     The function returns None if the body is not a JSON object, or has no value that matches `required` and is positive or not empty.
     """
     descriptor: Any = message_type.DESCRIPTOR
-    converter = MessageConverter(
-        descriptor.fields_by_name[field].message_type if field else descriptor, rules
-    )
+    converter = MessageConverter(descriptor.fields_by_name[field].message_type if field else descriptor)
 
     def read(zoom_response: ZoomResponse) -> _Message | None:
         arguments = converter.fields(_json_object(zoom_response.body))
@@ -68,15 +66,13 @@ def message_reader(
     return read
 
 
-def list_reader(
-    message_type: type[_Message], rules: MappingRules, *, items: str
-) -> Callable[[ZoomResponse], _Message | None]:
+def list_reader(message_type: type[_Message], *, items: str) -> Callable[[ZoomResponse], _Message | None]:
     """Return a function that parses a list in a Zoom response.
 
     The function returns None if the body is not a JSON object with a list under the key `items`, or has a page token that is not a string,
     without which the next pages would be lost.
     """
-    converter = MessageConverter(message_type.DESCRIPTOR, rules)  # type: ignore[arg-type]
+    converter = MessageConverter(message_type.DESCRIPTOR)  # type: ignore[arg-type]
 
     def read(zoom_response: ZoomResponse) -> _Message | None:
         data = {

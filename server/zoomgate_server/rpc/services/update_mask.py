@@ -8,7 +8,7 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from zoomgate.v1 import meeting_pb2 as pb
-from zoomgate_server.rpc.services.meeting_mapping import CONVENTIONS
+from zoomgate_server.rpc.services import zoom_json
 from zoomgate_server.rpc.services.validation import Violations
 
 MAX_PATHS = 1000
@@ -52,7 +52,7 @@ def _problem(
     field = _field(pb.MeetingDetails.DESCRIPTOR, names)
     if field is None:
         return "is not a property of meeting_details; send a path such as topic or settings.waiting_room"
-    if field.full_name.removeprefix("zoomgate.v1.") in CONVENTIONS.unsent:
+    if zoom_json.short_name(field) in zoom_json.OUTPUT_ONLY:
         return "can only be returned by Zoom; remove the path"
     if path in seen:
         return "is a duplicate; send each path once"

@@ -7,14 +7,26 @@ from google.protobuf.descriptor import EnumDescriptor
 
 from zoomgate.v1.meetings_service_pb2 import ListMeetingsRequest
 from zoomgate.v1.registrant_pb2 import Registrant
+from zoomgate_server.rpc.services.zoom_json import enum_words
 from zoomgate_server.zoom.urls import encode_id
 
-ID_PARAMETERS: Mapping[str, Callable[[Any], str]] = {
-    "userId": lambda _: "me",  # Zoom accepts no other user with the tokens of users
-    "meetingId": lambda request: str(request.meeting_id or encode_id(getattr(request, "meeting_uuid", ""))),
-    "registrantId": lambda request: encode_id(request.registrant_id),
+
+class PathParameter(NamedTuple):
+    """A placeholder in a path: the request fields that determine its value, and its encoded value for a request."""
+
+    fields: tuple[str, ...]
+    text: Callable[[Any], str]
+
+
+PATH_PARAMETERS: Mapping[str, PathParameter] = {
+    "userId": PathParameter((), lambda _: "me"),  # Zoom accepts no other user with the tokens of users
+    "meetingId": PathParameter(
+        ("meeting_id", "meeting_uuid"),
+        lambda request: str(request.meeting_id or encode_id(getattr(request, "meeting_uuid", ""))),
+    ),
+    "registrantId": PathParameter(("registrant_id",), lambda request: encode_id(request.registrant_id)),
 }
-"""The encoded values of the placeholders in Zoom's paths, as functions of the request."""
+"""The parameters of Zoom's paths by their placeholders."""
 
 
 class QueryParameter(NamedTuple):
@@ -29,10 +41,8 @@ def _flag(name: str) -> QueryParameter:
 
 
 def _word(name: str, enum: EnumDescriptor) -> QueryParameter:
-    """Return a parameter with the words of an enum whose values are named after them, in upper case and with a common prefix."""
-    prefix = enum.values_by_number[0].name.removesuffix("UNSPECIFIED")
-    words = {value.number: value.name.removeprefix(prefix).lower() for value in enum.values}
-    return QueryParameter(name, lambda value: words.get(value, ""))
+    words = enum_words(enum)
+    return QueryParameter(name, lambda value: str(words.get(value)))
 
 
 QUERY_PARAMETERS: Mapping[str, QueryParameter] = {

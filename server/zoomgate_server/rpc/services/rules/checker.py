@@ -11,6 +11,7 @@ from zoomgate_server.rpc.services.json_mapping import ADDITIONAL
 from zoomgate_server.rpc.services.rules.constraint import Entries, KnownValue, Printable, Time
 from zoomgate_server.rpc.services.rules.rule import UNKNOWN, Combination, Condition, Limit, Required, Rule
 from zoomgate_server.rpc.services.validation import Violations
+from zoomgate_server.rpc.services.zoom_json import json_name
 
 BOUND = Entries(1000)
 """The length of a list without another constraint. It bounds the work for a request; Zoom documents none."""
@@ -64,6 +65,8 @@ class Checker:
             for field in descriptor.fields
             if field.name not in {ADDITIONAL, *ignored}
         }
+        # a JSON key with two fields, such as `start_time`, denotes the first one
+        self._names = {json_name(field): field.name for field in reversed(descriptor.fields)}
         self._required: list[tuple[str, str, str]] = []
         self._combinations: list[tuple[Combination, frozenset[int]]] = []
         self._conditions: list[Condition] = []
@@ -100,7 +103,7 @@ class Checker:
                     nested.check_fields(value, f"{path}{field.name}.", violations, values)
             elif field.name == ADDITIONAL:
                 for key in value.fields:
-                    values.setdefault(self._prefix + key, UNKNOWN)
+                    values.setdefault(self._prefix + self._names.get(key, key), UNKNOWN)
         for name, field_name, text in self._required:
             if name not in values:
                 violations.add(path + field_name, text)

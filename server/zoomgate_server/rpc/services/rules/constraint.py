@@ -68,7 +68,7 @@ class Words(NamedTuple):
         return f"one of {'; '.join(self.allowed)}"
 
     def violation(self, value: str) -> str | None:
-        return None if value in self.allowed else f"is not a value of Zoom; send {self}"
+        return None if value in self.allowed else f"is not supported by Zoom; send {self}"
 
 
 class Form(NamedTuple):

@@ -1,13 +1,15 @@
 """The rules of new and changed meetings, and their application.
 
-They are Zoom's documented rules, and those by which Zoom would ignore or replace what a caller asks for without an error. Settings that
-Zoom documents as overridden by others, such as `join_before_host` by `waiting_room`, are accepted.
+They reject what Zoom documents as not allowed or as incomplete, and a schedule that Zoom would replace with a different one without an
+error. Values that Zoom documents as without effect unless something else is set, such as `join_before_host` with `waiting_room`, are
+accepted, so that what Zoom returns can be sent back.
 """
 
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from zoomgate.v1 import meeting_pb2 as pb
+from zoomgate_server.rpc.services.json_mapping import ADDITIONAL
 from zoomgate_server.rpc.services.rules import schedule
 from zoomgate_server.rpc.services.rules.checker import Checker
 from zoomgate_server.rpc.services.rules.constraint import (
@@ -36,6 +38,7 @@ from zoomgate_server.rpc.services.rules.rule import (
     Values,
 )
 from zoomgate_server.rpc.services.validation import Violations
+from zoomgate_server.rpc.services.zoom_json import json_name
 
 PATH = "meeting_details"
 
@@ -46,15 +49,12 @@ _SCHEDULED = "MEETING_TYPE_SCHEDULED"
 _NO_FIXED_TIME = "MEETING_TYPE_RECURRING_NO_FIXED_TIME"
 _FIXED_TIME = "MEETING_TYPE_RECURRING_FIXED_TIME"
 _INSTANT = "MEETING_TYPE_INSTANT"
-_RECURRING = (_SCHEDULED, _NO_FIXED_TIME, _FIXED_TIME)
-_REGISTRATION = ("APPROVAL_TYPE_AUTOMATIC", "APPROVAL_TYPE_MANUAL")
+_WITH_CHAT = (_SCHEDULED, _NO_FIXED_TIME, _FIXED_TIME)
 _RECURRENCE = "recurrence.type"
 _EVERY = "recurrence.repeat_interval"
 _UNMUTE = "settings.request_permission_to_unmute_participants"
 _MUTE = "settings.allow_host_control_participant_mute_state"
-_NOTIFIED = "settings.registrants_email_notification"
 _COUNTRIES = "settings.approved_or_denied_countries_or_regions"
-_COUNTRY_FIELDS = {f"{_COUNTRIES}.{name}" for name in ("method", "approved_list", "denied_list")}
 _INTERPRETERS = "settings.language_interpretation.interpreters"
 _SIGN_INTERPRETERS = "settings.sign_language_interpretation.interpreters"
 _VIDEO_MANAGEMENT = "settings.auto_add_recording_to_video_management"
@@ -73,43 +73,24 @@ PROPERTIES = Table(
     (
         Limit("topic", Characters(200)),
         Limit("agenda", Characters(2000)),
-        Limit("agenda", Multiline()),
         Limit("timezone", TIME_ZONE),
         Limit("local_start_time", _LOCAL_TIME),
         Limit("duration_minutes", Numbers(range(1, 1441), "1 to 1440 minutes")),
         Limit("password", Characters(10)),
-        Limit("recurrence.weekly_days", Entries(7)),
         Limit("recurrence.monthly_day", Numbers(range(1, 32))),
         Limit("recurrence.end_times", Numbers(range(61), "1 to 60, or 0 for no end")),
         Limit("settings.jbh_time", Numbers((0, 5, 10, 15), "0, 5, 10 or 15 minutes")),
         Limit("settings.audio_conference_info", Characters(2048)),
-        Limit("settings.audio_conference_info", Multiline()),
-        Limit("settings.alternative_hosts[]", Separable()),
-        Limit("settings.authentication_domains[]", Separable()),
-        Limit("settings.enforce_login_domains[]", Separable()),
         Limit("settings.authentication_exceptions[].email", EMAIL),
-        Limit("settings.contact_email", EMAIL_OR_NONE),
         Limit("settings.meeting_invitees[].email", EMAIL),
-        Limit("settings.breakout_room.rooms[].participants[]", EMAIL),
-        Limit(f"{_COUNTRIES}.approved_list[]", COUNTRY),
-        Limit(f"{_COUNTRIES}.denied_list[]", COUNTRY),
-        Limit("settings.global_dial_in_countries[]", COUNTRY),
-        Limit("settings.additional_data_center_regions[]", COUNTRY),
         Limit(f"{_INTERPRETERS}[].email", EMAIL),
         Limit(f"{_INTERPRETERS}[].interpreter_languages", Entries(2, exactly=True)),
-        Limit(f"{_INTERPRETERS}[].interpreter_languages[]", Separable()),
         Limit(f"{_INTERPRETERS}[].languages", Entries(2, exactly=True)),
         Limit(f"{_INTERPRETERS}[].languages[]", _LANGUAGES),
         Limit(_SIGN_INTERPRETERS, Entries(20)),
         Limit(f"{_SIGN_INTERPRETERS}[].email", EMAIL),
         Limit(f"{_VIDEO_MANAGEMENT}.channels", Entries(5)),
-        Limit("settings.custom_keys", Entries(10)),
-        Limit("settings.custom_keys[].key", Characters(64)),
-        Limit("settings.custom_keys[].value", Characters(256)),
         Required("recurrence.type", "TYPE_DAILY, TYPE_WEEKLY or TYPE_MONTHLY"),
-        Required("settings.meeting_invitees[].email", "the email address of the invitee"),
-        Required(f"{_INTERPRETERS}[].email", "the email address of the interpreter"),
-        Required(f"{_SIGN_INTERPRETERS}[].email", "the email address of the interpreter"),
         Required(f"{_WAITING_ROOM}.mode", "MODE_FOLLOW_SETTING or MODE_CUSTOM"),
         Required(f"{_VIDEO_MANAGEMENT}.enable", "true or false"),
         Required(f"{_VIDEO_MANAGEMENT}.channels[].channel_id", "the ID of the channel"),
@@ -128,16 +109,6 @@ COMBINATIONS = Table(
         ),
         NeverWith("start_time", "type", (_INSTANT, _NO_FIXED_TIME)),
         NeverWith("local_start_time", "type", (_INSTANT, _NO_FIXED_TIME)),
-        Condition(
-            "local_start_time",
-            "must be a time that the clocks in {zone} do not skip; send a time such as {start:%Y-%m-%dT%H:%M:%S}",
-            schedule.is_skipped,
-        ),
-        Condition(
-            "local_start_time",
-            "must be in the years 1970 to 9999 in UTC; send a time in this range",
-            schedule.is_out_of_range,
-        ),
         NeverWith("schedule_for", "type", (_INSTANT,)),
         OnlyWith("pre_schedule", "type", (_SCHEDULED, _NO_FIXED_TIME), if_true=True),
         OnlyWith("recurrence", "type", (_FIXED_TIME,)),
@@ -148,51 +119,75 @@ COMBINATIONS = Table(
         OnlyWith("recurrence.monthly_day", _RECURRENCE, ("TYPE_MONTHLY",)),
         OnlyWith("recurrence.monthly_week", _RECURRENCE, ("TYPE_MONTHLY",)),
         OnlyWith("recurrence.monthly_week_day", _RECURRENCE, ("TYPE_MONTHLY",)),
-        NeverWith("recurrence.monthly_day", "recurrence.monthly_week"),
-        NeverWith("recurrence.monthly_day", "recurrence.monthly_week_day"),
         RequiredWith("recurrence.monthly_week", "recurrence.monthly_week_day"),
         RequiredWith("recurrence.monthly_week_day", "recurrence.monthly_week"),
         NeverWith("recurrence.end_time", "recurrence.end_times"),
-        Condition(
-            "recurrence.end_time",
-            "must not be before the start of the meeting or in the past; send a later time",
-            schedule.ends_too_early,
-        ),
-        OnlyWith("settings.use_pmi", "type", (_SCHEDULED, _NO_FIXED_TIME), if_true=True),
-        OnlyWith("settings.join_before_host", "type", _RECURRING, if_true=True),
-        OnlyWith("settings.continuous_meeting_chat.enable", "type", _RECURRING, if_true=True),
-        OnlyWith("settings.registration_type", "type", (_FIXED_TIME,)),
-        OnlyWith("settings.allow_multiple_devices", "settings.approval_type", _REGISTRATION, if_true=True),
-        OnlyWith("settings.show_share_button", "settings.approval_type", _REGISTRATION, if_true=True),
-        OnlyWith("settings.show_join_info", "settings.approval_type", _REGISTRATION, if_true=True),
-        OnlyWith("settings.registrants_confirmation_email", _NOTIFIED, (True,), if_true=True),
+        OnlyWith("settings.continuous_meeting_chat.enable", "type", _WITH_CHAT, if_true=True),
         RequiredWith(f"{_WAITING_ROOM}.who_goes_to_waiting_room", f"{_WAITING_ROOM}.mode", ("MODE_CUSTOM",)),
         RequiredWith(f"{_COUNTRIES}.approved_list", f"{_COUNTRIES}.method", ("METHOD_APPROVE",)),
         RequiredWith(f"{_COUNTRIES}.denied_list", f"{_COUNTRIES}.method", ("METHOD_DENY",)),
-        Condition(
-            f"{_COUNTRIES}.method",
-            "is required with both approved_list and denied_list; send METHOD_APPROVE or METHOD_DENY",
-            lambda values: values.keys() & _COUNTRY_FIELDS == _COUNTRY_FIELDS - {f"{_COUNTRIES}.method"},
-        ),
+        OnlyWith(_UNMUTE, _MUTE, (False,), if_true=True),
+    ),
+)
+
+UNDOCUMENTED = Table(
+    "Rules of Zoomgate",
+    "Zoom does not document how it handles these values, or handles them without an error.",
+    "",
+    (
+        Limit("agenda", Multiline()),
+        Limit("recurrence.weekly_days", Entries(7)),
+        Limit("settings.audio_conference_info", Multiline()),
+        Limit("settings.alternative_hosts[]", Separable()),
+        Limit("settings.authentication_domains[]", Separable()),
+        Limit("settings.enforce_login_domains[]", Separable()),
+        Limit("settings.contact_email", EMAIL_OR_NONE),
+        Limit("settings.breakout_room.rooms[].participants[]", EMAIL),
+        Limit(f"{_COUNTRIES}.approved_list[]", COUNTRY),
+        Limit(f"{_COUNTRIES}.denied_list[]", COUNTRY),
+        Limit("settings.global_dial_in_countries[]", COUNTRY),
+        Limit("settings.additional_data_center_regions[]", COUNTRY),
+        Limit(f"{_INTERPRETERS}[].interpreter_languages[]", Separable()),
+        Required("settings.meeting_invitees[].email", "the email address of the invitee"),
+        Required(f"{_INTERPRETERS}[].email", "the email address of the interpreter"),
+        Required(f"{_SIGN_INTERPRETERS}[].email", "the email address of the interpreter"),
         Condition(
             f"{_INTERPRETERS}[].interpreter_languages",
             "is required; send the two languages",
             lambda values: "interpreter_languages" not in values and "languages" not in values,
         ),
-        OnlyWith(_UNMUTE, _MUTE, (False,), if_true=True),
-        OnlyWith("settings.who_will_receive_summary", "settings.auto_start_meeting_summary", (True,)),
-        OnlyWith("settings.who_can_ask_questions", "settings.auto_start_ai_companion_questions", (True,)),
+        Condition(
+            "local_start_time",
+            "must be a time that the clocks in {zone} do not skip; send a time such as {start:%Y-%m-%dT%H:%M:%S}",
+            schedule.is_skipped,
+        ),
+        Condition(
+            "local_start_time",
+            "must be in the years 1970 to 9999 in UTC; send a time in this range",
+            schedule.is_out_of_range,
+        ),
+        NeverWith("recurrence.monthly_day", "recurrence.monthly_week"),
+        NeverWith("recurrence.monthly_day", "recurrence.monthly_week_day"),
+        Condition(
+            "recurrence.end_time",
+            "must not be before the start of the meeting or in the past; send a later time",
+            schedule.ends_too_early,
+        ),
     ),
+)
+
+SERIES = Table(
+    "Series",
+    "Zoom requires the recurrence to change a series. A new series has no occurrences without it.",
+    _UPDATE,
+    (RequiredWith("recurrence", "type", (_FIXED_TIME,)),),
 )
 
 ON_CREATE = Table(
     "New meetings",
     "A meeting without `type` is a series if it has a `recurrence`, and otherwise a scheduled meeting.",
     _CREATE,
-    (
-        Required("tracking_fields[].field", "the label of the tracking field"),
-        RequiredWith("recurrence", "type", (_FIXED_TIME,)),
-    ),
+    (Required("tracking_fields[].field", "the label of the tracking field"),),
 )
 
 ON_UPDATE = Table(
@@ -200,6 +195,9 @@ ON_UPDATE = Table(
     "Only the properties that change are checked.",
     _UPDATE,
     (
+        Limit("settings.custom_keys", Entries(10)),
+        Limit("settings.custom_keys[].key", Characters(64)),
+        Limit("settings.custom_keys[].value", Characters(256)),
         RequiredWith("recurrence.weekly_days", _RECURRENCE, ("TYPE_WEEKLY",)),
         Condition("start_time", _PAST, lambda values: "start_time" in values and schedule.is_past(values)),
         Condition(
@@ -226,12 +224,24 @@ OF_OCCURRENCE = (
 )
 """The properties that Zoom can change for a single occurrence. `timezone` is the zone of the start."""
 
-_NEW = Checker(pb.MeetingDetails.DESCRIPTOR, (*PROPERTIES.rules, *COMBINATIONS.rules, *ON_CREATE.rules))
-_CHANGED = Checker(pb.MeetingDetails.DESCRIPTOR, (*PROPERTIES.rules, *COMBINATIONS.rules, *ON_UPDATE.rules))
+_OF_WHOLE_MEETING = {
+    prefix + field.name: f"{prefix}{ADDITIONAL}.{json_name(field)}"
+    for prefix, descriptor in (
+        ("", pb.MeetingDetails.DESCRIPTOR),
+        ("settings.", pb.MeetingSettings.DESCRIPTOR),
+    )
+    for field in descriptor.fields
+    if field.name != ADDITIONAL and prefix + field.name not in OF_OCCURRENCE
+}
+"""The other properties, and the settings as a whole. The values are their paths in `additional_fields`."""
+
+_COMMON = (*PROPERTIES.rules, *COMBINATIONS.rules, *UNDOCUMENTED.rules, *SERIES.rules)
+_NEW = Checker(pb.MeetingDetails.DESCRIPTOR, (*_COMMON, *ON_CREATE.rules))
+_CHANGED = Checker(pb.MeetingDetails.DESCRIPTOR, (*_COMMON, *ON_UPDATE.rules))
 
 
 def check_new(details: pb.MeetingDetails, violations: Violations, *, default_zone: str, now: float) -> None:
-    """Validate a new meeting, and set the type and the days that follow from its other fields.
+    """Validate a new meeting, which has been completed.
 
     Args:
         default_zone: The time zone of a meeting without one.
@@ -240,7 +250,8 @@ def check_new(details: pb.MeetingDetails, violations: Violations, *, default_zon
     values: dict[str, Any] = {}
     _NEW.check_fields(details, f"{PATH}.", violations, values)
     schedule.check_additional(details, f"{PATH}.", violations)
-    schedule.complete(details, values, default_zone=default_zone, now=now)
+    zone = schedule.zone(details.timezone if details.HasField("timezone") else default_zone)
+    values.update(now=now, zone=zone, start=schedule.start(details, zone, default=now))
     _NEW.check_combinations(values, f"{PATH}.", violations)
 
 
@@ -260,17 +271,24 @@ def check_update(
     """
     values: dict[str, Any] = {}
     _CHANGED.check_fields(details, f"{PATH}.", violations, values)
+    schedule.check_additional(details, f"{PATH}.", violations)
     if of_occurrence:
-        _check_occurrence(values | {".".join(names[:2]): "" for names in cleared}, violations)
-    schedule.add_start(details, values, zone=details.timezone, now=now)
+        values = _check_occurrence(values | {".".join(names[:2]): "" for names in cleared}, violations)
+    zone = schedule.zone(details.timezone)
+    values.update(now=now, zone=zone, start=schedule.start(details, zone))
     _CHANGED.check_combinations(values, f"{PATH}.", violations)
 
 
-def _check_occurrence(values: Values, violations: Violations) -> None:
-    """Reject properties of the whole meeting in a change of one occurrence."""
+def _check_occurrence(values: Values, violations: Violations) -> dict[str, Any]:
+    """Reject properties of the whole meeting in a change of one occurrence, and return the other values."""
+    accepted = {}
     for name, value in values.items():
-        is_property = name != "settings" and name.rpartition(".")[0] in ("", "settings")
-        if is_property and name not in OF_OCCURRENCE and value is not UNKNOWN:
+        in_additional = _OF_WHOLE_MEETING.get(name)
+        if in_additional is None or (name == "settings" and value is not UNKNOWN):
+            accepted[name] = value
+        else:
             violations.add(
-                f"{PATH}.{name}", "cannot change for a single occurrence; omit it, or omit occurrence_id"
+                f"{PATH}.{in_additional if value is UNKNOWN else name}",
+                "cannot change for a single occurrence; omit it, or omit occurrence_id",
             )
+    return accepted

@@ -136,7 +136,7 @@ Rule: TypeAlias = Limit | Required | Combination | Condition
 
 
 class Table(NamedTuple):
-    """Rules with a common source, which is a page of Zoom's documentation."""
+    """Rules with a common source: a page of Zoom's documentation, or empty for rules of Zoomgate."""
 
     title: str
     text: str

@@ -1,34 +1,29 @@
-"""The schedule of a meeting: its start in its time zone, and the type and the days that follow from other fields."""
+"""The schedule of a meeting: its start in its time zone, and the conditions that depend on it."""
 
 import re
 from collections.abc import Collection
 from datetime import UTC, datetime
-from typing import Any
 from zoneinfo import ZoneInfo
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from zoomgate.v1 import meeting_pb2 as pb
 from zoomgate_server.rpc.services.json_mapping import ADDITIONAL
-from zoomgate_server.rpc.services.meeting_mapping import CONVENTIONS
 from zoomgate_server.rpc.services.rules.rule import Values
 from zoomgate_server.rpc.services.validation import Violations
+from zoomgate_server.rpc.services.zoom_json import enum_words
 from zoomgate_server.time_zone import is_time_zone
 
 _LOCAL = re.compile(
     r"\d{4}-\d\d-\d\dT(?!24)\d\d:\d\d:\d\d", re.ASCII
 )  # excludes hour 24, which only some Python versions accept
-_DAYS_OF_MONTH = frozenset(
-    {"recurrence.monthly_day", "recurrence.monthly_week", "recurrence.monthly_week_day"}
-)
 
 
 def check_additional(details: pb.MeetingDetails, path: str, violations: Violations) -> None:
-    """Reject additional fields that determine the days of a series. Only an unknown type has no field of its own."""
-    types = CONVENTIONS.enums["MeetingType"].values()
-    _check_additional(details, path, violations, types)
+    """Reject additional fields that determine the schedule. Only an unknown type has no field of its own."""
+    _check_additional(details, path, violations, enum_words(pb.MeetingType.DESCRIPTOR).values())
     if details.HasField("recurrence"):
-        types = CONVENTIONS.enums["Recurrence.Type"].values()
+        types = enum_words(pb.Recurrence.Type.DESCRIPTOR).values()
         _check_additional(details.recurrence, f"{path}recurrence.", violations, types)
 
 
@@ -40,52 +35,37 @@ def _check_additional(
         if name in extra and (name != "type" or extra[name] in types):
             violations.add(
                 f"{path}{ADDITIONAL}.{name}",
-                "determines the days of a series, which could not be validated; set the field of the message instead",
+                "determines the schedule, which could not be validated; set the field of the message instead",
             )
 
 
-def complete(details: pb.MeetingDetails, values: dict[str, Any], *, default_zone: str, now: float) -> None:
-    """Set the type of a new meeting and the days of its recurrence, and add its start to the values.
-
-    Zoom's defaults would be a meeting without the recurrence, and the first day of the week or month.
-    """
-    if "type" not in values:
-        if "recurrence" in values:
-            details.type = pb.MEETING_TYPE_RECURRING_FIXED_TIME
-        values["type"] = details.type or pb.MEETING_TYPE_SCHEDULED
-    zone = details.timezone if details.HasField("timezone") else default_zone
-    add_start(details, values, zone=zone, now=now, default=now)
-    start, kind = values["start"], values.get("recurrence.type")
-    if start is None:
-        return
-    if kind == pb.Recurrence.TYPE_WEEKLY and "recurrence.weekly_days" not in values:
-        details.recurrence.weekly_days.append(pb.DayOfWeek.ValueType(start.isoweekday() % 7 + 1))
-    elif kind == pb.Recurrence.TYPE_MONTHLY and _DAYS_OF_MONTH.isdisjoint(values):
-        details.recurrence.monthly_day = start.day
+def zone(name: str) -> ZoneInfo | None:
+    """Return a time zone, or None if the name is empty. The zone of an invalid name is UTC, so that other fields can be checked."""
+    return ZoneInfo(name if is_time_zone(name) else "UTC") if name else None
 
 
-def add_start(
-    details: pb.MeetingDetails, values: dict[str, Any], *, zone: str, now: float, default: float | None = None
-) -> None:
-    """Add the values `now`, `zone` and `start`, which is None if it is unknown or invalid.
+def start(
+    details: pb.MeetingDetails, known_zone: ZoneInfo | None, *, default: float | None = None
+) -> datetime | None:
+    """Return the start of a meeting, or None if it is unknown or invalid.
 
     Args:
-        zone: The time zone of the meeting; empty if it is unknown.
+        known_zone: The time zone of the meeting; None if it is unknown.
         default: The start of a meeting without one, in seconds since 1970.
     """
-    known = ZoneInfo(zone if is_time_zone(zone) else "UTC") if zone else None
-    values.update(now=now, zone=known, start=None)
     try:
-        if "local_start_time" in values:
-            if known is not None and is_local_time(details.local_start_time):
-                local = datetime.fromisoformat(details.local_start_time).replace(tzinfo=known)
-                values["start"] = local.astimezone(UTC).astimezone(known)
-        else:
-            seconds = details.start_time.seconds if "start_time" in values else default
-            if seconds is not None:
-                values["start"] = datetime.fromtimestamp(seconds, known or UTC)
+        match details.WhichOneof("start"):
+            case "local_start_time":
+                if known_zone is None or not is_local_time(details.local_start_time):
+                    return None
+                local = datetime.fromisoformat(details.local_start_time).replace(tzinfo=known_zone)
+                return local.astimezone(UTC).astimezone(known_zone)
+            case "start_time":
+                return datetime.fromtimestamp(details.start_time.seconds, known_zone or UTC)
+            case _:
+                return None if default is None else datetime.fromtimestamp(default, known_zone or UTC)
     except (ValueError, OverflowError, OSError):
-        pass  # outside the years 1970 to 9999, which is a violation already
+        return None  # outside the years 1970 to 9999, which is a violation already
 
 
 def is_local_time(text: str) -> bool:
