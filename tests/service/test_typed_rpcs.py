@@ -355,3 +355,19 @@ async def test_registration_can_be_used_for_another_meeting(service: Service) ->
     body = orjson.loads(service[1].requests[0].partition(b"\r\n\r\n")[2])
     assert (body["email"], body["first_name"]) == (OMAR, "Omar")
     assert not body.keys() & (registrant.keys() - {"email", "first_name"})
+
+
+async def test_property_of_a_registration_is_set_only_once(service: Service) -> None:
+    """A registration and its request are one object for Zoom. All violations are reported."""
+    name = "RegistrantsService.AddRegistrant"
+    registrant = {
+        "email": "x",
+        "first_name": "Omar",
+        "additional_fields": {"language": "fr-FR", "auto_approve": True, "first_name": "b"},
+    }
+    error = await error_of(service, name, registrant=registrant, auto_approve=False)
+    assert {*error.violations} == {
+        "registrant.email",
+        *(f"registrant.additional_fields.{key}" for key in registrant["additional_fields"]),
+    }
+    assert service[1].requests == []

@@ -244,3 +244,106 @@ async def test_invalid_values_and_paths_are_reported_together(service: Service) 
     """Values that are not selected are not validated."""
     request = update("topic", "x", topic="x" * 201, duration_minutes=0)
     assert list(await violations_of(service, request)) == ["update_mask.paths[1]", "meeting_details.topic"]
+
+
+@pytest.mark.parametrize("paths", [(), ("type", "topic")])
+async def test_series_is_not_changed_without_its_recurrence(service: Service, paths: tuple[str, ...]) -> None:
+    """Zoom confirms such a change without making it."""
+    request = update(*paths, type="MEETING_TYPE_RECURRING_FIXED_TIME", topic="x")
+    violations = await violations_of(service, request)
+    assert list(violations) == ["meeting_details.recurrence"]
+    assert "is required" in violations["meeting_details.recurrence"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("start_time", "2031-05-01T09:00:00Z"), ("timezone", "Asia/Tokyo"), ("type", 8)]
+)
+async def test_schedule_is_not_changed_by_additional_fields(
+    service: Service, field: str, value: object
+) -> None:
+    """Its rules could not be checked."""
+    request = update(additional_fields={field: value})
+    assert list(await violations_of(service, request)) == [f"meeting_details.additional_fields.{field}"]
+
+
+@pytest.mark.parametrize(
+    ("details", "rejected"),
+    [
+        ({"additional_fields": {"topic": "x"}}, "additional_fields.topic"),
+        ({"additional_fields": {"recurrence": {"type": 1}}}, "additional_fields.recurrence"),
+        ({"additional_fields": {"settings": {"approval_type": 1}}}, "additional_fields.settings"),
+        (
+            {"settings": {"additional_fields": {"approval_type": 9}}},
+            "settings.additional_fields.approval_type",
+        ),
+        (
+            {"settings": {"additional_fields": {"authentication_exception": "x"}}},
+            "settings.additional_fields.authentication_exception",
+        ),
+    ],
+)
+async def test_property_of_the_whole_meeting_is_rejected_in_additional_fields_for_an_occurrence(
+    service: Service, details: dict[str, Any], rejected: str
+) -> None:
+    request = update(agenda="x", **details)
+    request.occurrence_id = "1"
+    violations = await violations_of(service, request)
+    assert list(violations) == [f"meeting_details.{rejected}"]
+    assert "single occurrence" in violations[f"meeting_details.{rejected}"]
+
+
+async def test_new_property_of_zoom_can_change_for_an_occurrence(service: Service) -> None:
+    """A new value of a property that can change for an occurrence is accepted as well."""
+    extra = {"duration": "long", "new_in_zoom": 1}
+    request = update(additional_fields=extra, settings={"additional_fields": {"auto_recording": "new"}})
+    request.occurrence_id = "1"
+    assert await body_of(service, request) == extra | {"settings": {"auto_recording": "new"}}
+
+
+@pytest.mark.parametrize(
+    ("paths", "details", "conflict"),
+    [
+        (("agenda", "additional_fields"), {"additional_fields": {"agenda": "b"}}, "agenda"),
+        (
+            ("settings.alternative_hosts", "additional_fields"),
+            {"additional_fields": {"settings": {"alternative_hosts": "a@example.com"}}},
+            "settings",
+        ),
+        (
+            ("settings.contact_name", "settings.additional_fields"),
+            {"settings": {"additional_fields": {"contact_name": "b"}}},
+            "contact_name",
+        ),
+    ],
+)
+async def test_property_is_not_both_cleared_and_set_in_additional_fields(
+    service: Service, paths: tuple[str, ...], details: dict[str, Any], conflict: str
+) -> None:
+    violations = await violations_of(service, update(*paths, **details))
+    (path,) = violations
+    assert path.endswith(f"additional_fields.{conflict}")
+
+
+async def test_violations_of_values_and_of_the_conversion_are_reported_together(service: Service) -> None:
+    request = update(
+        topic="x",
+        agenda="x" * 2001,
+        type=77,
+        recurrence={"end_time": "0001-01-01T00:00:00Z", "weekly_days": [99]},
+        additional_fields={"topic": "x"},
+        settings={"audio": 99, "contact_name": "a", "additional_fields": {"contact_name": "b"}},
+    )
+    assert {*await violations_of(service, request)} == {
+        f"meeting_details.{path}"
+        for path in (
+            "agenda",
+            "type",
+            "recurrence",
+            "recurrence.type",
+            "recurrence.end_time",
+            "recurrence.weekly_days[0]",
+            "settings.audio",
+            "additional_fields.topic",
+            "settings.additional_fields.contact_name",
+        )
+    }
