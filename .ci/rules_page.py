@@ -16,9 +16,12 @@ The rules that requests to MeetingsService and RegistrantsService must satisfy, 
 request is checked before Zoom is called. `INVALID_FIELD` lists all violations, each with the path of the field in the request, such as
 `meeting_details.recurrence.weekly_days[2]`, and what to send instead.
 
-The rules are those that Zoom documents, and those by which Zoom would ignore or replace what a request asks for without an error
-([Meeting schedules](meetings.md)). Settings that Zoom documents as overridden by others are accepted: `join_before_host` with
-`waiting_room`, and the features that end-to-end encryption disables. Only Zoom checks what depends on the plan and the settings of a user.
+The rules reject what Zoom documents as not allowed or as incomplete, and schedules that Zoom would silently change
+([Schedules](meetings.md#schedules)). Values that have no effect unless something else is set are accepted: `join_before_host` despite
+`waiting_room`, `registration_type` without a series, `duration_minutes` without a fixed time, and the features that end-to-end encryption
+disables. Only Zoom checks what depends on the plan and the settings of a user.
+
+The source of a rule is Zoom's API reference, or Zoomgate for rules that Zoom does not document.
 
 In addition, for all fields:
 
@@ -27,7 +30,8 @@ In addition, for all fields:
 - Times are in the years 1970 to 9999.
 - A list without another rule has {BOUND}. Zoom documents no such limit; this one bounds the work for a request.
 
-A field can have an unknown value, such as one that Zoom has added, in `additional_fields`. No rule depends on this value.
+A field can have an unknown value, such as one that Zoom has added, in `additional_fields`, under Zoom's name. Rules treat it as set, but
+none depends on its value. `start_time`, `timezone` and the known values of `type` are rejected there, because rules depend on them.
 """
 SAMPLES = {"zone": "the time zone", "start": datetime(2026, 3, 29, 3, 30, tzinfo=UTC)}
 
@@ -37,13 +41,15 @@ def text_of(rule: Rule) -> str:
     return rule.text.format_map(SAMPLES) if isinstance(rule, Condition) else str(rule)
 
 
-def section(table: Table) -> Iterator[str]:
-    """Yield the lines of the section of a table."""
+def section(table: Table, sources: list[str]) -> Iterator[str]:
+    """Yield the lines of the section of a table. Links refer to the sources by number."""
     yield f"\n## {table.title}\n"
-    yield f"{table.text}{' ' if table.text else ''}Source: [Zoom's API reference]({table.source}).\n"
-    yield "| field | rule |"
-    yield "|---|---|"
-    yield from (f"| `{rule.field}` | {text_of(rule)} |" for rule in table.rules)
+    if table.text:
+        yield f"{table.text}\n"
+    source = f"[Zoom][{sources.index(table.source)}]" if table.source else "Zoomgate"
+    yield "| field | rule | source |"
+    yield "|---|---|---|"
+    yield from (f"| `{rule.field}` | {text_of(rule)} | {source} |" for rule in table.rules)
 
 
 def page() -> str:
@@ -51,16 +57,25 @@ def page() -> str:
     tables = [
         meeting_rules.PROPERTIES,
         meeting_rules.COMBINATIONS,
+        meeting_rules.SERIES,
         meeting_rules.ON_CREATE,
         meeting_rules.ON_UPDATE,
+        meeting_rules.UNDOCUMENTED,
         request_rules.REQUESTS,
+        request_rules.UNDOCUMENTED,
     ]
-    occurrence = "\n".join(f"- `{name}`" for name in meeting_rules.OF_OCCURRENCE)
+    sources = sorted({table.source for table in tables})
+    number = sources.index(meeting_rules.UPDATE)
     return "\n".join(
         [
             HEAD.rstrip(),
-            *(line for table in tables for line in section(table)),
-            f"\n## Changes of one occurrence\n\nWith `occurrence_id`, only these properties can change:\n\n{occurrence}\n",
+            *(line for table in tables for line in section(table, sources)),
+            "\n## Changes of one occurrence\n",
+            f"With `occurrence_id`, only these properties can change ([Zoom][{number}]):\n",
+            *(f"- `{name}`" for name in meeting_rules.OF_OCCURRENCE),
+            "",
+            *(f"[{number}]: {source}" for number, source in enumerate(sources) if source),
+            "",
         ]
     )
 

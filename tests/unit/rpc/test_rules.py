@@ -389,7 +389,7 @@ def test_meeting_with_every_property_is_accepted() -> None:
 REQUEST_RULES = [
     (message, rule)
     for message in REQUESTS
-    for rule in request_rules.REQUESTS.rules
+    for rule in request_rules.RULES
     if field_at(message.DESCRIPTOR, rule.field) is not None
 ]
 

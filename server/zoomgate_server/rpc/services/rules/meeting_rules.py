@@ -43,7 +43,7 @@ from zoomgate_server.rpc.services.zoom_json import json_name
 PATH = "meeting_details"
 
 _CREATE = "https://developers.zoom.us/docs/api/meetings/#tag/meetings/POST/users/{userId}/meetings"
-_UPDATE = "https://developers.zoom.us/docs/api/meetings/#tag/meetings/PATCH/meetings/{meetingId}"
+UPDATE = "https://developers.zoom.us/docs/api/meetings/#tag/meetings/PATCH/meetings/{meetingId}"
 
 _SCHEDULED = "MEETING_TYPE_SCHEDULED"
 _NO_FIXED_TIME = "MEETING_TYPE_RECURRING_NO_FIXED_TIME"
@@ -178,8 +178,8 @@ UNDOCUMENTED = Table(
 
 SERIES = Table(
     "Series",
-    "Zoom requires the recurrence to change a series. A new series has no occurrences without it.",
-    _UPDATE,
+    "Zoom requires the recurrence to change a series, and can otherwise confirm a change without making it.",
+    UPDATE,
     (RequiredWith("recurrence", "type", (_FIXED_TIME,)),),
 )
 
@@ -193,7 +193,7 @@ ON_CREATE = Table(
 ON_UPDATE = Table(
     "Changes of meetings",
     "Only the properties that change are checked.",
-    _UPDATE,
+    UPDATE,
     (
         Limit("settings.custom_keys", Entries(10)),
         Limit("settings.custom_keys[].key", Characters(64)),

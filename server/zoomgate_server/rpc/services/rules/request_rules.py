@@ -51,6 +51,18 @@ _UUID = Form(
     "4444AAAiAAAAAiAiAiiAii==",
     re.compile(r"[A-Za-z0-9+/=_-]{1,64}", re.ASCII).fullmatch,
 )
+_EMPLOYEES = Words(
+    (
+        "1-20",
+        "21-50",
+        "51-100",
+        "101-500",
+        "500-1,000",
+        "1,001-5,000",
+        "5,001-10,000",
+        "More than 10,000",
+    )
+)
 _REGISTRANT = Form(
     "the ID of a registration as returned by Zoom",
     "9tboDiHUQAeOnbmudzWa5g",
@@ -62,27 +74,15 @@ REQUESTS = Table(
     "Each rule applies to every request that has the field.",
     "https://developers.zoom.us/docs/api/meetings/",
     (
-        Limit(
-            "meeting_id",
-            Numbers(range(1, MAX_MEETING_ID + 1), f"the numeric ID of the meeting, 1 to {MAX_MEETING_ID}"),
-        ),
-        Limit("meeting_uuid", _UUID),
         Condition(
             "meeting_id",
             "is required; send the numeric ID of the meeting, without spaces or dashes",
             lambda values: "meeting_id" not in values and "meeting_uuid" not in values,
         ),
-        Limit("occurrence_id", _OCCURRENCE),
-        Limit("occurrence_ids", Entries(60)),
-        Limit("occurrence_ids[]", _OCCURRENCE),
         Limit("page_size", Numbers(range(1, 301), "1 to 300, or 0 for Zoom's default of 30")),
         Limit("from_date", _DATE),
         Limit("to_date", _DATE),
         Limit("timezone", TIME_ZONE),
-        Condition(
-            "to_date", "must not be before from_date; send the same or a later date", _ends_before_it_starts
-        ),
-        Limit("registrant_id", _REGISTRANT),
         Required("registrant_id", "the ID of the registration"),
         Required("registrant", "the person to register"),
         Required("registrant.email", "the email address"),
@@ -92,27 +92,33 @@ REQUESTS = Table(
         Limit("registrant.first_name", Characters(64)),
         Limit("registrant.last_name", Characters(64)),
         Limit("registrant.country", COUNTRY),
-        Limit("registrant.comments", Multiline()),
         Limit("registrant.custom_questions[].value", Characters(128)),
-        Limit("registrant.custom_questions[].value", Multiline()),
-        Limit(
-            "registrant.no_of_employees",
-            Words(
-                (
-                    "1-20",
-                    "21-50",
-                    "51-100",
-                    "101-500",
-                    "500-1,000",
-                    "1,001-5,000",
-                    "5,001-10,000",
-                    "More than 10,000",
-                )
-            ),
-        ),
+        Limit("registrant.no_of_employees", _EMPLOYEES),
         Required("action", "ACTION_APPROVE, ACTION_DENY or ACTION_CANCEL"),
-        Required("registrants", "1 to 30 registrations"),
         Limit("registrants", Entries(30)),
+    ),
+)
+
+UNDOCUMENTED = Table(
+    "Rules of Zoomgate for other fields",
+    "They bound values that are part of the URL, and reject requests without a meaning.",
+    "",
+    (
+        Limit(
+            "meeting_id",
+            Numbers(range(1, MAX_MEETING_ID + 1), f"the numeric ID of the meeting, 1 to {MAX_MEETING_ID}"),
+        ),
+        Limit("meeting_uuid", _UUID),
+        Limit("occurrence_id", _OCCURRENCE),
+        Limit("occurrence_ids", Entries(60)),
+        Limit("occurrence_ids[]", _OCCURRENCE),
+        Condition(
+            "to_date", "must not be before from_date; send the same or a later date", _ends_before_it_starts
+        ),
+        Limit("registrant_id", _REGISTRANT),
+        Limit("registrant.comments", Multiline()),
+        Limit("registrant.custom_questions[].value", Multiline()),
+        Required("registrants", "1 to 30 registrations"),
         Limit("registrants[].email", EMAIL),
         Condition(
             "registrants[].id",
@@ -121,6 +127,8 @@ REQUESTS = Table(
         ),
     ),
 )
+
+RULES = (*REQUESTS.rules, *UNDOCUMENTED.rules)
 
 _IGNORED = ("user_email", "request_id", "page_token", "meeting_details", "update_mask")
 """Fields that are checked by other code."""
@@ -132,7 +140,7 @@ def _checkers() -> Mapping[type[Message], Checker]:
     for module in (meetings_service_pb2, registrants_service_pb2):
         for name, descriptor in module.DESCRIPTOR.message_types_by_name.items():
             if name.endswith("Request"):
-                rules = [rule for rule in REQUESTS.rules if field_at(descriptor, rule.field)]
+                rules = [rule for rule in RULES if field_at(descriptor, rule.field)]
                 checkers[getattr(module, name)] = Checker(descriptor, rules, ignored=_IGNORED)
     return checkers
 
