@@ -705,7 +705,7 @@ _MEETINGS: dict[str, tuple[Message, str]] = {
 
 _SETTINGS: dict[str, tuple[dict[str, object], str]] = {
     "a waiting room without a mode": (
-        {"waiting_room_options": {"who_goes_to_waiting_room": "PARTICIPANTS_EVERYONE"}},
+        {"waiting_room_options": {"who_goes_to_waiting_room": "AUDIENCE_EVERYONE"}},
         "waiting_room_options.mode",
     ),
     "a custom waiting room for nobody": (
@@ -776,7 +776,7 @@ _SETTINGS: dict[str, tuple[dict[str, object], str]] = {
         "who_will_receive_summary",
     ),
     "questions that nobody can ask": (
-        {"auto_start_ai_companion_questions": False, "who_can_ask_questions": "QUESTION_ASKERS_HOST"},
+        {"auto_start_ai_companion_questions": False, "who_can_ask_questions": "QUESTION_PERMISSION_HOST"},
         "who_can_ask_questions",
     ),
     "a registration type of a single meeting": (

@@ -103,7 +103,7 @@ _ENUMS: Mapping[str, Mapping[str, int | str]] = {
         "INVITEES_IN_ORGANIZATION": 3,
         "ALL_INVITEES": 4,
     },
-    "MeetingSettings.QuestionAskers": {
+    "MeetingSettings.QuestionPermission": {
         "ALL": 1,
         "ALL_SINCE_JOINING": 2,
         "HOST": 3,
@@ -111,7 +111,7 @@ _ENUMS: Mapping[str, Mapping[str, int | str]] = {
         "ORGANIZATION_SINCE_JOINING": 5,
     },
     "MeetingSettings.WaitingRoomOptions.Mode": {"FOLLOW_SETTING": "follow_setting", "CUSTOM": "custom"},
-    "MeetingSettings.WaitingRoomOptions.Participants": {
+    "MeetingSettings.WaitingRoomOptions.Audience": {
         "EVERYONE": "everyone",
         "NOT_IN_ACCOUNT": "users_not_in_account",
         "NOT_IN_ACCOUNT_OR_ALLOWED_DOMAINS": "users_not_in_account_or_whitelisted_domains",

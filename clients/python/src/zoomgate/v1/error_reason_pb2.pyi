@@ -73,17 +73,19 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     Example: {"reason": "HEADER_NOT_ALLOWED", "domain": "zoomgate", "metadata": {"fields": "headers[0].name"}}
     """
     ERROR_REASON_INVALID_PAGE_TOKEN: _ErrorReason.ValueType  # 10
-    """INVALID_ARGUMENT. The page token was not returned by this RPC for the same caller and filters, or Zoom no longer accepts it.
+    """INVALID_ARGUMENT. The page token was not returned by this RPC for the same caller and filters, or Zoom no longer accepts it. In the latter
+    case, `http_status` is set.
 
-    Example: {"reason": "INVALID_PAGE_TOKEN", "domain": "zoomgate", "metadata": {"fields": "page_token"}}
+    Example: {"reason": "INVALID_PAGE_TOKEN", "domain": "zoomgate",
+    "metadata": {"fields": "page_token", "http_status": "400", "zoom_code": "300"}}
     """
     ERROR_REASON_MEETING_NOT_FOUND: _ErrorReason.ValueType  # 11
-    """NOT_FOUND. The user has no meeting with this ID (Zoom error code 3001; 1001 from AddRegistrant).
+    """NOT_FOUND. The user has no meeting with this ID (Zoom error code 3001, or 1001 from AddRegistrant).
 
     Example: {"reason": "MEETING_NOT_FOUND", "domain": "zoomgate", "metadata": {"http_status": "404", "zoom_code": "3001"}}
     """
     ERROR_REASON_REGISTRANT_NOT_FOUND: _ErrorReason.ValueType  # 38
-    """NOT_FOUND. The meeting has no registration with this ID.
+    """NOT_FOUND. The meeting has no registration with this ID (Zoom error code 300, with a message that names the registrant).
 
     Example: {"reason": "REGISTRANT_NOT_FOUND", "domain": "zoomgate", "metadata": {"http_status": "400", "zoom_code": "300"}}
     """
@@ -100,8 +102,8 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     Example: {"reason": "ZOOM_REAUTH_REQUIRED", "domain": "zoomgate", "metadata": {"cause": "REJECTED"}}
     """
     ERROR_REASON_ZOOM_SCOPE_MISSING: _ErrorReason.ValueType  # 14
-    """FAILED_PRECONDITION. The user's consent does not cover this call. `scopes` lists the granular and the classic scopes of which any
-    one would, separated by spaces. Unset if Zoom names none and the call is unknown.
+    """FAILED_PRECONDITION. The user's consent does not cover this call. `scopes` lists the granular and the classic scopes, any one of
+    which suffices, separated by spaces. Unset if Zoom names none and the call is unknown.
 
     Example: {"reason": "ZOOM_SCOPE_MISSING", "domain": "zoomgate",
     "metadata": {"scopes": "meeting:write:meeting meeting:write", "http_status": "400", "zoom_code": "4711"}}
@@ -312,17 +314,19 @@ ERROR_REASON_HEADER_NOT_ALLOWED: ErrorReason.ValueType  # 9
 Example: {"reason": "HEADER_NOT_ALLOWED", "domain": "zoomgate", "metadata": {"fields": "headers[0].name"}}
 """
 ERROR_REASON_INVALID_PAGE_TOKEN: ErrorReason.ValueType  # 10
-"""INVALID_ARGUMENT. The page token was not returned by this RPC for the same caller and filters, or Zoom no longer accepts it.
+"""INVALID_ARGUMENT. The page token was not returned by this RPC for the same caller and filters, or Zoom no longer accepts it. In the latter
+case, `http_status` is set.
 
-Example: {"reason": "INVALID_PAGE_TOKEN", "domain": "zoomgate", "metadata": {"fields": "page_token"}}
+Example: {"reason": "INVALID_PAGE_TOKEN", "domain": "zoomgate",
+"metadata": {"fields": "page_token", "http_status": "400", "zoom_code": "300"}}
 """
 ERROR_REASON_MEETING_NOT_FOUND: ErrorReason.ValueType  # 11
-"""NOT_FOUND. The user has no meeting with this ID (Zoom error code 3001; 1001 from AddRegistrant).
+"""NOT_FOUND. The user has no meeting with this ID (Zoom error code 3001, or 1001 from AddRegistrant).
 
 Example: {"reason": "MEETING_NOT_FOUND", "domain": "zoomgate", "metadata": {"http_status": "404", "zoom_code": "3001"}}
 """
 ERROR_REASON_REGISTRANT_NOT_FOUND: ErrorReason.ValueType  # 38
-"""NOT_FOUND. The meeting has no registration with this ID.
+"""NOT_FOUND. The meeting has no registration with this ID (Zoom error code 300, with a message that names the registrant).
 
 Example: {"reason": "REGISTRANT_NOT_FOUND", "domain": "zoomgate", "metadata": {"http_status": "400", "zoom_code": "300"}}
 """
@@ -339,8 +343,8 @@ REJECTED, OUTCOME_LOST, REVOKED or SCOPE.
 Example: {"reason": "ZOOM_REAUTH_REQUIRED", "domain": "zoomgate", "metadata": {"cause": "REJECTED"}}
 """
 ERROR_REASON_ZOOM_SCOPE_MISSING: ErrorReason.ValueType  # 14
-"""FAILED_PRECONDITION. The user's consent does not cover this call. `scopes` lists the granular and the classic scopes of which any
-one would, separated by spaces. Unset if Zoom names none and the call is unknown.
+"""FAILED_PRECONDITION. The user's consent does not cover this call. `scopes` lists the granular and the classic scopes, any one of
+which suffices, separated by spaces. Unset if Zoom names none and the call is unknown.
 
 Example: {"reason": "ZOOM_SCOPE_MISSING", "domain": "zoomgate",
 "metadata": {"scopes": "meeting:write:meeting meeting:write", "http_status": "400", "zoom_code": "4711"}}

@@ -32,11 +32,11 @@ class _MeetingTypeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     without one.
     """
     MEETING_TYPE_INSTANT: _MeetingType.ValueType  # 1
-    """A meeting that starts as soon as it is created. Cannot be combined with `start`. Zoom API value: 1."""
+    """A meeting that starts as soon as it is created. `start` is rejected. Zoom API value: 1."""
     MEETING_TYPE_SCHEDULED: _MeetingType.ValueType  # 2
     """A single meeting at a fixed time. Zoom API value: 2."""
     MEETING_TYPE_RECURRING_NO_FIXED_TIME: _MeetingType.ValueType  # 3
-    """A recurring meeting without a fixed time. Cannot be combined with `start`. Zoom API value: 3."""
+    """A recurring meeting without a fixed time. `start` is rejected. Zoom API value: 3."""
     MEETING_TYPE_PERSONAL_ROOM: _MeetingType.ValueType  # 4
     """Output only. A meeting in the host's personal meeting room. Zoom API value: 4."""
     MEETING_TYPE_RECURRING_FIXED_TIME: _MeetingType.ValueType  # 5
@@ -65,11 +65,11 @@ MEETING_TYPE_UNSPECIFIED: MeetingType.ValueType  # 0
 without one.
 """
 MEETING_TYPE_INSTANT: MeetingType.ValueType  # 1
-"""A meeting that starts as soon as it is created. Cannot be combined with `start`. Zoom API value: 1."""
+"""A meeting that starts as soon as it is created. `start` is rejected. Zoom API value: 1."""
 MEETING_TYPE_SCHEDULED: MeetingType.ValueType  # 2
 """A single meeting at a fixed time. Zoom API value: 2."""
 MEETING_TYPE_RECURRING_NO_FIXED_TIME: MeetingType.ValueType  # 3
-"""A recurring meeting without a fixed time. Cannot be combined with `start`. Zoom API value: 3."""
+"""A recurring meeting without a fixed time. `start` is rejected. Zoom API value: 3."""
 MEETING_TYPE_PERSONAL_ROOM: MeetingType.ValueType  # 4
 """Output only. A meeting in the host's personal meeting room. Zoom API value: 4."""
 MEETING_TYPE_RECURRING_FIXED_TIME: MeetingType.ValueType  # 5
@@ -214,8 +214,9 @@ Global___WeekOfMonth: typing_extensions.TypeAlias = WeekOfMonth
 class MeetingDetails(google.protobuf.message.Message):
     """The properties of a meeting to create or change. Every field is optional.
 
-    Zoom ignores or replaces some contradictory properties without an error. Zoomgate rejects them instead. It sets properties that follow
-    from others: the type of a meeting with a recurrence, and the days of a recurrence without days.
+    Zoomgate rejects what Zoom documents as not allowed, and schedules that Zoom would silently change. A property that has no effect unless
+    something else is set is accepted; its comment says when Zoom ignores it. When creating a meeting, Zoomgate sets the properties that
+    follow from others: the type of a meeting with a recurrence, and the days of a recurrence without days.
     """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
@@ -251,9 +252,13 @@ class MeetingDetails(google.protobuf.message.Message):
     time changes. A time that the clocks skip at such a change is rejected.
     """
     timezone: builtins.str
-    """The IANA time zone, such as `Europe/Berlin`. When creating a meeting, defaults to UTC."""
+    """The IANA time zone, such as `Europe/Berlin`. Ignored for other types than MEETING_TYPE_SCHEDULED and
+    MEETING_TYPE_RECURRING_FIXED_TIME. When creating a meeting, defaults to UTC.
+    """
     duration_minutes: builtins.int
-    """The duration in minutes: 1 to 1440. When creating a meeting, defaults to 60."""
+    """The duration in minutes: 1 to 1440. Ignored for other types than MEETING_TYPE_SCHEDULED and MEETING_TYPE_RECURRING_FIXED_TIME. When
+    creating a meeting, defaults to 60.
+    """
     password: builtins.str
     """The passcode: at most 10 characters, without control characters. The account's passcode requirements apply as well. If unset, Zoom
     generates a passcode if the user's setting "Require a passcode when scheduling new meetings" is on, unless `default_password` is false.
@@ -263,12 +268,12 @@ class MeetingDetails(google.protobuf.message.Message):
     Defaults to Zoom's default, true. Ignored if an administrator has locked that requirement: Zoom then always generates a passcode.
     """
     pre_schedule: builtins.bool
-    """Whether the meeting is a prescheduled meeting of Zoom's Google Workspace add-on. Only for MEETING_TYPE_SCHEDULED and
-    MEETING_TYPE_RECURRING_NO_FIXED_TIME. Defaults to false.
+    """Whether the meeting is a prescheduled meeting of Zoom's Google Workspace add-on. True is rejected for types other than
+    MEETING_TYPE_SCHEDULED and MEETING_TYPE_RECURRING_NO_FIXED_TIME. Defaults to false.
     """
     schedule_for: builtins.str
     """The email address or Zoom user ID of the user for whom the meeting is scheduled. That user must have granted the scheduling privilege.
-    Cannot be combined with MEETING_TYPE_INSTANT.
+    Rejected for MEETING_TYPE_INSTANT.
     """
     template_id: builtins.str
     """The ID of a Zoom meeting template."""
@@ -278,7 +283,7 @@ class MeetingDetails(google.protobuf.message.Message):
 
     @property
     def recurrence(self) -> Global___Recurrence:
-        """The recurrence. Required for MEETING_TYPE_RECURRING_FIXED_TIME, and rejected for other types."""
+        """The recurrence. Required with MEETING_TYPE_RECURRING_FIXED_TIME, and rejected for other types. Zoom requires it to change a whole series."""
 
     @property
     def settings(self) -> Global___MeetingSettings:
@@ -290,7 +295,9 @@ class MeetingDetails(google.protobuf.message.Message):
 
     @property
     def additional_fields(self) -> google.protobuf.struct_pb2.Struct:
-        """Additional Zoom fields, passed to Zoom unchanged. `start_time`, `timezone` and the known values of `type` are rejected here."""
+        """Additional Zoom fields, passed to Zoom unchanged. `start_time`, `timezone` and the known values of `type` are rejected here; set the
+        fields above.
+        """
 
     def __init__(
         self,
@@ -540,20 +547,20 @@ class Recurrence(google.protobuf.message.Message):
     """The number of units between occurrences: 1 to 99 days, 50 weeks or 10 months. Defaults to 1."""
     monthly_day: builtins.int
     """The day of the month of a monthly meeting, from 1 to 31. When creating a meeting without `monthly_week`, defaults to the day of the
-    start in the time zone of the meeting. Only for TYPE_MONTHLY.
+    start in the time zone of the meeting. Rejected for other types than TYPE_MONTHLY.
     """
     monthly_week: Global___WeekOfMonth.ValueType
-    """The week of the month of a monthly meeting. Requires `monthly_week_day`, and cannot be combined with `monthly_day`. Only for
+    """The week of the month of a monthly meeting. Requires `monthly_week_day`. Rejected with `monthly_day`, and for other types than
     TYPE_MONTHLY.
     """
     monthly_week_day: Global___DayOfWeek.ValueType
-    """The day of the week in `monthly_week`. Requires `monthly_week`. Only for TYPE_MONTHLY."""
+    """The day of the week in `monthly_week`. Requires `monthly_week`. Rejected for other types than TYPE_MONTHLY."""
     end_times: builtins.int
-    """The number of occurrences: 1 to 60, or 0 for no end. Cannot be combined with `end_time`. Defaults to 1."""
+    """The number of occurrences: 1 to 60, or 0 for no end. Rejected with `end_time`. Defaults to 1."""
     @property
     def weekly_days(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[Global___DayOfWeek.ValueType]:
         """The days of the week of a weekly meeting. When creating a meeting, defaults to the day of the start in the time zone of the meeting.
-        Only for TYPE_WEEKLY. Zoom's API represents them as one string, separated by commas.
+        Rejected for other types than TYPE_WEEKLY. Zoom's API represents them as one string, separated by commas.
         """
 
     @property
@@ -884,39 +891,39 @@ class MeetingSettings(google.protobuf.message.Message):
     SUMMARY_RECIPIENTS_ALL_INVITEES: MeetingSettings.SummaryRecipients.ValueType  # 4
     """All invitees. Zoom API value: 4."""
 
-    class _QuestionAskers:
+    class _QuestionPermission:
         ValueType = typing.NewType("ValueType", builtins.int)
         V: typing_extensions.TypeAlias = ValueType
 
-    class _QuestionAskersEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[MeetingSettings._QuestionAskers.ValueType], builtins.type):
+    class _QuestionPermissionEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[MeetingSettings._QuestionPermission.ValueType], builtins.type):
         DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
-        QUESTION_ASKERS_UNSPECIFIED: MeetingSettings._QuestionAskers.ValueType  # 0
+        QUESTION_PERMISSION_UNSPECIFIED: MeetingSettings._QuestionPermission.ValueType  # 0
         """Unspecified. Zoom's default applies."""
-        QUESTION_ASKERS_ALL: MeetingSettings._QuestionAskers.ValueType  # 1
+        QUESTION_PERMISSION_ALL: MeetingSettings._QuestionPermission.ValueType  # 1
         """All participants and invitees. Zoom API value: 1."""
-        QUESTION_ASKERS_ALL_SINCE_JOINING: MeetingSettings._QuestionAskers.ValueType  # 2
+        QUESTION_PERMISSION_ALL_SINCE_JOINING: MeetingSettings._QuestionPermission.ValueType  # 2
         """All participants, about the time since they joined. Zoom API value: 2."""
-        QUESTION_ASKERS_HOST: MeetingSettings._QuestionAskers.ValueType  # 3
+        QUESTION_PERMISSION_HOST: MeetingSettings._QuestionPermission.ValueType  # 3
         """The host. Zoom API value: 3."""
-        QUESTION_ASKERS_ORGANIZATION: MeetingSettings._QuestionAskers.ValueType  # 4
+        QUESTION_PERMISSION_ORGANIZATION: MeetingSettings._QuestionPermission.ValueType  # 4
         """The participants and invitees who belong to the organization. Zoom API value: 4."""
-        QUESTION_ASKERS_ORGANIZATION_SINCE_JOINING: MeetingSettings._QuestionAskers.ValueType  # 5
+        QUESTION_PERMISSION_ORGANIZATION_SINCE_JOINING: MeetingSettings._QuestionPermission.ValueType  # 5
         """The participants who belong to the organization, about the time since they joined. Zoom API value: 5."""
 
-    class QuestionAskers(_QuestionAskers, metaclass=_QuestionAskersEnumTypeWrapper):
+    class QuestionPermission(_QuestionPermission, metaclass=_QuestionPermissionEnumTypeWrapper):
         """The users who may ask AI Companion about a meeting."""
 
-    QUESTION_ASKERS_UNSPECIFIED: MeetingSettings.QuestionAskers.ValueType  # 0
+    QUESTION_PERMISSION_UNSPECIFIED: MeetingSettings.QuestionPermission.ValueType  # 0
     """Unspecified. Zoom's default applies."""
-    QUESTION_ASKERS_ALL: MeetingSettings.QuestionAskers.ValueType  # 1
+    QUESTION_PERMISSION_ALL: MeetingSettings.QuestionPermission.ValueType  # 1
     """All participants and invitees. Zoom API value: 1."""
-    QUESTION_ASKERS_ALL_SINCE_JOINING: MeetingSettings.QuestionAskers.ValueType  # 2
+    QUESTION_PERMISSION_ALL_SINCE_JOINING: MeetingSettings.QuestionPermission.ValueType  # 2
     """All participants, about the time since they joined. Zoom API value: 2."""
-    QUESTION_ASKERS_HOST: MeetingSettings.QuestionAskers.ValueType  # 3
+    QUESTION_PERMISSION_HOST: MeetingSettings.QuestionPermission.ValueType  # 3
     """The host. Zoom API value: 3."""
-    QUESTION_ASKERS_ORGANIZATION: MeetingSettings.QuestionAskers.ValueType  # 4
+    QUESTION_PERMISSION_ORGANIZATION: MeetingSettings.QuestionPermission.ValueType  # 4
     """The participants and invitees who belong to the organization. Zoom API value: 4."""
-    QUESTION_ASKERS_ORGANIZATION_SINCE_JOINING: MeetingSettings.QuestionAskers.ValueType  # 5
+    QUESTION_PERMISSION_ORGANIZATION_SINCE_JOINING: MeetingSettings.QuestionPermission.ValueType  # 5
     """The participants who belong to the organization, about the time since they joined. Zoom API value: 5."""
 
     @typing.final
@@ -948,35 +955,35 @@ class MeetingSettings(google.protobuf.message.Message):
         MODE_CUSTOM: MeetingSettings.WaitingRoomOptions.Mode.ValueType  # 2
         """The rules of this meeting apply. Zoom API value: `custom`."""
 
-        class _Participants:
+        class _Audience:
             ValueType = typing.NewType("ValueType", builtins.int)
             V: typing_extensions.TypeAlias = ValueType
 
-        class _ParticipantsEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[MeetingSettings.WaitingRoomOptions._Participants.ValueType], builtins.type):
+        class _AudienceEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[MeetingSettings.WaitingRoomOptions._Audience.ValueType], builtins.type):
             DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
-            PARTICIPANTS_UNSPECIFIED: MeetingSettings.WaitingRoomOptions._Participants.ValueType  # 0
+            AUDIENCE_UNSPECIFIED: MeetingSettings.WaitingRoomOptions._Audience.ValueType  # 0
             """Unspecified."""
-            PARTICIPANTS_EVERYONE: MeetingSettings.WaitingRoomOptions._Participants.ValueType  # 1
+            AUDIENCE_EVERYONE: MeetingSettings.WaitingRoomOptions._Audience.ValueType  # 1
             """All participants. Zoom API value: `everyone`."""
-            PARTICIPANTS_NOT_IN_ACCOUNT: MeetingSettings.WaitingRoomOptions._Participants.ValueType  # 2
+            AUDIENCE_NOT_IN_ACCOUNT: MeetingSettings.WaitingRoomOptions._Audience.ValueType  # 2
             """Participants outside the account. Zoom API value: `users_not_in_account`."""
-            PARTICIPANTS_NOT_IN_ACCOUNT_OR_ALLOWED_DOMAINS: MeetingSettings.WaitingRoomOptions._Participants.ValueType  # 3
+            AUDIENCE_NOT_IN_ACCOUNT_OR_ALLOWED_DOMAINS: MeetingSettings.WaitingRoomOptions._Audience.ValueType  # 3
             """Participants outside the account and outside its allowed domains. Zoom API value: `users_not_in_account_or_whitelisted_domains`."""
-            PARTICIPANTS_NOT_INVITED: MeetingSettings.WaitingRoomOptions._Participants.ValueType  # 4
+            AUDIENCE_NOT_INVITED: MeetingSettings.WaitingRoomOptions._Audience.ValueType  # 4
             """Participants who were not invited. Zoom API value: `users_not_on_invite`."""
 
-        class Participants(_Participants, metaclass=_ParticipantsEnumTypeWrapper):
+        class Audience(_Audience, metaclass=_AudienceEnumTypeWrapper):
             """The participants who are placed in the waiting room."""
 
-        PARTICIPANTS_UNSPECIFIED: MeetingSettings.WaitingRoomOptions.Participants.ValueType  # 0
+        AUDIENCE_UNSPECIFIED: MeetingSettings.WaitingRoomOptions.Audience.ValueType  # 0
         """Unspecified."""
-        PARTICIPANTS_EVERYONE: MeetingSettings.WaitingRoomOptions.Participants.ValueType  # 1
+        AUDIENCE_EVERYONE: MeetingSettings.WaitingRoomOptions.Audience.ValueType  # 1
         """All participants. Zoom API value: `everyone`."""
-        PARTICIPANTS_NOT_IN_ACCOUNT: MeetingSettings.WaitingRoomOptions.Participants.ValueType  # 2
+        AUDIENCE_NOT_IN_ACCOUNT: MeetingSettings.WaitingRoomOptions.Audience.ValueType  # 2
         """Participants outside the account. Zoom API value: `users_not_in_account`."""
-        PARTICIPANTS_NOT_IN_ACCOUNT_OR_ALLOWED_DOMAINS: MeetingSettings.WaitingRoomOptions.Participants.ValueType  # 3
+        AUDIENCE_NOT_IN_ACCOUNT_OR_ALLOWED_DOMAINS: MeetingSettings.WaitingRoomOptions.Audience.ValueType  # 3
         """Participants outside the account and outside its allowed domains. Zoom API value: `users_not_in_account_or_whitelisted_domains`."""
-        PARTICIPANTS_NOT_INVITED: MeetingSettings.WaitingRoomOptions.Participants.ValueType  # 4
+        AUDIENCE_NOT_INVITED: MeetingSettings.WaitingRoomOptions.Audience.ValueType  # 4
         """Participants who were not invited. Zoom API value: `users_not_on_invite`."""
 
         MODE_FIELD_NUMBER: builtins.int
@@ -984,7 +991,7 @@ class MeetingSettings(google.protobuf.message.Message):
         ADDITIONAL_FIELDS_FIELD_NUMBER: builtins.int
         mode: Global___MeetingSettings.WaitingRoomOptions.Mode.ValueType
         """Required. The source of the waiting room rules."""
-        who_goes_to_waiting_room: Global___MeetingSettings.WaitingRoomOptions.Participants.ValueType
+        who_goes_to_waiting_room: Global___MeetingSettings.WaitingRoomOptions.Audience.ValueType
         """The participants who are placed in the waiting room. Required for MODE_CUSTOM."""
         @property
         def additional_fields(self) -> google.protobuf.struct_pb2.Struct:
@@ -994,7 +1001,7 @@ class MeetingSettings(google.protobuf.message.Message):
             self,
             *,
             mode: Global___MeetingSettings.WaitingRoomOptions.Mode.ValueType = ...,
-            who_goes_to_waiting_room: Global___MeetingSettings.WaitingRoomOptions.Participants.ValueType = ...,
+            who_goes_to_waiting_room: Global___MeetingSettings.WaitingRoomOptions.Audience.ValueType = ...,
             additional_fields: google.protobuf.struct_pb2.Struct | None = ...,
         ) -> None: ...
         def HasField(self, field_name: typing.Literal["additional_fields", b"additional_fields"]) -> builtins.bool: ...
@@ -1326,7 +1333,7 @@ class MeetingSettings(google.protobuf.message.Message):
 
     @typing.final
     class ContinuousMeetingChat(google.protobuf.message.Message):
-        """The chat that continues between meetings. Not for MEETING_TYPE_INSTANT and MEETING_TYPE_SCREEN_SHARE_ONLY."""
+        """The chat that continues between meetings."""
 
         DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -1336,7 +1343,9 @@ class MeetingSettings(google.protobuf.message.Message):
         CHANNEL_ID_FIELD_NUMBER: builtins.int
         ADDITIONAL_FIELDS_FIELD_NUMBER: builtins.int
         enable: builtins.bool
-        """Whether the chat is enabled. When creating a meeting, defaults to the user's setting."""
+        """Whether the chat is enabled. True is rejected for MEETING_TYPE_INSTANT and MEETING_TYPE_SCREEN_SHARE_ONLY. When creating a meeting,
+        defaults to the user's setting.
+        """
         auto_add_invited_external_users: builtins.bool
         """Deprecated by Zoom. Whether invited external users are added to the chat automatically."""
         auto_add_meeting_participants: builtins.bool
@@ -1757,27 +1766,31 @@ class MeetingSettings(google.protobuf.message.Message):
     participant_video: builtins.bool
     """Whether the participants' video is on at the start."""
     join_before_host: builtins.bool
-    """Whether participants may join before the host. Not for MEETING_TYPE_INSTANT, and ignored if `waiting_room` is true. Defaults to false."""
+    """Whether participants may join before the host. Ignored for MEETING_TYPE_INSTANT and MEETING_TYPE_SCREEN_SHARE_ONLY, and if
+    `waiting_room` is true. Defaults to false.
+    """
     jbh_time: builtins.int
-    """The number of minutes before the start at which participants may join: 0 (any time), 5, 10 or 15. Applies only with `join_before_host`."""
+    """The number of minutes before the start at which participants may join: 0 (any time), 5, 10 or 15. Ignored unless
+    `join_before_host` is true.
+    """
     mute_upon_entry: builtins.bool
     """Whether participants are muted when they join. Defaults to false."""
     waiting_room: builtins.bool
     """Whether participants wait until the host admits them."""
     use_pmi: builtins.bool
-    """Whether the meeting uses the host's personal meeting ID. Only for MEETING_TYPE_SCHEDULED and MEETING_TYPE_RECURRING_NO_FIXED_TIME. When
-    creating a meeting, defaults to the user's setting.
+    """Whether the meeting uses the host's personal meeting ID. Ignored for other types than MEETING_TYPE_SCHEDULED and
+    MEETING_TYPE_RECURRING_NO_FIXED_TIME. When creating a meeting, defaults to the user's setting.
     """
     approval_type: Global___MeetingSettings.ApprovalType.ValueType
     """The way in which registrations are approved. Defaults to Zoom's default, APPROVAL_TYPE_NONE."""
     registration_type: Global___MeetingSettings.RegistrationType.ValueType
-    """The occurrences that a registration covers. Only for MEETING_TYPE_RECURRING_FIXED_TIME. Defaults to Zoom's default,
+    """The occurrences that a registration covers. Ignored for other types than MEETING_TYPE_RECURRING_FIXED_TIME. Defaults to Zoom's default,
     REGISTRATION_TYPE_ALL_OCCURRENCES.
     """
     close_registration: builtins.bool
     """Whether registration closes after the date of the meeting. Defaults to false."""
     registrants_confirmation_email: builtins.bool
-    """Whether registrants receive a confirmation email. Applies only with `registrants_email_notification`."""
+    """Whether registrants receive a confirmation email. Ignored unless `registrants_email_notification` is true."""
     registrants_email_notification: builtins.bool
     """Whether registrants are notified by email when their registration is approved, canceled or denied."""
     audio: Global___MeetingSettings.Audio.ValueType
@@ -1797,7 +1810,7 @@ class MeetingSettings(google.protobuf.message.Message):
     meeting_authentication: builtins.bool
     """Whether participants must be signed in."""
     authentication_option: builtins.str
-    """Zoom's ID of the authentication method. Applies only with `meeting_authentication`."""
+    """Zoom's ID of the authentication method. Ignored unless `meeting_authentication` is true."""
     authentication_name: builtins.str
     """The name of the authentication method. Zoom documents it for responses and updates only."""
     enforce_login: builtins.bool
@@ -1805,7 +1818,7 @@ class MeetingSettings(google.protobuf.message.Message):
     only.
     """
     allow_multiple_devices: builtins.bool
-    """Whether a participant may join from several devices. Only with registration."""
+    """Whether a participant may join from several devices. Ignored without registration."""
     contact_name: builtins.str
     """The name of the contact for registration."""
     contact_email: builtins.str
@@ -1825,10 +1838,10 @@ class MeetingSettings(google.protobuf.message.Message):
     internal_meeting: builtins.bool
     """Whether the meeting is internal to the organization. Defaults to false."""
     show_share_button: builtins.bool
-    """Whether the registration page shows buttons for sharing it. Only with registration."""
+    """Whether the registration page shows buttons for sharing it. Ignored without registration."""
     show_join_info: builtins.bool
-    """Whether the page that confirms a registration shows how to join the meeting. Only with registration. Zoom documents it for responses
-    and for creating a meeting only.
+    """Whether the page that confirms a registration shows how to join the meeting. Ignored without registration. Zoom documents it for
+    responses and for creating a meeting only.
     """
     watermark: builtins.bool
     """Whether shared screens carry a watermark. When creating a meeting, defaults to the user's setting."""
@@ -1843,8 +1856,8 @@ class MeetingSettings(google.protobuf.message.Message):
     auto_start_meeting_summary: builtins.bool
     """Whether the meeting summary starts automatically. When creating a meeting, defaults to the user's setting."""
     who_will_receive_summary: Global___MeetingSettings.SummaryRecipients.ValueType
-    """The users who receive the meeting summary. Applies only with `auto_start_meeting_summary`. When creating a meeting, defaults to the
-    user's setting.
+    """The users who receive the meeting summary. Ignored unless `auto_start_meeting_summary` is true. When creating a meeting, defaults
+    to the user's setting.
     """
     summary_template_id: builtins.str
     """Zoom's ID of the template for the meeting summary. When creating a meeting, defaults to the user's setting. Zoom enables this feature
@@ -1852,19 +1865,19 @@ class MeetingSettings(google.protobuf.message.Message):
     """
     auto_start_ai_companion_questions: builtins.bool
     """Whether AI Companion questions start automatically. When creating a meeting, defaults to the user's setting."""
-    who_can_ask_questions: Global___MeetingSettings.QuestionAskers.ValueType
-    """The users who may ask AI Companion about the meeting. Applies only with `auto_start_ai_companion_questions`. When creating a meeting,
-    defaults to the user's setting.
+    who_can_ask_questions: Global___MeetingSettings.QuestionPermission.ValueType
+    """The users who may ask AI Companion about the meeting. Ignored unless `auto_start_ai_companion_questions` is true. When creating a
+    meeting, defaults to the user's setting.
     """
     device_testing: builtins.bool
     """Whether participants test their devices before they join. Defaults to false."""
     request_permission_to_unmute_participants: builtins.bool
-    """Whether participants are asked once for permission to be unmuted by the host. Cannot be combined with
-    `allow_host_control_participant_mute_state`. Defaults to false.
+    """Whether participants are asked once for permission to be unmuted by the host. True is rejected if
+    `allow_host_control_participant_mute_state` is true. Defaults to false.
     """
     allow_host_control_participant_mute_state: builtins.bool
-    """Whether the host and co-hosts may control the participants' mute state. Cannot be combined with
-    `request_permission_to_unmute_participants`. When creating a meeting, defaults to the user's setting.
+    """Whether the host and co-hosts may control the participants' mute state. Rejected if
+    `request_permission_to_unmute_participants` is true. When creating a meeting, defaults to the user's setting.
     """
     disable_participant_video: builtins.bool
     """Whether the participants' video stays off. Defaults to false. Zoom enables this feature for an account on request."""
@@ -1895,7 +1908,7 @@ class MeetingSettings(google.protobuf.message.Message):
     @property
     def enforce_login_domains(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Deprecated by Zoom: use `authentication_domains`. The domains to which participants must belong. Zoom documents them for responses and
-        updates only, and represents them as one string, separated by commas.
+        updates only, and represents them as one string, separated by semicolons.
         """
 
     @property
@@ -2016,7 +2029,7 @@ class MeetingSettings(google.protobuf.message.Message):
         who_will_receive_summary: Global___MeetingSettings.SummaryRecipients.ValueType = ...,
         summary_template_id: builtins.str | None = ...,
         auto_start_ai_companion_questions: builtins.bool | None = ...,
-        who_can_ask_questions: Global___MeetingSettings.QuestionAskers.ValueType = ...,
+        who_can_ask_questions: Global___MeetingSettings.QuestionPermission.ValueType = ...,
         device_testing: builtins.bool | None = ...,
         request_permission_to_unmute_participants: builtins.bool | None = ...,
         allow_host_control_participant_mute_state: builtins.bool | None = ...,

@@ -206,11 +206,11 @@ class ListMeetingsRequest(google.protobuf.message.Message):
         TYPE_LIVE: ListMeetingsRequest._Type.ValueType  # 2
         """Running meetings. Zoom API value: `live`."""
         TYPE_UPCOMING: ListMeetingsRequest._Type.ValueType  # 3
-        """Upcoming meetings and running meetings. Zoom API value: `upcoming`."""
+        """Upcoming meetings and running meetings, of at most six months. Zoom API value: `upcoming`."""
         TYPE_UPCOMING_MEETINGS: ListMeetingsRequest._Type.ValueType  # 4
-        """Upcoming meetings and running meetings of at most six months. Zoom API value: `upcoming_meetings`."""
+        """Upcoming meetings and running meetings, of at most six months. Zoom API value: `upcoming_meetings`."""
         TYPE_PREVIOUS_MEETINGS: ListMeetingsRequest._Type.ValueType  # 5
-        """Past meetings of at most six months. Zoom API value: `previous_meetings`."""
+        """Past meetings, of at most six months. Zoom API value: `previous_meetings`."""
 
     class Type(_Type, metaclass=_TypeEnumTypeWrapper):
         """The meetings to list."""
@@ -222,11 +222,11 @@ class ListMeetingsRequest(google.protobuf.message.Message):
     TYPE_LIVE: ListMeetingsRequest.Type.ValueType  # 2
     """Running meetings. Zoom API value: `live`."""
     TYPE_UPCOMING: ListMeetingsRequest.Type.ValueType  # 3
-    """Upcoming meetings and running meetings. Zoom API value: `upcoming`."""
+    """Upcoming meetings and running meetings, of at most six months. Zoom API value: `upcoming`."""
     TYPE_UPCOMING_MEETINGS: ListMeetingsRequest.Type.ValueType  # 4
-    """Upcoming meetings and running meetings of at most six months. Zoom API value: `upcoming_meetings`."""
+    """Upcoming meetings and running meetings, of at most six months. Zoom API value: `upcoming_meetings`."""
     TYPE_PREVIOUS_MEETINGS: ListMeetingsRequest.Type.ValueType  # 5
-    """Past meetings of at most six months. Zoom API value: `previous_meetings`."""
+    """Past meetings, of at most six months. Zoom API value: `previous_meetings`."""
 
     USER_EMAIL_FIELD_NUMBER: builtins.int
     TYPE_FIELD_NUMBER: builtins.int

@@ -170,8 +170,9 @@ class MeetingsServiceServicer(object):
     def UpdateMeeting(self, request, context):
         """Changes properties of a meeting or of one of its occurrences.
 
-        With `occurrence_id`, only `agenda`, the start, `duration_minutes` and some settings can change. The recurrence is part of the request only if
-        the recurrence of all occurrences changes. Changing `schedule_for` keeps the ID and the link of the meeting.
+        With `occurrence_id`, only `agenda`, the start, `duration_minutes` and some settings can change. Without it, Zoom requires the recurrence of a
+        MEETING_TYPE_RECURRING_FIXED_TIME, even if only other properties change; otherwise, Zoom can confirm the change without making it. Zoomgate
+        rejects such a change only if the request contains the type, since it does not read the meeting. Changing `schedule_for` keeps the ID and the link of the meeting.
 
         Authorization: services, for users that they may act for; members, for themselves.
 
@@ -245,7 +246,7 @@ class MeetingsServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetPastMeeting(self, request, context):
-        """Returns a meeting that has ended, with the number of participants.
+        """Returns a meeting that has ended, with the number of participants. Zoom returns no meeting of more than a year ago.
 
         Authorization: services, for users that they may act for; members, for themselves.
 
@@ -259,7 +260,7 @@ class MeetingsServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListPastInstances(self, request, context):
-        """Lists the ended instances of a meeting.
+        """Lists the ended instances of a meeting. Zoom lists none of more than 15 months ago.
 
         Authorization: services, for users that they may act for; members, for themselves.
 
@@ -273,7 +274,8 @@ class MeetingsServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListPastParticipants(self, request, context):
-        """Lists the participants of a meeting that has ended.
+        """Lists the participants of a meeting that has ended. Zoom lists none if there was only one. After a meeting with hundreds of participants,
+        `duration_seconds` is 0 until Zoom has processed the attendance. Zoom requires a paid account.
 
         Authorization: services, for users that they may act for; members, for themselves.
 

@@ -352,8 +352,9 @@ class MeetingsServiceStub(typing.Generic[_MeetingsServiceCreateMeetingType, _Mee
     UpdateMeeting: _MeetingsServiceUpdateMeetingType
     """Changes properties of a meeting or of one of its occurrences.
 
-    With `occurrence_id`, only `agenda`, the start, `duration_minutes` and some settings can change. The recurrence is part of the request only if
-    the recurrence of all occurrences changes. Changing `schedule_for` keeps the ID and the link of the meeting.
+    With `occurrence_id`, only `agenda`, the start, `duration_minutes` and some settings can change. Without it, Zoom requires the recurrence of a
+    MEETING_TYPE_RECURRING_FIXED_TIME, even if only other properties change; otherwise, Zoom can confirm the change without making it. Zoomgate
+    rejects such a change only if the request contains the type, since it does not read the meeting. Changing `schedule_for` keeps the ID and the link of the meeting.
 
     Authorization: services, for users that they may act for; members, for themselves.
 
@@ -412,7 +413,7 @@ class MeetingsServiceStub(typing.Generic[_MeetingsServiceCreateMeetingType, _Mee
     """
 
     GetPastMeeting: _MeetingsServiceGetPastMeetingType
-    """Returns a meeting that has ended, with the number of participants.
+    """Returns a meeting that has ended, with the number of participants. Zoom returns no meeting of more than a year ago.
 
     Authorization: services, for users that they may act for; members, for themselves.
 
@@ -423,7 +424,7 @@ class MeetingsServiceStub(typing.Generic[_MeetingsServiceCreateMeetingType, _Mee
     """
 
     ListPastInstances: _MeetingsServiceListPastInstancesType
-    """Lists the ended instances of a meeting.
+    """Lists the ended instances of a meeting. Zoom lists none of more than 15 months ago.
 
     Authorization: services, for users that they may act for; members, for themselves.
 
@@ -434,7 +435,8 @@ class MeetingsServiceStub(typing.Generic[_MeetingsServiceCreateMeetingType, _Mee
     """
 
     ListPastParticipants: _MeetingsServiceListPastParticipantsType
-    """Lists the participants of a meeting that has ended.
+    """Lists the participants of a meeting that has ended. Zoom lists none if there was only one. After a meeting with hundreds of participants,
+    `duration_seconds` is 0 until Zoom has processed the attendance. Zoom requires a paid account.
 
     Authorization: services, for users that they may act for; members, for themselves.
 
@@ -568,8 +570,9 @@ class MeetingsServiceServicer(metaclass=abc.ABCMeta):
     ) -> typing.Union[zoomgate.v1.meetings_service_pb2.UpdateMeetingResponse, collections.abc.Awaitable[zoomgate.v1.meetings_service_pb2.UpdateMeetingResponse]]:
         """Changes properties of a meeting or of one of its occurrences.
 
-        With `occurrence_id`, only `agenda`, the start, `duration_minutes` and some settings can change. The recurrence is part of the request only if
-        the recurrence of all occurrences changes. Changing `schedule_for` keeps the ID and the link of the meeting.
+        With `occurrence_id`, only `agenda`, the start, `duration_minutes` and some settings can change. Without it, Zoom requires the recurrence of a
+        MEETING_TYPE_RECURRING_FIXED_TIME, even if only other properties change; otherwise, Zoom can confirm the change without making it. Zoomgate
+        rejects such a change only if the request contains the type, since it does not read the meeting. Changing `schedule_for` keeps the ID and the link of the meeting.
 
         Authorization: services, for users that they may act for; members, for themselves.
 
@@ -653,7 +656,7 @@ class MeetingsServiceServicer(metaclass=abc.ABCMeta):
         request: zoomgate.v1.meetings_service_pb2.GetPastMeetingRequest,
         context: _ServicerContext,
     ) -> typing.Union[zoomgate.v1.meetings_service_pb2.GetPastMeetingResponse, collections.abc.Awaitable[zoomgate.v1.meetings_service_pb2.GetPastMeetingResponse]]:
-        """Returns a meeting that has ended, with the number of participants.
+        """Returns a meeting that has ended, with the number of participants. Zoom returns no meeting of more than a year ago.
 
         Authorization: services, for users that they may act for; members, for themselves.
 
@@ -669,7 +672,7 @@ class MeetingsServiceServicer(metaclass=abc.ABCMeta):
         request: zoomgate.v1.meetings_service_pb2.ListPastInstancesRequest,
         context: _ServicerContext,
     ) -> typing.Union[zoomgate.v1.meetings_service_pb2.ListPastInstancesResponse, collections.abc.Awaitable[zoomgate.v1.meetings_service_pb2.ListPastInstancesResponse]]:
-        """Lists the ended instances of a meeting.
+        """Lists the ended instances of a meeting. Zoom lists none of more than 15 months ago.
 
         Authorization: services, for users that they may act for; members, for themselves.
 
@@ -685,7 +688,8 @@ class MeetingsServiceServicer(metaclass=abc.ABCMeta):
         request: zoomgate.v1.meetings_service_pb2.ListPastParticipantsRequest,
         context: _ServicerContext,
     ) -> typing.Union[zoomgate.v1.meetings_service_pb2.ListPastParticipantsResponse, collections.abc.Awaitable[zoomgate.v1.meetings_service_pb2.ListPastParticipantsResponse]]:
-        """Lists the participants of a meeting that has ended.
+        """Lists the participants of a meeting that has ended. Zoom lists none if there was only one. After a meeting with hundreds of participants,
+        `duration_seconds` is 0 until Zoom has processed the attendance. Zoom requires a paid account.
 
         Authorization: services, for users that they may act for; members, for themselves.
 
