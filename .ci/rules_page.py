@@ -57,7 +57,7 @@ def page() -> str:
     tables = [
         meeting_rules.PROPERTIES,
         meeting_rules.COMBINATIONS,
-        meeting_rules.SERIES,
+        meeting_rules.FROM_UPDATES,
         meeting_rules.ON_CREATE,
         meeting_rules.ON_UPDATE,
         meeting_rules.UNDOCUMENTED,

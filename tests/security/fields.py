@@ -634,10 +634,6 @@ _MEETINGS: dict[str, tuple[Message, str]] = {
         create_request(timezone="America/Lima", local_start_time="9999-12-31T23:59:59"),
         "local_start_time",
     ),
-    "a series in the personal room": (
-        create_request(recurrence={"type": "TYPE_DAILY"}, settings={"use_pmi": True}),
-        "settings.use_pmi",
-    ),
     "a prescheduled series": (
         create_request(recurrence={"type": "TYPE_DAILY"}, pre_schedule=True),
         "pre_schedule",
@@ -740,10 +736,6 @@ _SETTINGS: dict[str, tuple[dict[str, object], str]] = {
         {"sign_language_interpretation": {"interpreters": [{"sign_language": "American"}]}},
         "sign_language_interpretation.interpreters[0].email",
     ),
-    "two lists of countries": (
-        {"approved_or_denied_countries_or_regions": {"approved_list": ["DE"], "denied_list": ["US"]}},
-        "approved_or_denied_countries_or_regions.method",
-    ),
     "approved countries without a list": (
         {"approved_or_denied_countries_or_regions": {"method": "METHOD_APPROVE"}},
         "approved_or_denied_countries_or_regions.approved_list",
@@ -770,22 +762,6 @@ _SETTINGS: dict[str, tuple[dict[str, object], str]] = {
     "a participant of a breakout room that is not an email address": (
         {"breakout_room": {"rooms": [{"name": "A", "participants": ["a@example.com", "Omar"]}]}},
         "breakout_room.rooms[0].participants[1]",
-    ),
-    "a summary that nobody receives": (
-        {"auto_start_meeting_summary": False, "who_will_receive_summary": "SUMMARY_RECIPIENTS_HOST"},
-        "who_will_receive_summary",
-    ),
-    "questions that nobody can ask": (
-        {"auto_start_ai_companion_questions": False, "who_can_ask_questions": "QUESTION_PERMISSION_HOST"},
-        "who_can_ask_questions",
-    ),
-    "a registration type of a single meeting": (
-        {"registration_type": "REGISTRATION_TYPE_EACH_OCCURRENCE"},
-        "registration_type",
-    ),
-    "sharing buttons without registration": (
-        {"approval_type": "APPROVAL_TYPE_NONE", "show_share_button": True},
-        "show_share_button",
     ),
     "too many channels": (
         {"auto_add_recording_to_video_management": {"enable": True, "channels": [{"channel_id": "x"}] * 6}},

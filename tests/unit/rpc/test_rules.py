@@ -155,7 +155,7 @@ COMMON = [
         meeting_rules.PROPERTIES,
         meeting_rules.COMBINATIONS,
         meeting_rules.UNDOCUMENTED,
-        meeting_rules.SERIES,
+        meeting_rules.FROM_UPDATES,
     )
     for rule in table.rules
 ]

@@ -176,11 +176,16 @@ UNDOCUMENTED = Table(
     ),
 )
 
-SERIES = Table(
-    "Series",
-    "Zoom requires the recurrence to change a series, and can otherwise confirm a change without making it.",
+FROM_UPDATES = Table(
+    "Rules that Zoom documents for changes only",
+    "They apply to new meetings as well. Without the recurrence, Zoom can confirm a change of a series without making it.",
     UPDATE,
-    (RequiredWith("recurrence", "type", (_FIXED_TIME,)),),
+    (
+        Limit("settings.custom_keys", Entries(10)),
+        Limit("settings.custom_keys[].key", Characters(64)),
+        Limit("settings.custom_keys[].value", Characters(256)),
+        RequiredWith("recurrence", "type", (_FIXED_TIME,)),
+    ),
 )
 
 ON_CREATE = Table(
@@ -195,9 +200,6 @@ ON_UPDATE = Table(
     "Only the properties that change are checked.",
     UPDATE,
     (
-        Limit("settings.custom_keys", Entries(10)),
-        Limit("settings.custom_keys[].key", Characters(64)),
-        Limit("settings.custom_keys[].value", Characters(256)),
         RequiredWith("recurrence.weekly_days", _RECURRENCE, ("TYPE_WEEKLY",)),
         Condition("start_time", _PAST, lambda values: "start_time" in values and schedule.is_past(values)),
         Condition(
@@ -235,7 +237,7 @@ _OF_WHOLE_MEETING = {
 }
 """The other properties, and the settings as a whole. The values are their paths in `additional_fields`."""
 
-_COMMON = (*PROPERTIES.rules, *COMBINATIONS.rules, *UNDOCUMENTED.rules, *SERIES.rules)
+_COMMON = (*PROPERTIES.rules, *COMBINATIONS.rules, *UNDOCUMENTED.rules, *FROM_UPDATES.rules)
 _NEW = Checker(pb.MeetingDetails.DESCRIPTOR, (*_COMMON, *ON_CREATE.rules))
 _CHANGED = Checker(pb.MeetingDetails.DESCRIPTOR, (*_COMMON, *ON_UPDATE.rules))
 
