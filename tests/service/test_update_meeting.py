@@ -248,7 +248,7 @@ async def test_invalid_values_and_paths_are_reported_together(service: Service) 
 
 @pytest.mark.parametrize("paths", [(), ("type", "topic")])
 async def test_series_is_not_changed_without_its_recurrence(service: Service, paths: tuple[str, ...]) -> None:
-    """Zoom can confirm such a change without making it."""
+    """Zoom requires it, and otherwise confirms a change of the schedule without making it."""
     request = update(*paths, type="MEETING_TYPE_RECURRING_FIXED_TIME", topic="x")
     violations = await violations_of(service, request)
     assert list(violations) == ["meeting_details.recurrence"]

@@ -352,9 +352,10 @@ class MeetingsServiceStub(typing.Generic[_MeetingsServiceCreateMeetingType, _Mee
     UpdateMeeting: _MeetingsServiceUpdateMeetingType
     """Changes properties of a meeting or of one of its occurrences.
 
-    With `occurrence_id`, only `agenda`, the start, `duration_minutes` and some settings can change. Without it, Zoom requires the recurrence of a
-    MEETING_TYPE_RECURRING_FIXED_TIME, even if only other properties change; otherwise, Zoom can confirm the change without making it. Zoomgate
-    rejects such a change only if the request contains the type, since it does not read the meeting. Changing `schedule_for` keeps the ID and the link of the meeting.
+    With `occurrence_id`, only `agenda`, the start, `duration_minutes` and some settings can change. Without it, Zoom changes the start, the
+    duration and the time zone of a MEETING_TYPE_RECURRING_FIXED_TIME only together with its recurrence, and otherwise confirms the change without
+    making it. Zoomgate requires `recurrence` if the request contains this type; without the type, it does not know whether the meeting is a
+    series. Changing `schedule_for` keeps the ID and the link of the meeting.
 
     Authorization: services, for users that they may act for; members, for themselves.
 
@@ -570,9 +571,10 @@ class MeetingsServiceServicer(metaclass=abc.ABCMeta):
     ) -> typing.Union[zoomgate.v1.meetings_service_pb2.UpdateMeetingResponse, collections.abc.Awaitable[zoomgate.v1.meetings_service_pb2.UpdateMeetingResponse]]:
         """Changes properties of a meeting or of one of its occurrences.
 
-        With `occurrence_id`, only `agenda`, the start, `duration_minutes` and some settings can change. Without it, Zoom requires the recurrence of a
-        MEETING_TYPE_RECURRING_FIXED_TIME, even if only other properties change; otherwise, Zoom can confirm the change without making it. Zoomgate
-        rejects such a change only if the request contains the type, since it does not read the meeting. Changing `schedule_for` keeps the ID and the link of the meeting.
+        With `occurrence_id`, only `agenda`, the start, `duration_minutes` and some settings can change. Without it, Zoom changes the start, the
+        duration and the time zone of a MEETING_TYPE_RECURRING_FIXED_TIME only together with its recurrence, and otherwise confirms the change without
+        making it. Zoomgate requires `recurrence` if the request contains this type; without the type, it does not know whether the meeting is a
+        series. Changing `schedule_for` keeps the ID and the link of the meeting.
 
         Authorization: services, for users that they may act for; members, for themselves.
 

@@ -178,7 +178,7 @@ UNDOCUMENTED = Table(
 
 FROM_UPDATES = Table(
     "Rules that Zoom documents for changes only",
-    "They apply to new meetings as well. Without the recurrence, Zoom can confirm a change of a series without making it.",
+    "They apply to new meetings as well. Without the recurrence, Zoom confirms changes of the schedule of a series without making them.",
     UPDATE,
     (
         Limit("settings.custom_keys", Entries(10)),
