@@ -10,7 +10,7 @@ from pathlib import Path
 
 from google.protobuf import json_format
 
-from bench import upstream
+from bench import meeting_rules, upstream
 from bench.load import Target, call, open_channel
 from bench.server_process import LOAD_CORE, pin_prefix, server
 from zoom_simulator import Simulator, SimulatorOptions
@@ -22,11 +22,15 @@ ZOOMGATE = str(Path(sys.executable).with_name("zoomgate"))
 USER = SimulatedUser(upstream.USER, "u-bench")
 
 GET_MEETING = "/zoomgate.v1.MeetingsService/GetMeeting"
+CREATE_MEETING = "/zoomgate.v1.MeetingsService/CreateMeeting"
 FORWARD = "/zoomgate.v1.ProxyService/Get"
 GET_TOKEN = "/zoomgate.v1.AuthService/GetToken"
 REQUESTS = {
     GET_MEETING: meetings_service_pb2.GetMeetingRequest(
         user_email=upstream.USER, meeting_id=upstream.MEETING_ID
+    ).SerializeToString(),
+    CREATE_MEETING: meetings_service_pb2.CreateMeetingRequest(
+        user_email=upstream.USER, meeting_details=meeting_rules.full_details()
     ).SerializeToString(),
     FORWARD: proxy_service_pb2.GetRequest(
         user_email=upstream.USER, url=f"/meetings/{upstream.MEETING_ID}"
@@ -83,7 +87,8 @@ def running(
         service = Service(address, http, process, key, certificate)
         connect_user(service.target(GET_TOKEN), refresh_token)
         meeting = meetings_service_pb2.GetMeetingResponse.FromString(call(service.target(GET_MEETING)))
-        assert meeting.meeting.id == upstream.MEETING_ID
+        created = meetings_service_pb2.CreateMeetingResponse.FromString(call(service.target(CREATE_MEETING)))
+        assert meeting.meeting.id == created.meeting.id == upstream.MEETING_ID
         forwarded = proxy_service_pb2.GetResponse.FromString(call(service.target(FORWARD)))
         assert forwarded.response.body == upstream.BODY
         call(service.target(GET_TOKEN))

@@ -125,6 +125,7 @@ http {{
     ssl_certificate {certificate};
     ssl_certificate_key {key};
     location = /v2/users/me {{ alias {files}/me; }}
+    location = /v2/users/me/meetings {{ return 201 '{BODY.decode()}'; }}
     location = /v2/meetings/{MEETING_ID} {{ alias {files}/meeting; }}
     location = /v2/file {{ alias {files}/file; }}
   }}
