@@ -246,6 +246,21 @@ async def test_invalid_values_and_paths_are_reported_together(service: Service) 
     assert list(await violations_of(service, request)) == ["update_mask.paths[1]", "meeting_details.topic"]
 
 
+@pytest.mark.parametrize(
+    ("field", "sent"),
+    [
+        ("alternative_hosts", "a.example;b.example"),
+        ("authentication_domains", "a.example,b.example"),
+        ("enforce_login_domains", "a.example;b.example"),
+    ],
+)
+async def test_list_is_sent_with_the_separator_that_zoom_documents(
+    service: Service, field: str, sent: str
+) -> None:
+    request = update(settings={field: ["a.example", "b.example"]})
+    assert await body_of(service, request) == {"settings": {field: sent}}
+
+
 @pytest.mark.parametrize("paths", [(), ("type", "topic")])
 async def test_series_is_not_changed_without_its_recurrence(service: Service, paths: tuple[str, ...]) -> None:
     """Zoom requires it, and otherwise confirms a change of the schedule without making it."""

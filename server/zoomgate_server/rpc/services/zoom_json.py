@@ -37,7 +37,7 @@ OUTPUT_ONLY = frozenset(
         "TrackingField.visible",
     }
 )
-"""The fields of requests that Zoom accepts in no request."""
+"""The fields that Zoom accepts in no request."""
 
 INLINED = frozenset({"AddRegistrantRequest.registrant"})
 """The fields with a message whose properties Zoom expects beside those of the message that contains it."""
