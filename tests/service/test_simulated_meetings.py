@@ -88,7 +88,7 @@ async def test_ended_meeting_has_instances_and_participants(zoomgate: Harness) -
     """The instance is found by its UUID."""
     meeting = await create(zoomgate, topic="Review")
     zoomgate.simulator.playing.start(meeting.id)
-    zoomgate.simulator.playing.join(meeting.id, Participant("Omar", OMAR))
+    zoomgate.simulator.playing.join(meeting.id, [Participant("Omar", OMAR)])
     end = pb.EndMeetingRequest(user_email=MONICA, meeting_id=meeting.id)
     assert (await zoomgate.call(zoomgate.meetings.EndMeeting, end)).response.status == 204
     request = pb.ListPastInstancesRequest(user_email=MONICA, meeting_id=meeting.id)

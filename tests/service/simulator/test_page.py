@@ -93,7 +93,7 @@ async def test_page_shows_connections_meetings_and_faults(client: Client, clock:
             str(meeting["id"]),
             "Tea",
             MONICA,
-            "2031-01-01T10:00:00Z, 60 min",
+            "2031-01-01 11:00 Europe/Berlin, 60 min",
             "waiting",
             "not required",
             "-",
@@ -124,7 +124,7 @@ async def test_page_shows_recurring_and_deleted_meetings(connected: Client) -> N
     assert await latest_reason(connected) == f"deleted meeting {other['id']}"
     assert [row[3:5] for row in rows(await overview(connected), "meetings")] == [
         ["no fixed time", "deleted"],
-        ["2031-07-01T09:00:00Z, 60 min, 2 of 3 occurrences", "waiting"],
+        ["2031-07-01 11:00 Europe/Berlin, 60 min, 2 of 3 occurrences", "waiting"],
     ]
 
 
@@ -137,7 +137,7 @@ async def test_page_shows_registrants_and_past_instances(connected: Client) -> N
         await api("POST", path, email=f"{name}@example.com", first_name=name, auto_approve=approve)
     assert rows(await overview(connected), "meetings")[0][4:] == [
         "waiting",
-        "2 approved, 1 pending",
+        "2 approved, 1 pendinga@example.com: approvedb@example.com: approvedc@example.com: pending",
         "-",
         "PlayStart",
     ]
@@ -153,6 +153,25 @@ async def test_page_shows_registrants_and_past_instances(connected: Client) -> N
         assert (row[4], row[6], row[7]) == (state, past, buttons)
     await api("DELETE", f"/meetings/{meeting['id']}")
     assert rows(await overview(connected), "meetings")[0][7] == "-"
+
+
+@pytest.mark.parametrize(
+    ("path", "form", "message"),
+    [
+        ("play", {"meeting": "1", "action": "end"}, "meeting is unknown or deleted"),
+        ("event", {"user": OMAR, "event": "app_deauthorized"}, "connect the user first"),
+        ("event", {"user": "gone@example.com", "event": "user.deleted"}, "user is unknown"),
+    ],
+)
+async def test_rejected_button_of_a_stale_page_leads_back(
+    connected: Client, path: str, form: dict[str, str], message: str
+) -> None:
+    """The browser shows a page with the reason."""
+    async with connected.session.post(f"{connected.simulator.url}/_sim/{path}", data=form) as response:
+        assert (response.status, response.content_type) == (400, "text/html")
+        page = await response.text()
+    assert message in page
+    assert '<a href="/_sim/">' in page
 
 
 async def test_page_contains_no_secret(client: Client) -> None:
@@ -428,7 +447,12 @@ async def test_reasons_of_injected_faults(client: Client, kind: str) -> None:
     ("method", "path", "status", "reason"),
     [
         ("GET", "/v2/no/such/endpoint", "404", "has no endpoint with this method and path"),
-        ("GET", "/oauth2/token", "404", "does not serve this path; it serves /oauth/… and /v2/…"),
+        (
+            "GET",
+            "/oauth2/token",
+            "404",
+            "does not serve this path; it serves /oauth/…, /v2/… and /rec/download/…",
+        ),
         ("GET", "/oauth/token", "405", "this path accepts POST, not GET"),
         ("GET", "/v2/users/me", "401", "no access token; send"),
         ("POST", "/oauth/revoke", "400", "no HTTP Basic credentials"),

@@ -176,7 +176,11 @@ async def test_approved_registrants_join_a_played_meeting(client: Client) -> Non
         "POST", path, email="ada@example.com", first_name="Ada", last_name="L", auto_approve=True
     )
     await client.api("POST", path, email="pending@example.com", first_name="P")
-    assert await client.sim("play", meeting=meeting["id"]) == {"ok": True}
+    assert await client.sim("play", meeting=meeting["id"]) == {
+        "ok": True,
+        "joined": ["Monica Reyes", "Ada L"],
+        "now": "2030-03-17T18:16:40Z",
+    }
     _, listed = await client.api("GET", f"/past_meetings/{meeting['id']}/participants")
     _, joined = listed["participants"]
     assert (joined["name"], joined["registrant_id"], joined["user_email"]) == (
@@ -197,8 +201,15 @@ async def test_approved_registrants_join_a_played_meeting(client: Client) -> Non
         ({"action": "pause"}, "action must be one of"),
         ({"participants": [{"nickname": "A"}]}, "known fields"),
         ({"participants": [5]}, "known fields"),
-        ({"minutes": -1}, "only moves forward"),
-        ({"minutes": "x"}, "known fields"),
+        ({"participants": [{"name": ""}]}, "must not be blank"),
+        ({"action": "start", "participants": [{"name": "A"}]}, "does not apply to the action start"),
+        ({"action": "start", "minutes": 5}, "does not apply to the action start"),
+        ({"action": "join", "minutes": 5}, "does not apply to the action join"),
+        ({"action": "end", "minutes": 5}, "does not apply to the action end"),
+        ({"minutes": -1}, "minutes must be 0 or more"),
+        ({"minutes": 1e30}, "only moves forward"),
+        ({"minutes": None}, "minutes must be a number"),
+        ({"minutes": "x"}, "minutes must be a number"),
         ({"seconds": 5}, "known fields"),
     ],
 )
@@ -210,6 +221,22 @@ async def test_invalid_play_is_rejected(client: Client, body: dict[str, Any], wo
     assert (await client.api("GET", f"/meetings/{meeting['id']}"))[1] == meeting
     await client.sim("play", meeting=meeting["id"], action="start")
     assert "already started" in (await client.sim("play", meeting=meeting["id"]))["error"]
+
+
+async def test_approved_registrants_join_a_live_meeting_once(client: Client) -> None:
+    """Without participants, `join` is for the registrants who have not joined yet; if there are none, it is rejected."""
+    meeting = await create(client, settings={"approval_type": 0})
+    number, path = meeting["id"], f"/meetings/{meeting['id']}/registrants"
+    await client.sim("play", meeting=number, action="start")
+    for name in ("Ada", "Grace"):
+        await client.api("POST", path, email=f"{name}@example.com", first_name=name)
+        assert (await client.sim("play", meeting=number, action="join"))["joined"] == [name]
+    assert (
+        "no approved registrant is left" in (await client.sim("play", meeting=number, action="join"))["error"]
+    )
+    await client.sim("play", meeting=number, action="end")
+    _, listed = await client.api("GET", f"/past_meetings/{number}/participants")
+    assert [each["name"] for each in listed["participants"]] == ["Monica Reyes", "Ada", "Grace"]
 
 
 async def test_deleted_meeting_cannot_start(client: Client) -> None:
@@ -237,8 +264,7 @@ def test_fixture_plays_meetings() -> None:
         zoom.play(number, [GUEST], minutes=5)
         assert api(f"/past_meetings/{number}")["participants_count"] == 2
         zoom.start_meeting(number)
-        zoom.join_meeting(number, OMAR)
-        zoom.join_meeting(number, GUEST)
+        zoom.join_meeting(number, [OMAR, GUEST])
         zoom.end_meeting(number)
         assert api(f"/past_meetings/{number}")["participants_count"] == 3
 

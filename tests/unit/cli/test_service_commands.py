@@ -841,13 +841,18 @@ async def test_meetings_are_played_by_commands(harness: Harness) -> None:
     number = str(json.loads(created)["id"])
     guest = ("--participant", "Ada")
     _, message = await zoomgate(harness, "simulator", "play", number, *guest, "--minutes", "0", *at)
-    assert message == f"play: done for meeting {number}\n"
+    assert message.startswith(
+        f"play: done for meeting {number}; joined: Monica Reyes, Ada; the simulated time is 20"
+    )
     for step in (("start",), ("join", *guest), ("join", *guest), ("end",)):
         await zoomgate(harness, "simulator", "play", number, *step, *at)
     instances = harness.simulator.zoom.meetings[int(number)].instances
     assert [len(each.participants) for each in instances] == [2, 3]
     _, error = await zoomgate(harness, "simulator", "play", number, "end", *at, code=2)
     assert "has not started" in error
+    for minutes, word in (("nan", "must be a number"), ("inf", "must be a number"), ("-3", "0 or more")):
+        _, error = await zoomgate(harness, "simulator", "play", number, "--minutes", minutes, *at, code=2)
+        assert word in error
 
 
 async def test_fault_for_a_user_is_injected_by_a_command(harness: Harness) -> None:

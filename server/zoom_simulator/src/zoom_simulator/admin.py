@@ -21,6 +21,7 @@ _UNKNOWN_USER = "user is unknown; use the email address of an existing user, as 
 _NO_GRANT = "user has no active grant; connect the user first"
 _FORM = "application/x-www-form-urlencoded"
 _FORM_PATHS = ("/_sim/event", "/_sim/play")
+_PLAY_FIELDS = "known fields: meeting, action, participants (each with name and email), minutes"
 
 
 class AdminEndpoints:
@@ -103,10 +104,10 @@ class AdminEndpoints:
         body = dict(await request.post()) if form else await _json(request)
         name, email = body.get("event"), str(body.get("user", ""))
         if name not in EVENTS:
-            return _bad_request(f"event must be one of {', '.join(EVENTS)}")
+            return _bad_request(f"event must be one of {', '.join(EVENTS)}", form=form)
         user = None if name == VALIDATION else self._state.user(email)
         if user is not None and not self._state.apply_event(name, user):
-            return _bad_request(_NO_GRANT)
+            return _bad_request(_NO_GRANT, form=form)
         sent = self._webhooks.send(name, user)
         if form:
             return web.Response(status=303, headers={"Location": "/_sim/#webhooks"})
@@ -120,40 +121,41 @@ class AdminEndpoints:
         form = request.content_type == _FORM
         body: dict[str, Any] = dict(await request.post()) if form else await _json(request)
         try:
-            self._perform(**body)
+            joined = self._perform(**body)
         except TypeError:
-            return _bad_request(
-                "meeting is required; known fields: meeting, action, participants (each with name and email), minutes"
-            )
+            return _bad_request(f"meeting is required; {_PLAY_FIELDS}", form=form)
         except ValueError as error:
-            return _bad_request(str(error))
+            return _bad_request(str(error), form=form)
         if form:
             return web.Response(status=303, headers={"Location": "/_sim/#meetings"})
-        return web.json_response({"ok": True})
+        return web.json_response({"ok": True, "joined": joined, "now": clock.text(self._state.wall())})
 
-    def _perform(
-        self,
-        meeting: int | str,
-        action: str = ACTIONS[0],
-        participants: list[dict[str, Any]] | None = None,
-        minutes: float = PLAYED_MINUTES,
-    ) -> None:
+    def _perform(self, meeting: int | str, action: str = "play", **options: Any) -> list[str]:
+        """Perform an action, and return the names of those who joined."""
         if not str(meeting).isdecimal():
             raise ValueError("meeting must be a meeting ID, for example 81234567897")
+        if action not in ACTIONS:
+            raise ValueError(f"action must be one of {', '.join(ACTIONS)}")
+        for name in options:
+            if name not in ACTIONS[action]:
+                raise ValueError(f"{name} does not apply to the action {action}; {_PLAY_FIELDS}")
+        if "participants" in options:
+            options["participants"] = [Participant(**each) for each in options["participants"]]
+        if not isinstance(options.get("minutes", PLAYED_MINUTES), int | float):
+            raise ValueError("minutes must be a number")
         number = int(meeting)
-        people = None if participants is None else [Participant(**each) for each in participants]
         match action:
             case "play":
-                self._playing.play(number, people, minutes)
+                return self._playing.play(number, **options)
             case "start":
-                self._playing.start(number)
+                return self._playing.start(number)
             case "join":
-                for participant in people or ():
-                    self._playing.join(number, participant)
-            case "end":
-                self._playing.end(number)
+                if joined := self._playing.join(number, **options):
+                    return joined
+                raise ValueError("no approved registrant is left to join; name participants")
             case _:
-                raise ValueError(f"action must be one of {', '.join(ACTIONS)}")
+                self._playing.end(number)
+                return []
 
     async def deliveries(self, _request: web.Request) -> web.StreamResponse:
         """List the latest webhook events with the app's responses."""
@@ -243,7 +245,7 @@ async def reject_unknown_user(request: web.Request, handler: Handler) -> web.Str
     try:
         return await handler(request)
     except UnknownUser:
-        return _bad_request(_UNKNOWN_USER)
+        return _bad_request(_UNKNOWN_USER, form=request.content_type == _FORM)
 
 
 @web.middleware
@@ -280,5 +282,12 @@ async def _json(request: web.Request) -> dict[str, Any]:
     return body if isinstance(body, dict) else {}
 
 
-def _bad_request(message: str) -> web.Response:
-    return web.json_response({"error": message}, status=400)
+def _bad_request(message: str, *, form: bool = False) -> web.Response:
+    """Return an error in JSON, or as a page after a form submission."""
+    if not form:
+        return web.json_response({"error": message}, status=400)
+    page = pages.document(
+        "Zoom simulator: rejected",
+        f'<h1>The request was rejected</h1><p>{pages.escaped(message)}</p><p><a href="/_sim/">Back to the overview</a></p>',
+    )
+    return web.Response(text=page, content_type="text/html", status=400, headers=pages.SECURITY_HEADERS)

@@ -308,7 +308,7 @@ def event(at: LoopbackAddress, as_json: bool, event: str, user: str | None) -> N
 
 @simulator.command(short_help="Play a meeting: start it, let participants join, and end it.")
 @click.argument("meeting", type=int)
-@click.argument("action", type=click.Choice(ACTIONS), default=ACTIONS[0])
+@click.argument("action", type=click.Choice(list(ACTIONS)), default="play")
 @click.option("--participant", "names", multiple=True, help="Name of a guest; can be repeated.")
 @click.option("--minutes", type=float, help=f"Duration of the instance.  [default: {PLAYED_MINUTES}]")
 @_common_options
@@ -322,7 +322,7 @@ def play(
 ) -> None:
     """Play MEETING (an ID): start it, let participants join, move the clock forward, and end it.
 
-    Without --participant, the approved registrants join. ACTION selects a single step instead.
+    ACTION selects a single step instead. Without --participant, the approved registrants join.
 
     Example: zoomgate simulator play 81234567897 --participant Ada --minutes 45
     """
@@ -331,8 +331,10 @@ def play(
         body["participants"] = [{"name": name} for name in names]
     if minutes is not None:
         body["minutes"] = minutes
-    response = _call(at, "POST", "/_sim/play", body)
-    _print(response, as_json=as_json, text=f"{action}: done for meeting {meeting}")
+    response = _call(at, "POST", "/_sim/play", body, required_field="joined")
+    joined = f"; joined: {', '.join(response['joined'])}" if response["joined"] else ""
+    text = f"{action}: done for meeting {meeting}{joined}; the simulated time is {response['now']}"
+    _print(response, as_json=as_json, text=printable(text))
 
 
 @simulator.command()

@@ -117,7 +117,7 @@ class Participant:
         email: Email address of a user or registrant; empty for a guest.
 
     Raises:
-        ValueError: A field is not text.
+        ValueError: A field is not text, or the name is blank.
     """
 
     name: str
@@ -126,6 +126,8 @@ class Participant:
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not isinstance(self.email, str):
             raise ValueError("name and email of a participant must be text")
+        if not self.name.strip():
+            raise ValueError("name of a participant must not be blank")
 
 
 @dataclass(frozen=True, slots=True)

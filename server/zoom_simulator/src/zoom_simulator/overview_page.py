@@ -5,8 +5,10 @@ import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from html import escape
 from itertools import islice
+from zoneinfo import ZoneInfo
 
 from zoom_simulator import clock
 from zoom_simulator.faults import Fault
@@ -20,7 +22,7 @@ from zoom_simulator.state import Grant, ZoomState
 from zoom_simulator.webhooks import VALIDATION, Webhooks
 
 MAX_ROWS = 200
-"""Maximum number of rows in a table of users, meetings or faults."""
+"""Maximum number of rows in a table of users, meetings or faults, and of registrants of a meeting."""
 
 _VISIBLE_CHARACTERS = 4
 """Number of characters at the end of a token that are shown."""
@@ -212,9 +214,10 @@ def _meetings(state: ZoomState, url: str) -> _Section:
 
 def _meeting(meeting: Meeting) -> tuple[str, ...]:
     body = meeting.body
-    start = (
-        f"{escaped(body['start_time'])}, {body['duration']} min" if "start_time" in body else "no fixed time"
-    )
+    start = "no fixed time"
+    if "start_time" in body:
+        local = datetime.fromisoformat(body["start_time"]).astimezone(ZoneInfo(body["timezone"]))
+        start = f"{local:%Y-%m-%d %H:%M} {escaped(body['timezone'])}, {body['duration']} min"
     if "occurrences" in body:
         remaining = sum(each["status"] != "deleted" for each in body["occurrences"])
         start += f", {remaining} of {len(body['occurrences'])} occurrences"
@@ -236,8 +239,15 @@ def _meeting(meeting: Meeting) -> tuple[str, ...]:
 def _registrants(meeting: Meeting) -> str:
     if not meeting.requires_registration:
         return "not required"
+    if not meeting.registrants:
+        return "none yet"
     counts = Counter(each.body["status"] for each in meeting.registrants.values())
-    return ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status]) or "none yet"
+    summary = ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
+    rows = "".join(
+        f"<li>{_isolated(each.email)}: {each.body['status']}</li>"
+        for each in islice(meeting.registrants.values(), MAX_ROWS)
+    )
+    return f"<details><summary>{summary}</summary><ul>{rows}</ul></details>"
 
 
 def _play_buttons(meeting: Meeting) -> str:

@@ -160,7 +160,7 @@ def _truncated(text: str) -> str:
 def _rejection_reason(request: web.Request, rejection: web.HTTPException) -> str:
     match rejection:
         case web.HTTPNotFound():
-            return "the simulator does not serve this path; it serves /oauth/… and /v2/…"
+            return "the simulator does not serve this path; it serves /oauth/…, /v2/… and /rec/download/…"
         case web.HTTPMethodNotAllowed():
             allowed = ", ".join(sorted(rejection.allowed_methods))
             return f"this path accepts {allowed}, not {request.method}"

@@ -62,17 +62,17 @@ class RunningSimulator:
         meeting_id: int,
         participants: Iterable[Participant] | None = None,
         minutes: float = PLAYED_MINUTES,
-    ) -> None:
+    ) -> list[str]:
         """See `Playing.play`."""
-        self._run_in_loop(lambda: self._simulator.playing.play(meeting_id, participants, minutes))
+        return self._run_in_loop(lambda: self._simulator.playing.play(meeting_id, participants, minutes))
 
-    def start_meeting(self, meeting_id: int) -> None:
+    def start_meeting(self, meeting_id: int) -> list[str]:
         """See `Playing.start`."""
-        self._run_in_loop(lambda: self._simulator.playing.start(meeting_id))
+        return self._run_in_loop(lambda: self._simulator.playing.start(meeting_id))
 
-    def join_meeting(self, meeting_id: int, participant: Participant) -> None:
+    def join_meeting(self, meeting_id: int, participants: Iterable[Participant] | None = None) -> list[str]:
         """See `Playing.join`."""
-        self._run_in_loop(lambda: self._simulator.playing.join(meeting_id, participant))
+        return self._run_in_loop(lambda: self._simulator.playing.join(meeting_id, participants))
 
     def end_meeting(self, meeting_id: int) -> None:
         """See `Playing.end`."""
