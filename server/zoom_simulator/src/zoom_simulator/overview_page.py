@@ -255,7 +255,8 @@ def _play_buttons(meeting: Meeting) -> str:
     is_live = meeting.body["status"] == "started"
     actions = {"end": "End"} if is_live else {"play": "Play", "start": "Start"}
     label = f"meeting {meeting.number}"
-    return _form("/_sim/play", "action", actions, label, meeting=str(meeting.number))
+    form = _form("/_sim/play", "action", actions, label, meeting=str(meeting.number))
+    return f'<div class="line">{form}</div>'
 
 
 def _events(webhooks: Webhooks, url: str) -> _Section:

@@ -37,6 +37,7 @@ tbody th{font-weight:600}.time{white-space:nowrap;font-weight:400}.who{display:i
 @media (max-width:60rem){table,caption,tbody,tr,th,td{display:block}
 thead{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}
 tbody tr{border-top:1px solid var(--line);padding:.6rem 0}tbody th,tbody td{border:0;padding:.1rem 0}
+td .line,td form,td details{display:inline-block;vertical-align:top}
 td::before{content:attr(data-label) ": ";color:var(--soft)}}
 """
 
