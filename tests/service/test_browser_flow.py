@@ -521,6 +521,31 @@ async def test_result_page_shows_details_only_in_the_consenting_browser(zoomgate
                 assert "You are connected" not in text
 
 
+@pytest.mark.parametrize(
+    ("scopes", "registrations", "participants"),
+    [
+        (("meeting:read:list_registrants", "meeting:update:registrant_status"), ["See", "Change"], []),
+        (("meeting:write:registrant", "meeting:update:registrant_status"), ["Create and change"], []),
+        (("meeting:delete:registrant", "meeting:read:meeting"), ["Delete"], []),
+        (("meeting:read:list_past_participants",), [], ["See"]),
+        (("meeting:read", "meeting:write"), ["See", "Create and change"], ["See"]),
+        (("meeting:write:meeting", "webinar:read:webinar"), [], []),
+    ],
+)
+async def test_result_page_shows_access_to_data_of_other_people(
+    tmp_path: Path, scopes: tuple[str, ...], registrations: list[str], participants: list[str]
+) -> None:
+    """Granular scopes name the registrations or participants of meetings; classic scopes cover them."""
+    options = SimulatorOptions(port=0, scopes=("user:read:user", *scopes))
+    async with running(tmp_path / "data", simulator=options) as zoomgate, browser() as session:
+        started = await zoomgate.begin_authorization()
+        text = await (await consent(session, started.authorization_url, MONICA)).text()
+    assert re.findall("<li>([A-Z][a-z ]+) the registrations for your meetings", text) == registrations
+    assert re.findall("<li>([A-Z][a-z ]+) the names and email addresses of part", text) == participants
+    has_meetings = any(scope.count(":") == 1 or scope.endswith(":meeting") for scope in scopes)
+    assert bool(re.search("<li>(See|Create and change) your meetings", text)) is has_meetings
+
+
 async def test_failure_page_names_the_requested_user(zoomgate: Harness) -> None:
     """The failure page does not name the user who consented, and lists no permissions."""
     async with browser() as session:

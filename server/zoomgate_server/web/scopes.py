@@ -20,14 +20,20 @@ _OBJECTS = {
     "chat_message": "chat messages",
     "chat_channel": "chat channels",
 }
-_ACTIONS = {
-    "read": "See your {}",
-    "write": "Create and change your {}",
-    "update": "Change your {}",
-    "delete": "Delete your {}",
-    "list": "See your {}",
+_PEOPLE = {
+    "registra": "the registrations for ",
+    "participant": "the names and email addresses of participants in ",
 }
-_ORDER = ("See", "Create", "Change", "Delete")
+"""Data of other people in meetings and webinars, by a word in the granular scopes for it, such as `meeting:read:list_registrants`."""
+
+_ACTIONS = {
+    "read": "See {}",
+    "list": "See {}",
+    "write": "Create and change {}",
+    "update": "Change {}",
+    "delete": "Delete {}",
+}
+_ORDER = tuple(_ACTIONS.values())
 
 
 def describe_scopes(scopes: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -35,7 +41,7 @@ def describe_scopes(scopes: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, 
 
     Scopes for other users' data (`:admin`, `:master`) are not described, because the sentences would understate the access.
     """
-    sentences: dict[str, None] = {}
+    permissions: set[tuple[str, str, str]] = set()
     others: list[str] = []
     for scope in scopes:
         parts = scope.split(":")
@@ -44,8 +50,18 @@ def describe_scopes(scopes: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, 
         if noun is None or action is None or parts[-1] in {"admin", "master"}:
             others.append(scope)
         else:
-            sentences[action.format(noun)] = None
-    for sentence in [text for text in sentences if text.startswith("Create and change")]:
-        sentences.pop(sentence.replace("Create and change", "Change"), None)
-    ordered = sorted(sentences, key=lambda text: (text.rpartition("your ")[2], _ORDER.index(text.split()[0])))
-    return tuple(ordered), tuple(others)
+            permissions |= {(noun, part, action) for part in _covered_parts(*parts)}
+    permissions -= {
+        (noun, part, _ACTIONS["update"]) for noun, part, action in permissions if action == _ACTIONS["write"]
+    }
+    ordered = sorted(permissions, key=lambda each: (*each[:2], _ORDER.index(each[2])))
+    return tuple(action.format(f"{part}your {noun}") for noun, part, action in ordered), tuple(others)
+
+
+def _covered_parts(kind: str, action: str, resource: str = "", *_: str) -> list[str]:
+    """Return what a scope covers: the objects themselves, "", or the data of other people in them. A classic scope covers both."""
+    if kind not in ("meeting", "webinar"):
+        return [""]
+    if resource:
+        return [part for word, part in _PEOPLE.items() if word in resource] or [""]
+    return ["", *(part for word, part in _PEOPLE.items() if action == "read" or word == "registra")]
