@@ -55,6 +55,14 @@ async def invalid_fields(client: Client, **body: Any) -> list[str]:
         ({"breakout_room": {"rooms": [{"participants": [5]}]}}, "breakout_room.rooms[0].participants[0]"),
         ({"who_can_ask_questions": 6}, "who_can_ask_questions"),
         (
+            {"approved_or_denied_countries_or_regions": {"method": "approve", "denied_list": ["DE"]}},
+            "approved_or_denied_countries_or_regions.approved_list",
+        ),
+        (
+            {"approved_or_denied_countries_or_regions": {"method": "deny", "denied_list": []}},
+            "approved_or_denied_countries_or_regions.denied_list",
+        ),
+        (
             {
                 "request_permission_to_unmute_participants": True,
                 "allow_host_control_participant_mute_state": True,

@@ -211,14 +211,24 @@ async def test_registration_is_valid_for_the_chosen_occurrences(
 
 async def test_registration_for_a_whole_series_ignores_occurrences(client: Client) -> None:
     path, occurrence_ids = await series_path(client, registration_type=1)
-    registered = await register(client, path, "?occurrence_ids=5")
+    registered = await register(client, path, f"?occurrence_ids={occurrence_ids[0]}")
     assert [each["occurrence_id"] for each in registered["occurrences"]] == occurrence_ids
 
 
-async def test_unknown_occurrence_is_rejected(client: Client) -> None:
-    path, _ = await series_path(client, registration_type=2)
-    status, error = await client.api("POST", f"{path}/registrants?occurrence_ids=5", **ADA)
-    assert (status, [row["field"] for row in error["errors"]]) == (400, ["occurrence_ids"])
+@pytest.mark.parametrize("registration_type", [1, 2, 3])
+async def test_unknown_and_deleted_occurrences_are_rejected(client: Client, registration_type: int) -> None:
+    path, (deleted, *_) = await series_path(client, registration_type=registration_type)
+    await client.api("DELETE", f"{path}?occurrence_id={deleted}")
+    for occurrence_id in ("5", deleted):
+        status, error = await client.api("POST", f"{path}/registrants?occurrence_ids={occurrence_id}", **ADA)
+        assert (status, [row["field"] for row in error["errors"]]) == (400, ["occurrence_ids"])
+
+
+async def test_occurrence_of_a_meeting_that_is_no_series_is_rejected(client: Client) -> None:
+    await client.consent()
+    _, meeting = await client.api("POST", "/users/me/meetings", settings={"approval_type": 0})
+    status, error = await client.api("POST", f"/meetings/{meeting['id']}/registrants?occurrence_ids=5", **ADA)
+    assert (status, error["code"]) == (400, 300)
 
 
 async def test_pages_list_every_registrant_once(client: Client) -> None:

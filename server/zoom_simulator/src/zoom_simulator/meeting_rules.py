@@ -7,6 +7,7 @@ from zoom_simulator.errors import ApiError, InvalidFields
 from zoom_simulator.field_types import Record, read_fields
 from zoom_simulator.meeting_fields import MEETING
 
+_COUNTRIES = "settings.approved_or_denied_countries_or_regions"
 _MAX_INTERVALS = {1: 99, 2: 50, 3: 10}
 """The maximum number of days, weeks or months between two occurrences, by the type of the recurrence."""
 
@@ -74,6 +75,20 @@ _RULES = (
             and not meeting.has("settings.waiting_room_options.who_goes_to_waiting_room")
         ),
         "The field is required with the mode custom.",
+    ),
+    _Rule(
+        f"{_COUNTRIES}.approved_list",
+        lambda meeting: (
+            meeting[f"{_COUNTRIES}.method"] == "approve" and not meeting[f"{_COUNTRIES}.approved_list"]
+        ),
+        "The field is required with the method approve.",
+    ),
+    _Rule(
+        f"{_COUNTRIES}.denied_list",
+        lambda meeting: (
+            meeting[f"{_COUNTRIES}.method"] == "deny" and not meeting[f"{_COUNTRIES}.denied_list"]
+        ),
+        "The field is required with the method deny.",
     ),
     _Rule(
         "settings.request_permission_to_unmute_participants",

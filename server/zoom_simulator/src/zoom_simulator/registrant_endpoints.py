@@ -122,11 +122,14 @@ def _occurrence_id(request: web.Request, meeting: Meeting) -> str | None:
 
 
 def _occurrence_ids(request: web.Request, meeting: Meeting) -> list[str]:
-    """Return the occurrences in the query; if the meeting is not a series with a choice of occurrences, none."""
-    if not meeting.registers_for_occurrences:
-        return []
-    available = [each["occurrence_id"] for each in meeting.body["occurrences"] if each["status"] != "deleted"]
+    """Return the occurrences in the query; if the meeting is not a series with a choice of occurrences, none.
+
+    Raises:
+        InvalidFields: The meeting has no such occurrence, or it is deleted.
+    """
+    rows = meeting.body.get("occurrences", [])
+    available = [each["occurrence_id"] for each in rows if each["status"] != "deleted"]
     chosen = [each for each in request.query.get("occurrence_ids", "").split(",") if each]
     if not set(chosen) <= set(available):
         raise InvalidFields({"occurrence_ids": "Invalid field."})
-    return chosen or available
+    return (chosen or available) if meeting.registers_for_occurrences else []
