@@ -60,7 +60,7 @@ contracts: $(VENV)/.development ## Check that the stubs are up to date and the d
 	@echo "contracts"; $(BIN)/python -m pytest -q --no-header -o addopts=--import-mode=importlib \
 	  tests/contract/test_stubs.py::test_stubs_are_up_to_date tests/contract/test_errors.py \
 	  tests/contract/test_settings.py tests/contract/test_repository.py \
-	  tests/contract/test_operations.py tests/contract/test_audit.py
+	  tests/contract/test_operations.py tests/contract/test_audit.py tests/contract/test_rpcs.py
 	@$(BIN)/python .ci/command_page.py --check
 	@$(BIN)/python .ci/rules_page.py --check
 	@$(BIN)/python .ci/service_config.py --check
@@ -70,9 +70,10 @@ generate: $(GENERATOR)/.ready $(VENV)/.runtime ## Generate the Python stubs and 
 	@PATH="$(CURDIR)/$(GENERATOR)/bin:$$PATH" sh .ci/generate.sh $(STUBS)
 	@$(BIN)/python .ci/service_config.py
 
-docs: $(VENV)/.development ## Generate docs/commands.md and docs/meeting-rules.md
+docs: $(VENV)/.development ## Generate docs/commands.md, docs/meeting-rules.md and docs/rpcs.md
 	@$(BIN)/python .ci/command_page.py
 	@$(BIN)/python .ci/rules_page.py
+	@$(BIN)/python -m pytest -q --no-header -o addopts=--import-mode=importlib --regenerate tests/contract/test_rpcs.py
 
 screenshots: $(VENV)/.development ## Regenerate the images of the documentation (requires chromium and chromedriver)
 	@$(BIN)/python .ci/screenshots.py
