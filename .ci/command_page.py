@@ -25,7 +25,7 @@ service. With `--json`, it is one line of JSON with `code` and `message` and, un
 `requestId`:
 
 ```text
-zoomgate: PERMISSION_DENIED / CALLER_NOT_ALLOWED: The caller calendar may not call GetToken. (request 2b7e…); the operator can …
+zoomgate: PERMISSION_DENIED / CALLER_NOT_ALLOWED: This caller may not act for this user; the operator can grant … (request 2b7e…)
 ```
 
 Exit codes:

@@ -78,4 +78,5 @@ async def test_python_code_of_the_page_works_in_order(harness: Harness) -> None:
         await asyncio.to_thread(exec, code.replace('Client("127.0.0.1:50051")', client), names)
     names["zoomgate"].close()
     assert len(names["series"].occurrences) == 8
+    assert names["series"].duration_minutes == 30
     assert names["participant"].user_email == MONICA
