@@ -48,7 +48,7 @@ MORE_EXAMPLES = ("zoomgate connections refresh monica@example.com",)
 """Examples of commands that call other RPCs than the example in their help."""
 
 EXAMPLE_PAGES = (
-    "docs/meetings.md", "docs/grpcurl.md", "docs/proxy.md", "clients/python/README.md", "docs/migrate-from-velo.md",
+    "docs/meetings.md", "docs/grpcurl.md", "docs/proxy.md", "clients/python/README.md", "docs/connections.md",
     "docs/importing.md",
 )  # fmt: skip
 """The pages with examples."""
