@@ -151,3 +151,46 @@ async def test_new_registration_for_an_unknown_meeting_is_not_found(zoomgate: Ha
     )
     error = await zoomgate.error_of(zoomgate.registrants.AddRegistrant, request)
     assert error.short == ("NOT_FOUND", "MEETING_NOT_FOUND")
+
+
+@pytest.mark.parametrize(
+    ("rpc", "fields", "text"),
+    [
+        ("GetMeeting", {"meeting_id": 5}, "no such meeting in Zoom; check the meeting ID"),
+        ("GetMeeting", {"occurrence_id": "5"}, "or the meeting no such occurrence; check the IDs"),
+        ("DeleteMeeting", {"occurrence_id": "5"}, "or the meeting no such occurrence; check the IDs"),
+        ("RecoverMeeting", {}, "no such deleted meeting to recover"),
+        ("EndMeeting", {"meeting_id": 5}, "no such meeting in Zoom to end"),
+        ("GetPastMeeting", {}, "no ended instance of this meeting"),
+        ("GetPastMeeting", {"meeting_uuid": "unknown=="}, "no ended instance of this meeting"),
+        ("ListPastInstances", {}, "no ended instance of this meeting"),
+        ("ListPastParticipants", {}, "no ended instance of this meeting"),
+    ],
+)
+async def test_error_names_what_is_missing(
+    zoomgate: Harness, rpc: str, fields: dict[str, object], text: str
+) -> None:
+    """Zoom reports missing meetings, occurrences and instances in the same way."""
+    meeting = await create(zoomgate)
+    target = {} if "meeting_uuid" in fields else {"meeting_id": meeting.id}
+    request = getattr(pb, f"{rpc}Request")(user_email=MONICA, **target | fields)
+    error = await zoomgate.error_of(getattr(zoomgate.meetings, rpc), request)
+    assert error.short == ("NOT_FOUND", "MEETING_NOT_FOUND")
+    assert text in error.message
+
+
+@pytest.mark.parametrize(
+    ("rpc", "fields"),
+    [
+        ("GetMeeting", ["meeting_id"]),
+        ("ListPastInstances", ["meeting_id"]),
+        ("GetPastMeeting", ["meeting_id", "meeting_uuid"]),
+        ("ListPastParticipants", ["meeting_id", "meeting_uuid"]),
+    ],
+)
+async def test_error_names_every_field_that_selects_a_meeting(
+    zoomgate: Harness, rpc: str, fields: list[str]
+) -> None:
+    request = getattr(pb, f"{rpc}Request")(user_email=MONICA)
+    error = await zoomgate.error_of(getattr(zoomgate.meetings, rpc), request)
+    assert list(error.violations) == fields

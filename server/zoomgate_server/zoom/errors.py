@@ -155,7 +155,7 @@ def error_for(
     if failure := rate_limit(response, wall) or scope_missing(request, response):
         return failure
     if not _is_html(response) and _is_meeting_missing(request, code):
-        return MeetingNotFound(metadata=metadata)
+        return MeetingNotFound(_missing_meeting(request), metadata=metadata)
     retry_after = response_headers.parse_retry_after(response.header("retry-after"), wall)
     if 300 <= response.status < 400 and response.status != _SEE_OTHER:
         return ZoomUnavailable(
@@ -197,6 +197,17 @@ def _is_meeting_missing(request: ZoomRequest, code: int | None) -> bool:
     """Return whether a code states that the meeting does not exist, which it does independently of the status."""
     is_registration = (request.method, request.template) == ("POST", "/meetings/{meetingId}/registrants")
     return code == _MEETING_NOT_FOUND or (is_registration and code == _MEETING_TO_REGISTER_FOR_NOT_FOUND)
+
+
+def _missing_meeting(request: ZoomRequest) -> str:
+    """Return what is missing. Zoom reports all of this as a missing meeting."""
+    if request.template.startswith("/past_meetings/"):
+        return "The user has no ended instance of this meeting in Zoom; check the ID, and whether the meeting has taken place"
+    if request.template.endswith("/status"):
+        return "The user has no such meeting in Zoom to end, or no such deleted meeting to recover; check the meeting ID"
+    if "occurrence_id=" in request.target.query:
+        return "The user has no such meeting in Zoom, or the meeting no such occurrence; check the IDs"
+    return MeetingNotFound.message
 
 
 def _is_refusal(response: ZoomResponse, error: dict[str, Any]) -> bool:

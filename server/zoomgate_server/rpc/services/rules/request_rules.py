@@ -79,6 +79,11 @@ REQUESTS = Table(
             "is required; send the numeric ID of the meeting, without spaces or dashes",
             lambda values: "meeting_id" not in values and "meeting_uuid" not in values,
         ),
+        Condition(
+            "meeting_uuid",
+            "is required without meeting_id; send the UUID of an instance, or meeting_id for the latest one",
+            lambda values: "meeting_id" not in values and "meeting_uuid" not in values,
+        ),
         Limit("page_size", Numbers(range(1, 301), "1 to 300, or 0 for Zoom's default of 30")),
         Limit("from_date", _DATE),
         Limit("to_date", _DATE),
