@@ -114,7 +114,7 @@ def example_page(rpc: str) -> str:
 
 
 def invalid_request(method: MethodDescriptor) -> Message:
-    """Return a request whose strings, numbers and enums are invalid."""
+    """Return a request whose strings, numbers and enums are invalid, and the first field of each message in it."""
     request = GetMessageClass(method.input_type)()
     for field in method.input_type.fields:
         value = INVALID.get(field.cpp_type)
@@ -122,6 +122,11 @@ def invalid_request(method: MethodDescriptor) -> Message:
             getattr(request, field.name).append(value)
         elif value is not None:
             setattr(request, field.name, value)
+        elif (
+            field.message_type and field.message_type.file.package == "zoomgate.v1" and not field.is_repeated
+        ):
+            first = field.message_type.fields[0]
+            setattr(getattr(request, field.name), first.name, INVALID[first.cpp_type])
     return request
 
 
