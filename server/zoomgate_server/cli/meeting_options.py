@@ -1,13 +1,16 @@
 """Options that describe a meeting, and the MeetingDetails that result from them."""
 
-from datetime import UTC, date, datetime, time
-from typing import Any
+from collections.abc import Callable
+from datetime import UTC, date, datetime, time, tzinfo
+from typing import Any, NamedTuple
 
 import click
 from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from zoomgate.v1.meeting_pb2 import (
     DayOfWeek,
+    Meeting,
     MeetingDetails,
     MeetingSettings,
     MeetingType,
@@ -19,11 +22,10 @@ from zoomgate_server.cli.options import EnumChoice, combined
 from zoomgate_server.cli.output import USAGE, enum_name, fail, time_zone
 from zoomgate_server.telemetry.logs import plain
 
+_SCHEDULE = frozenset({"start_time", "local_start_time", "timezone", "duration_minutes"})
 _ORDINALS = ("1st", "2nd", "3rd", "4th", "last")
 _WEEKS = dict(zip(_ORDINALS, WeekOfMonth.values()[1:], strict=True))
 _DAYS = [(enum_name(DayOfWeek, number), number) for number in DayOfWeek.values()[1:]]
-
-_INT32 = click.IntRange(-(2**31), 2**31 - 1)
 
 
 def _start(text: str) -> datetime:
@@ -46,7 +48,13 @@ def _until(text: str) -> datetime:
     try:
         return datetime.combine(date.fromisoformat(text), time(23, 59, 59))
     except ValueError:
+        pass
+    try:
         return _start(text)
+    except click.BadParameter:
+        raise click.BadParameter(
+            f"{plain(text)!r} is not a date; use a date such as 2030-03-31, or a date and time such as 2030-03-31T18:00:00Z"
+        ) from None
 
 
 def _day(text: str) -> DayOfWeek.ValueType:
@@ -117,7 +125,11 @@ meeting_options = combined(
     ),
     click.option("--timezone", help="The time zone, as a name in the tz database, such as Europe/Berlin."),
     click.option(
-        "--duration", "duration_minutes", type=_INT32, metavar="MINUTES", help="The duration of the meeting."
+        "--duration",
+        "duration_minutes",
+        type=click.IntRange(1, 1440),
+        metavar="MINUTES",
+        help="The duration of the meeting.",
     ),
     click.option("--password", help="The passcode that participants must enter."),
     click.option("--schedule-for", metavar="EMAIL", help="The user for whom USER schedules the meeting."),
@@ -134,8 +146,12 @@ meeting_options = combined(
         metavar="DAY",
         help='Repeat the meeting monthly on a day such as 15, "2nd tue" or "last fri".',
     ),
-    click.option("--every", type=_INT32, metavar="N", help="Repeat only every N days, weeks or months."),
-    click.option("--times", type=_INT32, metavar="N", help="The number of occurrences; 0 for no end."),
+    click.option(
+        "--every", type=click.IntRange(1, 99), metavar="N", help="Repeat only every N days, weeks or months."
+    ),
+    click.option(
+        "--times", type=click.IntRange(0, 60), metavar="N", help="The number of occurrences; 0 for no end."
+    ),
     click.option(
         "--until",
         type=_until,
@@ -145,6 +161,13 @@ meeting_options = combined(
     _SETTINGS,
     details_option(MeetingDetails),
 )
+
+
+class _RecurrenceChanges(NamedTuple):
+    pattern: Recurrence | None
+    every: int | None
+    times: int | None
+    until: datetime | None
 
 
 def meeting_details(
@@ -157,42 +180,99 @@ def meeting_details(
     every: int | None,
     times: int | None,
     until: datetime | None,
+    current: Callable[[], Meeting] = Meeting,
+    occurrence_id: str = "",
     **values: Any,
 ) -> MeetingDetails:
-    """Return the message that results from the values of `meeting_options`. Exit with an error if they contradict each other."""
+    """Return the message that results from the values of `meeting_options`. Exit with an error if they contradict each other.
+
+    Args:
+        current: Returns the meeting to change. Called only if its time zone or recurrence is needed.
+        occurrence_id: The occurrence to change, if it is not the whole meeting.
+    """
+    changes = _RecurrenceChanges(_pattern(daily=daily, weekly=weekly, monthly=monthly), every, times, until)
+    changes_recurrence = any(change is not None for change in changes)
+    if times is not None and until is not None:
+        fail("--times and --until exclude each other; use one of them", USAGE)
+    if occurrence_id and changes_recurrence:
+        fail("an occurrence has no recurrence; omit --occurrence to change the whole series", USAGE)
     message = MeetingDetails()
     read_details(details, message)
     for name, value in values.items():
         _set(message if name in MeetingDetails.DESCRIPTOR.fields_by_name else message.settings, name, value)
-    if start is not None and start.tzinfo is None:
-        message.local_start_time = start.isoformat(timespec="seconds")
-    elif start is not None:
-        message.start_time.FromDatetime(start)
+    _set_start(message, start, current)
+    if not occurrence_id and (changes_recurrence or not _SCHEDULE.isdisjoint(set_paths(message))):
+        _add_recurrence(message, current())
+    if changes_recurrence:
+        zone = time_zone(message.timezone or current().timezone) or (start.tzinfo if start else None)
+        _change_recurrence(message, changes, zone)
+    return message
+
+
+def _pattern(*, daily: bool, weekly: Recurrence | None, monthly: Recurrence | None) -> Recurrence | None:
     patterns = [Recurrence(type=Recurrence.TYPE_DAILY)] if daily else []
     patterns += filter(None, (weekly, monthly))
     if len(patterns) > 1:
         fail("--daily, --weekly and --monthly exclude each other; use one of them", USAGE)
-    if patterns:
-        message.recurrence.CopyFrom(patterns[0])
-        message.type = message.type or MeetingType.MEETING_TYPE_RECURRING_FIXED_TIME
-        if times is None and until is None:
-            fail("a recurrence requires an end; add --times (0 for no end) or --until", USAGE)
-    elif not message.HasField("recurrence") and (every, times, until) != (None, None, None):
+    return patterns[0] if patterns else None
+
+
+def _set_start(details: MeetingDetails, start: datetime | None, current: Callable[[], Meeting]) -> None:
+    if start is None:
+        return
+    if start.tzinfo is not None:
+        details.start_time.FromDatetime(start)
+        return
+    details.timezone = details.timezone or current().timezone
+    if not details.timezone:
+        fail("--start requires a --timezone such as Europe/Berlin, or a time with a zone", USAGE)
+    details.local_start_time = start.isoformat(timespec="seconds")
+
+
+def _add_recurrence(details: MeetingDetails, current: Meeting) -> None:
+    """Add the recurrence of a series, without which Zoom ignores changes of its schedule."""
+    remains_series = details.type in {MeetingType.MEETING_TYPE_UNSPECIFIED, current.type}
+    if current.HasField("recurrence") and not details.HasField("recurrence") and remains_series:
+        details.recurrence.CopyFrom(current.recurrence)
+
+
+def _change_recurrence(details: MeetingDetails, changes: _RecurrenceChanges, zone: tzinfo | None) -> None:
+    """Change the recurrence of a meeting; a pattern makes the meeting a series."""
+    recurrence, pattern, until = details.recurrence, changes.pattern, changes.until
+    if pattern is not None:
+        _set_pattern(recurrence, pattern)
+        details.type = details.type or MeetingType.MEETING_TYPE_RECURRING_FIXED_TIME
+    elif not recurrence.type:
         fail("--every, --times and --until require --daily, --weekly or --monthly", USAGE)
-    if times is not None or until is not None:
-        message.recurrence.ClearField("end_times")
-        message.recurrence.ClearField("end_time")
-    _set(message.recurrence, "repeat_interval", every)
-    _set(message.recurrence, "end_times", times)
-    if until is not None:
-        zone = until.tzinfo or time_zone(message.timezone) or (start.tzinfo if start else None)
-        if zone is None:
-            fail("--until requires a --timezone such as Europe/Berlin, or a time with a zone", USAGE)
-        try:
-            message.recurrence.end_time.FromDatetime(until.replace(tzinfo=zone))
-        except (ValueError, OverflowError):
-            fail("--until is out of range", USAGE)
-    return message
+    _set(recurrence, "repeat_interval", changes.every)
+    if changes.times is not None:
+        recurrence.ClearField("end_time")
+        recurrence.end_times = changes.times
+    elif until is not None:
+        recurrence.ClearField("end_times")
+        recurrence.end_time.CopyFrom(_end_time(until, until.tzinfo or zone))
+    elif not recurrence.HasField("end_times") and not recurrence.HasField("end_time"):
+        fail("a recurrence requires an end; add --times (0 for no end) or --until", USAGE)
+
+
+def _end_time(until: datetime, zone: tzinfo | None) -> Timestamp:
+    if zone is None:
+        fail("--until requires a --timezone such as Europe/Berlin, or a time with a zone", USAGE)
+    end = Timestamp()
+    try:
+        end.FromDatetime(until.replace(tzinfo=zone))
+    except (ValueError, OverflowError):
+        fail("--until is out of range", USAGE)
+    return end
+
+
+def _set_pattern(recurrence: Recurrence, pattern: Recurrence) -> None:
+    """Replace the days of a recurrence, and its interval if the unit changes."""
+    for field in ("weekly_days", "monthly_day", "monthly_week", "monthly_week_day"):
+        recurrence.ClearField(field)
+    if recurrence.type != pattern.type:
+        recurrence.ClearField("repeat_interval")
+    recurrence.MergeFrom(pattern)
 
 
 def set_paths(details: MeetingDetails) -> list[str]:

@@ -1,5 +1,6 @@
 """Command `zoomgate meetings`, which manages users' meetings through the running service."""
 
+import functools
 from datetime import timedelta
 from typing import Any
 
@@ -24,6 +25,7 @@ from zoomgate_server.cli.options import (
     combined,
     limit_option,
     meeting_argument,
+    meeting_id,
     occurrence_option,
     page_size,
     user_argument,
@@ -52,8 +54,8 @@ _meeting_arguments = combined(user_argument(), meeting_argument)
 
 def _past_meeting(text: str) -> dict[str, Any]:
     """Return the field of a request that selects a past meeting by its ID or the UUID of an instance."""
-    digits = text.replace(" ", "")
-    return {"meeting_id": int(digits)} if digits.isascii() and digits.isdigit() else {"meeting_uuid": text}
+    is_id = text.replace(" ", "").isdecimal()
+    return {"meeting_id": meeting_id(text)} if is_id else {"meeting_uuid": text}
 
 
 _past_meeting_arguments = combined(
@@ -125,11 +127,20 @@ def update(
     cleared: tuple[str, ...],
     **options: Any,
 ) -> None:
-    """Change a meeting of USER. Properties without an option stay unchanged.
+    """Change a meeting of USER. Only the properties that you pass are changed.
+
+    Zoom changes the schedule of a series only together with its recurrence. Therefore, for options such as --start, --duration or --every
+    without --occurrence, the command reads the meeting first, and sends its recurrence with the changes. Zoom then creates the occurrences
+    anew, with new IDs and without earlier changes to single occurrences.
 
     Example: zoomgate meetings update monica@example.com 85746065432 --duration 30 --no-waiting-room
     """
-    details = meeting_details(**options)
+
+    @functools.cache
+    def current() -> Meeting:
+        return client.meetings.get_meeting(user_email=user, meeting_id=meeting_id).meeting
+
+    details = meeting_details(current=current, occurrence_id=occurrence_id, **options)
     paths = [*set_paths(details), *cleared]
     if not paths:
         fail("nothing to change; use at least one option for a property of the meeting", USAGE)

@@ -15,6 +15,9 @@ from zoomgate_server.user_email import InvalidUserEmail, canonical_email
 _MAX_PAGE_SIZE = 300
 """Zoom's maximum number of items per page."""
 
+_MAX_MEETING_ID_DIGITS = 18
+"""More digits may not fit into a field of the API."""
+
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
@@ -72,17 +75,17 @@ def user_argument(name: str = "user", **attributes: Any) -> Decorator:
     return click.argument(name, type=user_email, **attributes)
 
 
-def _meeting_id(text: str) -> int:
+def meeting_id(text: str) -> int:
     """Return a meeting ID, which Zoom displays with spaces."""
     digits = text.replace(" ", "")
-    if digits.isascii() and digits.isdigit() and int(digits) < 2**63:
+    if digits.isascii() and digits.isdigit() and len(digits) <= _MAX_MEETING_ID_DIGITS:
         return int(digits)
     raise click.BadParameter(
         f"{plain(text)!r} is not a meeting ID; use the 9 to 11 digits in the link of the meeting"
     )
 
 
-meeting_argument = click.argument("meeting_id", type=_meeting_id, metavar="ID")
+meeting_argument = click.argument("meeting_id", type=meeting_id, metavar="ID")
 
 
 def occurrence_option(verb: str) -> Decorator:

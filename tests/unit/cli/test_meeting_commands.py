@@ -132,7 +132,11 @@ async def test_options_override_the_details_file(service: RecordingService) -> N
         (("--times", "3"), "--every, --times and --until require --daily, --weekly or --monthly"),
         (("--daily", "--until", "2026-12-31"), "--until requires a --timezone such as Europe/Berlin"),
         (("--daily", "--until", "9999-12-31", "--timezone", "America/New_York"), "--until is out of range"),
-        (("--daily", "--until", "soon"), "is not a date and time"),
+        (("--daily", "--until", "soon"), "is not a date"),
+        (("--daily", "--until", "2027-13-01"), "'2027-13-01' is not a date; use a date such as 2030-03-31"),
+        (("--daily", "--times", "2", "--until", "2026-12-31"), "--times and --until exclude each other"),
+        (("--start", "2026-12-01 09:00"), "--start requires a --timezone such as Europe/Berlin"),
+        (("--duration", "0"), "'--duration': 0 is not in the range 1<=x<=1440"),
         (("--daily", "--times", "99999999999"), "'--times': 99999999999 is not in the range"),
         (("--daily", "--every", "99999999999", "--times", "1"), "'--every': 99999999999 is not in the range"),
         (("--recording", "tape"), "'local', 'cloud', 'none'"),
@@ -152,7 +156,6 @@ async def test_invalid_options_are_usage_errors_and_nothing_is_sent(
         (("--topic", "Review"), ["topic"]),
         (("--no-waiting-room", "--duration", "30"), ["duration_minutes", "settings.waiting_room"]),
         (("--start", "2026-12-02 10:00", "--timezone", "Europe/Berlin"), ["local_start_time", "timezone"]),
-        (("--weekly", "fri", "--times", "4"), ["type", "recurrence"]),
         (("--agenda", "", "--clear", "settings.alternative_hosts"), ["agenda", "settings.alternative_hosts"]),
     ],
 )
@@ -167,6 +170,70 @@ async def test_update_changes_exactly_the_given_properties(
     assert message == f"updated meeting {NUMBER}\n"
 
 
+EVERY_TWO_WEEKS = EIGHT_WEEKS | {"repeatInterval": 2}
+IN_BERLIN = {"timezone": "Europe/Berlin"}
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (("--duration", "30"), {"durationMinutes": 30, "recurrence": EVERY_TWO_WEEKS}),
+        (("--start", "2031-01-07 09:00"),
+         IN_BERLIN | {"localStartTime": "2031-01-07T09:00:00", "recurrence": EVERY_TWO_WEEKS}),
+        (("--every", "3"), {"recurrence": EIGHT_WEEKS | {"repeatInterval": 3}}),
+        (("--times", "4"), {"recurrence": EVERY_TWO_WEEKS | {"endTimes": 4}}),
+        (("--weekly", "fri"),
+         SERIES | {"recurrence": EVERY_TWO_WEEKS | {"weeklyDays": ["DAY_OF_WEEK_FRIDAY"]}}),
+        (("--daily",), SERIES | {"recurrence": {"type": "TYPE_DAILY", "endTimes": 16}}),
+        (("--until", "2031-03-01"),
+         {"recurrence": {"type": "TYPE_WEEKLY", "weeklyDays": EIGHT_WEEKS["weeklyDays"], "repeatInterval": 2,
+                         "endTime": "2031-03-01T22:59:59Z"}}),
+    ],
+)  # fmt: skip
+async def test_update_of_the_schedule_of_a_series_sends_its_recurrence_with_the_changes(
+    service: RecordingService, options: tuple[str, ...], expected: dict[str, Any]
+) -> None:
+    """Zoom ignores changes of the schedule of a series without its recurrence."""
+    meeting = SERIES | IN_BERLIN | {"recurrence": EVERY_TWO_WEEKS}
+    current = ParseDict({"meeting": meeting}, meetings.GetMeetingResponse())
+    await run(service, "meetings", "update", MONICA, NUMBER, *options, responses=[current])
+    _, request = service.requests
+    assert isinstance(request, meetings.UpdateMeetingRequest)
+    assert MessageToDict(request.meeting_details) == expected
+
+
+@pytest.mark.parametrize(
+    "options", [("--topic", "Review"), ("--no-waiting-room",), ("--occurrence", "17", "--duration", "30")]
+)
+async def test_update_outside_the_schedule_of_a_series_does_not_read_the_meeting(
+    service: RecordingService, options: tuple[str, ...]
+) -> None:
+    await run(service, "meetings", "update", MONICA, NUMBER, *options)
+    assert service.called == ["MeetingsService.UpdateMeeting"]
+
+
+async def test_update_of_a_single_meeting_can_make_it_a_series(service: RecordingService) -> None:
+    single = ParseDict({"meeting": {"type": "MEETING_TYPE_SCHEDULED"}}, meetings.GetMeetingResponse())
+    options = ("--weekly", "fri", "--times", "4")
+    await run(service, "meetings", "update", MONICA, NUMBER, *options, responses=[single])
+    _, request = service.requests
+    assert list(request.update_mask.paths) == ["type", "recurrence"]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "option",
+    [("--daily",), ("--weekly", "mon"), ("--every", "2"), ("--times", "3"), ("--until", "2031-01-01")],
+)
+async def test_recurrence_of_an_occurrence_is_a_usage_error(
+    service: RecordingService, option: tuple[str, ...]
+) -> None:
+    _, errors = await run(
+        service, "meetings", "update", MONICA, NUMBER, "--occurrence", "17", *option, code=2
+    )
+    assert "omit --occurrence to change the whole series" in errors
+    assert not service.requests
+
+
 async def test_update_without_a_property_is_a_usage_error(service: RecordingService) -> None:
     _, errors = await run(service, "meetings", "update", MONICA, NUMBER, code=2)
     assert "nothing to change" in errors
@@ -179,9 +246,18 @@ async def test_meeting_id_may_contain_the_spaces_that_zoom_displays(service: Rec
     assert request.meeting_id == int(NUMBER)  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("number", ["x", "8574-6065", "1.5", "", "٣", "9" * 19])
+@pytest.mark.parametrize("number", ["x", "8574-6065", "1.5", "", "٣", "9" * 19, "9" * 5000])
 async def test_invalid_meeting_ids_are_usage_errors(service: RecordingService, number: str) -> None:
     _, errors = await run(service, "meetings", "end", MONICA, number, "--yes", code=2)
+    assert "use the 9 to 11 digits in the link of the meeting" in errors
+
+
+@pytest.mark.parametrize("number", ["٣", "9" * 19, "9" * 5000])
+@pytest.mark.parametrize("verb", ["past", "participants"])
+async def test_invalid_ids_of_past_meetings_are_usage_errors(
+    service: RecordingService, verb: str, number: str
+) -> None:
+    _, errors = await run(service, "meetings", verb, MONICA, number, code=2)
     assert "use the 9 to 11 digits in the link of the meeting" in errors
 
 

@@ -272,6 +272,26 @@ async def test_lost_response_of_zoom_has_the_same_exit_code(harness: Harness) ->
     assert "may have taken effect" in errors
 
 
+async def test_schedule_of_a_series_is_changed_without_repeating_its_recurrence(harness: Harness) -> None:
+    created, _ = await zoomgate(
+        harness,
+        *("meetings", "create", MONICA, "--start", "2030-01-07 09:00", "--timezone", "Europe/Berlin"),
+        *("--daily", "--times", "3", "--json"),
+    )
+    number = json.loads(created)["id"]
+    await zoomgate(
+        harness, "meetings", "update", MONICA, number, "--start", "2030-01-07 11:00", "--duration", "77"
+    )
+    await zoomgate(harness, "meetings", "update", MONICA, number, "--every", "2")
+    changed, _ = await zoomgate(harness, "meetings", "get", MONICA, number, "--json")
+    occurrences = json.loads(changed)["occurrences"]
+    assert [(row["startTime"], row["durationMinutes"]) for row in occurrences] == [
+        ("2030-01-07T10:00:00Z", 77),
+        ("2030-01-09T10:00:00Z", 77),
+        ("2030-01-11T10:00:00Z", 77),
+    ]
+
+
 @contextlib.asynccontextmanager
 async def serve(servicer: AuthServiceServicer) -> AsyncIterator[str]:
     """Run a server with a servicer in place of Zoomgate; yield the address of the server."""
@@ -462,7 +482,7 @@ async def test_direction_of_a_topic_does_not_affect_the_terminal(harness: Harnes
         ),
         (("--topic", "\udcff"), "is not valid UTF-8"),
         (("--duration", "99999999999"), "'--duration': 99999999999 is not in the range"),
-        (("--duration", "-1"), "meeting_details.duration_minutes"),
+        (("--duration", "-1"), "'--duration': -1 is not in the range 1<=x<=1440"),
         (("--timezone", "Mars/Olympus"), "meeting_details.timezone"),
     ],
 )
