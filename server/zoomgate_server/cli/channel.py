@@ -50,6 +50,12 @@ _HOST_MISMATCHES = (62, 64)
 _PLAINTEXT_RESPONSES = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE")
 """OpenSSL's errors, depending on its version, if the response to a TLS handshake is plaintext."""
 
+_API_REMEDY = "; call BeginAuthorization"
+"""The beginning of the remedy in messages of the service, which is for callers of the API."""
+
+_NO_REGISTRATION = "Registration has not been enabled"
+"""The beginning of Zoom's message about a registration for a meeting that has none."""
+
 _options = combined(
     click.option(
         "--server",
@@ -219,18 +225,28 @@ def _sentence(error: errors.ZoomgateError, server: str, roots: bytes | None, use
             f"the outcome is unknown: the service at {server} may have made the change; check this before you run the command again,"
             f" and see the log of the service for the cause ({error.code().name}: {error.message})"
         )
-    text = str(error)
-    if isinstance(error, errors.Unauthenticated):
-        return f"{text}; specify the file of your key with --key-file, or set ZOOMGATE_KEY"
-    if isinstance(error, errors.NotAllowed) and error.reason == "CALLER_NOT_ALLOWED":
-        return f"{text}; the operator can grant permissions in the caller's entry in the callers file"
-    if isinstance(error, errors.ConsentRequired):
-        if error.code() is grpc.StatusCode.NOT_FOUND:
-            return f"{text}; list connections with `zoomgate connections list`, or connect the user with `zoomgate connect {user}`"
-        return f"{text} (run `zoomgate connect {user}`)"
+    remedy = _remedy(error, user)
+    problem = f"{error.message.partition(_API_REMEDY)[0]}; {remedy}" if remedy else error.message
     lines = [
         f"{violation.field}: {violation.description}"
         for violation in error.field_violations
-        if violation.description not in text
+        if violation.description not in problem
     ]
+    text = str(errors.ZoomgateError(error.code(), problem, reason=error.reason, request_id=error.request_id))
     return "\n".join([text, *lines])
+
+
+def _remedy(error: errors.ZoomgateError, user: str) -> str:
+    """Return what the user of the command can do about an error; empty if the message of the service suffices."""
+    if isinstance(error, errors.Unauthenticated):
+        return "specify the file of your key with --key-file, or set ZOOMGATE_KEY"
+    if isinstance(error, errors.NotAllowed) and error.reason == "CALLER_NOT_ALLOWED":
+        return "the operator can grant permissions in the caller's entry in the callers file"
+    if isinstance(error, errors.ConsentRequired):
+        connect = f"`zoomgate connect {user}`"
+        if error.code() is grpc.StatusCode.NOT_FOUND:
+            return f"list connections with `zoomgate connections list`, or connect the user with {connect}"
+        return f"run {connect}"
+    if error.metadata.get("zoom_message", "").startswith(_NO_REGISTRATION):
+        return f"enable it with `zoomgate meetings update {user} ID --registration automatic`"
+    return ""

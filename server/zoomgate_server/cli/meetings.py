@@ -1,7 +1,6 @@
 """Command `zoomgate meetings`, which manages users' meetings through the running service."""
 
 import functools
-from datetime import timedelta
 from typing import Any
 
 import click
@@ -10,6 +9,7 @@ from zoomgate import Client
 from zoomgate.v1.meeting_pb2 import (
     DayOfWeek,
     Meeting,
+    MeetingSettings,
     MeetingStatus,
     MeetingType,
     Occurrence,
@@ -35,15 +35,16 @@ from zoomgate_server.cli.output import (
     USAGE,
     confirm,
     counted,
+    duration,
     enum_name,
     fail,
-    note,
+    print_done,
     print_items,
     print_json,
     print_message,
     print_table,
     print_text,
-    relative_time,
+    time_and_distance,
     time_in_zone,
 )
 
@@ -151,14 +152,22 @@ def update(
         meeting_details=details,
         update_mask={"paths": paths},
     )
-    _print_done(response, f"updated meeting {meeting_id}", as_json=as_json)
+    print_done(response, f"updated meeting {meeting_id}", as_json=as_json)
 
 
 @meetings.command()
 @_meeting_arguments
 @occurrence_option("delete")
-@click.option("--notify-hosts", is_flag=True, help="Notify the host and the alternative hosts by email.")
-@click.option("--notify-registrants", is_flag=True, help="Notify registrants by email.")
+@click.option(
+    "--notify-hosts/--no-notify-hosts",
+    default=None,
+    help="Whether the host and the alternative hosts are notified by email.",
+)
+@click.option(
+    "--notify-registrants/--no-notify-registrants",
+    default=None,
+    help="Whether registrants are notified by email.",
+)
 @yes_option
 @calls_service
 def delete(
@@ -167,8 +176,8 @@ def delete(
     user: str,
     meeting_id: int,
     occurrence_id: str,
-    notify_hosts: bool,
-    notify_registrants: bool,
+    notify_hosts: bool | None,
+    notify_registrants: bool | None,
     yes: bool,
 ) -> None:
     """Delete a meeting of USER, or one of its occurrences.
@@ -184,10 +193,10 @@ def delete(
         user_email=user,
         meeting_id=meeting_id,
         occurrence_id=occurrence_id,
-        schedule_for_reminder=notify_hosts or None,
-        cancel_meeting_reminder=notify_registrants or None,
+        schedule_for_reminder=notify_hosts,
+        cancel_meeting_reminder=notify_registrants,
     )
-    _print_done(response, f"deleted {deleted}", as_json=as_json)
+    print_done(response, f"deleted {deleted}", as_json=as_json)
 
 
 @meetings.command("list")
@@ -229,7 +238,7 @@ def end(client: Client, as_json: bool, user: str, meeting_id: int, yes: bool) ->
     if not yes:
         confirm(f"End meeting {meeting_id} of {user} for all participants?")
     response = client.meetings.end_meeting(user_email=user, meeting_id=meeting_id)
-    _print_done(response, f"ended meeting {meeting_id}", as_json=as_json)
+    print_done(response, f"ended meeting {meeting_id}", as_json=as_json)
 
 
 @meetings.command()
@@ -241,7 +250,7 @@ def recover(client: Client, as_json: bool, user: str, meeting_id: int) -> None:
     Example: zoomgate meetings recover monica@example.com 85746065432
     """
     response = client.meetings.recover_meeting(user_email=user, meeting_id=meeting_id)
-    _print_done(response, f"recovered meeting {meeting_id}", as_json=as_json)
+    print_done(response, f"recovered meeting {meeting_id}", as_json=as_json)
 
 
 @meetings.command()
@@ -277,7 +286,7 @@ def past(client: Client, as_json: bool, user: str, meeting: dict[str, Any]) -> N
             "type": enum_name(PastMeeting.Type, past_meeting.type),
             "started": time_in_zone(past_meeting.start_time),
             "ended": time_in_zone(past_meeting.end_time),
-            "duration": f"{past_meeting.duration_minutes} minutes",
+            "duration": duration(past_meeting.duration_minutes * 60),
             "participants": str(past_meeting.participants_count),
             "host": past_meeting.user_email,
         },
@@ -337,20 +346,12 @@ def _participant_row(participant: Participant) -> tuple[str, ...]:
         participant.user_email,
         time_in_zone(participant.join_time),
         time_in_zone(participant.leave_time),
-        str(timedelta(seconds=participant.duration_seconds)),
+        duration(participant.duration_seconds),
     )
 
 
-def _print_done(response: Any, text: str, *, as_json: bool) -> None:
-    """Print that a change is done, or Zoom's response as JSON."""
-    if as_json:
-        print_json(response)
-    else:
-        note(text)
-
-
 def _print_meeting(meeting: Meeting, *, as_json: bool) -> None:
-    start = time_in_zone(meeting.start_time, meeting.timezone)
+    settings = meeting.settings
     print_message(
         meeting,
         {
@@ -359,13 +360,21 @@ def _print_meeting(meeting: Meeting, *, as_json: bool) -> None:
             "agenda": meeting.agenda,
             "type": enum_name(MeetingType, meeting.type),
             "status": enum_name(MeetingStatus, meeting.status),
-            "starts": f"{start} ({relative_time(meeting.start_time.seconds)})" if start else "",
-            "duration": f"{meeting.duration_minutes} minutes" if meeting.duration_minutes else "",
+            "starts": time_and_distance(meeting.start_time, meeting.timezone),
+            "duration": duration(meeting.duration_minutes * 60),
             "repeats": _recurrence_text(meeting.recurrence, meeting.timezone),
             "join": meeting.join_url,
             "register": meeting.registration_url,
-            "password": meeting.password,
+            "passcode": meeting.password,
             "host": meeting.host_email,
+            "alternative hosts": ", ".join(settings.alternative_hosts),
+            "waiting room": _on_or_off(settings, "waiting_room"),
+            "join before host": _on_or_off(settings, "join_before_host"),
+            "mute upon entry": _on_or_off(settings, "mute_upon_entry"),
+            "host video": _on_or_off(settings, "host_video"),
+            "participant video": _on_or_off(settings, "participant_video"),
+            "recording": enum_name(MeetingSettings.AutoRecording, settings.auto_recording),
+            "registration": enum_name(MeetingSettings.ApprovalType, settings.approval_type),
         },
         as_json=as_json,
     )
@@ -375,6 +384,13 @@ def _print_meeting(meeting: Meeting, *, as_json: bool) -> None:
         print_table(
             titles, (_occurrence_row(occurrence, meeting.timezone) for occurrence in meeting.occurrences)
         )
+
+
+def _on_or_off(settings: MeetingSettings, name: str) -> str:
+    """Return `on` or `off`, or an empty text if the setting is unknown."""
+    if not settings.HasField(name):  # type: ignore[arg-type]
+        return ""
+    return "on" if getattr(settings, name) else "off"
 
 
 def _occurrence_row(occurrence: Occurrence, zone: str) -> tuple[str, ...]:

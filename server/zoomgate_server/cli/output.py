@@ -27,6 +27,7 @@ _MAX_NAMED_USERS = 3
 _BATCH_SIZE = 500
 """Number of table rows that are formatted and printed together."""
 
+_MINUTE = 60
 _UNITS = (("year", 31_536_000), ("day", 86_400), ("hour", 3600), ("minute", 60), ("second", 1))
 
 
@@ -143,6 +144,14 @@ def print_result(sentence: str, document: Mapping[str, Any], *, as_json: bool) -
         click.echo(sentence)
 
 
+def print_done(response: Any, text: str, *, as_json: bool) -> None:
+    """Print that a change is done on standard error, or the response of the service as JSON."""
+    if as_json:
+        print_json(response)
+    else:
+        note(text)
+
+
 def print_message(message: Any, rows: Mapping[str, str], *, as_json: bool) -> None:
     """Print a message of the API as JSON, or as names and values, one pair per line, omitting empty values."""
     if as_json:
@@ -229,15 +238,22 @@ def time_in_zone(timestamp: Any, name: str = "") -> str:
     return f"{local:%Y-%m-%d %H:%M} {name if zone else local.tzname()}"
 
 
-def local_time(timestamp: Any) -> str:
-    """Format a Timestamp as local time, followed by the time relative to now.
+def time_and_distance(timestamp: Any, zone: str = "") -> str:
+    """Format a Timestamp as a time in a zone, by default the local one, followed by the time relative to now.
 
     Return an empty string if the Timestamp is not set.
     """
-    if not timestamp.seconds:
-        return ""
-    local = datetime.fromtimestamp(timestamp.seconds, UTC).astimezone()
-    return f"{local:%Y-%m-%d %H:%M:%S} ({relative_time(timestamp.seconds)})"
+    time_text = time_in_zone(timestamp, zone)
+    return f"{time_text} ({relative_time(timestamp.seconds)})" if time_text else ""
+
+
+def duration(seconds: int) -> str:
+    """Format a number of seconds, such as `1 hour 5 minutes`; return an empty string for 0."""
+    if seconds < _MINUTE:
+        return counted(seconds, "second") if seconds else ""
+    hours, minutes = divmod(seconds // _MINUTE, 60)
+    parts = [counted(count, unit) for count, unit in ((hours, "hour"), (minutes, "minute")) if count]
+    return " ".join(parts)
 
 
 def counted(count: int, noun: str) -> str:

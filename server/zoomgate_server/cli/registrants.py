@@ -20,19 +20,20 @@ from zoomgate_server.cli.options import (
     yes_option,
 )
 from zoomgate_server.cli.output import (
+    NOT_FOUND,
     confirm,
     counted,
     enum_name,
-    local_time,
-    note,
+    fail,
+    print_done,
     print_items,
-    print_json,
     print_message,
+    time_and_distance,
     time_in_zone,
 )
 
 _meeting_arguments = combined(user_argument(), meeting_argument)
-_registrant_argument = click.argument("registrant_id", metavar="REGISTRANT")
+_registrant_argument = click.argument("target", metavar="REGISTRANT")
 
 
 @click.group()
@@ -98,8 +99,9 @@ def add(
         response,
         {
             "id": response.registrant_id,
+            "status": "approved" if response.join_url else "pending",
             "topic": response.topic,
-            "starts": local_time(response.start_time),
+            "starts": time_and_distance(response.start_time),
             "join": response.join_url,
             "pin": str(response.participant_pin_code or ""),
         },
@@ -143,13 +145,13 @@ def list_(
 @_meeting_arguments
 @_registrant_argument
 @calls_service
-def get(client: Client, as_json: bool, user: str, meeting_id: int, registrant_id: str) -> None:
-    """Show a registration for a meeting of USER. REGISTRANT is its ID.
+def get(client: Client, as_json: bool, user: str, meeting_id: int, target: str) -> None:
+    """Show a registration for a meeting of USER. REGISTRANT is the email address of the person or the ID of the registration.
 
-    Example: zoomgate registrants get monica@example.com 85746065432 9tboDiHUQAeOnbmudzWa5g
+    Example: zoomgate registrants get monica@example.com 85746065432 omar@example.com
     """
     registrant = client.registrants.get_registrant(
-        user_email=user, meeting_id=meeting_id, registrant_id=registrant_id
+        user_email=user, meeting_id=meeting_id, registrant_id=_registrant_id(client, user, meeting_id, target)
     ).registrant
     print_message(
         registrant,
@@ -158,7 +160,7 @@ def get(client: Client, as_json: bool, user: str, meeting_id: int, registrant_id
             "email": registrant.email,
             "name": _name(registrant),
             "status": enum_name(Registrant.Status, registrant.status),
-            "registered": local_time(registrant.create_time),
+            "registered": time_and_distance(registrant.create_time),
             "organization": registrant.org,
             "job title": registrant.job_title,
             "country": registrant.country,
@@ -171,7 +173,9 @@ def get(client: Client, as_json: bool, user: str, meeting_id: int, registrant_id
     )
 
 
-def _add_status_command(verb: str, done: str) -> None:
+def _add_status_command(verb: str, done: str, *, asks: bool = False) -> None:
+    """Add a command that changes the status of registrations; one that `asks` requires a confirmation."""
+    options = yes_option if asks else combined()
     action = UpdateRegistrantStatusRequest.Action.Value(f"ACTION_{verb.upper()}")
 
     @registrants.command(
@@ -180,6 +184,7 @@ def _add_status_command(verb: str, done: str) -> None:
         " person or the ID of a registration.\n\n"
         f"Example: zoomgate registrants {verb} monica@example.com 85746065432 omar@example.com basil@example.com",
     )
+    @options
     @_meeting_arguments
     @click.argument("targets", metavar="REGISTRANT...", nargs=-1, required=True)
     @occurrence_option(f"{verb} the registrations for")
@@ -191,22 +196,25 @@ def _add_status_command(verb: str, done: str) -> None:
         meeting_id: int,
         targets: tuple[str, ...],
         occurrence_id: str,
+        yes: bool = True,
     ) -> None:
+        selected = list(dict.fromkeys(targets))
+        count = counted(len(selected), "registration")
+        if not yes:
+            confirm(f"{verb.capitalize()} {count} for meeting {meeting_id} of {user}?")
         response = client.registrants.update_registrant_status(
             user_email=user,
             meeting_id=meeting_id,
             occurrence_id=occurrence_id,
             action=action,
-            registrants=[{"email" if "@" in target else "id": target} for target in targets],
+            registrants=[{"email" if "@" in target else "id": target} for target in selected],
         )
-        if as_json:
-            print_json(response)
-        else:
-            note(f"{done} {counted(len(targets), 'registration')}")
+        print_done(response, f"{done} {count}", as_json=as_json)
 
 
-for _verb, _done in (("approve", "approved"), ("deny", "denied"), ("cancel", "canceled")):
-    _add_status_command(_verb, _done)
+_add_status_command("approve", "approved")
+_add_status_command("deny", "denied")
+_add_status_command("cancel", "canceled", asks=True)
 
 
 @registrants.command()
@@ -220,23 +228,43 @@ def delete(
     as_json: bool,
     user: str,
     meeting_id: int,
-    registrant_id: str,
+    target: str,
     occurrence_id: str,
     yes: bool,
 ) -> None:
-    """Delete a registration for a meeting of USER. REGISTRANT is its ID.
+    """Delete a registration for a meeting of USER. REGISTRANT is the email address of the person or the ID of the registration.
 
-    Example: zoomgate registrants delete monica@example.com 85746065432 9tboDiHUQAeOnbmudzWa5g --yes
+    Example: zoomgate registrants delete monica@example.com 85746065432 omar@example.com --yes
     """
     if not yes:
-        confirm(f"Delete registration {registrant_id} for meeting {meeting_id} of {user}?")
+        confirm(f"Delete registration {target} for meeting {meeting_id} of {user}?")
     response = client.registrants.delete_registrant(
-        user_email=user, meeting_id=meeting_id, registrant_id=registrant_id, occurrence_id=occurrence_id
+        user_email=user,
+        meeting_id=meeting_id,
+        registrant_id=_registrant_id(client, user, meeting_id, target, occurrence_id),
+        occurrence_id=occurrence_id,
     )
-    if as_json:
-        print_json(response)
-    else:
-        note(f"deleted registration {registrant_id}")
+    print_done(response, f"deleted registration {target}", as_json=as_json)
+
+
+def _registrant_id(client: Client, user: str, meeting_id: int, target: str, occurrence_id: str = "") -> str:
+    """Return the ID of a registration, which is looked up in the lists of the meeting if the target is an email address."""
+    if "@" not in target:
+        return target
+    listed = (
+        registrant
+        for status in Registrant.Status.values()[1:]
+        for registrant in client.registrants.list_registrants.all(
+            user_email=user, meeting_id=meeting_id, occurrence_id=occurrence_id, status=status
+        )
+    )
+    found = next((registrant for registrant in listed if registrant.email.lower() == target.lower()), None)
+    if found is None:
+        fail(
+            f"{target} is not registered; list the registrations with `zoomgate registrants list {user} {meeting_id}`",
+            NOT_FOUND,
+        )
+    return found.id
 
 
 def _row(registrant: Registrant) -> tuple[str, ...]:

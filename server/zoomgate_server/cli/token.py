@@ -5,7 +5,7 @@ import click
 from zoomgate import Client
 from zoomgate_server.cli.channel import calls_service
 from zoomgate_server.cli.options import user_argument
-from zoomgate_server.cli.output import FAILURE, local_time, print_json, print_message
+from zoomgate_server.cli.output import FAILURE, print_json, print_message, time_and_distance
 
 
 @click.group()
@@ -27,7 +27,10 @@ def check(client: Client, as_json: bool, user: str) -> None:
     Example: zoomgate token check monica@example.com
     """
     response = client.auth.check_token(user_email=user)
-    fields = {"token": "expired" if response.expired else "valid", "until": local_time(response.expire_time)}
+    fields = {
+        "token": "expired" if response.expired else "valid",
+        "until": time_and_distance(response.expire_time),
+    }
     print_message(response, fields, as_json=as_json)
     if response.expired:
         raise SystemExit(FAILURE)

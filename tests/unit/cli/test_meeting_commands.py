@@ -364,8 +364,30 @@ async def test_participants_are_listed(service: RecordingService) -> None:
     response = ParseDict({"participants": [participant]}, meetings.ListPastParticipantsResponse())
     text, message = await run(service, "meetings", "participants", MONICA, NUMBER, responses=[response])
     assert text.splitlines()[1].startswith(f"Omar  {OMAR}  2026-12-01 ")
-    assert text.endswith("  0:44:12\n")
+    assert text.endswith("  44 minutes\n")
     assert message == "1 participant\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ((), {}),
+        (
+            ("--notify-hosts", "--no-notify-registrants"),
+            {"scheduleForReminder": True, "cancelMeetingReminder": False},
+        ),
+        (
+            ("--no-notify-hosts", "--notify-registrants"),
+            {"scheduleForReminder": False, "cancelMeetingReminder": True},
+        ),
+    ],
+)
+async def test_notifications_of_a_deletion_can_be_selected_and_suppressed(
+    service: RecordingService, options: tuple[str, ...], expected: dict[str, bool]
+) -> None:
+    await run(service, "meetings", "delete", MONICA, NUMBER, "--yes", *options)
+    (request,) = service.requests
+    assert MessageToDict(request) == {"userEmail": MONICA, "meetingId": NUMBER, **expected}
 
 
 @pytest.mark.parametrize(
@@ -375,6 +397,8 @@ async def test_participants_are_listed(service: RecordingService) -> None:
         (("meetings", "delete", MONICA, NUMBER, "--occurrence", "17"),
          f"Delete occurrence 17 of meeting {NUMBER} of {MONICA}?"),
         (("registrants", "delete", MONICA, NUMBER, "r1"), f"Delete registration r1 for meeting {NUMBER} of {MONICA}?"),
+        (("registrants", "cancel", MONICA, NUMBER, "r1", OMAR, "r1"),
+         f"Cancel 2 registrations for meeting {NUMBER} of {MONICA}?"),
     ],
 )  # fmt: skip
 async def test_commands_that_end_something_ask_first(
@@ -397,7 +421,7 @@ async def test_person_is_registered(service: RecordingService) -> None:
         stdin='{"email": "old@example.com", "firstName": "Omar", "country": "DE"}',
         responses=[response],
     )
-    assert text == "id    r1\njoin  https://a.example/w/1\n"
+    assert text == "id      r1\nstatus  approved\njoin    https://a.example/w/1\n"
     (request,) = service.requests
     assert MessageToDict(request) == {
         "userEmail": MONICA,
@@ -431,7 +455,8 @@ async def test_registrations_are_listed(service: RecordingService) -> None:
 async def test_status_of_registrations_is_changed_by_address_or_id(
     service: RecordingService, verb: str, action: str, done: str
 ) -> None:
-    _, message = await run(service, "registrants", verb, MONICA, NUMBER, OMAR, "r2", "--occurrence", "17")
+    arguments = (MONICA, NUMBER, OMAR, "r2", OMAR, "--occurrence", "17", *(["--yes"] * (verb == "cancel")))
+    _, message = await run(service, "registrants", verb, *arguments)
     assert message == f"{done} 2 registrations\n"
     (request,) = service.requests
     assert MessageToDict(request) == {

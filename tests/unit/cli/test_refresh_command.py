@@ -112,7 +112,7 @@ async def test_one_user_is_refreshed(harness: Harness) -> None:
     """The updated connection is printed; a second refresh within a minute is not needed."""
     first = await refresh(harness, OMAR)
     assert re.search(r"^generation +2$", stdout_of(first), re.MULTILINE)
-    assert re.search(r"^next refresh +20\S+ \S+ \(in 5\d minutes\)$", first.stdout, re.MULTILINE)
+    assert re.search(r"^next refresh +20\S+ \S+ \S+ \(in 5\d minutes\)$", first.stdout, re.MULTILINE)
     assert "not refreshed" not in first.stderr
     second = await refresh(harness, OMAR, "--json")
     assert json.loads(stdout_of(second))["generation"] == "2"

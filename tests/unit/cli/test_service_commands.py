@@ -246,7 +246,8 @@ async def test_status_of_an_intermediary_is_not_reported_as_a_missing_response(h
 async def test_error_contains_the_reason_and_the_id_of_the_request(harness: Harness) -> None:
     _, errors = await zoomgate(harness, "connections", "show", BASIL, code=3)
     assert re.match(
-        r"zoomgate: NOT_FOUND / ZOOM_NOT_CONNECTED: .+ \(request [0-9a-f-]+\); list connec", errors
+        r"zoomgate: NOT_FOUND / ZOOM_NOT_CONNECTED: This user has no connection; list connec.+ \(request [0-9a-f-]+\)$",
+        errors,
     )
 
 
@@ -290,6 +291,55 @@ async def test_schedule_of_a_series_is_changed_without_repeating_its_recurrence(
         ("2030-01-09T10:00:00Z", 77),
         ("2030-01-11T10:00:00Z", 77),
     ]
+
+
+async def test_missing_consent_has_the_remedy_of_the_command_line_only(harness: Harness) -> None:
+    _, errors = await zoomgate(harness, "meetings", "list", BASIL, code=6)
+    assert "BeginAuthorization" not in errors
+    assert re.search(rf"not connected to Zoom; .*`zoomgate connect {BASIL}` \(request [0-9a-f-]+\)$", errors)
+
+
+async def test_registration_for_a_meeting_without_one_names_the_option_that_enables_it(
+    harness: Harness,
+) -> None:
+    created, _ = await zoomgate(harness, "meetings", "create", MONICA, "--json")
+    person = ("--email", OMAR, "--first-name", "Omar")
+    _, errors = await zoomgate(
+        harness, "registrants", "add", MONICA, json.loads(created)["id"], *person, code=2
+    )
+    assert f"`zoomgate meetings update {MONICA} ID --registration automatic`" in errors
+
+
+async def test_registrations_are_found_by_address(harness: Harness) -> None:
+    created, _ = await zoomgate(harness, "meetings", "create", MONICA, "--registration", "manual", "--json")
+    number = json.loads(created)["id"]
+    person = ("--email", OMAR, "--first-name", "Omar")
+    added, _ = await zoomgate(harness, "registrants", "add", MONICA, number, *person)
+    assert re.search("^status +pending$", added.decode(), re.MULTILINE)
+    shown, _ = await zoomgate(harness, "registrants", "get", MONICA, number, OMAR.upper())
+    assert re.search(r"^registered +\d{4}-\d\d-\d\d \d\d:\d\d \S+ \(", shown.decode(), re.MULTILINE)
+    await zoomgate(harness, "registrants", "delete", MONICA, number, OMAR, "--yes")
+    for verb in ("get", "delete"):
+        _, errors = await zoomgate(
+            harness, "registrants", verb, MONICA, number, OMAR, *(["--yes"] * (verb == "delete")), code=3
+        )
+        assert f"{OMAR} is not registered; list the registrations" in errors
+
+
+async def test_settings_of_a_meeting_are_shown(harness: Harness) -> None:
+    options = (
+        "--no-waiting-room",
+        "--recording",
+        "cloud",
+        "--registration",
+        "manual",
+        "--alternative-host",
+        OMAR,
+    )
+    text, _ = await zoomgate(harness, "meetings", "create", MONICA, *options)
+    shown = dict(re.findall(r"^(\S+(?: \S+)*)  +(.+)$", text.decode(), re.MULTILINE))
+    assert shown["alternative hosts"] == OMAR
+    assert (shown["waiting room"], shown["recording"], shown["registration"]) == ("off", "cloud", "manual")
 
 
 @contextlib.asynccontextmanager
