@@ -3,6 +3,7 @@
 import os
 import socket
 import stat
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, datetime
 from difflib import get_close_matches
@@ -288,14 +289,20 @@ def _redirect(loaded: settings.Settings) -> Finding:
 
 
 def _scopes(required: Collection[str]) -> Iterator[Finding]:
-    """Describe the scopes that the app needs for each RPC, and compare them with the required scopes, if there are any."""
+    """List the scopes that the app needs, and compare them with the required scopes, if there are any."""
     from zoomgate_server.cli.scopes import rpc_operations  # noqa: PLC0415 - loads gRPC, which the help does not need
 
     yield OK, "every connection needs user:read:user, or the classic scope user:read"
+    granular, uncovered = defaultdict(list), list[str]()
     for rpc, operation in rpc_operations().items():
-        is_required = not required or operation.is_covered_by(required)
-        note = "" if is_required else "; ZOOMGATE_REQUIRED_SCOPES contains neither"
-        yield OK, f"{rpc} needs {operation.granular[0]}, or the classic scope {operation.classic[0]}{note}"
+        name = rpc.partition(".")[2]
+        granular[operation.classic[0]].append(f"{operation.granular[0]} ({name})")
+        if required and not operation.is_covered_by(required):
+            uncovered.append(name)
+    for classic, scopes in granular.items():
+        yield OK, f"for RPCs, the app needs {', '.join(scopes)}, or the classic scope {classic}"
+    if uncovered:
+        yield OK, f"ZOOMGATE_REQUIRED_SCOPES does not cover {', '.join(uncovered)}"
     known = sorted({scope for operation in operations.table() for scope in operation.scopes})
     for scope in required:
         if scope not in known and (similar := get_close_matches(scope, known, n=1, cutoff=0.9)):

@@ -1,26 +1,44 @@
 """Command `zoomgate scopes`, which shows the scopes that a user has granted and the calls that they cover."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import click
 
 from zoomgate import Client
 from zoomgate.v1 import meetings_service_pb2, registrants_service_pb2
+from zoomgate.v1.connection_pb2 import Connection
 from zoomgate_server.cli.channel import calls_service
 from zoomgate_server.cli.options import user_argument
-from zoomgate_server.cli.output import FAILURE, NOT_FOUND, fail, print_json, print_message, print_table
+from zoomgate_server.cli.output import CONSENT_REQUIRED, FAILURE, NOT_FOUND, fail, print_json, print_table
+from zoomgate_server.telemetry.logs import escape
 from zoomgate_server.zoom import operations
 from zoomgate_server.zoom.operations import Operation
 
-_TYPED_RPCS = [
-    rpc.name
+_TYPED_RPCS = {
+    rpc.name: service.name
     for module in (meetings_service_pb2, registrants_service_pb2)
     for service in module.DESCRIPTOR.services_by_name.values()
     for rpc in service.methods
-]
+}
+"""The services of the typed RPCs."""
 
 _COVERED = {True: "yes", False: "no", None: "unknown"}
+
+
+class _RpcChoice(click.Choice[str]):
+    """A typed RPC, such as CreateMeeting or MeetingsService.CreateMeeting, in any case."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the name of the RPC without its service."""
+        service, _, name = value.lower().rpartition(".")
+        for rpc, its_service in _TYPED_RPCS.items():
+            if name == rpc.lower() and service in {"", its_service.lower()}:
+                return rpc
+        return self.fail(f"{value!r} is not one of {', '.join(_TYPED_RPCS)}", param, ctx)
+
+
 _BASE = re.compile(r"(?:https?://[^/?]*)?(?:/v2(?=/))?")
 """What may precede a path: the URL of Zoom's API, and its version."""
 
@@ -52,7 +70,7 @@ def rpc_operations() -> Mapping[str, Operation]:
 @click.option(
     "--for",
     "rpc",
-    type=click.Choice(_TYPED_RPCS, case_sensitive=False),
+    type=_RpcChoice(_TYPED_RPCS),
     metavar="RPC",
     help="Show only this RPC, such as CreateMeeting.",
 )
@@ -65,7 +83,8 @@ def scopes(
     With --for, only one RPC is shown; with METHOD and PATH, only this call of Zoom's API, such as GET /users/me/recordings. In both cases,
     the exit code is 1 if the scopes do not cover the call.
 
-    For each call, the scopes are listed of which any one suffices: first the granular scopes, then the classic scopes of older apps.
+    For each call, one scope is listed that suffices; in both cases above, all scopes of which any one suffices: first the granular scopes,
+    then the classic scopes of older apps.
 
     Example: zoomgate scopes monica@example.com --for UpdateMeeting
     """
@@ -73,13 +92,15 @@ def scopes(
         raise click.UsageError("specify either --for, or METHOD and PATH such as GET /users/me/recordings")
     calls = _call(method, path) if method and path else _rpcs(rpc)
     connection = client.auth.get_connection(user_email=user).connection
+    if connection.state == Connection.STATE_DISCONNECTED:
+        fail(f"{user} is disconnected; connect the user with `zoomgate connect {user}`", CONSENT_REQUIRED)
     # the scopes are unknown after an import without them
     covered = {
         name: operation.is_covered_by(connection.scopes) if connection.scopes else None
         for name, operation in calls.items()
     }
     if as_json:
-        rows = [
+        documents = [
             {
                 "call": name,
                 "method": operation.method,
@@ -92,22 +113,23 @@ def scopes(
             for name, operation in calls.items()
         ]
         granted, missing = list(connection.scopes), list(connection.missing_scopes)
-        print_json({"user": user, "granted": granted, "missing": missing, "calls": rows})
+        print_json({"user": user, "granted": granted, "missing": missing, "calls": documents})
     else:
-        fields = {
-            "granted": " ".join(connection.scopes) or "unknown",
-            "missing": " ".join(connection.missing_scopes),
-        }
-        print_message(connection, fields, as_json=False)
-        print_table(
-            ("CALL", "COVERED", "SUFFICIENT SCOPES"),
-            (
-                (name, _COVERED[covered[name]], " ".join(operation.scopes))
-                for name, operation in calls.items()
-            ),
-        )
+        _print_scopes("granted", connection.scopes or ["unknown"])
+        _print_scopes("missing", connection.missing_scopes)
+        rows = [(name, _COVERED[covered[name]], operation.scopes[0]) for name, operation in calls.items()]
+        if method or rpc:
+            rows += [("", "", scope) for operation in calls.values() for scope in operation.scopes[1:]]
+        print_table(("CALL", "COVERED", "SUFFICIENT SCOPE"), rows)
     if (method or rpc) and not all(covered.values()):
         raise SystemExit(FAILURE)
+
+
+def _print_scopes(title: str, scopes: Sequence[str]) -> None:
+    if scopes:
+        indent = f"{title}  "
+        text = escape(" ".join(scopes))
+        click.echo(click.wrap_text(text, initial_indent=indent, subsequent_indent=" " * len(indent)))
 
 
 def _rpcs(name: str | None) -> dict[str, Operation]:

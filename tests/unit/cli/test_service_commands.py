@@ -427,6 +427,16 @@ async def test_scopes_are_unknown_after_an_import_without_them_and_empty_after_t
         assert len(ended) <= titles.index("SCOPES")
         shown, _ = await zoomgate(harness, "connections", "show", BASIL)
         assert b"scopes" not in shown
+        for arguments in ((), ("--for", "GetMeeting"), ("GET", "/users/me")):
+            output, errors = await zoomgate(harness, "scopes", BASIL, *arguments, code=6)
+            assert not output
+            assert f"{BASIL} is disconnected; connect the user with `zoomgate connect {BASIL}`" in errors
+
+
+async def test_scopes_fit_into_80_columns(harness: Harness) -> None:
+    for arguments in ((), ("--for", "ListPastParticipants")):
+        text, _ = await zoomgate(harness, "scopes", MONICA, *arguments)
+        assert max(map(len, text.decode().splitlines())) <= 80
 
 
 @pytest.fixture
@@ -456,7 +466,14 @@ async def test_scopes_command_shows_which_rpcs_a_user_has_granted(reader: Harnes
     assert (covered["GetMeeting"], covered["CreateMeeting"]) == ("yes", "no")
     assert len(covered) == len(rpc_operations())
     (row,) = [row for row in rows if row.startswith("GetMeeting ")]
-    assert row.endswith(" meeting:read:meeting meeting:read:meeting:admin meeting:read meeting:read:admin")
+    assert row.endswith(" meeting:read:meeting")
+    all_scopes, _ = await zoomgate(reader, "scopes", MONICA, "--for", "MeetingsService.GetMeeting")
+    assert [line.split()[-1] for line in all_scopes.decode().splitlines()[3:]] == [
+        "meeting:read:meeting",
+        "meeting:read:meeting:admin",
+        "meeting:read",
+        "meeting:read:admin",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -491,7 +508,8 @@ async def test_scopes_command_checks_a_call(
         (("GET", "/phone/numbers"), 3, "GET /phone/numbers is not in Zoom's meetings and users APIs"),
         (("GET",), 2, "specify either --for, or METHOD and PATH"),
         (("GET", "/users/me", "--for", "GetMeeting"), 2, "specify either --for, or METHOD and PATH"),
-        (("--for", "GetToken"), 2, "'GetToken' is not one of"),
+        (("--for", "GetToken"), 2, "'GetToken' is not one of CreateMeeting, "),
+        (("--for", "AuthService.GetMeeting"), 2, "is not one of CreateMeeting, "),
         (("FETCH", "/users/me"), 2, "'FETCH' is not one of"),
     ],
 )
