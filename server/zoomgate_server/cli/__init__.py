@@ -8,7 +8,7 @@ import keyword
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -64,8 +64,11 @@ class _LazyGroup(click.Group):
         """Run a command, and print its errors in the same way as all commands."""
         try:
             return super().invoke(ctx)
-        except click.UsageError:  # click also prints the usage
-            raise
+        except click.UsageError as error:
+            if error.ctx is None or not error.ctx.params.get("as_json"):
+                raise  # click also prints the usage
+            with error.ctx:
+                return _fail(error.format_message(), error.exit_code)
         except click.ClickException as error:
             problem, code = error.message, error.exit_code
         except ImportError as error:
@@ -76,13 +79,17 @@ class _LazyGroup(click.Group):
                 " or pip install ./server/zoom_simulator in a checkout"
             )
             code = 2
-        from zoomgate_server.cli.output import fail  # noqa: PLC0415 - keeps help and completion fast
-
-        return fail(problem, code)
+        return _fail(problem, code)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
         with formatter.section("Commands"):
             formatter.write_dl(list(_COMMANDS.items()))
+
+
+def _fail(problem: str, code: int) -> NoReturn:
+    from zoomgate_server.cli.output import fail  # noqa: PLC0415 - keeps help and completion fast
+
+    fail(problem, code)
 
 
 def _show_version(ctx: click.Context, _: click.Parameter, requested: bool) -> None:

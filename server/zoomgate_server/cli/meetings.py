@@ -1,5 +1,6 @@
 """Command `zoomgate meetings`, which manages users' meetings through the running service."""
 
+import difflib
 import functools
 from typing import Any
 
@@ -47,6 +48,7 @@ from zoomgate_server.cli.output import (
     time_and_distance,
     time_in_zone,
 )
+from zoomgate_server.telemetry.logs import plain
 
 _UNITS = {Recurrence.TYPE_DAILY: "day", Recurrence.TYPE_WEEKLY: "week", Recurrence.TYPE_MONTHLY: "month"}
 
@@ -57,6 +59,19 @@ def _past_meeting(text: str) -> dict[str, Any]:
     """Return the field of a request that selects a past meeting by its ID or the UUID of an instance."""
     is_id = text.replace(" ", "").isdecimal()
     return {"meeting_id": meeting_id(text)} if is_id else {"meeting_uuid": text}
+
+
+def _clearable(path: str) -> str:
+    """Return the path of a property that can be cleared."""
+    # this module loads libraries of the service, which the help does not need
+    from zoomgate_server.rpc.services.update_mask import clearable_paths  # noqa: PLC0415
+
+    paths = list(clearable_paths())
+    if path in paths:
+        return path
+    similar = difflib.get_close_matches(path, paths, n=1)
+    advice = f"did you mean {similar[0]}?" if similar else f"use one of {', '.join(paths)}"
+    raise click.BadParameter(f"{plain(path)!r} cannot be cleared; {advice}")
 
 
 _past_meeting_arguments = combined(
@@ -115,8 +130,9 @@ def get(
     "--clear",
     "cleared",
     multiple=True,
-    metavar="FIELD",
-    help="Clear a field of MeetingDetails, such as agenda or settings.alternative_hosts. Repeatable.",
+    type=_clearable,
+    metavar="PATH",
+    help="A text or list to clear, such as agenda or settings.alternative_hosts. An invalid PATH lists all. Repeatable.",
 )
 @calls_service
 def update(
@@ -142,7 +158,11 @@ def update(
         return client.meetings.get_meeting(user_email=user, meeting_id=meeting_id).meeting
 
     details = meeting_details(current=current, occurrence_id=occurrence_id, **options)
-    paths = [*set_paths(details), *cleared]
+    paths = set_paths(details)
+    for path in cleared:
+        if any(path == changed or path.startswith(f"{changed}.") for changed in paths):
+            fail(f"--clear {path} contradicts the option that sets it; use one of them", USAGE)
+    paths += dict.fromkeys(cleared)
     if not paths:
         fail("nothing to change; use at least one option for a property of the meeting", USAGE)
     response = client.meetings.update_meeting(

@@ -13,7 +13,7 @@ from zoomgate_server.telemetry.logs import plain
 from zoomgate_server.user_email import InvalidUserEmail, canonical_email
 
 _MAX_PAGE_SIZE = 300
-"""Zoom's maximum number of items per page."""
+"""The maximum number of items per page of Zoom's lists."""
 
 _MAX_MEETING_ID_DIGITS = 18
 """More digits may not fit into a field of the API."""
@@ -101,7 +101,7 @@ def occurrence_option(verb: str) -> Decorator:
 
 def json_option(text: str = "Print one JSON object.") -> Decorator:
     """Return a decorator that adds the option --json, which the command receives as `as_json`."""
-    return click.option("--json", "as_json", is_flag=True, help=text)
+    return click.option("--json", "as_json", is_flag=True, is_eager=True, help=text)
 
 
 def rate_option(maximum: float, default: float, text: str) -> Decorator:
@@ -124,8 +124,8 @@ def limit_option(noun: str) -> Decorator:
 
 
 def page_size(limit: int | None) -> int:
-    """Return the size of the pages to request for the value of --limit."""
-    return min(limit or _MAX_PAGE_SIZE, _MAX_PAGE_SIZE)
+    """Return the size of the pages to request for the value of --limit; 0 selects the client's default."""
+    return min(limit or 0, _MAX_PAGE_SIZE)
 
 
 yes_option = click.option("--yes", is_flag=True, help="Skip the confirmation prompt.")

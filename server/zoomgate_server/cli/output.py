@@ -22,6 +22,17 @@ from zoomgate_server.telemetry.logs import escape, plain
 FAILURE, USAGE, NOT_FOUND, NOT_ALLOWED, UNREACHABLE, CONSENT_REQUIRED, OUTCOME_UNKNOWN = 1, 2, 3, 4, 5, 6, 7
 """Exit codes."""
 
+_CODE_NAMES = {
+    FAILURE: "UNKNOWN",
+    USAGE: "INVALID_ARGUMENT",
+    NOT_FOUND: "NOT_FOUND",
+    NOT_ALLOWED: "PERMISSION_DENIED",
+    UNREACHABLE: "UNAVAILABLE",
+    CONSENT_REQUIRED: "FAILED_PRECONDITION",
+    OUTCOME_UNKNOWN: "UNKNOWN",
+}
+"""The gRPC status codes that have the meanings of the exit codes."""
+
 _MAX_NAMED_USERS = 3
 
 _BATCH_SIZE = 500
@@ -32,9 +43,13 @@ _UNITS = (("year", 31_536_000), ("day", 86_400), ("hour", 3600), ("minute", 60),
 
 
 def fail(message: str, code: int = FAILURE) -> NoReturn:
-    """Print a message on standard error and exit."""
-    for line in message.splitlines():
-        click.echo(f"zoomgate: {plain(line)}", err=True)
+    """Print a message on standard error, as JSON if the command has the option --json, and exit."""
+    context = click.get_current_context(silent=True)
+    if context is not None and context.params.get("as_json"):
+        print_json({"code": _CODE_NAMES[code], "message": message}, err=True)
+    else:
+        for line in message.splitlines():
+            click.echo(f"zoomgate: {plain(line)}", err=True)
     raise SystemExit(code)
 
 

@@ -13,7 +13,7 @@ from zoomgate import Client, errors
 from zoomgate.v1.proxy_service_pb2 import ZoomResponse
 from zoomgate_server.cli.channel import calls_service
 from zoomgate_server.cli.options import Decorator, combined, user_argument
-from zoomgate_server.cli.output import FAILURE, USAGE, fail, note, print_json
+from zoomgate_server.cli.output import USAGE, fail, print_json
 from zoomgate_server.cli.progress import counter
 from zoomgate_server.telemetry.logs import escape
 
@@ -82,16 +82,16 @@ for _method in _METHODS:
 
 @proxy.command("pages")
 @_target
-@click.option("--max-pages", type=click.IntRange(0), default=0, help="Stop after this number of pages.")
+@click.option("--max-pages", type=click.IntRange(1), metavar="N", help="Stop after N pages.")
 @click.option(
-    "--max-items", type=click.IntRange(0), default=0, help="Stop after the page with this number of items."
+    "--max-items", type=click.IntRange(1), metavar="N", help="Stop after the page with the Nth item."
 )
 @calls_service
 def pages(client: Client, *, as_json: bool, include: bool, **arguments: Any) -> None:
     """Print all pages of a list at URL (a path of Zoom's API) for USER.
 
     The pages are printed as they arrive, exactly as Zoom sent them, each followed by a newline. The command fails if the list may be
-    incomplete. On a terminal, standard error shows the progress.
+    incomplete. If the output is redirected, standard error shows the progress on a terminal.
 
     Example: zoomgate proxy pages monica@example.com /users/me/meetings -q page_size=300
     """
@@ -100,10 +100,13 @@ def pages(client: Client, *, as_json: bool, include: bool, **arguments: Any) -> 
         max_pages=arguments["max_pages"],
         max_items=arguments["max_items"],
     )
-    with contextlib.closing(stream), counter("reading", "pages") as count:
+    # on a terminal, the pages show the progress
+    progress = contextlib.nullcontext() if sys.stdout.isatty() else counter("reading", "pages")
+    with contextlib.closing(stream), progress as count:
         for number, message in enumerate(stream, 1):
             _print(message.response, include=include, as_json=as_json)
-            count(number, None)
+            if count is not None:
+                count(number, None)
 
 
 @proxy.command("download")
@@ -204,8 +207,7 @@ def _print(response: ZoomResponse, *, include: bool, as_json: bool) -> None:
                 sys.stdout.buffer.write(b"\n")
             sys.stdout.buffer.flush()
     if response.status >= 400:
-        note(f"Zoom returned HTTP status {response.status}")
-        raise SystemExit(FAILURE)
+        fail(f"Zoom responded with HTTP status {response.status}")
 
 
 def _is_json(response: ZoomResponse) -> bool:

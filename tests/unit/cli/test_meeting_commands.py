@@ -1,7 +1,9 @@
 """Tests for the commands `meetings` and `registrants`: the requests that options result in, and the output."""
 
 import json
+import re
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from support.harness import MONICA, OMAR
 from support.recording_service import RecordingService, recording_service
 from zoomgate.v1 import meetings_service_pb2 as meetings
 from zoomgate.v1 import registrants_service_pb2 as registrants
+from zoomgate_server.rpc.services.update_mask import clearable_paths
 
 NUMBER = "85746065432"
 EIGHT_WEEKS = {
@@ -231,6 +234,39 @@ async def test_recurrence_of_an_occurrence_is_a_usage_error(
         service, "meetings", "update", MONICA, NUMBER, "--occurrence", "17", *option, code=2
     )
     assert "omit --occurrence to change the whole series" in errors
+    assert not service.requests
+
+
+def test_properties_that_can_be_cleared_are_documented() -> None:
+    guide = (Path(__file__).parents[3] / "docs/meetings.md").read_text()
+    section = guide.partition("## Change a meeting\n")[2].partition("\n## ")[0]
+    assert {*clearable_paths()} - {*re.findall("`([a-z_.]+)`", section)} == set()
+
+
+async def test_every_property_without_a_required_value_can_be_cleared(service: RecordingService) -> None:
+    options = [word for path in clearable_paths() for word in ("--clear", path)]
+    await run(service, "meetings", "update", MONICA, NUMBER, *options)
+    (request,) = service.requests
+    assert list(request.update_mask.paths) == list(clearable_paths())  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (
+            ("--clear", "settings.alternative_hostss"),
+            "cannot be cleared; did you mean settings.alternative_hosts?",
+        ),
+        (("--clear", "duration_minutes"), "'duration_minutes' cannot be cleared; use one of topic, agenda, "),
+        (("--clear", "settings.waiting_room"), "'settings.waiting_room' cannot be cleared; "),
+        (("--topic", "A", "--clear", "topic"), "--clear topic contradicts the option that sets it"),
+    ],
+)
+async def test_property_that_cannot_be_cleared_is_a_usage_error(
+    service: RecordingService, options: tuple[str, ...], text: str
+) -> None:
+    _, errors = await run(service, "meetings", "update", MONICA, NUMBER, "--agenda", "Plan", *options, code=2)
+    assert text in errors
     assert not service.requests
 
 

@@ -605,14 +605,14 @@ async def test_requests_are_forwarded(harness: Harness, tmp_path: Path) -> None:
     path = f"/meetings/{meeting['id']}"
     await zoomgate(harness, "proxy", "patch", MONICA, path, "-d", "-", stdin=b'{"topic": "Renamed"}')
     _, errors = await zoomgate(harness, "proxy", "patch", MONICA, path, "-d", "\udcff", code=1)
-    assert "Zoom returned HTTP status 400" in errors  # Zoom received the byte that is not valid UTF-8
+    assert "Zoom responded with HTTP status 400" in errors  # Zoom received the byte that is not valid UTF-8
     response, _ = await zoomgate(harness, "proxy", "get", MONICA, path, "--json")
     assert json.loads(response)["json"]["topic"] == "Renamed"
     included, _ = await zoomgate(harness, "proxy", "delete", MONICA, path, "-i")
     assert included.startswith(b"HTTP 204\n")
     not_found, errors = await zoomgate(harness, "proxy", "get", MONICA, path, code=1)
     assert json.loads(not_found)["code"] == 3001
-    assert "Zoom returned HTTP status 404" in errors
+    assert "Zoom responded with HTTP status 404" in errors
 
 
 async def test_pages_of_a_list_are_printed_one_per_line(harness: Harness) -> None:
@@ -631,7 +631,34 @@ async def test_pages_of_a_list_are_printed_one_per_line(harness: Harness) -> Non
     assert output.startswith(b"HTTP 200\n")
     output, errors = await zoomgate(harness, "proxy", "pages", MONICA, "/meetings/123", code=1)
     assert json.loads(output)["code"] == 3001
-    assert "Zoom returned HTTP status 404" in errors
+    assert "Zoom responded with HTTP status 404" in errors
+
+
+async def test_pages_on_a_terminal_are_not_mixed_with_the_progress(harness: Harness) -> None:
+    shown = await on_terminal(harness, "proxy", "pages", MONICA, "/users/me/meetings")
+    assert shown.startswith("{")
+    assert "reading" not in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "code", "text"),
+    [
+        (("meetings", "update", MONICA, "85746065432"), 2, "INVALID_ARGUMENT", "nothing to change"),
+        (("meetings", "get", MONICA, "x"), 2, "INVALID_ARGUMENT", "'x' is not a meeting ID"),
+        (("meetings", "get"), 2, "INVALID_ARGUMENT", "Missing argument 'USER'"),
+        (("meetings", "create", MONICA, "--details", "missing.json"), 2, "INVALID_ARGUMENT", "missing.json"),
+        (("scopes", MONICA, "GET", "/phone/numbers"), 3, "NOT_FOUND", "its scopes are unknown"),
+        (("proxy", "get", MONICA, "/users/me", "-q", "x"), 2, "INVALID_ARGUMENT", "invalid --query"),
+        (("proxy", "pages", MONICA, "/meetings/123"), 1, "UNKNOWN", "Zoom responded with HTTP status 404"),
+    ],
+)
+async def test_every_error_with_json_is_one_document(
+    harness: Harness, arguments: tuple[str, ...], exit_code: int, code: str, text: str
+) -> None:
+    _, errors = await zoomgate(harness, *arguments, "--json", code=exit_code)
+    error = json.loads(errors)
+    assert error["code"] == code
+    assert text in error["message"]
 
 
 async def test_file_is_downloaded(harness: Harness, tmp_path: Path) -> None:

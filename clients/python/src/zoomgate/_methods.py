@@ -20,7 +20,7 @@ _REQUEST_ID = "x-request-id"
 _MAX_TIMEOUT = 366 * 86_400.0
 """Maximum timeout in seconds. gRPC ends calls with much longer timeouts at once."""
 _PAGE_SIZE = 300
-"""Zoom's maximum number of items per page."""
+"""The number of items per page unless the request sets it: the maximum of Zoom's lists."""
 
 
 def check_timeout(seconds: float) -> float:

@@ -37,7 +37,6 @@ DEFAULT_TARGET = "127.0.0.1:50051"
 DEFAULT_TIMEOUT = 30.0
 """Default timeout of a call in seconds. The server limits calls to 60 seconds."""
 
-_PAGE_SIZE = 500
 _POLL_SECONDS = 1.0
 
 
@@ -125,7 +124,7 @@ class Client(_BaseClient):
         Raises:
             ZoomgateError: A page could not be fetched.
         """
-        for page in self.auth.list_connections.pages(page_size=_PAGE_SIZE, states=tuple(states)):
+        for page in self.auth.list_connections.pages(states=tuple(states)):
             yield from page.connections
             for user_email in page.unreadable_users:
                 on_unreadable(user_email)
@@ -335,7 +334,7 @@ class AsyncClient(_BaseClient):
         on_unreadable: Callable[[str], None] = lambda _: None,
     ) -> AsyncIterator[Connection]:
         """Iterate over all connections that the caller may see. See `Client.connections`."""
-        async for page in self.auth.list_connections.pages(page_size=_PAGE_SIZE, states=tuple(states)):
+        async for page in self.auth.list_connections.pages(states=tuple(states)):
             for connection in page.connections:
                 yield connection
             for user_email in page.unreadable_users:

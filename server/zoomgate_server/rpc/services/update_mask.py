@@ -1,6 +1,6 @@
 """Selection of the properties that an update changes or clears (https://google.aip.dev/134, https://google.aip.dev/161)."""
 
-from collections.abc import Sequence, Set
+from collections.abc import Iterator, Sequence, Set
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.field_mask_pb2 import FieldMask
@@ -43,6 +43,19 @@ def select(
     return selected, cleared
 
 
+def clearable_paths(descriptor: Descriptor = pb.MeetingDetails.DESCRIPTOR, parent: str = "") -> Iterator[str]:
+    """Yield the paths of the properties that can be cleared."""
+    for field in descriptor.fields:
+        if zoom_json.short_name(field) in zoom_json.OUTPUT_ONLY:
+            continue
+        path = f"{parent}{field.name}"
+        nested = _nested(field)
+        if nested is not None:
+            yield from clearable_paths(nested, f"{path}.")
+        elif _is_clearable(field):
+            yield path
+
+
 def _problem(
     details: pb.MeetingDetails, path: str, names: Sequence[str], seen: Set[str], paths: Set[str]
 ) -> str | None:
@@ -59,23 +72,32 @@ def _problem(
     for count in range(1, len(names)):
         if (parent := ".".join(names[:count])) in paths:
             return f"is a part of {parent}, which is also in the mask; send only one of them"
-    is_clearable = field.is_repeated or field.cpp_type == FieldDescriptor.CPPTYPE_STRING
-    if not _is_set(details, names) and (not is_clearable or field.name in _NOT_CLEARABLE):
+    if not _is_set(details, names) and not _is_clearable(field):
         return "has no value, and Zoom cannot clear it; set a value in meeting_details, or remove the path"
     return None
 
 
 def _field(descriptor: Descriptor | None, names: Sequence[str]) -> FieldDescriptor | None:
     """Return the field at a path, or None if there is none. A path ends at a repeated field, and at a message that is not Zoomgate's."""
-    package = pb.DESCRIPTOR.package
     field = None
     for name in names:
         field = None if descriptor is None else descriptor.fields_by_name.get(name)
         if field is None or field.name != name:  # protobuf ignores a NUL and what follows
             return None
-        nested = field.message_type
-        descriptor = None if nested is None or field.is_repeated or nested.file.package != package else nested
+        descriptor = _nested(field)
     return field
+
+
+def _nested(field: FieldDescriptor) -> Descriptor | None:
+    """Return the message whose fields continue a path, or None if the path ends at this field."""
+    nested = field.message_type
+    is_end = nested is None or field.is_repeated or nested.file.package != pb.DESCRIPTOR.package
+    return None if is_end else nested
+
+
+def _is_clearable(field: FieldDescriptor) -> bool:
+    is_empty_value = field.is_repeated or field.cpp_type == FieldDescriptor.CPPTYPE_STRING
+    return is_empty_value and field.name not in _NOT_CLEARABLE
 
 
 def _is_set(message: Message, names: Sequence[str]) -> bool:
