@@ -95,6 +95,46 @@ def test_nested_messages_may_be_dictionaries(
         client.auth.get_token(user_mail="x")
 
 
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"user_mail": "x"}, "user_mail is not a field of UpdateMeetingRequest; did you mean user_email?"),
+        ({"update_mask": ["topic"]}, """update_mask is invalid; pass a dict such as {"paths": ["topic"]}"""),
+        ({"meeting_id": "1"}, "meeting_id is invalid; pass an int of 64 bits"),
+        ({"meeting_details": {"duration_minutes": 2**40}},
+         "meeting_details.duration_minutes is invalid; pass an int of 32 bits"),
+        ({"meeting_details": {"local_start_time": duration_pb2.Duration()}},
+         "meeting_details.local_start_time is invalid; pass a str"),
+        ({"meeting_details": {"start_time": "2030-01-07T09:00:00Z"}},
+         "meeting_details.start_time is invalid; pass a datetime"),
+        ({"meeting_details": {"recurrence": {"type": "weekly"}}},
+         "meeting_details.recurrence.type is invalid; pass one of TYPE_DAILY, TYPE_WEEKLY, TYPE_MONTHLY"),
+        ({"meeting_details": {"tracking_fields": [{}, {"value": 1}]}},
+         "meeting_details.tracking_fields[1].value is invalid; pass a str"),
+        ({"meeting_details": {"tracking_fields": ["x"]}},
+         "meeting_details.tracking_fields is invalid; pass a list, each of whose items is a dict or TrackingField"),
+        ({"meeting_details": {"settings": {"waiting_room": "yes"}}},
+         "meeting_details.settings.waiting_room is invalid; pass a bool"),
+    ],
+)  # fmt: skip
+def test_invalid_field_is_named_with_the_expected_type(
+    client: Client, fields: dict[str, Any], problem: str
+) -> None:
+    with pytest.raises((TypeError, ValueError)) as raised:
+        client.meetings.update_meeting(**fields)
+    assert str(raised.value) == problem
+
+
+def test_surrogate_is_reported_as_the_character_that_cannot_be_encoded(client: Client) -> None:
+    with pytest.raises(UnicodeEncodeError, match="surrogates not allowed"):
+        client.auth.get_token(user_email="\udcff")
+
+
+def test_invalid_query_parameter_is_named_with_the_expected_type(client: Client) -> None:
+    with pytest.raises(TypeError, match=r"^query\[1\]\.value is invalid; pass a str$"):
+        list(client.pages("monica@example.com", "/users", query={"status": "active", "page_size": 300}))  # type: ignore[dict-item]
+
+
 def failure_trailers(
     reason: str, *details: Any, domain: str = "zoomgate", **metadata: str
 ) -> tuple[Any, ...]:

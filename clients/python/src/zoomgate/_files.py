@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 
 import grpc
 
+from zoomgate._requests import build
 from zoomgate._resumption import Backoff
 from zoomgate.errors import UnexpectedStatus, ZoomgateError
 from zoomgate.v1.proxy_service_pb2 import (
@@ -109,10 +110,15 @@ def pages_request(
     user_email: str, url: str, query: Query, max_pages: int, max_items: int
 ) -> ListPagesRequest:
     """Return the request for a list."""
-    request = ListPagesRequest(user_email=user_email, url=url, max_pages=max_pages, max_items=max_items)
-    for name, value in query.items() if isinstance(query, Mapping) else query:
-        request.query.add(name=name, value=value)
-    return request
+    pairs = query.items() if isinstance(query, Mapping) else query
+    fields = {
+        "user_email": user_email,
+        "url": url,
+        "query": [{"name": name, "value": value} for name, value in pairs],
+        "max_pages": max_pages,
+        "max_items": max_items,
+    }
+    return build(ListPagesRequest, fields)
 
 
 def parse_page(response: ZoomResponse) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import grpc
 import grpc.aio
 from google.protobuf.message import Message
 
+from zoomgate._requests import build
 from zoomgate.errors import OutcomeUnknown, ZoomgateError, from_rpc_error
 
 Request = TypeVar("Request", bound=Message)
@@ -91,7 +92,7 @@ class _BaseMethod(Generic[Request, Response]):
 
     def _message(self, request: Request | None, fields: dict[str, Any]) -> Request:
         if request is None:
-            return self._request_type(**fields)
+            return build(self._request_type, fields)
         if fields:
             raise TypeError("pass either a request or its fields, but not both")
         return request
