@@ -6,7 +6,6 @@ from typing import Any
 import click
 from google.protobuf import json_format
 from google.protobuf.message import Message
-from google.protobuf.message_factory import GetMessageClass
 
 from zoomgate_server.cli.options import Decorator
 from zoomgate_server.cli.output import USAGE, fail
@@ -30,38 +29,19 @@ def read_details(file: Any, message: Message) -> None:
     try:
         json_format.Parse(content, message)
     except (json_format.ParseError, UnicodeDecodeError, RecursionError):
-        fail(f"--details: {_problem(content, type(message))}; see docs/meetings.md", USAGE)
+        fail(f"--details: {_problem(content, type(message))}", USAGE)
 
 
 def _problem(content: bytes, kind: type[Message]) -> str:
     """Return the reason why content is not a message."""
+    from zoomgate_server.rpc.json_request import find_invalid_field  # noqa: PLC0415 - rarely needed
+
     try:
         document = json.loads(content.decode())
     except (ValueError, RecursionError) as error:
         return f"not valid JSON ({error})"
     if not isinstance(document, dict):
         return "not a JSON object"
-    return _invalid_field(document, kind) or (
-        "a field is set twice, or fields exclude each other, such as startTime and localStartTime"
-    )
-
-
-def _invalid_field(document: dict[str, Any], kind: type[Message], path: str = "") -> str:
-    """Describe the first field that is unknown or has an invalid value, without the value, which can be a password."""
-    fields = {name: field for field in kind.DESCRIPTOR.fields for name in (field.name, field.json_name)}
-    for name, value in document.items():
-        field = fields.get(name)
-        if field is None:
-            return f"unknown field {path}{name}"
-        try:
-            json_format.ParseDict({name: value}, kind())
-        except json_format.ParseError:
-            if field.enum_type is not None:
-                names = [known.name for known in field.enum_type.values if known.number]
-                return f"invalid value of {path}{name}; use one of {', '.join(names)}"
-            nested = ""
-            if isinstance(value, dict) and field.message_type is not None:
-                nested_kind = GetMessageClass(field.message_type)  # type: ignore[arg-type]
-                nested = _invalid_field(value, nested_kind, f"{path}{name}.")
-            return nested or f"invalid value of {path}{name}"
-    return ""
+    if (found := find_invalid_field(document, kind)) is not None:
+        return " ".join(found)
+    return "a field is set twice, or fields exclude each other, such as startTime and localStartTime"

@@ -565,18 +565,42 @@ async def test_invalid_meetings_are_rejected(harness: Harness, arguments: tuple[
     [
         ("{", "not valid JSON (Expecting property name enclosed in double quotes: line 1 column 2 (char 1))"),
         ("null", "not a JSON object"),
-        ('{"colour": 1}', "unknown field colour"),
-        ('{"recurrence": {"every": 1}}', "unknown field recurrence.every"),
-        ('{"password": 123456}', "invalid value of password"),
-        ('{"startTime": "tomorrow"}', "invalid value of startTime"),
-        ('{"startTime": {}}', "invalid value of startTime"),
-        ('{"settings": {"waiting_room": "yes"}}', "invalid value of settings.waiting_room"),
-        ('{"settings": 3}', "invalid value of settings"),
-        ('{"trackingFields": {}}', "invalid value of trackingFields"),
-        ('{"trackingFields": [{"name": "x"}]}', "invalid value of trackingFields"),
+        (
+            '{"colour": 1}',
+            "colour is not a field of MeetingDetails; its fields are topic, agenda, type, startTime, localStartTime, timezone,"
+            " durationMinutes, password, defaultPassword, preSchedule, scheduleFor, recurrence, settings, trackingFields, templateId,"
+            " additionalFields",
+        ),
+        (
+            '{"recurrence": {"every": 1}}',
+            "recurrence.every is not a field of Recurrence; its fields are type, repeatInterval, weeklyDays, monthlyDay,"
+            " monthlyWeek, monthlyWeekDay, endTimes, endTime, additionalFields",
+        ),
+        (
+            '{"password": 123456}',
+            "password has an invalid value; send a string of valid Unicode, or Base64 for bytes",
+        ),
+        (
+            '{"startTime": "tomorrow"}',
+            "startTime has an invalid value; send a time such as 2030-01-07T09:00:00Z",
+        ),
+        ('{"startTime": {}}', "startTime has an invalid value; send a time such as 2030-01-07T09:00:00Z"),
+        (
+            '{"settings": {"waiting_room": "yes"}}',
+            "settings.waiting_room has an invalid value; send true or false",
+        ),
+        ('{"settings": 3}', "settings has an invalid value; send an object"),
+        (
+            '{"trackingFields": {}}',
+            "trackingFields has an invalid value; send an array, each entry an object",
+        ),
+        (
+            '{"trackingFields": [{"name": "x"}]}',
+            "trackingFields[0].name is not a field of TrackingField; its fields are field, value, visible, additionalFields",
+        ),
         (
             '{"recurrence": {"type": "HOURLY"}}',
-            "invalid value of recurrence.type; use one of TYPE_DAILY, TYPE_WEEKLY, TYPE_MONTHLY",
+            "recurrence.type has an invalid value; send one of TYPE_DAILY, TYPE_WEEKLY, TYPE_MONTHLY",
         ),
         (
             '{"startTime": "2030-01-07T09:00:00Z", "localStartTime": "2030-01-07T09:00:00"}',
@@ -590,7 +614,7 @@ async def test_invalid_details_are_explained_in_one_line(
     """The line contains the field and the valid names of an enum, but no value."""
     arguments = ("meetings", "create", MONICA, "--details", "-")
     _, errors = await zoomgate(harness, *arguments, stdin=details.encode(), code=2)
-    assert errors == f"zoomgate: --details: {problem}; see docs/meetings.md\n"
+    assert errors == f"zoomgate: --details: {problem}\n"
 
 
 async def test_requests_are_forwarded(harness: Harness, tmp_path: Path) -> None:
