@@ -22,7 +22,7 @@ and for request data, `-` means standard input. If `NO_COLOR` is set, the output
 
 If a call fails, standard error contains its code, its [reason](errors.md), and the ID of the request, which also appears in the log of the
 service. With `--json`, it is one line of JSON with `code` and `message` and, unless empty, `reason`, `metadata`, `fieldViolations` and
-`requestId`:
+`requestId`. Errors of the command itself, such as an invalid option, have only `code` and `message`. An unknown option is reported as text.
 
 ```text
 zoomgate: PERMISSION_DENIED / CALLER_NOT_ALLOWED: This caller may not act for this user; the operator can grant … (request 2b7e…)
@@ -33,7 +33,7 @@ Exit codes:
 | code | meaning |
 |---|---|
 | 0 | success |
-| 1 | failure, or a negative result: an expired token, or an HTTP status of 400 or above from Zoom |
+| 1 | failure, or a negative result: an expired token, scopes that do not cover a call, or an HTTP status of 400 or above from Zoom |
 | 2 | invalid usage, or a field rejected by the service or by Zoom |
 | 3 | not found |
 | 4 | the key is missing or unknown, or the caller is not allowed to do this |

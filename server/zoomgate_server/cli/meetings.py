@@ -39,6 +39,7 @@ from zoomgate_server.cli.output import (
     duration,
     enum_name,
     fail,
+    note,
     print_done,
     print_items,
     print_json,
@@ -47,6 +48,7 @@ from zoomgate_server.cli.output import (
     print_text,
     time_and_distance,
     time_in_zone,
+    time_zone,
 )
 from zoomgate_server.telemetry.logs import plain
 
@@ -97,8 +99,13 @@ def create(client: Client, as_json: bool, user: str, **options: Any) -> None:
     Example: zoomgate meetings create monica@example.com --topic Review --start "2030-01-07 09:00" --timezone Europe/Berlin --weekly mon,wed
     --times 10
     """
-    response = client.meetings.create_meeting(user_email=user, meeting_details=meeting_details(**options))
-    _print_meeting(response.meeting, as_json=as_json)
+    details = meeting_details(**options)
+    meeting = client.meetings.create_meeting(user_email=user, meeting_details=details).meeting
+    _print_meeting(meeting, as_json=as_json)
+    start = options["start"]
+    zone = start and (start.tzinfo or time_zone(details.timezone))
+    if zone and start.replace(tzinfo=zone).timestamp() < meeting.start_time.seconds:
+        note("the start is in the past; Zoom replaced it with the current time")
 
 
 @meetings.command()
@@ -227,7 +234,7 @@ def delete(
     type=EnumChoice(ListMeetingsRequest.Type),
     default="scheduled",
     show_default=True,
-    help="The meetings to list. upcoming_meetings and previous_meetings cover at most six months.",
+    help="The meetings to list. upcoming, upcoming_meetings and previous_meetings cover at most six months.",
 )
 @click.option("--from", "from_date", default="", metavar="DATE", help="The first day, such as 2030-01-07.")
 @click.option("--to", "to_date", default="", metavar="DATE", help="The last day.")

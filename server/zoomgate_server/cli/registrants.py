@@ -148,7 +148,7 @@ def list_(
 def get(client: Client, as_json: bool, user: str, meeting_id: int, target: str) -> None:
     """Show a registration for a meeting of USER. REGISTRANT is the email address of the person or the ID of the registration.
 
-    Example: zoomgate registrants get monica@example.com 85746065432 omar@example.com
+    Example: zoomgate registrants get monica@example.com 85746065432 9tboDiHUQAeOnbmudzWa5g
     """
     registrant = client.registrants.get_registrant(
         user_email=user, meeting_id=meeting_id, registrant_id=_registrant_id(client, user, meeting_id, target)
@@ -234,7 +234,7 @@ def delete(
 ) -> None:
     """Delete a registration for a meeting of USER. REGISTRANT is the email address of the person or the ID of the registration.
 
-    Example: zoomgate registrants delete monica@example.com 85746065432 omar@example.com --yes
+    Example: zoomgate registrants delete monica@example.com 85746065432 9tboDiHUQAeOnbmudzWa5g --yes
     """
     if not yes:
         confirm(f"Delete registration {target} for meeting {meeting_id} of {user}?")

@@ -296,5 +296,8 @@ List services and connections:
   {call} {started.grpc} list
   {zoomgate} connections list {options}
 {member if simulator else ""}
+Commands without --server find this service after:
+  export ZOOMGATE_SERVER={started.grpc}
+
 Press Ctrl+C to stop.
 """

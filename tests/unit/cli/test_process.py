@@ -201,7 +201,7 @@ def test_run_starts_everything_and_prints_a_guide(tmp_path: Path) -> None:
         " list",
     ):
         assert call in guide
-    assert address[1] in guide
+    assert f"export ZOOMGATE_SERVER={address[1]}\n" in guide
     assert f"curl http://{address[2]}/zoomgate.v1.MeetingsService/CreateMeeting" in guide
     overview = re.search(r"^  Zoom +(\S+) \(simulator.*\n +overview page: (\1/_sim/)$", text, re.MULTILINE)
     assert overview is not None

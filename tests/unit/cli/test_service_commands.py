@@ -326,6 +326,23 @@ async def test_registrations_are_found_by_address(harness: Harness) -> None:
         assert f"{OMAR} is not registered; list the registrations" in errors
 
 
+@pytest.mark.parametrize(
+    ("start", "is_replaced"),
+    [
+        (("--start", "2020-01-07T09:00Z"), True),
+        (("--start", "2020-01-07 09:00", "--timezone", "Europe/Berlin"), True),
+        (("--start", "2030-01-07 09:00", "--timezone", "Europe/Berlin"), False),
+        ((), False),
+    ],
+)
+async def test_replaced_start_of_a_new_meeting_is_reported(
+    harness: Harness, start: tuple[str, ...], is_replaced: bool
+) -> None:
+    """Zoom accepts a start in the past, but the meeting starts now."""
+    _, errors = await zoomgate(harness, "meetings", "create", MONICA, *start)
+    assert ("Zoom replaced it with the current time" in errors) is is_replaced
+
+
 async def test_settings_of_a_meeting_are_shown(harness: Harness) -> None:
     options = (
         "--no-waiting-room",
@@ -567,14 +584,18 @@ async def test_invalid_meetings_are_rejected(harness: Harness, arguments: tuple[
         ("null", "not a JSON object"),
         (
             '{"colour": 1}',
-            "colour is not a field of MeetingDetails; its fields are topic, agenda, type, startTime, localStartTime, timezone,"
-            " durationMinutes, password, defaultPassword, preSchedule, scheduleFor, recurrence, settings, trackingFields, templateId,"
-            " additionalFields",
+            (
+                "colour is not a field of MeetingDetails; its fields are topic, agenda, type, startTime, localStartTime, timezone,"
+                " durationMinutes, password, defaultPassword, preSchedule, scheduleFor, recurrence, settings, trackingFields, templateId,"
+                " additionalFields"
+            ),
         ),
         (
             '{"recurrence": {"every": 1}}',
-            "recurrence.every is not a field of Recurrence; its fields are type, repeatInterval, weeklyDays, monthlyDay,"
-            " monthlyWeek, monthlyWeekDay, endTimes, endTime, additionalFields",
+            (
+                "recurrence.every is not a field of Recurrence; its fields are type, repeatInterval, weeklyDays, monthlyDay,"
+                " monthlyWeek, monthlyWeekDay, endTimes, endTime, additionalFields"
+            ),
         ),
         (
             '{"password": 123456}',
