@@ -247,6 +247,8 @@ def _remedy(error: errors.ZoomgateError, user: str) -> str:
         if error.code() is grpc.StatusCode.NOT_FOUND:
             return f"list connections with `zoomgate connections list`, or connect the user with {connect}"
         return f"run {connect}"
+    if error.reason == "REGISTRANT_NOT_FOUND":
+        return f"list the registrations with `zoomgate registrants list {user} ID --status pending|approved|denied`"
     if error.metadata.get("zoom_message", "").startswith(_NO_REGISTRATION):
         return f"enable it with `zoomgate meetings update {user} ID --registration automatic`"
     return ""

@@ -318,6 +318,8 @@ async def test_registrations_are_found_by_address(harness: Harness) -> None:
     assert re.search("^status +pending$", added.decode(), re.MULTILINE)
     shown, _ = await zoomgate(harness, "registrants", "get", MONICA, number, OMAR.upper())
     assert re.search(r"^registered +\d{4}-\d\d-\d\d \d\d:\d\d \S+ \(", shown.decode(), re.MULTILINE)
+    _, errors = await zoomgate(harness, "registrants", "deny", MONICA, number, BASIL, code=3)
+    assert f"list the registrations with `zoomgate registrants list {MONICA} ID" in errors
     await zoomgate(harness, "registrants", "delete", MONICA, number, OMAR, "--yes")
     for verb in ("get", "delete"):
         _, errors = await zoomgate(
