@@ -3,8 +3,11 @@
 import asyncio
 import io
 import json
+import os
+import stat
 from collections.abc import AsyncIterator, Callable
 from contextlib import closing
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from zoomgate_server.connections import file_downloads
 from zoomgate_server.zoom import file_client
 
 TIMING = Timing(downloads=file_downloads.Timing(pauses=(0.0,)), file_requests=file_client.Timing(stall=0.5))
+LISTS = ("pages", "meetings.list_meetings.all")
 Service = tuple[Harness, RawUpstream]
 Run = Callable[..., Any]
 """Function that calls a method of a client, by its name, and returns the result; of a list, all pages."""
@@ -38,12 +42,12 @@ async def run(request: pytest.FixtureRequest, service: Service) -> AsyncIterator
 
             async def call(name: str, *args: Any, **arguments: Any) -> Any:
                 if request.param == "blocking":
-                    method = getattr(blocking, name)
-                    if name == "pages":
+                    method = attrgetter(name)(blocking)
+                    if name in LISTS:
                         return await asyncio.to_thread(lambda: list(method(*args, **arguments)))
                     return await asyncio.to_thread(method, *args, **arguments)
-                result = getattr(asynchronous, name)(*args, **arguments)
-                return [page async for page in result] if name == "pages" else await result
+                result = attrgetter(name)(asynchronous)(*args, **arguments)
+                return [page async for page in result] if name in LISTS else await result
 
             yield call
 
@@ -83,6 +87,76 @@ async def test_download_writes_to_an_open_file(service: Service, run: Run) -> No
     file = io.BytesIO()
     await run("download", MONICA, "/file", file)
     assert file.getvalue() == b"abcdef"
+
+
+class Unbuffered(io.BytesIO):
+    """A file that accepts two bytes at a time."""
+
+    def write(self, data: Any) -> int:
+        return super().write(data[:2])
+
+
+async def test_all_bytes_are_written_to_an_unbuffered_file(service: Service, run: Run) -> None:
+    _, raw = service
+    raw.responses = [part(b"abcdef")]
+    file = Unbuffered()
+    await run("download", MONICA, "/file", file)
+    assert file.getvalue() == b"abcdef"
+
+
+async def test_fifo_is_written_and_stays_a_fifo(service: Service, run: Run, tmp_path: Path) -> None:
+    _, raw = service
+    raw.responses = [part(b"abcdef")]
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    received = asyncio.get_running_loop().run_in_executor(None, path.read_bytes)
+    await run("download", MONICA, "/file", path)
+    assert path.is_fifo()
+    assert await received == b"abcdef"
+
+
+async def test_target_of_a_symbolic_link_is_replaced_and_keeps_its_mode(
+    service: Service, run: Run, tmp_path: Path
+) -> None:
+    _, raw = service
+    raw.responses = [part(b"abcdef")]
+    link, target = tmp_path / "link", tmp_path / "target"
+    target.touch(0o600)
+    link.symlink_to(target)
+    await run("download", MONICA, "/file", link)
+    assert link.is_symlink()
+    assert target.read_bytes() == b"abcdef"
+    assert stat.S_IMODE(target.stat().st_mode) == 0o600
+
+
+async def test_file_may_have_the_longest_possible_name(service: Service, run: Run, tmp_path: Path) -> None:
+    _, raw = service
+    raw.responses = [part(b"abcdef")]
+    path = tmp_path / ("x" * 255)
+    await run("download", MONICA, "/file", path)
+    assert path.read_bytes() == b"abcdef"
+
+
+@pytest.mark.parametrize("status", ["201 Created", "202 Accepted", "204 No Content"])
+async def test_response_that_is_no_file_is_not_stored(
+    service: Service, run: Run, tmp_path: Path, status: str
+) -> None:
+    _, raw = service
+    raw.responses = [http_response(status, b"" if status.startswith("204") else b"{}")]
+    with pytest.raises(errors.UnexpectedStatus):
+        await run("download", MONICA, "/file", tmp_path / "file")
+    assert not (tmp_path / "file").exists()
+
+
+async def test_temporary_failures_while_a_download_is_resumed_are_retried(
+    service: Service, run: Run, tmp_path: Path
+) -> None:
+    """The service has given up, and its next requests for the rest receive temporary failures."""
+    _, raw = service
+    late = http_response("408 Request Timeout", b"{}")
+    raw.responses = [stalling(part(b"ab")), DOWN, DOWN, late, DOWN, part(b"cdef", 2)]
+    await run("download", MONICA, "/file", tmp_path / "file")
+    assert (tmp_path / "file").read_bytes() == b"abcdef"
 
 
 async def test_failed_download_leaves_the_existing_file_unchanged(
@@ -132,6 +206,17 @@ async def test_service_that_never_delivers_more_ends_the_download(
     assert failure.value.metadata["cause"] == "NO_ETAG"
 
 
+@pytest.mark.parametrize("body", [b"{", b"\xff", b"[" * 100_000, b"[1]", b'{"n": ' + b"1" * 5000 + b"}"])
+async def test_page_that_is_no_json_object_is_an_error_of_zoom(
+    service: Service, run: Run, body: bytes
+) -> None:
+    _, raw = service
+    raw.responses = [http_response("200 OK", body)]
+    with pytest.raises(errors.ZoomgateError) as failure:
+        await run("pages", MONICA, "/list")
+    assert failure.value.reason == "ZOOM_BAD_RESPONSE"
+
+
 async def test_pages_are_parsed(service: Service, run: Run) -> None:
     _, raw = service
     pages = [{"users": [1], "next_page_token": "a"}, {"users": [2], "next_page_token": ""}]
@@ -158,3 +243,31 @@ async def test_blocking_pages_can_be_closed_early(service: Service) -> None:
             return next(pages)
 
     assert await asyncio.to_thread(read_first) == {"next_page_token": "0"}
+
+
+@pytest.mark.parametrize("tokens", [["a", "a"], ["a", "b", "a"]])
+async def test_typed_list_that_repeats_a_page_token_fails(
+    service: Service, run: Run, tokens: list[str]
+) -> None:
+    _, raw = service
+    bodies = [{"meetings": [{"id": 1}], "next_page_token": token} for token in tokens]
+    raw.responses = [http_response("200 OK", json.dumps(body).encode()) for body in bodies]
+    with pytest.raises(errors.ZoomgateError) as failure:
+        await run("meetings.list_meetings.all", user_email=MONICA)
+    assert failure.value.reason == "ZOOM_BAD_RESPONSE"
+    assert len(raw.requests) == len(tokens)
+
+
+async def test_update_of_a_meeting_is_not_retried(service: Service, run: Run) -> None:
+    _, raw = service
+    raw.responses = [DOWN]
+    with pytest.raises(errors.ZoomgateError):
+        await run(
+            "meetings.update_meeting", user_email=MONICA, meeting_id=1, meeting_details={"topic": "Review"}
+        )
+    raw.responses = [http_response("302 Found", b"")]
+    with pytest.raises(errors.ZoomgateError):
+        await run(
+            "meetings.update_meeting", user_email=MONICA, meeting_id=1, meeting_details={"topic": "Review"}
+        )
+    assert len(raw.requests) == 2

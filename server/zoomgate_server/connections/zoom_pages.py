@@ -57,7 +57,7 @@ class ZoomPages:
             ZoomgateError: See `ZoomCalls.send`.
         """
         pages = items = 0
-        tokens: set[str] = set()
+        tokens: set[int] = set()  # hashes, since lists may have thousands of long tokens
         while True:
             if not permit(user_email):
                 raise CallerNotAllowed
@@ -72,9 +72,14 @@ class ZoomPages:
             token = page.get(_PAGE_TOKEN)
             if not token or pages == max_pages or 0 < max_items <= items:
                 return
-            if not isinstance(token, str) or not token.isascii() or len(token) > MAX_VALUE or token in tokens:
+            if (
+                not isinstance(token, str)
+                or not token.isascii()
+                or len(token) > MAX_VALUE
+                or hash(token) in tokens
+            ):
                 raise _bad_response(response)
-            tokens.add(token)
+            tokens.add(hash(token))
             request = _with_page_token(request, token)
 
 

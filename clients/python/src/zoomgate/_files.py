@@ -1,8 +1,10 @@
 """Downloads to files, and the parsing of pages: what both clients do with the streams of ProxyService."""
 
+import errno
 import json
 import os
 import secrets
+import stat
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +28,11 @@ Query = Mapping[str, str] | Iterable[tuple[str, str]]
 
 MAX_ATTEMPTS = 10
 """Number of consecutive attempts to resume a download that receive no data, after which it fails."""
+
+_FILE = (200, 206)
+"""The statuses with which a server returns a file or a part of it."""
+
+_TIMEOUT = 408
 
 
 class Transfer:
@@ -62,26 +69,37 @@ class Transfer:
         if response.HasField("head"):
             if not self.head.status:
                 self.head.CopyFrom(response.head)
-            elif not 200 <= response.head.status < 300:
+            elif response.head.status not in _FILE:
                 raise unexpected_status(response.head.status)
             self._backoff.reset()
             return b""
-        if not 200 <= self.head.status < 300:
+        if self.head.status not in _FILE:
             raise unexpected_status(self.head.status, response.chunk)
         self.received += len(response.chunk)
         self._attempts = 0
         return response.chunk
 
     def end(self) -> None:
-        """Record that the stream has ended without an error. Raise `UnexpectedStatus` if it was a failure without a body."""
-        if not 200 <= self.head.status < 300:
+        """Record that the stream has ended without an error.
+
+        Raises:
+            UnexpectedStatus: It was a failure without a body.
+            ZoomgateError: The number of bytes is not the size of the file.
+        """
+        if self.head.status not in _FILE:
             raise unexpected_status(self.head.status)
+        if self.size not in (None, self.received):
+            raise ZoomgateError(
+                grpc.StatusCode.DATA_LOSS, f"received {self.received} bytes of a file of {self.size} bytes"
+            )
         self.is_complete = True
 
     def pause_after(self, error: ZoomgateError, *, closed: bool) -> float:
         """Return the delay in seconds before the download is resumed. Re-raise the error if resuming cannot succeed."""
         self._attempts += 1
-        if isinstance(error, UnexpectedStatus) or not self.head.etag or self._attempts > MAX_ATTEMPTS:
+        status = error.http_status if isinstance(error, UnexpectedStatus) else None
+        is_final = status is not None and status != _TIMEOUT and status < 500
+        if is_final or not self.head.etag or self._attempts > MAX_ATTEMPTS:
             raise error
         return self._backoff.pause_after(error, closed=closed)
 
@@ -90,20 +108,41 @@ class Transfer:
 def opened(file: str | os.PathLike[str] | BinaryIO) -> Generator[BinaryIO, None, None]:
     """Yield a file to write to.
 
-    If `file` is a path, a temporary file in the same directory gets the name after the block has ended without an error, and is deleted
-    otherwise.
+    If `file` is the path of a regular file or of no file, a temporary file in the same directory replaces it after the block has ended
+    without an error, and is deleted otherwise. The mode of the replaced file is kept, and a symbolic link keeps its place. Devices and
+    FIFOs are written directly.
     """
     if not isinstance(file, str | os.PathLike):
         yield file
         return
     path = Path(file)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    if path.exists() and not path.is_file():
+        with path.open("wb") as output:
+            yield output
+        return
+    path = path.resolve()
+    temporary = path.with_name(f".zoomgate-{secrets.token_hex(8)}.part")
     try:
         with temporary.open("xb") as output:
+            if path.exists():
+                temporary.chmod(stat.S_IMODE(path.stat().st_mode))
             yield output
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write(file: BinaryIO, data: bytes) -> None:
+    """Write all bytes to a file. An unbuffered file may accept fewer at a time.
+
+    Raises:
+        OSError: The file accepts no bytes.
+    """
+    while data:
+        count = file.write(data)
+        if not count:
+            raise BlockingIOError(errno.EAGAIN, "the file accepts no bytes; open it in blocking mode")
+        data = data[count:]
 
 
 def pages_request(
@@ -122,10 +161,25 @@ def pages_request(
 
 
 def parse_page(response: ZoomResponse) -> dict[str, Any]:
-    """Return a page as parsed JSON. Raise `UnexpectedStatus` if it is a failure."""
+    """Return a page as parsed JSON.
+
+    Raises:
+        UnexpectedStatus: The response is a failure.
+        ZoomgateError: The body is not a JSON object.
+    """
     if not 200 <= response.status < 300:
         raise unexpected_status(response.status, response.body)
-    page: dict[str, Any] = json.loads(response.body)
+    try:
+        page = json.loads(response.body)
+    except (ValueError, RecursionError):
+        page = None
+    if not isinstance(page, dict):
+        raise ZoomgateError(
+            grpc.StatusCode.INTERNAL,
+            "a page of the list is not a JSON object; report the problem to the operator",
+            reason="ZOOM_BAD_RESPONSE",
+            metadata={"http_status": str(response.status)},
+        )
     return page
 
 

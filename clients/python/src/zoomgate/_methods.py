@@ -207,14 +207,15 @@ class PagedMethod(Method[Request, Response], Generic[Request, Response, Item]):
         """Iterate over all pages, starting with the page of the request. The arguments and errors are those of a call for one page.
 
         Pages have up to 300 items unless the request sets `page_size`. A page must be requested within 15 minutes of the previous one;
-        otherwise, `InvalidRequest` is raised with the reason INVALID_PAGE_TOKEN.
+        otherwise, `InvalidRequest` is raised with the reason INVALID_PAGE_TOKEN. If a page token repeats, `ZoomgateError` is raised with
+        the reason ZOOM_BAD_RESPONSE.
         """
         first: Any = self._message(request, fields)
-        token = first.page_token
+        token, tokens = first.page_token, set[int]()
         while True:
             page: Any = self(_page_request(first, token), timeout=timeout, metadata=metadata)
             yield page
-            token = page.next_page_token
+            token = _next_token(page, tokens)
             if not token:
                 return
 
@@ -248,11 +249,11 @@ class AsyncPagedMethod(AsyncMethod[Request, Response], Generic[Request, Response
     ) -> AsyncIterator[Response]:
         """Iterate over all pages. See `PagedMethod.pages`."""
         first: Any = self._message(request, fields)
-        token = first.page_token
+        token, tokens = first.page_token, set[int]()
         while True:
             page: Any = await self(_page_request(first, token), timeout=timeout, metadata=metadata)
             yield page
-            token = page.next_page_token
+            token = _next_token(page, tokens)
             if not token:
                 return
 
@@ -369,6 +370,26 @@ class AsyncStream(_BaseMethod[Request, Response]):
 def _items(page: Any) -> Any:
     """Return the items of a page: the first field of the response (https://google.aip.dev/158)."""
     return getattr(page, page.DESCRIPTOR.fields_by_number[1].name)
+
+
+def _next_token(page: Any, tokens: set[int]) -> str:
+    """Return the token of the next page, or an empty string after the last page.
+
+    Args:
+        tokens: The hashes of the tokens returned before. The new one is added.
+
+    Raises:
+        ZoomgateError: The token was returned before, so the list has no end.
+    """
+    token: str = page.next_page_token
+    if hash(token) in tokens:
+        raise ZoomgateError(
+            grpc.StatusCode.INTERNAL,
+            "the list has no end: a page token was returned twice; report the problem to the operator",
+            reason="ZOOM_BAD_RESPONSE",
+        )
+    tokens.add(hash(token))
+    return token
 
 
 def _page_request(first: Any, token: str) -> Any:

@@ -13,7 +13,7 @@ import grpc
 import grpc.aio
 
 from zoomgate import _channel
-from zoomgate._files import Query, Transfer, opened, pages_request, parse_page
+from zoomgate._files import Query, Transfer, opened, pages_request, parse_page, write
 from zoomgate._methods import Session, check_timeout
 from zoomgate._resumption import Backoff, is_temporary
 from zoomgate._token_cache import AsyncCachedGetToken, async_caching_methods, caching_methods
@@ -200,14 +200,15 @@ class Client(_BaseClient):
         Args:
             user_email: The user on whose behalf Zoom is called.
             url: A `download_url` of Zoom, or a path of its API.
-            file: The path of the file, which appears or is replaced only when the download is complete; or a binary file to write to.
+            file: The path of the file, which appears or is replaced only when the download is complete, or of a device or FIFO; or a binary
+                file to write to.
             on_progress: Called with the number of bytes received and the size of the file, or None if the size is unknown.
 
         Returns:
             The status, headers and size of the file.
 
         Raises:
-            UnexpectedStatus: Zoom responded with a status other than 2xx.
+            UnexpectedStatus: Zoom responded with a status other than 200 or 206.
             OSError: The file cannot be written.
             ZoomgateError: The download failed. With the reason DOWNLOAD_NOT_RESUMABLE, it can be started again.
         """
@@ -217,7 +218,7 @@ class Client(_BaseClient):
                 try:
                     with contextlib.closing(self.proxy.download(transfer.request())) as stream:
                         for response in stream:
-                            output.write(transfer.accept(response))
+                            write(output, transfer.accept(response))
                             on_progress(transfer.received, transfer.size)
                     transfer.end()
                 except ZoomgateError as error:
@@ -381,7 +382,7 @@ class AsyncClient(_BaseClient):
                 try:
                     async with contextlib.aclosing(self.proxy.download(transfer.request())) as stream:
                         async for response in stream:
-                            await asyncio.to_thread(output.write, transfer.accept(response))
+                            await asyncio.to_thread(write, output, transfer.accept(response))
                             on_progress(transfer.received, transfer.size)
                     transfer.end()
                 except ZoomgateError as error:

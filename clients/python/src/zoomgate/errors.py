@@ -144,7 +144,7 @@ class RateLimited(ZoomgateError):
 
 
 class UnexpectedStatus(ZoomgateError):
-    """Zoom responded to `Client.pages` or `Client.download` with an HTTP status other than 2xx.
+    """Zoom responded to `Client.pages` with an HTTP status other than 2xx, or to `Client.download` with one other than 200 or 206.
 
     `http_status` is the status. `zoom_code` and `metadata["zoom_message"]` are set if the response contains them.
     """

@@ -10,6 +10,7 @@ from google.protobuf.message import Message
 
 from zoomgate_server.call_context import current_call
 from zoomgate_server.connections.zoom_calls import ZoomCalls
+from zoomgate_server.errors import ZoomBadResponse
 from zoomgate_server.rpc.services.json_mapping import MessageConverter
 from zoomgate_server.rpc.services.page_token import PageTokens
 from zoomgate_server.rpc.services.rules import request_rules
@@ -97,6 +98,10 @@ class TypedRpc(Generic[_Response]):
         response = await service.zoom_calls.send_typed(call, user_email, zoom_request, self._response)
         page: Any = response
         if self._has_pages and page.next_page_token:
+            if page.next_page_token == parameters.get("next_page_token"):
+                raise ZoomBadResponse(
+                    "Zoom returned the token of this page for the next page too, so the list has no end; report the problem to the operator"
+                )
             page.next_page_token = service.page_tokens.make(page.next_page_token, *bound_to)
         return response
 

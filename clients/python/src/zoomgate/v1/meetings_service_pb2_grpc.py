@@ -181,7 +181,8 @@ class MeetingsServiceServicer(object):
         - NOT_FOUND / MEETING_NOT_FOUND: the user has no meeting with this ID.
         - UNKNOWN / ZOOM_OUTCOME_UNKNOWN: Zoom's response was lost or does not confirm the change.
 
-        Retries: safe. Each update counts towards Zoom's daily limit of the user.
+        Retries: not automatic. The same change can be sent again, but replaces changes made in between, and counts towards Zoom's daily limit of
+        the user again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -363,7 +363,8 @@ class MeetingsServiceStub(typing.Generic[_MeetingsServiceCreateMeetingType, _Mee
     - NOT_FOUND / MEETING_NOT_FOUND: the user has no meeting with this ID.
     - UNKNOWN / ZOOM_OUTCOME_UNKNOWN: Zoom's response was lost or does not confirm the change.
 
-    Retries: safe. Each update counts towards Zoom's daily limit of the user.
+    Retries: not automatic. The same change can be sent again, but replaces changes made in between, and counts towards Zoom's daily limit of
+    the user again.
     """
 
     DeleteMeeting: _MeetingsServiceDeleteMeetingType
@@ -582,7 +583,8 @@ class MeetingsServiceServicer(metaclass=abc.ABCMeta):
         - NOT_FOUND / MEETING_NOT_FOUND: the user has no meeting with this ID.
         - UNKNOWN / ZOOM_OUTCOME_UNKNOWN: Zoom's response was lost or does not confirm the change.
 
-        Retries: safe. Each update counts towards Zoom's daily limit of the user.
+        Retries: not automatic. The same change can be sent again, but replaces changes made in between, and counts towards Zoom's daily limit of
+        the user again.
         """
 
     @abc.abstractmethod
