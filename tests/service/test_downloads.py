@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from support.harness import (
 )
 from support.raw_upstream import CUT, Endless, RawUpstream, http_response, raw_upstream, serving_upstream
 from zoomgate.v1 import proxy_service_pb2 as pb
+from zoomgate.v1.proxy_service_pb2_grpc import ProxyServiceStub
 from zoomgate_server.app.timing import Timing
 from zoomgate_server.connections import file_downloads
 from zoomgate_server.rpc.middleware import pipeline
@@ -205,6 +207,78 @@ async def test_file_deleted_during_the_download_ends_it(scripted: Service) -> No
     raw.responses = [file_response(b"abc", length=9), http_response("404 Not Found", b"{}")]
     error = await failure_of(stream(zoomgate, FILE))
     assert error.metadata["cause"] == "FILE_CHANGED"
+
+
+REST = "206 Partial Content"
+
+
+@pytest.mark.parametrize(
+    ("rest", "reason"),
+    [
+        (file_response(b"d" * 10, "Content-Range: bytes 3-12/13", status=REST), "ZOOM_BAD_RESPONSE"),
+        (file_response(b"d" * 10, "Content-Range: bytes 3-8/9", status=REST), "ZOOM_BAD_RESPONSE"),
+        (file_response(b"d" * 6, "Content-Range: bytes 3-8/99", status=REST), "ZOOM_BAD_RESPONSE"),
+        (file_response(b"d" * 6, "Content-Range: bytes 3-2/9", status=REST), "DOWNLOAD_NOT_RESUMABLE"),
+        (file_response(b"d" * 6, "Content-Range: bytes 3-100/9", status=REST), "DOWNLOAD_NOT_RESUMABLE"),
+        (file_response(b"d" * 6, status=REST), "DOWNLOAD_NOT_RESUMABLE"),
+    ],
+    ids=["larger", "too long", "total", "reversed", "end after the total", "no range"],
+)
+async def test_rest_that_does_not_complete_the_file_is_rejected(
+    scripted: Service, rest: bytes, reason: str
+) -> None:
+    zoomgate, raw = scripted
+    raw.close_after_response = True
+    raw.responses = [Endless(file_response(b"abc", length=9)), rest]
+    error = await failure_of(stream(zoomgate, FILE))
+    assert error.reason == reason
+
+
+@pytest.mark.parametrize("status", ["401 Unauthorized", "403 Forbidden"])
+async def test_expired_download_url_can_be_replaced_by_a_new_one(scripted: Service, status: str) -> None:
+    zoomgate, raw = scripted
+    raw.close_after_response = True
+    raw.responses = [Endless(file_response(b"abc", length=9)), http_response(status, b"{}")]
+    error = await failure_of(stream(zoomgate, FILE))
+    assert error.metadata["cause"] == "ACCESS_EXPIRED"
+    assert "continue with offset" in error.message
+
+
+async def test_temporary_failures_of_the_rest_are_retried(scripted: Service) -> None:
+    """One of them has a body above the limit of responses."""
+    zoomgate, raw = scripted
+    raw.close_after_response = True
+    raw.responses = [
+        Endless(file_response(b"abc", length=6)),
+        http_response("408 Request Timeout", b"{}"),
+        http_response("503 Down", bytes(20 * 2**20)),
+        file_response(b"def", "Content-Range: bytes 3-5/6", status=REST),
+    ]
+    assert (await download(zoomgate, FILE))[1] == b"abcdef"
+
+
+@pytest.mark.parametrize("size", [2**63, 2**64 - 1])
+async def test_size_beyond_the_range_of_the_field_is_unknown(scripted: Service, size: int) -> None:
+    zoomgate, raw = scripted
+    raw.responses = [Endless(file_response(b"abc", length=size))]
+    call = stream(zoomgate, FILE)
+    head = (await call.read()).head
+    assert not head.HasField("size")
+    call.cancel()
+
+
+INVALID_HOSTS = ["a..zoom.us", ".zoom.us", f"{'a' * 64}.zoom.us", "xn--a.zoom.us"]
+
+
+@pytest.mark.parametrize("host", INVALID_HOSTS)
+async def test_invalid_host_names_are_rejected(scripted: Service, host: str) -> None:
+    zoomgate, raw = scripted
+    request = pb.DownloadRequest(user_email=MONICA, url=f"https://{host}/x")
+    error = await zoomgate.error_of(zoomgate.proxy.Download, request)
+    assert error.reason == "INVALID_PATH"
+    raw.responses = [http_response("302 Found", b"", f"Location: https://{host}/x")]
+    error = await zoomgate.error_of(zoomgate.proxy.Download, FILE)
+    assert error.reason == "REDIRECT_NOT_ALLOWED"
 
 
 async def test_stalled_file_is_resumed(scripted: Service) -> None:
@@ -399,6 +473,19 @@ async def test_download_ends_when_the_caller_may_no_longer_call(tmp_path: Path) 
         reload.set()
         error = await failure_of(call)
         assert error.reason == "CALLER_UNAUTHENTICATED"
+
+
+async def test_download_ends_at_the_shutdown_and_can_be_resumed(tmp_path: Path) -> None:
+    async with AsyncExitStack() as stack:
+        zoomgate, raw = await stack.enter_async_context(serving_upstream(tmp_path, TIMING))
+        raw.responses = [Endless(file_response(b"", length=10**12), bytes(100_000))]
+        async with grpc.aio.insecure_channel(zoomgate.grpc_address) as channel:
+            call = ProxyServiceStub(channel).Download(FILE, metadata=metadata())
+            assert (await call.read()).head.status == 200
+            stopping = asyncio.create_task(stack.aclose())
+            error = await failure_of(call)
+            assert error.short == ("UNAVAILABLE", "SHUTTING_DOWN")
+            await stopping
 
 
 async def test_file_is_not_read_further_after_the_caller_has_left(scripted: Service) -> None:

@@ -16,6 +16,7 @@ from zoomgate_server.errors import (
     DownloadNotResumable,
     ZoomBadResponse,
     ZoomgateError,
+    ZoomResponseTooLarge,
     ZoomUnavailable,
 )
 from zoomgate_server.zoom.client import unavailable
@@ -28,13 +29,18 @@ class Cause(StrEnum):
     FILE_CHANGED = "FILE_CHANGED"
     RANGES_NOT_SUPPORTED = "RANGES_NOT_SUPPORTED"
     NO_ETAG = "NO_ETAG"
+    ACCESS_EXPIRED = "ACCESS_EXPIRED"
 
 
+_START_AGAIN = "discard the part that you have, and start again with offset 0"
 _EXPLANATIONS = {
-    Cause.FILE_CHANGED: "the file changed or was deleted since the download started",
-    Cause.RANGES_NOT_SUPPORTED: "the server of the file does not support ranges",
-    Cause.NO_ETAG: "the connection to Zoom was lost, and the file has no strong ETag",
+    Cause.FILE_CHANGED: f"the file changed or was deleted since the download started; {_START_AGAIN}",
+    Cause.RANGES_NOT_SUPPORTED: f"the server of the file does not support ranges; {_START_AGAIN}",
+    Cause.NO_ETAG: f"the connection to Zoom was lost, and the file has no strong ETag; {_START_AGAIN}",
+    Cause.ACCESS_EXPIRED: "the URL no longer gives access to it; request a new download URL from Zoom, and continue with offset and etag",
 }
+_TIMEOUT = 408
+_NO_ACCESS = (401, 403)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,19 +104,21 @@ class FileDownloads:
                             if not permit(user_email):
                                 raise CallerNotAllowed
                             request = replace(request, offset=request.offset + len(chunk))
+                            if size is not None and request.offset > size:
+                                raise _bad_response(response, "more bytes than the size of the file")
                             pauses = iter(self._timing.pauses)
                             yield chunk
-                        if size is None or request.offset >= size:
+                        if size is None or request.offset == size:
                             return
                     except Interrupted:
                         pass
                     response.close()
-                    response = await self._resume(call, user_email, request, pauses)
+                    response = await self._resume(call, user_email, request, size, pauses)
             finally:
                 response.close()
 
     async def _resume(
-        self, call: Call, user_email: str, request: FileRequest, pauses: Iterator[float]
+        self, call: Call, user_email: str, request: FileRequest, size: int | None, pauses: Iterator[float]
     ) -> FileResponse:
         """Request the rest of a file until an attempt succeeds or no attempts are left."""
         if not request.etag:
@@ -121,10 +129,17 @@ class FileDownloads:
                 response = await self._open(call, user_email, request)
             except ZoomUnavailable:
                 continue
-            if response.is_file:
-                return response
-            if response.status < 500:
-                raise _not_resumable(Cause.FILE_CHANGED)
+            except ZoomResponseTooLarge as error:  # the body of a failure
+                status = int(error.metadata["http_status"])
+            else:
+                if response.is_file:
+                    if response.size not in (None, size):
+                        response.close()
+                        raise _bad_response(response, "the rest of a file of a different size")
+                    return response
+                status = response.status
+            if status < 500 and status != _TIMEOUT:
+                raise _not_resumable(Cause.ACCESS_EXPIRED if status in _NO_ACCESS else Cause.FILE_CHANGED)
         raise unavailable()
 
     async def _open(self, call: Call, user_email: str, request: FileRequest) -> FileResponse:
@@ -154,16 +169,19 @@ def _mismatch(request: FileRequest, response: FileResponse) -> ZoomgateError | N
     if response.status == 200:
         return _not_resumable(Cause.RANGES_NOT_SUPPORTED) if request.offset else None
     if not request.offset:
-        return ZoomBadResponse(
-            "Zoom returned a part of the file instead of the whole file; report the problem to the operator",
-            metadata={"http_status": str(response.status)},
-        )
+        return _bad_response(response, "a part of the file instead of the whole file")
     return _not_resumable(Cause.RANGES_NOT_SUPPORTED) if response.offset != request.offset else None
+
+
+def _bad_response(response: FileResponse, content: str) -> ZoomBadResponse:
+    return ZoomBadResponse(
+        f"Zoom returned {content}; report the problem to the operator",
+        metadata={"http_status": str(response.status)},
+    )
 
 
 def _not_resumable(cause: Cause) -> DownloadNotResumable:
     return DownloadNotResumable(
-        f"The rest of the file cannot be downloaded, because {_EXPLANATIONS[cause]}; discard the part that you have, and start again with"
-        " offset 0",
+        f"The rest of the file cannot be downloaded, because {_EXPLANATIONS[cause]}",
         metadata={"cause": cause.value},
     )

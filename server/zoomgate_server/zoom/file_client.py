@@ -1,6 +1,7 @@
 """Client that downloads files from Zoom, with redirects, ranges and bounded memory."""
 
 import asyncio
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -24,7 +25,8 @@ _OK, _PARTIAL = 200, 206
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _FORWARDED = response_headers.FORWARDED | {"content-length", "content-range", "content-disposition"}
 _IDENTITY = "identity"
-_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-[0-9]{1,18}/(?:([0-9]{1,18})|\*)", re.ASCII)
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/(?:([0-9]{1,18})|\*)", re.ASCII)
+_MAX_DIGITS = 18
 _STRONG_ETAG = re.compile(r'"[!#-~]{0,256}"', re.ASCII)
 
 
@@ -89,8 +91,8 @@ class FileResponse(ZoomResponse):
     def size(self) -> int | None:
         """The size of the whole file, or None if it is unknown."""
         content_range = self._content_range()
-        size = content_range[2] if content_range else self.header("content-length")
-        return int(size) if self.is_file and size else None
+        size = content_range[3] if content_range else self.header("content-length")
+        return int(size) if self.is_file and size and len(size) <= _MAX_DIGITS else None
 
     async def read(self) -> bytes:
         """Return the next bytes of the file, or no bytes at its end.
@@ -111,7 +113,10 @@ class FileResponse(ZoomResponse):
             self._response.close()
 
     def _content_range(self) -> re.Match[str] | None:
-        return _CONTENT_RANGE.fullmatch(self.header("content-range")) if self.status == _PARTIAL else None
+        if self.status != _PARTIAL or not (match := _CONTENT_RANGE.fullmatch(self.header("content-range"))):
+            return None
+        start, end, size = (int(number) if number else math.inf for number in match.groups())
+        return match if start <= end < size else None
 
 
 class FileClient:

@@ -104,8 +104,12 @@ class FileHosts:
             return None
         if int(match[3] or _HTTPS_PORT) > _MAX_PORT:
             return None
-        url = URL(text, encoded=True)
-        if url.host != match[2]:
+        try:
+            url = URL(text, encoded=True)
+            match[2].encode("idna")
+            if url.host != match[2]:
+                return None
+        except ValueError:  # such as an empty label
             return None
         is_simulator = is_loopback_host(match[2])
         is_secure = url.scheme == "https" and url.port == _HTTPS_PORT

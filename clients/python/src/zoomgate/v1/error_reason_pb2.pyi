@@ -249,7 +249,8 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     ERROR_REASON_DOWNLOAD_NOT_RESUMABLE: _ErrorReason.ValueType  # 40
     """ABORTED. The rest of a download cannot be delivered, because its `cause` is that the file changed (FILE_CHANGED), that its server does not
     support ranges (RANGES_NOT_SUPPORTED), or that it identifies no version of the file (NO_ETAG). Discard what you have received, and start
-    again with offset 0.
+    again with offset 0. If the cause is that the URL no longer gives access to it (ACCESS_EXPIRED), request a new download URL from Zoom, and
+    continue with the offset and the ETag.
 
     Example: {"reason": "DOWNLOAD_NOT_RESUMABLE", "domain": "zoomgate", "metadata": {"cause": "FILE_CHANGED"}}
     """
@@ -490,7 +491,8 @@ Example: {"reason": "REDIRECT_NOT_ALLOWED", "domain": "zoomgate", "metadata": {"
 ERROR_REASON_DOWNLOAD_NOT_RESUMABLE: ErrorReason.ValueType  # 40
 """ABORTED. The rest of a download cannot be delivered, because its `cause` is that the file changed (FILE_CHANGED), that its server does not
 support ranges (RANGES_NOT_SUPPORTED), or that it identifies no version of the file (NO_ETAG). Discard what you have received, and start
-again with offset 0.
+again with offset 0. If the cause is that the URL no longer gives access to it (ACCESS_EXPIRED), request a new download URL from Zoom, and
+continue with the offset and the ETag.
 
 Example: {"reason": "DOWNLOAD_NOT_RESUMABLE", "domain": "zoomgate", "metadata": {"cause": "FILE_CHANGED"}}
 """
