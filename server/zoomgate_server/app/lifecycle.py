@@ -5,7 +5,7 @@ import contextlib
 import math
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import replace
 from functools import partial
@@ -39,7 +39,6 @@ from zoomgate_server.startup import ServiceAddresses, StartError
 from zoomgate_server.storage.instrumented import instrumented
 from zoomgate_server.storage.record_store import StoreError
 from zoomgate_server.telemetry import background_tasks, logs, spans
-from zoomgate_server.watch.change_feed import ChangeFeed
 from zoomgate_server.web.pages import Pages
 from zoomgate_server.web.server import WebServer
 
@@ -218,7 +217,13 @@ async def run(
         )
         await server.start()
         stack.push_async_callback(
-            _stop_serving, server, connect, health, web, components.change_feed, settings.drain_seconds
+            _stop_serving,
+            server,
+            connect,
+            health,
+            web,
+            (components.change_feed.close, authentication.stop_streams),
+            settings.drain_seconds,
         )
         await rpc_server.set_health(health, health_pb2.HealthCheckResponse.SERVING)
         web.set_ready()
@@ -263,11 +268,12 @@ async def _stop_serving(
     connect: ConnectEndpoint,
     health: "health_aio.HealthServicer",
     web: WebServer,
-    change_feed: ChangeFeed,
+    end_streams: Sequence[Callable[[], None]],
     seconds: float,
 ) -> None:
     """Stop accepting calls, and wait for the running calls to finish."""
     web.set_ready("draining")
     await health.enter_graceful_shutdown()
-    change_feed.close()  # ends the watch streams, which would otherwise stay open
+    for end in end_streams:  # which would otherwise stay open
+        end()
     await asyncio.gather(server.stop(seconds), connect.stop(seconds))
