@@ -172,7 +172,7 @@ async def test_missing_meeting_of_a_new_registration_is_reported(service: Servic
     assert error.short == ("NOT_FOUND", "MEETING_NOT_FOUND")
 
 
-@pytest.mark.parametrize("name", EXAMPLES.keys() - {"RegistrantsService.AddRegistrant"})
+@pytest.mark.parametrize("name", [name for name in EXAMPLES if name != "RegistrantsService.AddRegistrant"])
 async def test_missing_user_is_not_a_missing_meeting(service: Service, name: str) -> None:
     zoom_response = refusal("404 Not Found", 1001, "User does not exist: me.")
     assert (await error_of(service, name, zoom_response)).short == ("NOT_FOUND", "ZOOM_REFUSED")
