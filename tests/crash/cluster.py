@@ -1,4 +1,4 @@
-"""Server processes that share a store and a Zoom simulator. The simulator accepts each refresh token once."""
+"""Server processes that share a store and a Zoom simulator. By default, the simulator accepts each refresh token once."""
 
 import asyncio
 import json

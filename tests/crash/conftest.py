@@ -5,7 +5,7 @@ import pytest
 from crash.cluster import Interruption, StoreKind
 from crash.table import TABLE, Table
 from support.mongodb import MongoServer
-from zoom_simulator.rules import Revocation, Rules
+from zoom_simulator.rules import RefreshTokenReuse, Revocation, Rules
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -42,10 +42,20 @@ def interruption(request: pytest.FixtureRequest) -> Interruption:
     return result
 
 
-@pytest.fixture(params=(False, True), ids=("one-grant", "concurrent-grants"))
+@pytest.fixture(
+    params=(
+        Rules(RefreshTokenReuse.ENDS_GRANT, revocation=Revocation.USER),
+        Rules(RefreshTokenReuse.TOLERATED, concurrent_grants=True, revocation=Revocation.USER),
+    ),
+    ids=("one-grant-ended-by-reuse", "concurrent-grants-tolerating-reuse"),
+)
 def rules(request: pytest.FixtureRequest) -> Rules:
-    """Return the rules of Zoom: whether it keeps a user's earlier grants. A revocation ends all grants of the user."""
-    return Rules(concurrent_grants=request.param, revocation=Revocation.USER)
+    """Return the rules of Zoom: whether it keeps a user's earlier grants, and what a used refresh token does.
+
+    A revocation ends all grants of the user. Tests without this fixture use the default rules: a used refresh token is rejected.
+    """
+    result: Rules = request.param
+    return result
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
