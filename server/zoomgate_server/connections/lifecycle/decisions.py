@@ -123,6 +123,9 @@ def link(
     is_refresh, is_ownerless_import = entry.grant != "", entry.origin is Origin.IMPORT and entry.owner is None
     keeps_owner = is_connected(record) and (is_refresh or is_ownerless_import)
     previous = record or blank(zoom_user.user_id, snapshot)
+    address_time = entry.marked_at
+    if is_connected(record) and previous.user_email == address:  # an earlier consent may be stored later
+        address_time = max(previous.address_time, address_time)
     if entry.registered_with == previous.zoom_user_id:
         previous = unregister(previous, entry.epoch)
     tokens = entry.tokens
@@ -151,7 +154,7 @@ def link(
         revoke_until=None,
         owner=previous.owner if keeps_name or keeps_owner else entry.owner,
         zoom_email=previous.zoom_email if keeps_name else zoom_email,
-        address_time=previous.address_time if keeps_name else entry.marked_at,
+        address_time=previous.address_time if keeps_name else address_time,
         renamed_from=renamed_from or previous.renamed_from,
         zoom_account_id=zoom_user.account_id,
         initiated_by=previous.initiated_by if keeps_name else entry.initiated_by,
