@@ -1,5 +1,6 @@
 """`make soak N=…`: search N generated histories of each protocol for one that violates an invariant."""
 
+import io
 import sys
 import time
 from collections.abc import Callable
@@ -7,8 +8,9 @@ from collections.abc import Callable
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 from rich.progress import TextColumn as Text
 
-from model import lifecycle_world
+from model import lifecycle_histories
 from model.world import generate_history, shipped, shrink, violation_of
+from zoomgate_server.telemetry import logs
 
 
 def search_refreshes(seed: int) -> str:
@@ -20,12 +22,12 @@ def search_refreshes(seed: int) -> str:
 
 def search_lifecycles(seed: int) -> str:
     """Return the violation of a history of the lifecycle protocols, with a short history, or an empty string."""
-    violation = lifecycle_world.violation_of(None, seed)
+    violation = lifecycle_histories.violation_of(None, seed)
     if violation is None:
         return ""
     invariant, text = violation.args
-    tape = lifecycle_world.shrink(violation.world.drawn, invariant)
-    return f"{invariant}: {text}\n{lifecycle_world.sparse(tape)}"
+    tape = lifecycle_histories.shrink(violation.world.drawn, invariant)
+    return f"{invariant}: {text}\n{lifecycle_histories.sparse(tape)}"
 
 
 SEARCHES: dict[str, Callable[[int], str]] = {
@@ -36,6 +38,7 @@ SEARCHES: dict[str, Callable[[int], str]] = {
 
 def main(first: int, histories: int) -> int:
     """Run the histories of `histories` consecutive seeds, starting with `first`. The exit code is 1 if a history violates an invariant."""
+    logs.configure("error", "json", io.StringIO())
     columns = (
         Text("{task.description}"),
         BarColumn(),

@@ -12,10 +12,21 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+from zoomgate_server.connections import access_tokens, zoom_calls
 from zoomgate_server.connections.lifecycle import decisions, ending, exchange, linking, revocation
-from zoomgate_server.connections.refresh import protocol
+from zoomgate_server.connections.refresh import protocol, refresher
 
-MODULES = (decisions, ending, linking, exchange, revocation, protocol)
+MODULES = (
+    decisions,
+    ending,
+    linking,
+    exchange,
+    revocation,
+    protocol,
+    refresher,
+    access_tokens,
+    zoom_calls,
+)
 """The modules with the rules, each after the modules that it imports."""
 
 
@@ -29,6 +40,9 @@ class Protocols:
     revocation: Any = revocation
     protocol: Any = protocol
     decisions: Any = decisions
+    refresher: Any = refresher
+    access_tokens: Any = access_tokens
+    zoom_calls: Any = zoom_calls
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +75,9 @@ def load(mutant: Mutant) -> Protocols:
 
     def import_fresh(name: str, *args: Any) -> Any:
         imported = builtins.__import__(name, *args)
-        items = args[2] or () if len(args) > 2 else ()
+        items = args[2] if len(args) > 2 else None
+        if not items:
+            return imported
         return fresh.get(name) or SimpleNamespace(
             **{item: fresh.get(f"{name}.{item}") or getattr(imported, item) for item in items}
         )
@@ -517,6 +533,12 @@ MUTANTS = (
         "owner=entry.owner",
     ),
     Mutant(
+        "address_freed_by_earlier_consent",
+        decisions,
+        "    if is_connected(record) and previous.user_email == address:  #",
+        "    if False:  #",
+    ),
+    Mutant(
         "owner_changed_by_refresh",
         decisions,
         "(is_refresh or is_ownerless_import)",
@@ -527,6 +549,44 @@ MUTANTS = (
         decisions,
         "generation=max(snapshot.generation, seen_generation) + 1,",
         "generation=1,",
+    ),
+    # -- calls
+    Mutant(
+        "call_of_different_owner",
+        access_tokens,
+        "        check_owner(call, token.owner)\n        if token.expires - self._clock.monotonic() > preferred_validity:\n",
+        "        if token.expires - self._clock.monotonic() > preferred_validity:\n",
+    ),
+    Mutant(
+        "owner_not_checked_after_refresh",
+        access_tokens,
+        "            token = await self._read_together(call, user_email)\n        check_owner(call, token.owner)\n"
+        "        return token\n",
+        "            token = await self._read_together(call, user_email)\n        return token\n",
+    ),
+    Mutant(
+        "owner_not_checked_after_rejection",
+        access_tokens,
+        "        check_owner(call, token.owner)\n        return token\n\n    async def is_being_replaced",
+        "        return token\n\n    async def is_being_replaced",
+    ),
+    Mutant(
+        "call_repeated_with_token_of_different_zoom_user",
+        access_tokens,
+        "        if token.zoom_user_id != rejected.zoom_user_id:\n",
+        "        if False:\n",
+    ),
+    Mutant(
+        "refreshed_token_of_different_address_used",
+        access_tokens,
+        "record.user_email == user_email and self._is_covered",
+        "self._is_covered",
+    ),
+    Mutant(
+        "change_of_connection_ignored",
+        access_tokens,
+        "            if latest is not None and (latest.zoom_user_id, latest.rev) != (zoom_user_id, change.rev):\n",
+        "            if False:\n",
     ),
 )
 """Mutants of the lifecycle protocols, for the histories of `model.lifecycle_world`."""

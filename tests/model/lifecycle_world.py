@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any
 
+from model.lifecycle_calls import CHANGE_DELAY, TOKEN_REJECTED, Caller, ZoomCaller
 from model.lifecycle_mutants import Protocols
 from zoomgate_server.audit.event import ZOOMGATE, Actor, AuditEvent
 from zoomgate_server.connections.exchange_mark import ExchangeMark
@@ -30,6 +31,7 @@ from zoomgate_server.connections.token_journal import Entry, Origin
 from zoomgate_server.connections.token_pair import NO_PAIR, TokenPair
 from zoomgate_server.errors import KeyUnavailable, RecordFault, ZoomgateError, ZoomUnavailable
 from zoomgate_server.storage.record_store import StoreError, UserEmailTaken
+from zoomgate_server.zoom.request import ZoomResponse
 from zoomgate_server.zoom.token_outcome import Issued, Rejected, TokenOutcome, Unknown
 
 ACTOR = Actor("caller")
@@ -39,7 +41,10 @@ TIMING = refresh_protocol.Timing()
 CONFIG = refresh_protocol.Config(forced_interval=0.0, max_refreshes=1_000_000)
 DAY, MONTH, ACCESS_SECONDS = 86_400.0, 30 * 86_400.0, 3600.0
 STORE_EFFECTS = {"Find", "Read", "Put", "ReadMark", "PutMark", "DeleteMark"}
-ZOOM_EFFECTS = {"ExchangeCode", "ExchangeRefreshToken", "ReadZoomUser", "Revoke"}
+ZOOM_EFFECTS = {"ExchangeCode", "ExchangeRefreshToken", "ReadZoomUser", "Revoke", "CallZoom"}
+LOST_CALLS = {"ReadZoomUser": ZoomUnavailable("lost"), "CallZoom": ZoomUnavailable("lost"), "Revoke": False}
+"""What a task receives if Zoom does not respond. For the other effects, the outcome is unknown."""
+
 ISSUING = {"ExchangeCode", "ExchangeRefreshToken"}
 
 
@@ -111,6 +116,8 @@ class Task:
         call: State of a call to Zoom: None, `sent`, or the response.
         access: State of an access to the store: None, the time at which it began, or the result.
         found_address: The address of the record that the task found last, in which an exchange is registered; empty if there was none.
+        zoom_email: The address of the Zoom user whom Zoom has reported last.
+        fingerprint: The fingerprint of the mark that the task has written.
         clock_read_at: When the task last read the clock, to check whether its lease covers a call.
         is_deferred: Whether the task has left its pair in the journal for a later task.
         has_audited_pair: Whether the task has audited what became of its pair.
@@ -126,14 +133,18 @@ class Task:
     call: Any = None
     access: Any = None
     found_address: str = ""
+    zoom_email: str = ""
+    fingerprint: str = ""
     clock_read_at: float = 0.0
     is_deferred: bool = False
     has_audited_pair: bool = False
     unaudited: list[tuple[str, int]] = field(default_factory=list)
     held: list[str] = field(default_factory=list)
+    issued: set[str] = field(default_factory=set)
     verdict: Any = None
     done: bool = False
     expected_email: str = ""
+    is_explicit: bool = False
     marked_at: float = -1.0
 
 
@@ -152,17 +163,23 @@ class World:
         self.now = 1_000_000.0
         self.trace: list[str] = []
         self.calm = False
+        self.disturbances: frozenset[str] = frozenset()
+        self.interrupt: Callable[[], None] | None = None
+        self.supplied: TokenPair | None = None
         self.records: dict[str, ConnectionRecord] = {}
         self.marks: dict[str, ExchangeMark] = {}
         self.journals: list[dict[str, Entry]] = [{}, {}]
         self.claims: dict[str, Task] = {}
         self.up = [True, True]
         self.tasks: list[Task] = []
+        self.callers: list[ZoomCaller | None] = [None, None]
+        self.previous_versions: list[tuple[float, ConnectionRecord]] = []
         self.grants: list[Grant] = []
         self.grant_of: dict[str, Grant] = {}
         self.codes: dict[str, str | None] = {}
         self.sent: dict[str, tuple[str, bool]] = {}
-        self.sent_at: dict[str, float] = {}
+        self.marks_lost_at = float("-inf")
+        self.unmarked: set[str] = set()
         self.emails = {"z1": A, "z2": B}
         self.previous_emails: set[str] = set()
         self.disconnections: list[tuple[str, str, float]] = []
@@ -170,7 +187,7 @@ class World:
         self.renamed: list[str] = []
         self.audited: list[str] = []
         self.events: list[tuple[str, float, int, Cause]] = []
-        self.requests: list[tuple[LinkRequest, str]] = []
+        self.requests: list[LinkRequest] = []
         self.away: tuple[dict[str, ConnectionRecord], dict[str, ExchangeMark]] | None = None
         self.backup: tuple[dict[str, ConnectionRecord], dict[str, ExchangeMark]] = ({}, {})
         self.backup_at = self.now
@@ -178,17 +195,17 @@ class World:
         self.empty = (float("inf"), 0.0)
         self.missing_key: tuple[int, str] | None = None
         self.disturbed = False
-        self.faults, self.crashes, self.spurious = 3, 2, 0
+        self.faults, self.crashes = 3, 2
         self.burst: list[str] = []
         self.jumped_at = -1.0
         self._names = count(1)
         self._times = count(1)
         self._revs = count(1)
         self.rules = ZoomRules(
-            ("rejected", "tolerated", "ends")[self.draw(3)],
+            ("rejected", "tolerated", "ends", "ends")[self.draw(4)],
             refresh_ends_access=bool(self.draw(2)),
             consent_ends_grants=self.draw(3) != 2,
-            revoke=("user", "grant", "token")[self.draw(3)],
+            revoke=("user", "grant", "token", "user")[self.draw(4)],
             ahead=(0.0, -30.0, 30.0)[self.draw(3)],
         )
         self.skews = (0.0, (0.0, 3.0, -3.0)[self.draw(3)])
@@ -251,15 +268,20 @@ class World:
         tolerated = grant is not None and self.rules.reuse == "tolerated" and refresh_token == grant.previous
         return grant is not None and grant.alive and (refresh_token == grant.refresh_token or tolerated)
 
+    def _accepts_access_token(self, access_token: str) -> bool:
+        grant = self.grant_of[access_token]
+        return grant.alive and grant.access_tokens.get(access_token, 0) > self.now
+
     def _respond(self, task: Task) -> Any:
         """Process a request at Zoom, and return the response."""
         effect = task.effect
         match type(effect).__name__:
             case "ExchangeCode":
-                self._present(task, effect.code)
+                is_repeatable = self._present(task, effect.code)
                 zoom_user_id, self.codes[effect.code] = self.codes.get(effect.code), None
                 if zoom_user_id is None:
-                    self._end_grant_of_used_code(task, effect.code)
+                    self._end_grant_of_used_code(task, effect.code, is_repeatable=is_repeatable)
+                    self._forget_outcome(task)  # a rejected code may be sent again
                     return Rejected("invalid_grant")
                 grant, issued = self.consent_at_zoom(zoom_user_id)
                 self.grant_of[effect.code] = grant
@@ -268,32 +290,43 @@ class World:
             case "ExchangeRefreshToken":
                 return self._refresh(task, effect.refresh_token)
             case "ReadZoomUser":
+                task.zoom_email = ""
                 if self.burst and not self.calm:
                     return ZoomUnavailable("503") if self.burst.pop() == "503" else None
-                grant_or_none = self.grant_of.get(effect.access_token)
-                if (
-                    grant_or_none is None
-                    or not grant_or_none.alive
-                    or grant_or_none.access_tokens.get(effect.access_token, 0) <= self.now
-                ):
+                if not self._accepts_access_token(effect.access_token):
                     return None
-                zoom_user_id = grant_or_none.zoom_user_id
-                grant_or_none.mismatch |= task.expected_email not in ("", self.emails[zoom_user_id])
+                grant = self.grant_of[effect.access_token]
+                zoom_user_id = grant.zoom_user_id
+                task.zoom_email = self.emails[zoom_user_id]
+                grant.mismatch |= task.expected_email not in ("", self.emails[zoom_user_id])
                 reported_at = float(int(self.now + self.rules.ahead)) if next(self._times) % 3 else None
                 return ZoomUser(zoom_user_id, self.emails[zoom_user_id], "account", reported_at)
+            case "CallZoom":
+                accepts = self._accepts_access_token(effect.access_token)
+                return ZoomResponse(200, (), b"{}") if accepts else TOKEN_REJECTED
             case _:
                 return self._revoke(task, effect.pair)
 
     def _refresh(self, task: Task, token: str) -> TokenOutcome:
-        self._present(task, token)
+        is_repeatable = token in self.unmarked or self.sent.get(token, ("", False))[1]
+        is_repeatable = self._present(task, token) or is_repeatable
+        if task.name.startswith("refresh of a call"):
+            self._expect_user_of_imported_pair(task, token)
+        if task.name.startswith("import") and task.zoom_email not in ("", task.expected_email):
+            self.fail("I4", f"{task.name} sends {token}, although it belongs to a different user")
         grant = self.grant_of.get(token)
         if grant is not None and self.accepts(token):
             if not grant.ours:
                 grant.ours, grant.address, grant.marked_at = True, task.found_address, task.marked_at
+            # documented: of two pairs that were issued for a supplied token, the earlier one may be stored last
+            grant.excused = grant.excused or (token == grant.previous and token in self.sent)
             return self.issue(grant)
         if grant is not None and grant.alive and self.rules.reuse == "ends":
-            is_lost = grant.lost or grant.excused or self._is_out_of_reach(grant)
-            if grant.ours and not (is_lost or self.rolled_back or self._stood_still()):
+            # documented: an empty store does not show that a record has held a token
+            is_repeatable = is_repeatable or task.marked_at >= self.empty[0]
+            is_lost = grant.lost or grant.excused or is_repeatable or self._is_out_of_reach(grant)
+            is_excused = is_lost or self._is_superseded(grant) or self.rolled_back or self._stood_still()
+            if grant.ours and not is_excused:
                 self.fail(
                     "I5",
                     f"{task.name} sends {token} again, and Zoom ends a grant although no response was lost",
@@ -302,11 +335,20 @@ class World:
         self._forget_outcome(task)  # a rejected token may be sent again
         return Rejected("invalid_grant")
 
-    def _end_grant_of_used_code(self, task: Task, code: str) -> None:
+    def _expect_user_of_imported_pair(self, task: Task, token: str) -> None:
+        for record in self.records.values():
+            if any(pair.refresh_token == token and not pair.is_exchanged for pair in record.pairs):
+                task.expected_email = record.user_email
+
+    def _forget_outcomes(self, task: Task) -> None:
+        """Note that what the task has sent may be sent again."""
+        self.sent |= {secret: (task.name, True) for secret in self.sent if self.sent[secret][0] == task.name}
+
+    def _end_grant_of_used_code(self, task: Task, code: str, *, is_repeatable: bool) -> None:
         """End the grant of a code that is sent again, as RFC 6749 recommends."""
         grant = self.grant_of.get(code)
         if grant is not None and grant.alive and self.rules.reuse == "ends":
-            if not (grant.lost or grant.excused or self.rolled_back or self._stood_still()):
+            if not (grant.lost or grant.excused or is_repeatable or self.rolled_back or self._stood_still()):
                 self.fail("I5", f"{task.name} sends {code} again, and Zoom ends its grant")
             grant.alive, grant.excused = False, True
 
@@ -319,31 +361,48 @@ class World:
             if not self.up[replica] or self.empty[1]
         )
 
+    def _is_superseded(self, grant: Grant) -> bool:
+        """Return whether the pairs of a grant are only revoked, since a later grant or a different user has replaced it (documented)."""
+        record = self.records.get(grant.zoom_user_id)
+        if record is None or any(self.owner_of(pair) is grant for pair in record.pairs):
+            return False
+        return any(
+            self.owner_of(pair) is grant for pair in (*record.superseded_pairs, *record.pairs_to_revoke)
+        )
+
     def _stood_still(self) -> bool:
         return self.jumped_at >= 0
 
-    def _present(self, task: Task, secret: str) -> None:
-        """Check that a supplied code or token is sent only once, unless the outcome is unknown."""
+    def _present(self, task: Task, secret: str) -> bool:
+        """Check that a supplied code or token is sent only once, unless the outcome is unknown. Return whether it may be sent again."""
         if secret not in self.sent:
-            return
+            return False
         sender, unknown = self.sent[secret]
         # documented: the pair may be in the journal of a replica that is down for longer than the mark counts
         unknown = unknown or any(
             entry.fingerprint == _fingerprint(secret)
             for replica, journal in enumerate(self.journals)
             for entry in journal.values()
-            if not self.up[replica]
+            if not self.up[replica] and not self._is_stored(entry)
         )
         # Zoom can only reject it again
         is_dead = secret in self.grant_of and not self.grant_of[secret].alive
-        # documented: an exchange that takes longer than its mark counts may be overtaken
-        waited = self.now - self.sent_at.get(secret, self.now)
-        is_late = waited > TIMING.lease - TIMING.call - TIMING.margin and any(
-            running.name == sender for running in self.tasks
+        # documented: the process stood still between the check of its mark and the call
+        is_late = self.now - task.clock_read_at > TIMING.call
+        # documented: the mark was lost or has expired
+        is_mark_lost = (
+            task.marked_at - self.skews[task.replica] <= self.marks_lost_at or secret in self.unmarked
         )
-        if sender and not (unknown or is_dead or is_late or self._stood_still()):
+        is_repeatable = is_late or is_mark_lost
+        if sender and not (unknown or is_dead or is_repeatable or self._stood_still()):
             self.fail("I5", f"{task.name} sends {secret}, which {sender} has sent")
-        self.sent[secret], self.sent_at[secret] = (task.name, False), self.now
+        self.sent[secret] = (task.name, is_mark_lost)
+        return is_repeatable
+
+    def _is_stored(self, entry: Entry) -> bool:
+        """Return whether the record of the address contains the pair of an entry."""
+        record = self.holder_of(entry.user_email)
+        return record is not None and entry.tokens in _all_pairs(record)
 
     def _forget_outcome(self, task: Task) -> None:
         """Note that the outcome of the task's call is unknown to it."""
@@ -393,6 +452,8 @@ class World:
             return
         if not grant.stored and self._stood_still():
             return  # documented: a refresh more than three minutes later forgets the exchange
+        if not grant.stored and self.now - grant.marked_at > DAY:
+            return  # documented: an exchange without an outcome delays a revocation for only a day
         if not grant.stored and not self._is_registered(grant):
             return  # documented: an exchange whose Zoom user is not known yet, at an address without a record
         self.fail(
@@ -428,8 +489,14 @@ class World:
                 stored = self.marks.get(mark.fingerprint)
                 if (stored.rev if stored else 0) != mark.rev:
                     return None
+                if stored is not None and stored.marked_at + TIMING.lease <= mark.marked_at:
+                    self._note_overtaken_exchange(task, mark.fingerprint)
+                task.fingerprint = mark.fingerprint
                 self.marks[mark.fingerprint] = replace(mark, rev=next(self._revs))
-                task.marked_at = mark.marked_at
+                if not (
+                    mark.delivered or mark.zoom_user_id
+                ):  # otherwise, the mark may be that of a later exchange
+                    task.marked_at = mark.marked_at
                 self.log(f"{task.name} marks {mark.fingerprint[:12]}{' delivered' if mark.delivered else ''}")
                 return self.marks[mark.fingerprint].rev
             case _:
@@ -438,6 +505,15 @@ class World:
                     return False
                 del self.marks[effect.mark.fingerprint]
                 return True
+
+    def _note_overtaken_exchange(self, task: Task, fingerprint: str) -> None:
+        """Excuse that a code or token is sent again. Documented: an exchange or import that takes longer than its mark may be overtaken."""
+        others = [other for other in self.tasks if other.fingerprint == fingerprint and other is not task]
+        for secret, (sender, _) in self.sent.items():
+            if _fingerprint(secret) == fingerprint and any(
+                other.name == sender or other.name.startswith("import") for other in others
+            ):
+                self.unmarked.add(secret)
 
     def _snapshot(self, task: Task, began: float, record: ConnectionRecord | None) -> Snapshot:
         store_now, monotonic = self.now + self.skews[task.replica], began + task.replica * 5000.0
@@ -455,33 +531,30 @@ class World:
         other = self.holder_of(record.user_email) if record.user_email else None
         if other is not None and other.zoom_user_id != record.zoom_user_id:
             raise UserEmailTaken(other.zoom_user_id)
+        if stored is not None and stored.lease is not None and record.lease not in (None, stored.lease):
+            # documented: a refresh that takes longer than its lease may be overtaken
+            self.unmarked |= {pair.refresh_token for pair in stored.pairs}
         self._check_write(task, stored, record)
-        self.records[record.zoom_user_id] = replace(record, rev=next(self._revs))
+        written = self.records[record.zoom_user_id] = replace(record, rev=next(self._revs))
+        if stored is not None:
+            self.previous_versions.append((self.now, stored))
+        for caller in filter(None, self.callers):
+            caller.change(written)
         self.log(
             f"{task.name} writes {record.zoom_user_id} {record.user_email or '-'} {record.state}"
             f" tokens={[p.refresh_token for p in record.pairs]} superseded={[p.refresh_token for p in record.superseded_pairs]}"
             f" revoke={[p.refresh_token for p in record.pairs_to_revoke]} lease={record.lease and record.lease.holder}"
             f" pending={[a.epoch for a in record.pending_attempts]}"
         )
-        return self.records[record.zoom_user_id].rev
+        return written.rev
 
     def _check_write(self, task: Task, stored: ConnectionRecord | None, record: ConnectionRecord) -> None:
-        for pair in (*record.pairs, *record.superseded_pairs, *record.pairs_to_revoke):
-            grant = self.owner_of(pair)
-            grant.stored = True
-            grant.excused = grant.excused or self.away is not None  # documented: written to an empty store
-            if grant.zoom_user_id != record.zoom_user_id:
-                self.fail("I6", f"{record.zoom_user_id} contains a pair of {grant.zoom_user_id}")
-            holder = self.holder_of(task.subject)
-            if (
-                pair in record.pairs_to_revoke
-                and holder is not None
-                and holder.zoom_user_id != record.zoom_user_id
-            ):
-                grant.mismatch = True
+        self._check_pairs(task, stored, record)
         if stored is not None and record.generation < stored.generation:
             self.fail("I6", f"the generation of {record.zoom_user_id} decreased")
         if stored is not None and stored.user_email and not record.user_email:
+            if stored.zoom_email and 0 <= task.marked_at < stored.address_time:
+                self.fail("I4", f"{task.name} takes {stored.user_email} from a later consent")
             self.renamed = [address for address in self.renamed if address != stored.user_email]  # taken
         if stored is not None and _is_connected(record):
             self._check_link(task, stored, record)
@@ -494,6 +567,49 @@ class World:
             elif record.cause is Cause.USER_DEACTIVATED:
                 for pair in (*stored.pairs, *stored.superseded_pairs):
                     self.owner_of(pair).ended = True
+
+    def _check_pairs(self, task: Task, stored: ConnectionRecord | None, record: ConnectionRecord) -> None:
+        for pair in (*record.pairs, *record.superseded_pairs, *record.pairs_to_revoke):
+            grant = self.owner_of(pair)
+            grant.stored = True
+            grant.excused = grant.excused or self.away is not None  # documented: written to an empty store
+            if grant.zoom_user_id != record.zoom_user_id:
+                self.fail("I6", f"{record.zoom_user_id} contains a pair of {grant.zoom_user_id}")
+            holder = self.holder_of(task.subject)
+            if pair.refresh_token in task.issued and (stored is None or pair not in _all_pairs(stored)):
+                self._check_decision(task, stored, record)
+            if (
+                pair in record.pairs_to_revoke
+                and holder is not None
+                and holder.zoom_user_id != record.zoom_user_id
+            ):
+                grant.mismatch = True
+
+    def _check_decision(self, task: Task, stored: ConnectionRecord | None, record: ConnectionRecord) -> None:
+        """Check where a link stores its pair."""
+        if self.away is not None:
+            return  # documented: decisions in an empty store
+        email, keeps = task.zoom_email, _is_connected(stored)
+        holder = self.holder_of(task.subject)
+        is_lost = (
+            holder is not None
+            and holder.zoom_user_id != record.zoom_user_id
+            and bool(holder.zoom_email or task.is_explicit)
+            and holder.address_time > task.marked_at
+        )
+        if not _is_connected(record):
+            ended = any(
+                zoom_user_id == record.zoom_user_id and at >= task.marked_at
+                for _, zoom_user_id, at in self.disconnections
+            )
+            if email == task.expected_email and not (ended or is_lost):
+                self.fail("I4", f"{task.name} does not connect {record.zoom_user_id}")
+        elif keeps and stored is not None and stored.user_email == record.user_email:
+            requested = email == task.expected_email and stored.user_email not in (task.subject, email)
+            if requested and not (stored.zoom_email or is_lost):
+                self.fail("I4", f"{task.name} does not rename {stored.user_email}")
+        elif email != (record.zoom_email or record.user_email):
+            self.fail("I4", f"{task.name} connects {record.user_email} with the pair of {email}")
 
     def _check_link(self, task: Task, stored: ConnectionRecord, record: ConnectionRecord) -> None:
         """Check that a pair was requested under the record's address, and is not older than a disconnection."""
@@ -523,15 +639,18 @@ class World:
         subject: str = "",
         replica: int | None = None,
         *,
-        expected_email: str = "",
+        entry: Entry | None = None,
     ) -> Task:
-        """Start a protocol on a replica."""
+        """Start a protocol on a replica. The entry names the user whom a link is requested for."""
         chosen = self.draw(2) if replica is None else replica
         if not self.up[chosen]:
             chosen = 1 - chosen
         if not self.up[chosen]:
             self.restart(chosen)
-        task = Task(f"{name}#{next(self._names)}", chosen, protocol, subject, expected_email=expected_email)
+        task = Task(f"{name}#{next(self._names)}", chosen, protocol, subject)
+        if entry is not None:
+            task.expected_email = entry.zoom_email or entry.user_email
+            task.is_explicit = entry.zoom_email != ""
         self.tasks.append(task)
         self.log(f"{task.name} starts on replica {chosen}")
         self._advance(task, None)
@@ -555,6 +674,8 @@ class World:
         for address, count_before in () if continues else task.unaudited:
             if address not in self.audited[count_before:]:
                 self.fail("I9", f"{task.name} does not audit the end of {address}")
+        if task.name.startswith("disconnect") and verdict is None:
+            self.fail("I4", f"{task.name} disconnects nobody")
         match verdict:
             case (outcome, ConnectionRecord(zoom_user_id=zoom_user_id)) if outcome == "near_consent":
                 self.refresh(zoom_user_id, replica=task.replica)
@@ -568,6 +689,8 @@ class World:
 
     def step(self, task: Task) -> None:
         """Perform the next effect of a task, or a part of it."""
+        if task.done:
+            return
         self.now += (0.2, 0.2, 1.0, 4.0)[self.draw(4)]
         name = type(task.effect).__name__
         if name == "Sleep":
@@ -585,8 +708,32 @@ class World:
 
     def run(self, task: Task, until: str = "") -> None:
         """Run a task until its next effect has a name, or until it sleeps or ends."""
+        if self.interrupt is not None and self.draw(3) == 2:
+            self.interrupt()
         while not task.done and type(task.effect).__name__ != until and self.is_ready(task):
             self.step(task)
+
+    def fail_store(self, task: Task) -> None:
+        """Let a task's access to the store fail."""
+        name = type(task.effect).__name__
+        if name in STORE_EFFECTS and not task.done:
+            self.disturbed = True
+            self.log(f"the store fails before {name} of {task.name}")
+            self._advance(task, None, StoreError("injected"))
+
+    def lose_confirmation(self, task: Task) -> None:
+        """Let a task write a record, and receive an error."""
+        if type(task.effect).__name__ == "Put" and not task.done:
+            self.disturbed = True
+            self._try_access(task, self.now)
+            self._advance(task, None, StoreError("injected"))
+
+    def run_all(self, until: str = "") -> None:
+        """Run all tasks until their next effect has a name, or until they sleep or end."""
+        while tasks := [
+            task for task in self.tasks if self.is_ready(task) and type(task.effect).__name__ != until
+        ]:
+            self.run(tasks[0], until)
 
     def run_through_pauses(self, task: Task) -> None:
         """Run a task until it ends. Time passes while the task sleeps."""
@@ -615,6 +762,10 @@ class World:
             case "ReleaseJournal":
                 self.claims.pop(task.effect.entry.entry_id, None)
                 task.is_deferred = True
+            case "DropToken":
+                caller = self.callers[task.replica]
+                if caller is not None:
+                    caller.access_tokens.drop(task.effect.user_email)
             case "Audit":
                 event = task.effect.event
                 task.has_audited_pair = task.has_audited_pair or event.action == "connection.stored"
@@ -630,10 +781,14 @@ class World:
         choice = 0 if self.calm or task.access is not None else self.draw(100)
         if task.access is None:
             task.access = self.now
-            if 84 <= choice < 88:
+            if 84 <= choice < 88 and "slow calls" in self.disturbances:
                 return  # the request is slow
         if isinstance(task.access, float):
-            failure = 0 if choice < 96 or not self.faults else 1 + (choice >= 98)
+            failure = (
+                0
+                if choice < 96 or not self.faults or "store failures" not in self.disturbances
+                else 1 + (choice >= 98)
+            )
             self.faults -= bool(failure)
             if failure != 1:
                 task.access = self._try_access(task, task.access)
@@ -641,7 +796,10 @@ class World:
                 self.disturbed = True
                 self.log(f"the store fails {'before' if failure == 1 else 'after'} {name} of {task.name}")
                 task.access = (None, StoreError("injected"))
-            if 88 <= choice < 92:
+                if name in ("ReadMark", "PutMark") and not task.has_audited_pair:
+                    # documented: the mark does not show that a pair is waiting
+                    self.unmarked |= {secret for secret in self.sent if self.sent[secret][0] == task.name}
+            if 88 <= choice < 92 and "slow calls" in self.disturbances:
                 return  # the response is slow
         self._advance(task, *task.access)
 
@@ -661,11 +819,6 @@ class World:
             del journal[entry_id]
         return bool(lost)
 
-    def fail_store(self, task: Task) -> None:
-        """Let the task's access to the store fail."""
-        self.log(f"the store fails before {type(task.effect).__name__} of {task.name}")
-        self._advance(task, None, StoreError("injected"))
-
     def _try_access(self, task: Task, began: float) -> tuple[Any, Exception | None]:
         try:
             return self._access_store(task, began), None
@@ -676,31 +829,35 @@ class World:
         if task.call is None:
             task.call = "sent"
             self.log(f"{task.name} sends {name} {_secret(task.effect)}")
-            if not self.calm and self.happens(85 if name == "Revoke" else 40):
+            if (
+                not self.calm
+                and "slow calls" in self.disturbances
+                and self.happens(85 if name == "Revoke" else 40)
+            ):
                 return
         if task.call == "sent":
-            if not self.calm and self.faults and self.happens(5):
+            if not self.calm and "lost calls" in self.disturbances and self.faults and self.happens(5):
                 self._lose_call(task, name, "the request is lost")
                 return
             if (
                 name == "ReadZoomUser"
-                and not self.calm
-                and self.spurious
-                and not self.burst
-                and self.happens(15)
+                and "unidentified users" in self.disturbances
+                and not (self.calm or self.burst)
+                and self.happens(20)
             ):
-                self.spurious -= 1
                 self.burst = [("503", "401")[self.draw(2)]] * (1 + self.draw(4))
             task.call = (self._respond(task),)
             self.log(f"  Zoom responds to {task.name}: {_describe(task.call[0])}")
-            if not self.calm and self.faults and self.happens(5):
+            if not self.calm and "lost calls" in self.disturbances and self.faults and self.happens(5):
                 self._lose_call(task, name, "the response is lost")
                 return
-            if not self.calm and self.happens(40):
+            if not self.calm and "slow calls" in self.disturbances and self.happens(40):
                 return
         (response,) = task.call
         if name in ISSUING and isinstance(response, Issued):
             task.held.append(response.refresh_token or "")
+            if task.expected_email and not task.name.startswith("refresh"):
+                task.issued.add(response.refresh_token or "")
         self._advance(task, response)
 
     def _lose_call(self, task: Task, name: str, text: str) -> None:
@@ -708,8 +865,7 @@ class World:
         self.disturbed = True
         self.log(f"  {text} ({task.name})")
         self._lose_response(task)
-        lost = {"ReadZoomUser": ZoomUnavailable("lost"), "Revoke": False}
-        self._advance(task, lost.get(name, Unknown("injected")))
+        self._advance(task, LOST_CALLS.get(name, Unknown("injected")))
 
     def _lose_response(self, task: Task) -> None:
         self._forget_outcome(task)
@@ -723,7 +879,9 @@ class World:
         self.log(f"replica {replica} is killed")
         self.up[replica], self.disturbed = False, True
         # documented: the pair may be in the journal of a killed replica for longer than the mark counts
-        waiting = {entry.fingerprint for entry in self.journals[replica].values()}
+        waiting = {
+            entry.fingerprint for entry in self.journals[replica].values() if not self._is_stored(entry)
+        }
         for secret, (sender, _) in self.sent.items():
             if _fingerprint(secret) in waiting:
                 self.sent[secret] = (sender, True)
@@ -732,12 +890,12 @@ class World:
             for token in task.held if type(task.effect).__name__ in ("Now", "AppendJournal") else ():
                 if self.grant_of[token].refresh_token == token:
                     self.grant_of[token].lost = True
-                # documented: nobody knows that Zoom has issued a pair
-                self.sent |= {
-                    secret: (task.name, True) for secret in self.sent if self.sent[secret][0] == task.name
-                }
+                self._forget_outcomes(task)  # documented: nobody knows that Zoom has issued a pair
             task.protocol.close()
             self._finish(task, "killed")
+        caller, self.callers[replica] = self.callers[replica], None
+        if caller is not None:
+            caller.abandon()
 
     def restart(self, replica: int) -> None:
         """Start a replica again, which replays its journal."""
@@ -759,24 +917,20 @@ class World:
         self.log(f"{seconds:.0f} s pass")
 
     def _timeout(self, task: Task) -> None:
-        lost = {"ReadZoomUser": ZoomUnavailable("lost"), "Revoke": False}
-        task.call = (lost.get(type(task.effect).__name__, Unknown("timeout")),)
+        task.call = (LOST_CALLS.get(type(task.effect).__name__, Unknown("timeout")),)
 
     def empty_store(self) -> None:
         """Let a running service see an empty store for a while."""
         if self.away is None:
             self.away, self.disturbed = (self.records, self.marks), True
             self.empty = (min(self.empty[0], self.now - 10.0), self.empty[1])
-            self.records, self.marks = {}, {}
-            self.log("the store is empty")
+            self._replace_store({}, {}, "the store is empty")
 
     def return_store(self) -> None:
         """Let the store return."""
         if self.away is not None:
-            self.records, self.marks = self.away
+            self._replace_store(*self.away, "the store is back")
             self.away, self.empty = None, (self.empty[0], self.now + 10.0)
-            self.log("the store is back")
-            self._allow_repetitions()
 
     def back_up(self) -> None:
         """Back up the store."""
@@ -800,14 +954,23 @@ class World:
         for grant in self.grants:
             if grant.stored and grant.refresh_token not in kept:
                 grant.excused = True
-        self.records = {key: replace(record, rev=next(self._revs)) for key, record in records.items()}
-        self.marks = {key: replace(mark, rev=next(self._revs)) for key, mark in marks.items()}
-        self.log("the backup is restored")
-        self._allow_repetitions()
+        self._replace_store(
+            {key: replace(record, rev=next(self._revs)) for key, record in records.items()},
+            {key: replace(mark, rev=next(self._revs)) for key, mark in marks.items()},
+            "the backup is restored",
+        )
 
-    def _allow_repetitions(self) -> None:
-        """Note that marks were lost, so that codes and tokens may be sent again."""
-        self.sent = {secret: (sender, True) for secret, (sender, _) in self.sent.items()}
+    def _replace_store(
+        self, records: dict[str, ConnectionRecord], marks: dict[str, ExchangeMark], text: str
+    ) -> None:
+        """Let the service see a different store. Documented: it lacks marks, and the change feed does not report the difference."""
+        self.log(text)
+        self.previous_versions += [(float("inf"), record) for record in self.records.values()]
+        self.records, self.marks = records, marks
+        self.unmarked |= set(self.sent)
+        self.marks_lost_at, self.renamed = self.now, []
+        for task in self.tasks:
+            task.unaudited = []
 
     # -- actors ------------------------------------------------------------------------------------------
 
@@ -815,7 +978,9 @@ class World:
         """Return the context of linking."""
         return LinkContext(actor=ACTOR, seen_generation=lambda _: 0, skips=skips)
 
-    def consent(self, address: str, zoom_user_id: str, *, zoom_email: str = "", owner: str = "o1") -> Task:
+    def consent(
+        self, address: str, zoom_user_id: str, *, zoom_email: str = "", owner: str = "key|o1"
+    ) -> Task:
         """Let a Zoom user consent for an address, and exchange the code."""
         code = f"code-{next(self._names)}"
         self.codes[code] = zoom_user_id
@@ -831,18 +996,15 @@ class World:
             owner=owner,
         )
         request = LinkRequest(draft, self.context(), code)
-        self.requests.append((request, zoom_email or address))
-        return self.start(
-            "consent",
-            self.protocols.exchange.exchange(request),
-            address,
-            expected_email=zoom_email or address,
-        )
+        self.requests.append(request)
+        return self.start("consent", self.protocols.exchange.exchange(request), address, entry=draft)
 
     def rename(self, zoom_user_id: str, address: str) -> None:
-        """Change the email address of a Zoom user."""
-        self.previous_emails.add(self.emails[zoom_user_id])
-        self.emails[zoom_user_id] = address
+        """Change the email address of a Zoom user. A Zoom user who has the address receives the previous one in exchange."""
+        previous = self.emails[zoom_user_id]
+        exchanged = {user: previous for user, email in self.emails.items() if email == address}
+        self.previous_emails |= {previous, *(address for _ in exchanged)}
+        self.emails |= exchanged | {zoom_user_id: address}
 
     def remove_app(self, zoom_user_id: str) -> None:
         """Let a Zoom user remove the app, which ends all grants of the user."""
@@ -858,10 +1020,10 @@ class World:
     def repeat(self) -> None:
         """Send the latest code again, as a caller does whose call has timed out."""
         if self.requests:
-            request, expected = self.requests[-1]
+            request = self.requests[-1]
             draft = replace(request.draft, entry_id=f"holder-{next(self._names)}")
             protocol = self.protocols.exchange.exchange(replace(request, draft=draft))
-            self.start("repetition", protocol, draft.user_email, expected_email=expected)
+            self.start("repetition", protocol, draft.user_email, entry=draft)
 
     def supply(self, address: str, pair: TokenPair, *, is_import: bool) -> Task:
         """Let a caller supply a pair of a different system."""
@@ -874,11 +1036,11 @@ class World:
             if is_import
             else replace(NO_PAIR, refresh_token=pair.refresh_token),
             fingerprint=_fingerprint(pair.refresh_token),
-            owner="o1",
+            owner="key|o1",
         )
         request = LinkRequest(draft, self.context(skips))
         name = "import" if is_import else "request"
-        return self.start(name, self.protocols.exchange.exchange(request), address, expected_email=address)
+        return self.start(name, self.protocols.exchange.exchange(request), address, entry=draft)
 
     def refresh(self, zoom_user_id: str, replica: int | None = None) -> Task:
         """Refresh a connection."""
@@ -890,14 +1052,37 @@ class World:
             forced=False,
             config=CONFIG,
         )
-        is_imported = record is not None and not all(pair.is_exchanged for pair in record.pairs)
-        return self.start(
-            "refresh",
-            self.protocols.protocol.refresh(request),
-            zoom_user_id,
-            replica,
-            expected_email=record.user_email if record is not None and is_imported else "",
-        )
+        task = self.start("refresh", self.protocols.protocol.refresh(request), zoom_user_id, replica)
+        if record is not None and not all(pair.is_exchanged for pair in record.pairs):
+            task.expected_email = record.user_email
+        return task
+
+    def call(self, address: str, owner: str = "", replica: int | None = None) -> None:
+        """Call Zoom's API for a user, on behalf of a member or, without an owner, of a service."""
+        replica = self.draw(2) if replica is None else replica
+        if not self.up[replica]:
+            return
+        caller = self.callers[replica] or ZoomCaller(self, replica)
+        self.callers[replica] = caller
+        self.log(f"{owner or 'a service'} calls Zoom for {address} on replica {replica}")
+        caller.call(Caller(address, owner, self.now))
+
+    def check_call(self, caller: Caller, access_token: str, previous: str) -> None:
+        """Check that a call carries the token of the address's connection, and in a repetition of the same Zoom user."""
+        zoom_user_id = self.grant_of[access_token].zoom_user_id
+        if previous and self.grant_of[previous].zoom_user_id != zoom_user_id:
+            self.fail("I10", f"a call for {caller.user_email} is repeated with a token of {zoom_user_id}")
+        versions = [
+            record for until, record in self.previous_versions if until >= caller.started_at - CHANGE_DELAY
+        ]
+        if not self._stood_still() and not any(
+            record.state is State.ACTIVE
+            and record.user_email == caller.user_email
+            and caller.owner in ("", record.owner)
+            and any(pair.access_token == access_token for pair in record.pairs)
+            for record in (*self.records.values(), *versions)
+        ):
+            self.fail("I10", f"a call for {caller.user_email} carries {access_token} of {zoom_user_id}")
 
     def disconnect(self, address: str) -> Task:
         """Disconnect a user on behalf of a caller."""
@@ -953,9 +1138,11 @@ class World:
                 protocol: Any = self.protocols.protocol.commit(entry, CONFIG)
             else:
                 protocol = self.protocols.linking.link(entry, LinkContext(ZOOMGATE, lambda _: 0))
-            expected = "" if entry.origin is Origin.REFRESH else entry.zoom_email or entry.user_email
-            subject = entry.user_email
-            task = self.start("replay", protocol, subject, replica, expected_email=expected)
+            linked = None if entry.origin is Origin.REFRESH else entry
+            task = self.start("replay", protocol, entry.user_email, replica, entry=linked)
+            if linked is not None:
+                task.issued.add(entry.tokens.refresh_token)
+                task.marked_at = entry.marked_at
             if not task.done and entry.entry_id in self.journals[replica]:
                 self.claims[entry.entry_id] = task
 
@@ -987,7 +1174,7 @@ class World:
         for zoom_user_id, happened_at, _, cause in self.events:
             self.end_by_event(zoom_user_id, happened_at, cause)
             self.settle()
-        for pause in (100.0, 200.0, 100.0, DAY, 100.0, 100.0):
+        for pause in (100.0, 200.0, DAY, 100.0):
             for replica in (0, 1):
                 self.recover(replica)
             self.settle()
@@ -1023,7 +1210,9 @@ class World:
                 usable = record.state is State.ACTIVE and any(
                     self.accepts(pair.refresh_token) for pair in record.pairs
                 )
-                superseded = any(self.owner_of(pair) is grant for pair in record.superseded_pairs)
+                superseded = (self.rolled_back or not self.rules.consent_ends_grants) and any(
+                    self.owner_of(pair) is grant for pair in record.superseded_pairs
+                )
                 if not usable and not superseded:  # documented: superseded pairs are never used
                     self.fail(
                         "I1", f"{grant.zoom_user_id} has a valid grant, and its record is {record.state}"
@@ -1047,90 +1236,6 @@ class World:
                 self.fail("I7", f"{record.zoom_user_id} waits for attempts that have ended")
 
 
-# -- histories ---------------------------------------------------------------------------------------------
-
-THEMES: tuple[tuple[str, ...], ...] = (
-    (
-        "consent",
-        "other consent",
-        "two tabs",
-        "renamed consent",
-        "moved address",
-        "disconnect",
-        "remove app",
-        "sweep",
-        "refresh",
-        "request",
-        "import",
-        "expire",
-        "explicit",
-        "repeat",
-        "retention",
-        "deactivate",
-    ),
-    ("consent", "disconnect", "consent", "other consent", "sweep", "sweep", "two tabs"),
-    ("consent", "disconnect", "consent"),
-    ("renamed consent", "disconnect", "consent", "renamed consent"),
-    ("other consent", "renamed consent", "consent", "other consent", "two tabs"),
-    ("two tabs", "renamed consent", "two tabs", "refresh", "renamed consent", "consent"),
-    ("request", "import", "refresh", "request", "import", "disconnect", "consent"),
-    ("remove app", "consent", "refresh", "remove app", "two tabs"),
-    ("refresh", "other consent", "moved address", "refresh", "consent"),
-    ("renamed consent", "disconnect", "sweep", "other consent", "sweep", "renamed consent", "moved address"),
-    ("explicit", "consent", "explicit", "disconnect", "other consent", "refresh"),
-    ("refresh", "empty store", "refresh", "return store", "consent", "disconnect"),
-    ("backup", "refresh", "older store", "refresh", "consent", "disconnect", "sweep"),
-    ("deactivate", "consent", "sweep", "two tabs", "refresh", "retention"),
-    ("consent", "repeat", "repeat", "other consent", "request"),
-)
-"""Actions that meet more often than chance would have it."""
-
-
-def run_history(tape: list[int] | None, seed: int = 0, protocols: Protocols = SHIPPED) -> World:
-    """Run a history, which is determined by the tape or else by the seed. The world contains the tape and the trace.
-
-    Raises:
-        InvariantViolation: An invariant does not hold. Its attribute `world` is the world.
-    """
-    world = World(tape, seed, protocols)
-    try:
-        _run(world)
-    except InvariantViolation as violation:
-        violation.world = world
-        raise
-    return world
-
-
-def _run(world: World) -> None:
-    world.spurious = world.draw(3)
-    start = world.draw(5)
-    supplied = prepare(world, start)
-    world.back_up()
-    world.log(f"{world.rules}; {A} is {'not ' if start >= 3 else ''}connected")
-    theme = THEMES[world.draw(len(THEMES))]
-    plan = [theme[world.draw(len(theme))] for _ in range(2 + world.draw(5))]
-    held: tuple[Task | None, int] = (None, 0)
-    for number in range(220):
-        if not (plan or world.tasks or world.events):
-            break
-        choice = world.draw(100)
-        if plan and (not world.tasks or choice >= 88):
-            _act(world, plan.pop(0), supplied)
-        elif choice >= 71:
-            held = _disturb(world, choice, held, number)
-        elif ready := [task for task in world.tasks if world.is_ready(task)]:
-            if held[1] > number and len(ready) > 1:
-                ready = [task for task in ready if task is not held[0]]
-            task = ready[world.draw(len(ready))]
-            for _ in range((1, 2, 4, 12)[world.draw(4)]):
-                if task.done or not world.is_ready(task):
-                    break
-                world.step(task)
-        elif waiting := [task.wake_at for task in world.tasks if task.wake_at is not None]:
-            world.now = min(waiting) + 0.1
-    world.finish()
-
-
 def prepare(world: World, start: int) -> TokenPair | None:
     """Connect a user, unless `start` is 3 or more. Return a pair of a different system, if there is one.
 
@@ -1144,6 +1249,7 @@ def prepare(world: World, start: int) -> TokenPair | None:
             _, other = world.consent_at_zoom("z2")
             supplied = replace(supplied, refresh_token=other.refresh_token)
         world.sent[supplied.refresh_token] = ("", False)
+        world.supplied = supplied
     if start < 3:
         grant, issued = world.consent_at_zoom("z1")
         grant.ours = grant.delivered = grant.stored = True
@@ -1164,149 +1270,10 @@ def prepare(world: World, start: int) -> TokenPair | None:
             refresh_time=world.now - 100,
             access_expire_at=tokens.access_expire_at,
             tokens=tokens,
-            owner="o1",
+            owner="key|o1",
             rev=next(world._revs),
         )
     return supplied
-
-
-def _act(world: World, action: str, supplied: TokenPair | None) -> None:
-    """Perform an action of the plan."""
-    if action in SERVICE_ACTIONS:
-        SERVICE_ACTIONS[action](world)
-    elif action in ("request", "import"):
-        _supply(world, supplied, is_import=action == "import")
-    else:
-        _act_as_user(world, action)
-
-
-SERVICE_ACTIONS: dict[str, Callable[[World], object]] = {
-    "backup": World.back_up,
-    "empty store": World.empty_store,
-    "expire": World.expire,
-    "older store": World.restore_backup,
-    "refresh": lambda world: world.refresh("z1"),
-    "repeat": World.repeat,
-    "retention": World.end_overdue,
-    "return store": World.return_store,
-    "sweep": World.sweep,
-}
-"""The actions without a user."""
-
-
-def _supply(world: World, supplied: TokenPair | None, *, is_import: bool) -> None:
-    """Supply the pair of a different system, or the refresh token of a connection."""
-    if supplied is not None:
-        world.supply(A, supplied, is_import=is_import)
-        if world.draw(2):
-            world.supply((A, C)[world.draw(2)], supplied, is_import=False)
-        return
-    record = world.holder_of(A)
-    if record is not None and record.tokens is not None and not is_import:
-        world.supply(A, record.tokens, is_import=False)
-
-
-def _act_as_user(world: World, action: str) -> None:
-    match action:
-        case "consent":
-            world.consent(A, "z1")
-        case "two tabs":
-            world.consent(A, "z1")
-            world.consent(A, "z1")
-        case "other consent":
-            world.consent(A, "z2", owner=("o2", "o1")[world.draw(2)])
-        case "explicit":
-            zoom_user_id = ("z1", "z2")[world.draw(2)]
-            world.consent((A, C)[world.draw(2)], zoom_user_id, zoom_email=world.emails[zoom_user_id])
-        case "renamed consent":
-            world.rename("z1", C)
-            world.consent(C, "z1")
-            if world.draw(2):
-                world.consent(A, "z1")
-        case "moved address":
-            world.rename("z1", C)
-            world.rename("z2", A)
-            world.consent(A, "z2", owner="o2")
-        case "disconnect":
-            world.disconnect(A if world.holder_of(A) else C)
-        case "remove app":
-            world.remove_app("z1")
-            world.add_event("z1", Cause.APP_DEAUTHORIZED)
-        case "deactivate":
-            world.add_event("z1", Cause.USER_DEACTIVATED)
-
-
-def _disturb(
-    world: World, choice: int, held: tuple[Task | None, int], number: int
-) -> tuple[Task | None, int]:
-    """Disturb the history: events, crashes, pauses, or a task that is held for a while."""
-    if choice >= 85:
-        if world.events and world.draw(2):
-            zoom_user_id, happened_at, repetitions, cause = world.events.pop(0)
-            if repetitions > 1:
-                world.events.append((zoom_user_id, happened_at, repetitions - 1, cause))
-            world.end_by_event(zoom_user_id, happened_at, cause)
-        elif len(world.tasks) < 6 and world.draw(2):
-            world.sweep()
-    elif choice >= 82:
-        if world.crashes:
-            world.crashes -= 1
-            world.crash(world.draw(2))
-    elif choice >= 79:
-        world.jump((10.0, 40.0, 61.0, 100.0, 200.0, 4000.0)[world.draw(6)])
-    elif choice >= 78:
-        key = (world.draw(2), ("z1", "z2")[world.draw(2)])
-        world.disturbed = True
-        world.missing_key = key if world.missing_key is None and world.draw(4) == 3 else None
-    elif choice >= 76:
-        world.return_store()
-        if not all(world.up):
-            world.restart(world.up.index(False))
-    elif ready := [task for task in world.tasks if world.is_ready(task)]:
-        return ready[world.draw(len(ready))], number + 8 + world.draw(30)
-    return held
-
-
-def violation_of(
-    tape: list[int] | None, seed: int = 0, protocols: Protocols = SHIPPED
-) -> InvariantViolation | None:
-    """Return the violation of a history, or None."""
-    try:
-        run_history(tape, seed, protocols)
-    except InvariantViolation as violation:
-        return violation
-    return None
-
-
-def shrink(tape: list[int], invariant: str, protocols: Protocols = SHIPPED, runs: int = 3000) -> list[int]:
-    """Return a short tape that violates the same invariant."""
-    shortest, size = list(tape), len(tape) // 2
-    while size and runs > 0:
-        index, changed = 0, False
-        while index < len(shortest) and runs > 0:
-            without = shortest[:index] + shortest[index + size :]
-            zeroed = shortest[:index] + [0] * len(shortest[index : index + size]) + shortest[index + size :]
-            for candidate in (without, zeroed):
-                runs -= 1
-                violation = violation_of(candidate, protocols=protocols) if candidate != shortest else None
-                if violation is not None and violation.args[0] == invariant:
-                    shortest, changed = candidate, True
-                    break
-            else:
-                index += size
-        if not changed or size > 1:
-            size //= 2
-    return shortest
-
-
-def sparse(tape: list[int]) -> dict[int, int]:
-    """Return the numbers of a tape that are not zero, by position, in which form histories are stored."""
-    return {position: number for position, number in enumerate(tape) if number}
-
-
-def tape_of(numbers: dict[int, int]) -> list[int]:
-    """Return the tape with these numbers."""
-    return [numbers.get(position, 0) for position in range(max(numbers, default=-1) + 1)]
 
 
 def _is_connected(record: ConnectionRecord | None) -> bool:

@@ -87,6 +87,21 @@ class SeededLoop(asyncio.AbstractEventLoop):
         finally:
             asyncio._set_running_loop(None)
 
+    def run_ready(self, now: float) -> None:
+        """Run until all tasks wait, without advancing the time beyond `now`."""
+        running = asyncio._get_running_loop()
+        asyncio._set_running_loop(self)
+        try:
+            self._now = now
+            while self._ready or (self._timers and self._timers[0][0] <= now):
+                self._step()
+        finally:
+            asyncio._set_running_loop(running)
+
+    def is_waiting_until(self, time: float) -> bool:
+        """Return whether a timer is due before a time."""
+        return bool(self._timers) and self._timers[0][0] <= time
+
     def abandon(self) -> None:
         """Close the remaining tasks. Errors during their cleanup are ignored."""
         self._abandoned = True
