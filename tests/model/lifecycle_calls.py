@@ -7,7 +7,7 @@ world, which performs the effect.
 import asyncio
 import random
 from collections.abc import Generator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from model.lifecycle_mutants import Protocols
@@ -74,7 +74,6 @@ class ZoomCaller:
         self._callers: dict[Any, Caller] = {}
         self._sent: dict[Any, str] = {}
         self._changes: list[Change] = []
-        self._read_at: dict[str, float] = {}
         limit = ConcurrencyLimit(Limit.ZOOM_CALLS, 1_000, self, _METRICS)
         modules = world.protocols
         refresher = modules.refresher.Refresher(
@@ -93,9 +92,6 @@ class ZoomCaller:
         principal = Principal(name="caller", roles=roles, subject=caller.owner.partition("|")[2])
         coroutine = self._calls.send(Call("call", principal, FOREVER), caller.user_email, REQUEST)
         task = self._loop.create_task(self._ignore_errors(coroutine))
-        if caller.user_email in self.access_tokens._reads:
-            # the call may share a read that an earlier call has started
-            caller = replace(caller, started_at=self._read_at[caller.user_email])
         self._callers[task] = caller
         self._run()
 
@@ -121,7 +117,6 @@ class ZoomCaller:
         return self._world.now
 
     async def find(self, user_email: str) -> tuple[ConnectionRecord | None, float]:
-        self._read_at[user_email] = self._world.now
         snapshot = await self.perform(Find(user_email))
         return snapshot.record, snapshot.store_now
 

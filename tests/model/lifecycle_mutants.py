@@ -585,7 +585,7 @@ MUTANTS = (
     Mutant(
         "change_of_connection_ignored",
         access_tokens,
-        "            if latest is not None and (latest.zoom_user_id, latest.rev) != (zoom_user_id, change.rev):\n",
+        "            if latest is None or (latest.zoom_user_id, latest.rev) != (zoom_user_id, change.rev):\n",
         "            if False:\n",
     ),
 )

@@ -53,6 +53,7 @@ def test_generated_histories_violate_no_invariant(first: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     "mutant",
     [mutant for mutant in MUTANTS if mutant.name not in SELDOM_FOUND],

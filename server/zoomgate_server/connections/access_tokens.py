@@ -3,6 +3,7 @@
 import asyncio
 from collections import OrderedDict
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import NamedTuple
 
 from zoomgate_server.call_context import Call
@@ -244,7 +245,8 @@ class AccessTokens:
             self._cache(record)
 
     def drop(self, user_email: str) -> None:
-        """Remove the user's token from the cache."""
+        """Remove the user's token from the cache. Later calls do not wait for a read that has already begun, and may be outdated."""
+        self._reads.pop(user_email, None)
         latest = self._cached.pop(user_email, None)
         if latest is None:
             return
@@ -261,7 +263,7 @@ class AccessTokens:
         zoom_user_id = change.key.subject
         for user_email in (change.user_email, self._addresses.get(zoom_user_id)):
             latest = self._cached.get(user_email or "")
-            if latest is not None and (latest.zoom_user_id, latest.rev) != (zoom_user_id, change.rev):
+            if latest is None or (latest.zoom_user_id, latest.rev) != (zoom_user_id, change.rev):
                 self.drop(user_email or "")
 
     def seen_generation(self, zoom_user_id: str) -> int:
@@ -338,7 +340,7 @@ class AccessTokens:
                 self._read(user_email), context=detached_context()
             )
             self._reads[user_email] = pending_read
-            pending_read.add_done_callback(lambda _: self._reads.pop(user_email))
+            pending_read.add_done_callback(partial(self._forget_read, user_email))
             pending_read.add_done_callback(retrieve_exception)
         remaining = call.deadline - self._clock.monotonic()
         try:
@@ -350,6 +352,10 @@ class AccessTokens:
                     "not enough time left before the deadline to read the token; nothing was sent"
                 ) from None
             raise StoreError("the store did not respond before the deadline of the call") from None
+
+    def _forget_read(self, user_email: str, read: asyncio.Task[AccessToken]) -> None:
+        if self._reads.get(user_email) is read:
+            del self._reads[user_email]
 
     async def _read(self, user_email: str) -> AccessToken:
         """Read the user's token from the store and cache the token."""

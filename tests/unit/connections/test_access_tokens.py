@@ -1,11 +1,12 @@
 """Tests for the cache of access tokens, which never replaces a newer version with an older one, regardless of the order of reads."""
 
+import asyncio
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from support.faulty_store import FaultyStore
+from support.faulty_store import FaultyStore, Gate
 from support.memory_store import MemoryStore
 from zoomgate_server.call_context import Call
 from zoomgate_server.connections.access_tokens import AccessToken, AccessTokens
@@ -217,6 +218,23 @@ async def test_changed_connection_is_dropped_unless_the_token_was_read_from_that
     assert await world.is_cached()
     world.tokens.drop_changed(Change(key, 8, State.ACTIVE.value, NOW, USER))
     assert not await world.is_cached()
+
+
+async def test_call_after_a_change_does_not_share_a_read_that_began_before() -> None:
+    world = World()
+    await world.store(record(5))
+    held = iter([True])
+    gate = Gate(after_effect=True, holds=lambda *_: next(held, False))
+    with world.faulty_store.intercept("find", gate):
+        earlier = asyncio.create_task(world.token())
+        await gate.reached.wait()
+        await world.store(record(6))
+        world.tokens.drop_changed(
+            Change(RecordKey("app", Kind.USER, f"z-{USER}"), 2, State.ACTIVE.value, NOW, USER)
+        )
+        assert (await world.token()).generation == 6
+        gate.opened.set()
+        assert (await earlier).generation == 6
 
 
 async def test_use_is_recorded_per_pair() -> None:
