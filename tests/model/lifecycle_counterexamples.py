@@ -228,6 +228,7 @@ SELDOM_FOUND: dict[str, str] = {
     "event_does_not_wait_for_exchange_in_flight": "An event and a revocation occur during one exchange, long after the previous consent.",
     "address_kept_although_zoom_reports_new_user": "An address changes hands twice during an exchange.",
     "owner_changed_by_refresh": "A different owner consents during the first refresh of an imported pair.",
+    "code_sent_again": "A process is killed while it exchanges a code, which is sent again after its mark has expired.",
     "refreshed_token_of_different_address_used": "A user is renamed and consents during the refresh for a call.",
 }
 """The mutants that the search of the fast tests does not find without their own histories, with what must coincide."""
