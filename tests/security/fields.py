@@ -228,7 +228,19 @@ NUMBERS = [
             request_of("RegistrantsService.GetRegistrant", registrant_id=registrant_id),
             fields("registrant_id"),
         )
-        for registrant_id in ("", ".", "..", "a/b", "a%2fb", "a?b=c", "ä", "a\x00", "a" * 129)
+        for registrant_id in (
+            "",
+            ".",
+            "..",
+            "a/b",
+            "a%2fb",
+            "a?b=c",
+            "ä",
+            "a\x00",
+            "a" * 129,
+            "status",
+            "questions",
+        )
     ),
     *(
         Row(

@@ -249,7 +249,11 @@ def time_in_zone(timestamp: Any, name: str = "") -> str:
     if not timestamp.seconds:
         return ""
     zone = time_zone(name)
-    local = datetime.fromtimestamp(timestamp.seconds, UTC).astimezone(zone)
+    moment = datetime.fromtimestamp(timestamp.seconds, UTC)
+    try:
+        local = moment.astimezone(zone)
+    except OverflowError:  # before the year 1 or after the year 9999 in that zone
+        return f"{moment:%Y-%m-%d %H:%M} UTC"
     return f"{local:%Y-%m-%d %H:%M} {name if zone else local.tzname()}"
 
 

@@ -29,6 +29,8 @@ def proxy() -> None:
     """
 
 
+_COUNT = click.IntRange(1, 2**31 - 1)
+
 _target = combined(
     user_argument(),
     click.argument("url"),
@@ -82,10 +84,8 @@ for _method in _METHODS:
 
 @proxy.command("pages")
 @_target
-@click.option("--max-pages", type=click.IntRange(1), metavar="N", help="Stop after N pages.")
-@click.option(
-    "--max-items", type=click.IntRange(1), metavar="N", help="Stop after the page with the Nth item."
-)
+@click.option("--max-pages", type=_COUNT, metavar="N", help="Stop after N pages.")
+@click.option("--max-items", type=_COUNT, metavar="N", help="Stop after the page with the Nth item.")
 @calls_service
 def pages(client: Client, *, as_json: bool, include: bool, **arguments: Any) -> None:
     """Print all pages of a list at URL (a path of Zoom's API) for USER.

@@ -331,6 +331,19 @@ async def test_list_follows_the_pages_and_shows_times_in_the_zone_of_the_meeting
     ]
 
 
+@pytest.mark.parametrize(
+    ("start", "zone"), [("9999-12-31T23:59:59Z", "Asia/Tokyo"), ("0001-01-01T00:00:00Z", "America/New_York")]
+)
+async def test_time_that_no_calendar_of_the_zone_contains_is_shown_in_utc(
+    service: RecordingService, start: str, zone: str
+) -> None:
+    response = page(["Odd"])
+    response.meetings[0].start_time.FromJsonString(start)
+    response.meetings[0].timezone = zone
+    text, _ = await run(service, "meetings", "list", MONICA, responses=[response])
+    assert f"{start[5:10]} {start[11:16]} UTC" in text
+
+
 @pytest.mark.parametrize("is_json", [False, True])
 async def test_limit_stops_the_requests(service: RecordingService, is_json: bool) -> None:
     """With --json, each item is one line."""

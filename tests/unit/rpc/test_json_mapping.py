@@ -49,6 +49,14 @@ JSON = st.recursive(
 )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "time", ["0001-01-01T00:00:00Z", "1969-12-31T23:59:59.999999Z", "9999-12-31T23:59:59.999999Z"]
+)
+def test_every_time_is_converted_exactly(time: str) -> None:
+    message = meeting_pb2.Meeting(**PLAN.fields({"start_time": time}))
+    assert message.start_time.ToJsonString() == time
+
+
 @settings(max_examples=500, deadline=None, derandomize=True)
 @given(st.dictionaries(KEYS, JSON, max_size=8))
 def test_json_object_is_converted_without_loss(data: dict[str, object]) -> None:

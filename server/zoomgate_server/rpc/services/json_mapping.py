@@ -7,7 +7,7 @@ Unknown keys, and values that do not match their field, are stored in `additiona
 
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
@@ -27,6 +27,7 @@ MAX_PARTS = 1000
 _TIMESTAMP = "google.protobuf.Timestamp"
 _INTEGER = re.compile(r"-?[0-9]{1,19}", re.ASCII)
 _INT32, _INT64 = 2**31, 2**63
+_EPOCH, _SECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(seconds=1)
 
 
 class _Mismatch(Exception):
@@ -247,9 +248,14 @@ def _timestamp(value: str) -> dict[str, int]:
         raise _Mismatch from None
     if moment.tzinfo is not UTC:
         raise _Mismatch
-    if moment.microsecond:
-        return {"seconds": int(moment.timestamp() // 1), "nanos": moment.microsecond * 1000}
-    return {"seconds": int(moment.timestamp())}
+    seconds = (
+        moment - _EPOCH
+    ) // _SECOND  # not timestamp(), a float that rounds the last microsecond of the year 9999 up
+    return (
+        {"seconds": seconds, "nanos": moment.microsecond * 1000}
+        if moment.microsecond
+        else {"seconds": seconds}
+    )
 
 
 def _utc(value: Any) -> str | None:

@@ -66,7 +66,8 @@ _EMPLOYEES = Words(
 _REGISTRANT = Form(
     "the ID of a registration as returned by Zoom",
     "9tboDiHUQAeOnbmudzWa5g",
-    re.compile(r"[A-Za-z0-9+=_~-]{1,128}", re.ASCII).fullmatch,
+    # two words are names of other resources of Zoom at this place of the path
+    re.compile(r"(?!(?:status|questions)\Z)[A-Za-z0-9+=_~-]{1,128}", re.ASCII).fullmatch,
 )
 
 REQUESTS = Table(
