@@ -69,6 +69,7 @@ func errorInfo(err error) *errdetails.ErrorInfo {
 }
 
 // watch returns the events of users. It resumes an interrupted stream after the last event, and ends the stream with the loop.
+// If the service cannot be reached before the first event, it returns the error.
 func watch(
 	ctx context.Context, auth zoomgatev1.AuthServiceClient, users ...string,
 ) iter.Seq2[*zoomgatev1.WatchConnectionsResponse, error] {
@@ -87,11 +88,19 @@ func watch(
 					}
 				}
 			}
-			if code := status.Code(err); ctx.Err() != nil || code != codes.Unavailable && code != codes.Canceled {
+			code := status.Code(err)
+			switch {
+			case errorInfo(err).GetReason() == "RESUME_TOKEN_EXPIRED":
+				request.ResumeToken = "" // the stream starts again with a snapshot
+			case ctx.Err() == nil && request.ResumeToken != "" && (code == codes.Unavailable || code == codes.Canceled):
+				select {
+				case <-time.After(time.Second):
+				case <-ctx.Done():
+				}
+			default:
 				yield(nil, err)
 				return
 			}
-			time.Sleep(time.Second)
 		}
 	}
 }
@@ -163,7 +172,11 @@ func main() {
 		target = "127.0.0.1:50051"
 	}
 	if err := run(context.Background(), target, os.Getenv("ZOOMGATE_KEY"), os.Args[1]); err != nil {
-		fmt.Fprintln(os.Stderr, err)
+		if info := errorInfo(err); info != nil {
+			fmt.Fprintf(os.Stderr, "%s: %s\n", info.Reason, status.Convert(err).Message())
+		} else {
+			fmt.Fprintln(os.Stderr, err)
+		}
 		os.Exit(1)
 	}
 }

@@ -15,6 +15,11 @@ const auth = new AuthServiceClient(target, local ? credentials.createInsecure() 
 const metadata = new Metadata();
 if (process.env.ZOOMGATE_KEY) metadata.set("authorization", `Bearer ${process.env.ZOOMGATE_KEY}`);
 auth.getConnection({ userEmail }, metadata, (error, response) => {
-  console.log(error ? error.message : connection_StateToJSON(response.connection!.state));
+  if (error) {
+    console.error(error.message);
+    process.exitCode = 1;
+  } else {
+    console.log(connection_StateToJSON(response.connection!.state));
+  }
   auth.close();
 });

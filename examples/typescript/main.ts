@@ -43,8 +43,9 @@ const retry: Interceptor = (next) => async (request) => {
       return await next(request);
     } catch (error) {
       const { code, metadata } = ConnectError.from(error);
-      if (request.stream || request.signal.aborted || !safe || !INTERRUPTED.has(code) || attempt === 4) throw error;
-      await setTimeout(Number(metadata.get("grpc-retry-pushback-ms") ?? 100 * 2 ** attempt));
+      const delay = Number(metadata.get("grpc-retry-pushback-ms") ?? 100 * 2 ** attempt); // negative: do not retry
+      if (request.stream || !safe || !INTERRUPTED.has(code) || attempt === 4 || !(delay >= 0)) throw error;
+      await setTimeout(delay, undefined, { signal: request.signal });
     }
   }
 };
@@ -55,7 +56,10 @@ function reason(error: unknown): string | undefined {
   return details.find((info) => info.domain === "zoomgate")?.reason;
 }
 
-/** Yield the events of users. Resume an interrupted stream after the last event, and end the stream with the loop. */
+/**
+ * Yield the events of users. Resume an interrupted stream after the last event, and end the stream with the loop.
+ * If the service cannot be reached before the first event, throw the error.
+ */
 async function* watch(auth: Auth, userEmails: string[], signal: AbortSignal) {
   let resumeToken = "";
   for (;;) {
@@ -65,8 +69,13 @@ async function* watch(auth: Auth, userEmails: string[], signal: AbortSignal) {
         resumeToken = event.resumeToken;
       }
     } catch (error) {
-      if (signal.aborted || !INTERRUPTED.has(ConnectError.from(error).code)) throw error;
-      await setTimeout(1_000);
+      if (reason(error) === "RESUME_TOKEN_EXPIRED") {
+        resumeToken = ""; // the stream starts again with a snapshot
+      } else if (resumeToken && INTERRUPTED.has(ConnectError.from(error).code)) {
+        await setTimeout(1_000, undefined, { signal });
+      } else {
+        throw error;
+      }
     }
   }
 }
@@ -114,4 +123,10 @@ if (!userEmail) {
   console.error("usage: npm start EMAIL");
   process.exit(1);
 }
-await main(process.env.ZOOMGATE_SERVER ?? "127.0.0.1:50051", process.env.ZOOMGATE_KEY ?? "", userEmail);
+try {
+  await main(process.env.ZOOMGATE_SERVER ?? "127.0.0.1:50051", process.env.ZOOMGATE_KEY ?? "", userEmail);
+} catch (error) {
+  const name = reason(error);
+  console.error(name ? `${name}: ${ConnectError.from(error).rawMessage}` : error);
+  process.exit(1);
+}

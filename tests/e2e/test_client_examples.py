@@ -121,6 +121,15 @@ async def test_example_resumes_an_interrupted_watch(
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+@pytest.mark.parametrize("language", ["Go", "TypeScript"])
+async def test_example_reports_that_no_service_listens(language: str, checkout: Path) -> None:
+    script = "exec 2>&1\n" + commands(language)
+    async with program("bash", "-c", script, cwd=checkout, ZOOMGATE_SERVER="127.0.0.1:1") as output:
+        assert "unavailable" in (await output.read()).decode().lower()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("language", ["Java", "Rust"])
 async def test_example_reads_the_reason_of_an_error(language: str, zoomgate: str, checkout: Path) -> None:
     script = commands(language).replace(MONICA, BASIL)
