@@ -19,7 +19,7 @@ import aiohttp
 import grpc.aio
 import pytest
 
-from support.harness import MONICA, browser, consent
+from support.harness import MONICA, browser, consent, consent_form
 from support.toolchain import require
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1.auth_service_pb2_grpc import AuthServiceStub
@@ -151,6 +151,17 @@ async def test_documented_grpcurl_commands_work(tmp_path: Path) -> None:
         assert json.loads(listed.stdout)["userEmail"] == MONICA
         code, _, _ = stop(process)
         assert code == -signal.SIGTERM  # the exit code of make, which forwards the signal and waits
+
+
+async def test_configured_redirect_uri_is_registered_with_the_simulator(tmp_path: Path) -> None:
+    page = "https://www.example.com/zoom"
+    command = [ZOOMGATE, "run", *isolated_options(tmp_path)]
+    with start_service(command, tmp_path, ZOOMGATE_REDIRECT_URI=page) as (_, address, _):
+        async with grpc.aio.insecure_channel(address) as channel, browser() as session:
+            request = pb.BeginAuthorizationRequest(user_email=MONICA)
+            response = await AuthServiceStub(channel).BeginAuthorization(request)
+            _, fields = await consent_form(session, response.authorization_url)
+    assert fields["redirect_uri"] == page
 
 
 def curl(command: str, address: str) -> Any:

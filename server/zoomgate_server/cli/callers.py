@@ -111,8 +111,8 @@ def add(
         file.record("callers.added", caller=name, role=role, users=" ".join(users))
     click.echo(key)
     note(
-        f"zoomgate: {name} was added to {file.path}; save the key, which is shown only once. A running service accepts it within"
-        " 10 seconds"
+        f"zoomgate: {name} was added to {file.path}; save the key, which is shown only once. A service that runs with"
+        f" ZOOMGATE_CALLERS={file.path} accepts it within 10 seconds"
     )
     if role == "service" and not users:
         note(f"zoomgate: {name} has no users yet; add users to its entry")

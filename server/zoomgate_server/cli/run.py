@@ -84,6 +84,7 @@ async def _with_simulator(
     """Serve with the Zoom simulator; calls without credentials are attributed to the caller `dev`."""
     from zoom_simulator import Simulator, SimulatorOptions, StateFileError  # noqa: PLC0415 - see above
     from zoom_simulator.command_line import parse_address  # noqa: PLC0415 - see above
+    from zoom_simulator.options import LOOPBACK_REDIRECTS  # noqa: PLC0415 - see above
 
     listen = parse_address("--simulator-listen", simulator_listen)
     secret = secrets.token_urlsafe(32)
@@ -99,6 +100,7 @@ async def _with_simulator(
                 SimulatorOptions(
                     host=listen.host,
                     port=listen.port,
+                    redirect_uris=(LOOPBACK_REDIRECTS, *filter(None, [loaded.redirect_uri])),
                     webhook_secret=secret,
                     state_file=loaded.data_dir / "simulator.json",
                 )

@@ -174,6 +174,13 @@ test('createMeeting, getMeeting and deleteMeeting use the names and values of Zo
   await assert.rejects(backend.getMeeting({ userEmail: MONICA, meetingId }), { message: /404.*3001/ });
 });
 
+test('the URL of Zoomgate may end with a slash', async (context) => {
+  const { zoomgateUrl } = site.config.zoom;
+  context.after(() => (site.config.zoom.zoomgateUrl = zoomgateUrl));
+  site.config.zoom.zoomgateUrl = `${zoomgateUrl}/`;
+  assert.equal((await connect(MONICA)).userEmail, MONICA);
+});
+
 test('createMeeting accepts empty details', async () => {
   await connect(MONICA);
   const meeting = await backend.createMeeting({ userEmail: MONICA, meetingDetails: {} });

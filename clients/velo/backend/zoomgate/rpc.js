@@ -19,7 +19,7 @@ export class ZoomgateError extends Error {
     super(reason ? `${reason}: ${message}` : message);
     /** The status code, such as `failed_precondition`. */
     this.code = code;
-    /** The reason, such as `ZOOM_NOT_CONNECTED`; undefined if the request did not reach Zoomgate. */
+    /** The reason, such as `ZOOM_NOT_CONNECTED`; undefined if the error is not from Zoomgate but from gRPC or a proxy. */
     this.reason = reason;
     /** @type {Record<string, string>} */
     this.metadata = metadata;
@@ -37,10 +37,12 @@ export class ZoomgateError extends Error {
  * @param {object} request the request message in its JSON form
  * @param {string} [memberEmail] the member to whom Zoomgate limits the call; by default, the call is not limited to a member
  * @returns {Promise<any>}
- * @throws {ZoomgateError}
+ * @throws {ZoomgateError} the response is an error
+ * @throws {Error} Wix's error, if Zoomgate cannot be reached or the secret is missing
  */
 export async function call(method, request, memberEmail) {
-  const [{ zoomgateUrl }, key] = await Promise.all([getPackageConfig('zoom'), getSecret(KEY_SECRET)]);
+  const [config, key] = await Promise.all([getPackageConfig('zoom'), getSecret(KEY_SECRET)]);
+  const zoomgateUrl = config.zoomgateUrl.replace(/\/+$/, '');
   const headers = {
     Authorization: `Bearer ${key}`,
     'Content-Type': 'application/json',
@@ -63,7 +65,7 @@ export async function call(method, request, memberEmail) {
  * @param {{url: string, userEmail: string, dataToSend?: object}} request
  * @param {string} [memberEmail] see `call`
  * @returns {Promise<Response>}
- * @throws {ZoomgateError}
+ * @throws {Error} see `call`
  */
 export async function callZoom(method, { url, userEmail, dataToSend }, memberEmail) {
   const request = { userEmail, url, json: dataToSend };
