@@ -10,12 +10,19 @@ import textwrap
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
+import grpc.aio
 import pytest
+from google.rpc import error_details_pb2
+from google.rpc.status_pb2 import Status
+from grpc_status import rpc_status
 
 from support.harness import BASIL, MONICA, browser, consent
 from support.tcp_proxy import Mode, tcp_proxy
 from support.toolchain import require
+from zoomgate.v1 import auth_service_pb2 as pb
+from zoomgate.v1.auth_service_pb2_grpc import AuthServiceServicer, add_AuthServiceServicer_to_server
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/clients.md").read_text()
@@ -128,6 +135,54 @@ async def test_example_reports_that_no_service_listens(language: str, checkout: 
         assert "unavailable" in (await output.read()).decode().lower()
 
 
+class InterruptedService(AuthServiceServicer):
+    """A service that ends each watch after a snapshot, accepts no resume token, and asks callers not to retry BeginAuthorization."""
+
+    def __init__(self) -> None:
+        self.resume_tokens: list[str] = []
+        self.authorizations = 0
+
+    async def WatchConnections(
+        self, request: pb.WatchConnectionsRequest, context: Any
+    ) -> AsyncIterator[pb.WatchConnectionsResponse]:
+        self.resume_tokens.append(request.resume_token)
+        if request.resume_token:
+            reason = error_details_pb2.ErrorInfo(domain="zoomgate", reason="RESUME_TOKEN_EXPIRED")
+            status = Status(code=grpc.StatusCode.OUT_OF_RANGE.value[0])
+            status.details.add().Pack(reason)
+            await context.abort_with_status(rpc_status.to_status(status))
+        if len(self.resume_tokens) == 1:
+            yield pb.WatchConnectionsResponse(
+                type=pb.WatchConnectionsResponse.TYPE_INITIAL, resume_token="token"
+            )
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "interrupted")
+        yield pb.WatchConnectionsResponse(type=pb.WatchConnectionsResponse.TYPE_SYNCED, resume_token="token")
+        await asyncio.Event().wait()
+
+    async def BeginAuthorization(self, _request: pb.BeginAuthorizationRequest, context: Any) -> Any:
+        self.authorizations += 1
+        context.set_trailing_metadata((("grpc-retry-pushback-ms", "-1"),))
+        await context.abort(grpc.StatusCode.UNAVAILABLE, "too late to retry")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("language", ["Go", "TypeScript"])
+async def test_example_replaces_an_expired_resume_token_and_respects_a_negative_pushback(
+    language: str, checkout: Path
+) -> None:
+    service, server = InterruptedService(), grpc.aio.server()
+    add_AuthServiceServicer_to_server(service, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    script = "exec 2>&1\n" + commands(language)
+    async with program("bash", "-c", script, cwd=checkout, ZOOMGATE_SERVER=f"127.0.0.1:{port}") as output:
+        assert "too late to retry" in (await output.read()).decode()
+    await server.stop(None)
+    assert service.resume_tokens == ["", "token", ""]
+    assert service.authorizations == 1
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("language", ["Java", "Rust"])
@@ -150,7 +205,7 @@ def test_code_of_the_page_is_the_code_of_the_examples() -> None:
         return "\n" + "\n".join(line.strip() for line in text.strip().splitlines()) + "\n"
 
     flat = [without_indentation(text) for text in files]
-    blocks = [block for kind, block in code_blocks(PAGE) if kind not in ("sh", "json", "python")]
+    blocks = [block for kind, block in code_blocks(PAGE) if kind not in ("sh", "text")]
     assert len(blocks) >= 12
     for block in blocks:
         assert any(without_indentation(block) in text for text in flat), block
