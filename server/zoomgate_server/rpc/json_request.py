@@ -1,8 +1,8 @@
 """Parsing of requests in protobuf's JSON format (https://protobuf.dev/programming-guides/json/), with errors that name the field."""
 
 import json
-import re
 from difflib import get_close_matches
+from functools import cache
 from typing import Any, TypeVar
 
 from google.protobuf import json_format
@@ -10,12 +10,13 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from zoomgate_server.errors import InvalidRequest, MalformedRequest, ZoomgateError
+from zoomgate_server.errors import InvalidRequest, MalformedRequest
 
 _M = TypeVar("_M", bound=Message)
 _MAX_NAME = 64
-_EMPTY_ARRAY = re.compile(r"\[\s*\]")
-_Field = Any  # the classes of field descriptors differ between the implementations of protobuf
+_INVALID = (ValueError, OverflowError, RecursionError, json_format.Error)
+_Field = Any  # the classes of descriptors differ between the implementations of protobuf
+_Descriptor = Any
 
 
 def parse(kind: type[_M], body: bytes) -> _M:
@@ -29,40 +30,77 @@ def parse(kind: type[_M], body: bytes) -> _M:
         text = body.decode()
     except UnicodeDecodeError:
         raise _malformed(kind, "The request is not UTF-8; send a JSON object in UTF-8") from None
+    document = _document(text, kind)
+    problem = _find_unclear_field(document, kind.DESCRIPTOR)
     message = kind()
-    try:
-        json_format.Parse(text, message)
-    except (ValueError, RecursionError, json_format.Error):
-        raise _problem(text, kind) from None
-    # json_format accepts an empty array as an empty message
-    if _EMPTY_ARRAY.search(text) and (problem := _find_problem(text, kind)):
-        raise problem
+    if problem is None:
+        try:
+            json_format.ParseDict(document, message)
+        except _INVALID:
+            problem = find_invalid_field(document, kind)
+            if problem is None:  # each field alone is valid
+                text = "Two fields exclude each other; send only one of them"
+                raise _malformed(kind, text) from None
+    if problem is not None:
+        raise InvalidRequest.of(*problem)
     return message
 
 
-def _problem(text: str, kind: type[Message]) -> ZoomgateError:
-    """Return the error for a document that is not a message of a type."""
-    return _find_problem(text, kind) or _malformed(
-        # each field alone is valid
-        kind,
-        "A field is set twice, or two fields exclude each other; send only one of them",
-    )
-
-
-def _find_problem(text: str, kind: type[Message]) -> ZoomgateError | None:
-    """Return the error for the first invalid part of a document, or None if each field alone is valid."""
+def _document(text: str, kind: type[Message]) -> dict[str, Any]:
+    """Return the JSON object in a text."""
     try:
-        document = json.loads(text)
+        document = json.loads(text, object_pairs_hook=_object)
     except json.JSONDecodeError as invalid:
-        return _malformed(kind, f"The request is not valid JSON ({invalid.msg}); send a JSON object")
+        raise _malformed(kind, f"The request is not valid JSON ({invalid.msg}); send a JSON object") from None
     except (ValueError, RecursionError):
-        return _malformed(
+        raise _malformed(
             kind, "The request is nested too deeply or contains a number with too many digits; send less"
-        )
+        ) from None
     if not isinstance(document, dict):
-        return _malformed(kind, "The request is not a JSON object; send one")
-    invalid_field = find_invalid_field(document, kind)
-    return None if invalid_field is None else InvalidRequest.of(*invalid_field)
+        raise _malformed(kind, "The request is not a JSON object; send one")
+    return document
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object, whose keys must differ."""
+    document = dict(pairs)
+    if len(document) < len(pairs):
+        names = [name for name, _ in pairs]
+        duplicate = next(name for name in names if names.count(name) > 1)
+        raise InvalidRequest.of(_shown(duplicate), "is set twice; send it once")
+    return document
+
+
+def _find_unclear_field(
+    document: dict[str, Any], message: _Descriptor, path: str = ""
+) -> tuple[str, str] | None:
+    """Return the path of the first field that is unknown or whose value `json_format` would guess, and what is wrong with it.
+
+    `json_format` accepts a field under both of its names, numbers with fractions and Booleans for enums, and empty arrays for messages.
+    """
+    fields, seen = _fields(message), set[int]()
+    for name, value in document.items():
+        field = fields.get(name)
+        if field is None:
+            return _unknown(name, message, path)
+        field_path = f"{path}{name}"
+        if field.number in seen:
+            return field_path, f"is set twice; send it once, as {field.json_name}"
+        seen.add(field.number)
+        items = value if field.is_repeated and isinstance(value, list) else (value,)
+        if field.enum_type is not None and any(isinstance(item, bool | float) for item in items):
+            return field_path, f"has an invalid value; send {_expected(field)}"
+        if field.message_type is None or field.message_type.full_name.startswith("google.protobuf."):
+            continue
+        for index, item in enumerate(items):
+            item_path = f"{field_path}[{index}]" if field.is_repeated else field_path
+            if item == []:
+                return item_path, "has an invalid value; send an object"
+            if isinstance(item, dict) and (
+                found := _find_unclear_field(item, field.message_type, f"{item_path}.")
+            ):
+                return found
+    return None
 
 
 def _malformed(kind: type[Message], text: str) -> MalformedRequest:
@@ -73,18 +111,16 @@ def find_invalid_field(
     document: dict[str, Any], kind: type[Message], path: str = ""
 ) -> tuple[str, str] | None:
     """Return the path of the first invalid field and what is wrong with it, without the value; or None if each field alone is valid."""
-    fields = {name: field for field in kind.DESCRIPTOR.fields for name in (field.name, field.json_name)}
+    fields = _fields(kind.DESCRIPTOR)
     for name, value in document.items():
         field = fields.get(name)
         if field is None:
-            # a name may be long, or contain surrogates, which errors cannot contain
-            shown = name[:_MAX_NAME].encode(errors="replace").decode()
-            return f"{path}{shown}", f"is not a field of {kind.DESCRIPTOR.name}; {_similar(shown, fields)}"
+            return _unknown(name, kind.DESCRIPTOR, path)
         if (found := _find_in(field, value, f"{path}{name}")) is not None:
             return found
         try:
             json_format.ParseDict({name: value}, kind())
-        except (ValueError, RecursionError, json_format.Error):
+        except _INVALID:
             return f"{path}{name}", f"has an invalid value; send {_expected(field)}"
     return None
 
@@ -103,11 +139,25 @@ def _find_in(field: _Field, value: Any, path: str) -> tuple[str, str] | None:
             else []
         )
     for item_path, item in items:
-        if item == []:
-            return item_path, "has an invalid value; send an object"
         if isinstance(item, dict) and (found := find_invalid_field(item, kind, f"{item_path}.")) is not None:
             return found
     return None
+
+
+@cache
+def _fields(message: _Descriptor) -> dict[str, _Field]:
+    """Return the fields of a message type by both of their names."""
+    return {name: field for field in message.fields for name in (field.name, field.json_name)}
+
+
+def _unknown(name: str, message: _Descriptor, path: str) -> tuple[str, str]:
+    shown = _shown(name)
+    return f"{path}{shown}", f"is not a field of {message.name}; {_similar(shown, _fields(message))}"
+
+
+def _shown(name: str) -> str:
+    """Return a name for an error. It may be long, or contain surrogates, which errors cannot contain."""
+    return name[:_MAX_NAME].encode(errors="replace").decode()
 
 
 def _similar(name: str, fields: dict[str, _Field]) -> str:
