@@ -7,6 +7,7 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
+from google.protobuf.empty_pb2 import Empty
 
 from support.harness import ADMIN, RpcError, caller_key, metadata, service
 from zoomgate.v1 import auth_service_pb2 as pb
@@ -136,7 +137,9 @@ async def test_status_is_truncated_to_the_header_limit_of_clients(channel: grpc.
 
 
 async def test_method_without_a_policy_is_rejected(channel: grpc.aio.Channel) -> None:
-    handler = grpc.unary_unary_rpc_method_handler(lambda request, _context: request)
+    handler = grpc.unary_unary_rpc_method_handler(
+        lambda request, _context: request, Empty.FromString, Empty.SerializeToString
+    )
     keys = CallerKeys({digest(caller_key("admin")): ADMIN})
     stages = [
         convert_errors,
