@@ -1,6 +1,7 @@
 // Tests for the functions of clients/velo, called through the imports of a site that has installed them.
 import assert from 'node:assert/strict';
 import { readFile } from 'node:fs/promises';
+import { createServer } from 'node:http';
 import { beforeEach, test } from 'node:test';
 
 import * as backend from '@example/zoomgate-backend';
@@ -180,6 +181,25 @@ test('the URL of Zoomgate may end with a slash', async (context) => {
   site.config.zoom.zoomgateUrl = `${zoomgateUrl}/`;
   assert.equal((await connect(MONICA)).userEmail, MONICA);
 });
+
+for (const [status, body] of [
+  [200, '<html>Welcome</html>'],
+  [200, '"ok"'],
+  [200, 'null'],
+  [403, '{"error": "forbidden"}'],
+  [403, 'null'],
+  [502, '[]'],
+]) {
+  test(`a response that is not Zoomgate’s is reported with its status: ${status} ${body}`, async (context) => {
+    const proxy = createServer((_, response) => response.writeHead(status).end(body)).listen(0, '127.0.0.1');
+    await new Promise((resolve) => proxy.once('listening', resolve));
+    const { zoomgateUrl } = site.config.zoom;
+    context.after(() => (site.config.zoom.zoomgateUrl = zoomgateUrl));
+    context.after(() => proxy.close());
+    site.config.zoom.zoomgateUrl = `http://127.0.0.1:${proxy.address().port}`;
+    await assert.rejects(backend.getToken(MONICA), { code: 'unknown', message: new RegExp(`HTTP status ${status}`) });
+  });
+}
 
 test('createMeeting accepts empty details', async () => {
   await connect(MONICA);

@@ -8,13 +8,16 @@ const KEY_SECRET = 'zoomgate-caller-key';
 /** Wix stops functions that pages call after 14 seconds (https://support.wix.com/en/article/velo-about-backend-limitations). */
 const TIMEOUT_MS = 12_000;
 
+const isObject = (value) => typeof value === 'object' && value !== null && !Array.isArray(value);
+
 /** An error of Zoomgate. The message starts with the reason, because pages receive only the message. */
 export class ZoomgateError extends Error {
   name = 'ZoomgateError';
 
   /** @param {{code: string, message: string, details?: {type: string, debug?: object}[]}} error the error in the Connect protocol's form */
-  constructor({ code, message, details = [] }) {
-    const detail = (type) => details.find((item) => item.type === `google.rpc.${type}`)?.debug;
+  constructor({ code, message, details }) {
+    const items = Array.isArray(details) ? details.filter(isObject) : [];
+    const detail = (type) => items.find((item) => item.type === `google.rpc.${type}`)?.debug;
     const { reason, metadata = {} } = detail('ErrorInfo') ?? {};
     super(reason ? `${reason}: ${message}` : message);
     /** The status code, such as `failed_precondition`. */
@@ -52,10 +55,14 @@ export async function call(method, request, memberEmail) {
   if (memberEmail !== undefined) headers['Zoomgate-Member-Email'] = memberEmail;
   const body = JSON.stringify(request);
   const response = await fetch(`${zoomgateUrl}/zoomgate.v1.${method}`, { method: 'POST', headers, body });
-  if (response.ok) return response.json();
-  // an intermediary may respond with a page
-  const fallback = { code: 'unknown', message: `${zoomgateUrl} responded with HTTP status ${response.status}` };
-  throw new ZoomgateError(await response.json().catch(() => fallback));
+  const message = await response.json().catch(() => undefined);
+  if (response.ok && isObject(message)) return message;
+  if (!response.ok && typeof message?.code === 'string' && typeof message.message === 'string') {
+    throw new ZoomgateError(message);
+  }
+  // an intermediary has responded, for example with a page
+  const text = `${zoomgateUrl} responded with HTTP status ${response.status}, but not as Zoomgate does; check zoomgateUrl`;
+  throw new ZoomgateError({ code: 'unknown', message: text });
 }
 
 /**
