@@ -273,8 +273,6 @@ async def test_member_cannot_access_connection_of_a_different_member(zoomgate: H
         (("authorization", "Bearer "),),
         (*metadata(), ("zoomgate-member-token", "x")),
         (*metadata("service", "monica"), ("zoomgate-member-token", caller_key("monica"))),
-        (*metadata(), ("zoomgate-member-email", "")),
-        (*metadata(), ("zoomgate-member-email", f"{MONICA},{OMAR}")),
         (*metadata(), ("zoomgate-member-email", MONICA), ("zoomgate-member-email", MONICA)),
         (*metadata("service", "monica"), ("zoomgate-member-email", MONICA)),
     ],
@@ -291,6 +289,21 @@ async def test_malformed_credential_is_rejected(
     assert error.short == ("UNAUTHENTICATED", "CALLER_UNAUTHENTICATED")
     assert error.message == "The credential is missing or invalid"
     assert error.details == ("ErrorInfo",)
+
+
+@pytest.mark.parametrize("email", ["", f"{MONICA},{OMAR}", "monica"])
+async def test_malformed_member_email_is_named(zoomgate: Harness, email: str) -> None:
+    """The credential of the service is valid."""
+    call = zoomgate.auth.ValidateUser(
+        auth_service_pb2.ValidateUserRequest(),
+        metadata=(*metadata(), ("zoomgate-member-email", email)),
+        timeout=5,
+    )
+    with pytest.raises(grpc.aio.AioRpcError) as exc_info:
+        await call
+    error = RpcError.of(exc_info.value)
+    assert error.short == ("INVALID_ARGUMENT", "INVALID_FIELD")
+    assert error.message.startswith("zoomgate-member-email: ")
 
 
 async def test_credential_and_policy_are_checked_before_the_encoding(zoomgate: Harness) -> None:

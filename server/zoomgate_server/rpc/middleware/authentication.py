@@ -29,6 +29,7 @@ from zoomgate_server.errors import (
     CodeRefused,
     HeaderNotAllowed,
     InvalidPath,
+    InvalidRequest,
     InvalidState,
     MalformedRequest,
     ShuttingDown,
@@ -263,8 +264,8 @@ def _limited_to_member(principal: Principal, user_email: str) -> Principal:
     """Return the service, limited to a member that it has authenticated itself: to the member's address, and without tokens."""
     try:
         email = canonical_email(user_email)
-    except InvalidUserEmail:
-        raise _unauthenticated("malformed member email") from None
+    except InvalidUserEmail as invalid:
+        raise InvalidRequest.of(MEMBER_EMAIL, invalid.message_for(user_email)) from None
     users = UserPatterns(addresses=frozenset({email} if principal.users.matches(email) else ()))
     roles = frozenset({Role.SERVICE})
     member = Principal(name=email, roles=roles, users=users, email=email, subject=email)
