@@ -343,7 +343,7 @@ def _async_dropping(cache: TokenCache, call: Any, *args: Any, **options: Any) ->
 def _plain_user(request: GetTokenRequest | None, metadata: Metadata, fields: dict[str, Any]) -> str:
     """Return the user of a request that sets only `user_email`, in lower case; empty for all other requests."""
     user_email: Any = fields.get("user_email") if request is None and len(fields) == 1 else None
-    if request is not None and not fields and not request.HasField("min_validity"):
+    if isinstance(request, GetTokenRequest) and not fields and not request.HasField("min_validity"):
         user_email = request.user_email
     # the service rejects other characters, some of which have ASCII letters as their lower case
     is_plain = isinstance(user_email, str) and user_email.isascii() and not metadata
