@@ -18,7 +18,7 @@ from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorProto,
 from google.rpc import error_details_pb2
 from selenium import webdriver
 
-from support.chromium import ROOT, chromium
+from support.chromium import chromium
 from support.harness import MONICA, Harness, caller_key, running
 from support.toolchain import require, unavailable
 from zoomgate.v1 import meetings_service_pb2
@@ -30,16 +30,15 @@ NODE_HINT = "on Debian: apt-get install nodejs npm"
 
 
 @pytest.fixture(scope="module")
-def modules() -> Path:
-    """Return a directory with connect-es and the scripts. Packages are installed only once, into a directory ignored by git."""
+def modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a directory with connect-es and the scripts, which no other test process changes."""
     npm = require("npm", NODE_HINT)
-    folder = ROOT / ".tools/connect-es"
+    folder = tmp_path_factory.mktemp("connect-es")
     shutil.copytree(SOURCES, folder, dirs_exist_ok=True)
-    if not (folder / "node_modules/.package-lock.json").exists():
-        command = [npm, "install", "--silent", "--no-audit", "--no-fund"]
-        result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-        if result.returncode != 0:
-            unavailable(f"npm cannot install connect-es: {result.stderr[-300:]}")
+    command = [npm, "install", "--silent", "--no-audit", "--no-fund"]
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if result.returncode != 0:
+        unavailable(f"npm cannot install connect-es: {result.stderr[-300:]}")
     return folder
 
 
