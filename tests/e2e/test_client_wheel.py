@@ -49,7 +49,7 @@ def give_consent(url: str) -> None:
 
 @pytest.mark.timeout(300)
 def test_readme_examples_run_without_warnings(python: Path, address: str, tmp_path: Path) -> None:
-    assert len(EXAMPLES) == 7
+    assert len(EXAMPLES) == 8
     for number, (title, code) in enumerate(EXAMPLES):
         script = tmp_path / f"{number}.py"
         script.write_text(code.replace("127.0.0.1:50051", address))
