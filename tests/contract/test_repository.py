@@ -53,7 +53,9 @@ def test_top_level_contains_only_known_entries() -> None:
 
 def test_no_machine_path_or_registry_is_named() -> None:
     """No file contains paths on a developer's machine or host names of package registries."""
-    forbidden = re.compile(r"(?<![\w.])/(?:root|home|Users)/\w|\bindex-url\b|--hash=|files\.pythonhosted")
+    forbidden = re.compile(
+        r"(?<![\w.])/(?:root|home|Users)/\w|\bindex-url\b|--hash=|pythonhosted|pypi\.org|npmjs\.(?:org|com)|crates\.io|proxy\.golang|maven\.org"
+    )
     for path in tracked_files():
         if path.exists() and path.suffix not in (".png", ".svg") and path != Path(__file__):
             text = path.read_text(encoding="utf-8")
