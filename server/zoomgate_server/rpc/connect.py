@@ -23,6 +23,7 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from multidict import CIMultiDict
 
+from zoomgate_server import request_body
 from zoomgate_server.errors import CallerNotAllowed, MalformedRequest, ShuttingDown
 from zoomgate_server.rpc import json_request
 from zoomgate_server.rpc.middleware.access_log import REQUEST_ID
@@ -322,26 +323,18 @@ class ConnectEndpoint:
         if encoding != "identity":
             text = "Compressed messages are not supported; send the message uncompressed"
             raise _Rejected(_status(grpc.StatusCode.UNIMPLEMENTED, text))
-        too_large = _status(
-            grpc.StatusCode.RESOURCE_EXHAUSTED,
-            f"The request is larger than {self._max_request_bytes} bytes; send less",
-        )
-        if (request.content_length or 0) > self._max_request_bytes:
-            raise _Rejected(too_large)
-        body = bytearray()
+        limit, timeout = self._max_request_bytes, self._timing.read_timeout
         try:
-            async with asyncio.timeout(self._timing.read_timeout):
-                while chunk := await request.content.readany():
-                    body += chunk
-                    if len(body) > self._max_request_bytes:
-                        raise _Rejected(too_large)
+            return await request_body.read(request, limit=limit, timeout=timeout)
+        except request_body.BodyTooLarge:
+            text = f"The request is larger than {limit} bytes; send less"
+            raise _Rejected(_status(grpc.StatusCode.RESOURCE_EXHAUSTED, text)) from None
         except TimeoutError:
-            text = f"The request did not arrive within {self._timing.read_timeout:g} seconds; send it again"
+            text = f"The request did not arrive within {timeout:g} seconds; send it again"
             raise _Rejected(_status(grpc.StatusCode.DEADLINE_EXCEEDED, text)) from None
         except ConnectionError:
             text = "The connection was closed before the request had arrived; send it again"
             raise _Rejected(_status(grpc.StatusCode.CANCELLED, text)) from None
-        return bytes(body)
 
 
 def _decode(decode: Callable[[], Message]) -> Message:

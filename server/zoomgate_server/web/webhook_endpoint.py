@@ -1,11 +1,11 @@
 """HTTP endpoint for Zoom webhooks, with limits on body size and read time."""
 
-import asyncio
 import contextlib
 from dataclasses import dataclass
 
 from aiohttp import web
 
+from zoomgate_server import request_body
 from zoomgate_server.webhooks.receiver import MAX_BODY, Rejection, WebhookReceiver, WebhookRejected
 
 
@@ -52,17 +52,11 @@ def _reject(webhooks: WebhookReceiver, rejection: WebhookRejected, client: str) 
 
 async def _read_body(request: web.Request, max_seconds: float) -> bytes:
     """Return the request body, read within `max_seconds`."""
-    if (request.content_length or 0) > MAX_BODY:
-        raise WebhookRejected(Rejection.TOO_LARGE)
-    body = bytearray()
     try:
-        async with asyncio.timeout(max_seconds):
-            while chunk := await request.content.readany():
-                body += chunk
-                if len(body) > MAX_BODY:
-                    raise WebhookRejected(Rejection.TOO_LARGE)
+        return await request_body.read(request, limit=MAX_BODY, timeout=max_seconds)
+    except request_body.BodyTooLarge:
+        raise WebhookRejected(Rejection.TOO_LARGE) from None
     except TimeoutError:
         raise WebhookRejected(Rejection.TIMEOUT) from None
     except ConnectionError:
         raise WebhookRejected(Rejection.INCOMPLETE) from None
-    return bytes(body)

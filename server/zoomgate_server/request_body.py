@@ -1,0 +1,32 @@
+"""Reading of the body of an HTTP request, with limits on its size and on the time to read it."""
+
+import asyncio
+
+from aiohttp import web
+
+
+class BodyTooLarge(Exception):
+    """The body exceeds the limit."""
+
+
+async def read(request: web.Request, *, limit: int, timeout: float) -> bytes:
+    """Return the body of a request.
+
+    Args:
+        limit: Maximum size in bytes.
+        timeout: Maximum time in seconds.
+
+    Raises:
+        BodyTooLarge: The body exceeds the limit.
+        TimeoutError: The body did not arrive in time.
+        ConnectionError: The connection was closed before the body had arrived.
+    """
+    if (request.content_length or 0) > limit:
+        raise BodyTooLarge
+    body = bytearray()
+    async with asyncio.timeout(timeout):
+        while chunk := await request.content.readany():
+            body += chunk
+            if len(body) > limit:
+                raise BodyTooLarge
+    return bytes(body)
