@@ -155,7 +155,7 @@ def update(
 
     Zoom changes the schedule of a series only together with its recurrence. Therefore, for options such as --start, --duration or --every
     without --occurrence, the command reads the meeting first, and sends its recurrence with the changes. Zoom then creates the occurrences
-    anew, with new IDs and without earlier changes to single occurrences.
+    again, with new IDs and without earlier changes to single occurrences.
 
     Example: zoomgate meetings update monica@example.com 85746065432 --duration 30 --no-waiting-room
     """

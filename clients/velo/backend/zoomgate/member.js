@@ -4,10 +4,10 @@ import { currentMember } from 'wix-members-backend';
  * Return the email address of the member who is logged in.
  *
  * @returns {Promise<string>}
- * @throws {Error} nobody is logged in
+ * @throws {Error} no member is logged in
  */
 export async function loggedInMember() {
-  // getMember throws if nobody is logged in; the default fieldset contains no address
+  // getMember throws if no member is logged in; the default fieldset contains no address
   const member = await currentMember.getMember({ fieldsets: ['FULL'] }).catch(() => undefined);
   if (!member?.loginEmail) throw new Error('Member is not logged in');
   return member.loginEmail;
@@ -18,7 +18,7 @@ export async function loggedInMember() {
  *
  * @param {string} userEmail
  * @returns {Promise<string>}
- * @throws {Error} nobody or a different member is logged in
+ * @throws {Error} no member or a different one is logged in
  */
 export async function loggedInAs(userEmail) {
   const memberEmail = await loggedInMember();

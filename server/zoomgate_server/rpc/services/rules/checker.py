@@ -59,7 +59,7 @@ class Checker:
         ):
             raise ValueError(f"unknown fields: {', '.join(unknown)}")
         self._prefix = prefix
-        # holding the descriptors as keys keeps protobuf from creating them anew in every ListFields()
+        # holding the descriptors as keys keeps protobuf from creating new ones in every ListFields()
         self._fields = {
             field: _field(field, rules, path, prefix)
             for field in descriptor.fields
