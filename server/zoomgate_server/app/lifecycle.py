@@ -186,18 +186,12 @@ async def run(
         if peers_serving:
             await bind_ports()
         stack.push_async_callback(web.stop)
-        connect = ConnectEndpoint(
-            pipeline,
-            is_known_caller=authentication.is_known,
-            max_request_bytes=rpc_server.MAX_REQUEST_BYTES,
-            allowed_origins=settings.allowed_origins,
-            timing=timing.connect,
-        )
+        connect = _connect_endpoint(settings, pipeline, authentication, timing)
         web.open(
             components.browser_flow,
             components.webhooks,
             components.connection_counts.update,
-            connect.handle,
+            connect and connect.handle,
         )
         stack.enter_context(
             background_tasks.supervised(
@@ -263,9 +257,24 @@ def _counts(settings: Settings, components: Components) -> dict[str, background_
     return {"counts": partial(components.connection_counts.run, config.metrics_interval)}
 
 
+def _connect_endpoint(
+    settings: Settings, pipeline: Pipeline, authentication: Authentication, timing: Timing
+) -> ConnectEndpoint | None:
+    """Return the endpoint for RPCs over HTTP, if it is enabled."""
+    if not settings.connect_rpc:
+        return None
+    return ConnectEndpoint(
+        pipeline,
+        is_known_caller=authentication.is_known,
+        max_request_bytes=rpc_server.MAX_REQUEST_BYTES,
+        allowed_origins=settings.allowed_origins,
+        timing=timing.connect,
+    )
+
+
 async def _stop_serving(
     server: grpc.aio.Server,
-    connect: ConnectEndpoint,
+    connect: ConnectEndpoint | None,
     health: "health_aio.HealthServicer",
     web: WebServer,
     end_streams: Sequence[Callable[[], None]],
@@ -276,4 +285,5 @@ async def _stop_serving(
     await health.enter_graceful_shutdown()
     for end in end_streams:  # which would otherwise stay open
         end()
-    await asyncio.gather(server.stop(seconds), connect.stop(seconds))
+    stopped = [server.stop(seconds)] if connect is None else [server.stop(seconds), connect.stop(seconds)]
+    await asyncio.gather(*stopped)
