@@ -191,7 +191,7 @@ async def run(
             components.browser_flow,
             components.webhooks,
             components.connection_counts.update,
-            connect and connect.handle,
+            None if connect is None else connect.handle,
         )
         stack.enter_context(
             background_tasks.supervised(

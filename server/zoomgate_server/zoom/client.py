@@ -65,8 +65,7 @@ class ZoomClient:
             ZoomOutcomeUnknown: A write was sent and received no complete response.
             ZoomResponseTooLarge: The response body exceeds the limit.
         """
-        if timeout < MIN_SECONDS:
-            raise DeadlineTooShort("not enough time left before the deadline to call Zoom; nothing was sent")
+        check_timeout(timeout)
         headers = {"Authorization": f"Bearer {access_token}"}
         if request.content_type is not None:
             headers["Content-Type"] = request.content_type
@@ -135,6 +134,12 @@ async def _prevent_resend(
         raise
     except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
         raise _ConnectionLostError from error
+
+
+def check_timeout(timeout: float) -> None:
+    """Check that there is enough time for a call, in seconds."""
+    if timeout < MIN_SECONDS:
+        raise DeadlineTooShort("not enough time left before the deadline to call Zoom; nothing was sent")
 
 
 def unavailable(retry_after: float = response_headers.DEFAULT_SECONDS, **metadata: str) -> ZoomUnavailable:

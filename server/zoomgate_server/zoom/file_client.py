@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 import aiohttp
 from yarl import URL
 
-from zoomgate_server.errors import DeadlineTooShort, RedirectNotAllowed, ZoomBadResponse
+from zoomgate_server.errors import RedirectNotAllowed, ZoomBadResponse
 from zoomgate_server.zoom import bounded_body, response_headers
-from zoomgate_server.zoom.client import CONNECT_SECONDS, MIN_SECONDS, response_too_large, unavailable
+from zoomgate_server.zoom.client import CONNECT_SECONDS, check_timeout, response_too_large, unavailable
 from zoomgate_server.zoom.file_urls import FileHosts, FileUrl
 from zoomgate_server.zoom.request import Target, ZoomRequest, ZoomResponse, is_allowed_header
 from zoomgate_server.zoom.session import open_session
@@ -155,8 +155,7 @@ class FileClient:
             ZoomBadResponse: The file is compressed.
             ZoomResponseTooLarge: The body of a failure exceeds the limit.
         """
-        if timeout < MIN_SECONDS:
-            raise DeadlineTooShort("not enough time left before the deadline to call Zoom; nothing was sent")
+        check_timeout(timeout)
         try:
             async with asyncio.timeout(timeout):
                 response = await self._follow(request, access_token)
