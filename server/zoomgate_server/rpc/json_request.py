@@ -31,7 +31,7 @@ def parse(kind: type[_M], body: bytes) -> _M:
     except UnicodeDecodeError:
         raise _malformed(kind, "The request is not UTF-8; send a JSON object in UTF-8") from None
     document = _document(text, kind)
-    problem = _find_unclear_field(document, kind.DESCRIPTOR)
+    problem = find_invalid_field(document, kind, by_name=True)
     message = kind()
     if problem is None:
         try:
@@ -71,76 +71,46 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return document
 
 
-def _find_unclear_field(
-    document: dict[str, Any], message: _Descriptor, path: str = ""
-) -> tuple[str, str] | None:
-    """Return the path of the first field that is unknown or whose value `json_format` would guess, and what is wrong with it.
+def _malformed(kind: type[Message], text: str) -> MalformedRequest:
+    return MalformedRequest(text, metadata={"type": kind.DESCRIPTOR.full_name})
 
-    `json_format` accepts a field under both of its names, numbers with fractions and Booleans for enums, and empty arrays for messages.
+
+def find_invalid_field(
+    document: dict[str, Any], kind: type[Message], path: str = "", *, by_name: bool = False
+) -> tuple[str, str] | None:
+    """Return the path of the first invalid field and what is wrong with it, without the value; or None if each field alone is valid.
+
+    Args:
+        by_name: Whether to report only what `json_format` accepts or fails to report: unknown fields, fields under both of their names,
+            numbers with fractions and Booleans for enums, and empty arrays for messages.
     """
-    fields, seen = _fields(message), set[int]()
+    fields, seen = _fields(kind.DESCRIPTOR), set[int]()
     for name, value in document.items():
         field = fields.get(name)
         if field is None:
-            return _unknown(name, message, path)
+            return _unknown(name, kind.DESCRIPTOR, path)
         field_path = f"{path}{name}"
         if field.number in seen:
             return field_path, f"is set twice; send it once, as {field.json_name}"
         seen.add(field.number)
         items = value if field.is_repeated and isinstance(value, list) else (value,)
         if field.enum_type is not None and any(isinstance(item, bool | float) for item in items):
-            return field_path, f"has an invalid value; send {_expected(field)}"
-        if field.message_type is None or field.message_type.full_name.startswith("google.protobuf."):
-            continue
-        for index, item in enumerate(items):
-            item_path = f"{field_path}[{index}]" if field.is_repeated else field_path
-            if item == []:
-                return item_path, "has an invalid value; send an object"
-            if isinstance(item, dict) and (
-                found := _find_unclear_field(item, field.message_type, f"{item_path}.")
-            ):
-                return found
-    return None
-
-
-def _malformed(kind: type[Message], text: str) -> MalformedRequest:
-    return MalformedRequest(text, metadata={"type": kind.DESCRIPTOR.full_name})
-
-
-def find_invalid_field(
-    document: dict[str, Any], kind: type[Message], path: str = ""
-) -> tuple[str, str] | None:
-    """Return the path of the first invalid field and what is wrong with it, without the value; or None if each field alone is valid."""
-    fields = _fields(kind.DESCRIPTOR)
-    for name, value in document.items():
-        field = fields.get(name)
-        if field is None:
-            return _unknown(name, kind.DESCRIPTOR, path)
-        if (found := _find_in(field, value, f"{path}{name}")) is not None:
-            return found
-        try:
-            json_format.ParseDict({name: value}, kind())
-        except _INVALID:
-            return f"{path}{name}", f"has an invalid value; send {_expected(field)}"
-    return None
-
-
-def _find_in(field: _Field, value: Any, path: str) -> tuple[str, str] | None:
-    """Return the first invalid field within the messages of a field, if they have a JSON form of their own fields."""
-    if field.message_type is None or field.message_type.full_name.startswith("google.protobuf."):
-        return None
-    kind: type[Message] = GetMessageClass(field.message_type)
-    if not field.is_repeated:
-        items = [(path, value)]
-    else:
-        items = (
-            [(f"{path}[{index}]", item) for index, item in enumerate(value)]
-            if isinstance(value, list)
-            else []
-        )
-    for item_path, item in items:
-        if isinstance(item, dict) and (found := find_invalid_field(item, kind, f"{item_path}.")) is not None:
-            return found
+            return field_path, _invalid_value(field)
+        if field.message_type is not None and not field.message_type.full_name.startswith("google.protobuf."):
+            nested: type[Message] = GetMessageClass(field.message_type)
+            for index, item in enumerate(items):
+                item_path = f"{field_path}[{index}]" if field.is_repeated else field_path
+                if item == []:
+                    return item_path, "has an invalid value; send an object"
+                if isinstance(item, dict) and (
+                    found := find_invalid_field(item, nested, f"{item_path}.", by_name=by_name)
+                ):
+                    return found
+        if not by_name:
+            try:
+                json_format.ParseDict({name: value}, kind())
+            except _INVALID:
+                return field_path, _invalid_value(field)
     return None
 
 
@@ -148,6 +118,10 @@ def _find_in(field: _Field, value: Any, path: str) -> tuple[str, str] | None:
 def _fields(message: _Descriptor) -> dict[str, _Field]:
     """Return the fields of a message type by both of their names."""
     return {name: field for field in message.fields for name in (field.name, field.json_name)}
+
+
+def _invalid_value(field: _Field) -> str:
+    return f"has an invalid value; send {_expected(field)}"
 
 
 def _unknown(name: str, message: _Descriptor, path: str) -> tuple[str, str]:
