@@ -824,12 +824,17 @@ async def test_failure_of_a_trusted_service_is_not_attributed_to_its_certificate
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(cert, key)
     context.set_alpn_protocols(["h2"])
-    async with await asyncio.start_server(
-        lambda _, writer: writer.close(), "127.0.0.1", 0, ssl=context
-    ) as server:
+    writers = []
+
+    async def close(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        writer.close()
+
+    async with await asyncio.start_server(close, "127.0.0.1", 0, ssl=context) as server:
         address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
         environ = {"ZOOMGATE_SERVER": address, "ZOOMGATE_KEY": caller_key("service")}
         result = await command("connections", "list", "--ca-file", str(cert), environ=environ)
+    await asyncio.gather(*(writer.wait_closed() for writer in writers), return_exceptions=True)
     assert result.exit_code == 5
     assert f"the service at {address} cannot be reached" in result.stderr
 
