@@ -77,26 +77,34 @@ class Timing:
     write_timeout: float = 60.0
 
 
-class Pipeline:
+class Pipeline(grpc.GenericRpcHandler):
     """A sequence of stages, outermost first, around every handler. It is the server argument of `add_…Servicer_to_server`.
+
+    The server looks up the handlers of all services here, instead of asking one object per service for every call.
 
     Attributes:
         unary: The unary RPCs that were added.
     """
 
     def __init__(self, server: grpc.aio.Server, stages: Sequence[Stage], timing: Timing = Timing()) -> None:
-        self._server = server
         self._stages = tuple(reversed(stages))
         self._timing = timing
+        self._handlers: dict[str, Any] = {}
         self.unary: list[UnaryMethod] = []
+        server.add_generic_rpc_handlers((self,))
 
     def add_generic_rpc_handlers(self, handlers: Sequence[Any]) -> None:
         """Do nothing, because generated code passes the same handlers to `add_registered_method_handlers`."""
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
         """Wrap the handlers of a service and add them to the server."""
-        wrapped = {name: self._wrap(f"/{service}/{name}", handler) for name, handler in handlers.items()}
-        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, wrapped),))
+        for name, handler in handlers.items():
+            path = f"/{service}/{name}"
+            self._handlers[path] = self._wrap(path, handler)
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        """Return the handler of a call, or None if there is none."""
+        return self._handlers.get(handler_call_details.method)
 
     def _wrap(self, path: str, handler: Any) -> Any:
         """Return a handler whose stages decode the requests; the requests of a stream are decoded by gRPC."""
