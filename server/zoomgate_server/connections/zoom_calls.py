@@ -163,10 +163,13 @@ class ZoomCalls:
         return response
 
     async def _send(self, call: Call, request: ZoomRequest, token: AccessToken) -> ZoomResponse:
-        async with self._limit.slot(call.deadline):
+        await self._limit.acquire(call.deadline)
+        try:
             return await self._zoom.send(
                 request, token.tokens.access_token, timeout=call.deadline - self._clock.monotonic()
             )
+        finally:
+            self._limit.release()
 
 
 def _endpoint(token: AccessToken, request: ZoomRequest) -> tuple[str, str, str]:

@@ -81,7 +81,8 @@ class ZoomClient:
                     data=request.body,
                     headers=headers,
                     allow_redirects=False,
-                    skip_auto_headers=("Content-Type",),  # aiohttp would add one to a write without a body
+                    # aiohttp would add one to a write without a body
+                    skip_auto_headers=None if request.method in _READS else ("Content-Type",),
                     timeout=aiohttp.ClientTimeout(
                         total=timeout,
                         connect=min(CONNECT_SECONDS, timeout * _CONNECT_SHARE),
