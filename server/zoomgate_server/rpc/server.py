@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
@@ -20,7 +20,7 @@ from zoomgate.v1 import (
     registrants_service_pb2_grpc,
 )
 from zoomgate_server.identity import Principal
-from zoomgate_server.rpc import callers_file, reflection, tls
+from zoomgate_server.rpc import callers_file, reflection
 from zoomgate_server.rpc.middleware import access_policy
 from zoomgate_server.rpc.middleware.pipeline import Pipeline
 from zoomgate_server.rpc.services.auth import AuthService
@@ -29,6 +29,9 @@ from zoomgate_server.rpc.services.proxy import ProxyService
 from zoomgate_server.rpc.services.registrants import RegistrantsService
 from zoomgate_server.startup import StartError
 from zoomgate_server.telemetry import logs
+
+if TYPE_CHECKING:
+    from zoomgate_server.rpc import tls
 
 MAX_REQUEST_BYTES = 4 * 1024 * 1024
 
@@ -95,7 +98,9 @@ def caller_keys(path: Path | None, setting: str) -> Mapping[str, Principal]:
         raise StartError("\n".join(f"{setting}: {problem}" for problem in error.problems)) from None
 
 
-def certificate(paths: tuple[Path, Path] | None, names: Mapping[str, str]) -> tls.ReloadingCertificate | None:
+def certificate(
+    paths: tuple[Path, Path] | None, names: Mapping[str, str]
+) -> "tls.ReloadingCertificate | None":
     """Load the certificate and key, or return None without TLS.
 
     Raises:
@@ -103,6 +108,8 @@ def certificate(paths: tuple[Path, Path] | None, names: Mapping[str, str]) -> tl
     """
     if paths is None:
         return None
+    from zoomgate_server.rpc import tls  # noqa: PLC0415 - its library takes 3 % of the start, and only TLS needs it
+
     try:
         return tls.ReloadingCertificate(*paths, names, on_change=_log_certificate)
     except tls.TlsError as error:
@@ -113,7 +120,7 @@ def bind(
     server: grpc.aio.Server,
     address: str,
     names: Mapping[str, str],
-    certificate: tls.ReloadingCertificate | None,
+    certificate: "tls.ReloadingCertificate | None",
 ) -> int:
     """Bind the gRPC port and return the port number. Clients can connect before the server starts; their calls wait until then.
 
@@ -130,8 +137,8 @@ def bind(
         ) from None
 
 
-def _tls_credentials(certificate: tls.ReloadingCertificate) -> grpc.ServerCredentials:
-    def configuration(pair: tls.CertificatePair) -> grpc.ServerCertificateConfiguration:
+def _tls_credentials(certificate: "tls.ReloadingCertificate") -> grpc.ServerCredentials:
+    def configuration(pair: "tls.CertificatePair") -> grpc.ServerCertificateConfiguration:
         return grpc.ssl_server_certificate_configuration([(pair.key, pair.chain)])
 
     def changed() -> grpc.ServerCertificateConfiguration | None:
