@@ -51,7 +51,7 @@ class ConcurrencyLimit:
             self.release()
 
     async def acquire(self, deadline: float | None = None) -> None:
-        """Acquire a slot, which must be released, like `slot` but in a third of the time."""
+        """Acquire a slot as `slot` does, but without an async generator, which the event loop would track. It must be released."""
         if self._slots.locked():
             await self._wait(deadline)
         else:

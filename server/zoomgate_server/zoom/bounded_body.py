@@ -42,7 +42,8 @@ async def read(response: aiohttp.ClientResponse, limit: int) -> bytes:
 
 async def _read(content: aiohttp.StreamReader, limit: int) -> bytes:
     chunks, size = [], 0
-    while chunk := await content.readany():
+    while not content.at_eof():
+        chunk = await content.readany()
         chunks.append(chunk)
         size += len(chunk)
         if size > limit:

@@ -11,7 +11,7 @@ from zoomgate_server.call_context import Call, current_access_check, current_cal
 from zoomgate_server.connections.file_downloads import FileDownloads
 from zoomgate_server.connections.zoom_calls import ZoomCalls
 from zoomgate_server.connections.zoom_pages import ZoomPages
-from zoomgate_server.errors import CallerNotAllowed, HeaderNotAllowed, InvalidPath, InvalidRequest
+from zoomgate_server.errors import CallerNotAllowed, HeaderNotAllowed, InvalidRequest
 from zoomgate_server.rpc.services import proxy_validation, response_mapping
 from zoomgate_server.rpc.services.validation import Violations
 from zoomgate_server.zoom.file_client import FileRequest, is_etag
@@ -120,7 +120,8 @@ class ProxyService(ProxyServiceServicer):
         body = content_type = None
         if method in ("POST", "PATCH", "PUT"):
             body, content_type = proxy_validation.body(request, violations)
-        violations.unsupported("request_id", getattr(request, "request_id", ""))
+        if method == "POST":
+            violations.unsupported("request_id", request.request_id)
         parse = functools.partial(parse_target, request.url, query, base_urls=self._base_urls)
         target, headers = _permitted(parse, request, call, violations)
         return ZoomRequest(method, target, headers, body, content_type)
@@ -149,12 +150,11 @@ def _permitted(
     """
     error: type[InvalidRequest] = InvalidRequest
     address: Any = None
-    with violations.collecting():
-        try:
-            address = parse()
-        except InvalidPath:
-            error = InvalidPath
-            raise
+    try:
+        address = parse()
+    except InvalidRequest as invalid:
+        violations.include(invalid)
+        error = type(invalid)
     headers = [(header.name, header.value) for header in request.headers]
     if not proxy_validation.check_headers(headers, violations) and error is InvalidRequest:
         error = HeaderNotAllowed

@@ -50,9 +50,13 @@ class Violations:
         try:
             yield
         except InvalidRequest as invalid:
-            self._error = InvalidRequest if self._violations else type(invalid)
-            for violation in invalid.violations:
-                self.add(field + violation.field, violation.description)
+            self.include(invalid, field)
+
+    def include(self, invalid: InvalidRequest, field: str = "") -> None:
+        """Add the violations of an error, as `collecting` does."""
+        self._error = InvalidRequest if self._violations else type(invalid)
+        for violation in invalid.violations:
+            self.add(field + violation.field, violation.description)
 
     def raise_if_any(self, error: type[InvalidRequest] | None = None) -> None:
         """Reject the request with an InvalidRequest, or the given subclass, if there are violations."""
