@@ -153,8 +153,7 @@ async def _import(
         timing = click.get_current_context().ensure_object(Timing)
         importer = Importer(client, RateLimiter(rate), replace=replace, timing=timing)
         with contextlib.closing(Results.open(path, header)) as written:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                asyncio.get_running_loop().add_signal_handler(number, importer.stop)
+            asyncio.get_running_loop().add_signal_handler(signal.SIGINT, importer.stop)
             remaining = scan.rows - written.last_row + len(written.incomplete)
             with progress("importing", remaining, "rows") as advance:
                 await importer.run(source, scan, written, advance)

@@ -351,13 +351,16 @@ async def started(workspace: Workspace, rows: int, *options: str) -> asyncio.sub
     return process
 
 
-async def test_interrupted_import_can_be_resumed(workspace: Workspace, zoom: RunningSimulator) -> None:
-    """On SIGINT, the rows in progress complete, and the exit code is 1; the same command imports the remaining rows."""
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 1), (signal.SIGTERM, 143)])
+async def test_interrupted_import_can_be_resumed(
+    workspace: Workspace, zoom: RunningSimulator, number: signal.Signals, code: int
+) -> None:
+    """The rows in progress complete; the same command imports the remaining rows."""
     workspace.write("ZoomUsers.csv", as_csv([exported_user(zoom, user.email) for user in USERS]))
     process = await started(workspace, 3, "--rate", "2")  # slow, so that most rows remain
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     out, err = (text.decode() for text in await process.communicate())
-    assert process.returncode == 1, err
+    assert process.returncode == code, err
     assert " remaining. " in out
     assert "Traceback" not in err
     assert "run the same command again" in err

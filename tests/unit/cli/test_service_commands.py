@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import signal
 import ssl
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from support import terminal
 from support.certificates import write_pair
 from support.command_line import command
 from support.harness import BASIL, MONICA, OMAR, Harness, browser, caller_key, consent, consent_form, running
-from support.raw_upstream import http_response, raw_upstream
+from support.raw_upstream import Endless, http_response, raw_upstream, serving_upstream
 from zoom_simulator import Fault, SimulatorOptions
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1.auth_service_pb2_grpc import AuthServiceServicer, add_AuthServiceServicer_to_server
@@ -729,6 +730,36 @@ async def test_file_is_downloaded(harness: Harness, tmp_path: Path) -> None:
     assert "cannot be written (No such file or directory)" in errors
     assert list(tmp_path.glob("*.part")) == list(tmp_path.glob(".*.part")) == []
     assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("launcher", "number", "code"),
+    [
+        ((), signal.SIGINT, 1),
+        ((), signal.SIGTERM, 143),
+        (("env", "--ignore-signal=INT"), signal.SIGTERM, 143),  # as in a background job of a shell script
+    ],
+)
+async def test_stopped_download_leaves_no_file(
+    tmp_path: Path, launcher: tuple[str, ...], number: signal.Signals, code: int
+) -> None:
+    """The download has received some bytes, and stalls."""
+    target = tmp_path / "target"
+    target.mkdir()
+    async with serving_upstream(tmp_path / "data") as (harness, raw):
+        raw.responses = [Endless(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nab")]
+        process = await asyncio.create_subprocess_exec(
+            *(*launcher, *COMMAND, "proxy", "download", MONICA, "/file", str(target / "file")),
+            stderr=subprocess.PIPE,
+            env=process_environ(harness),
+        )
+        while not list(target.iterdir()):
+            assert process.returncode is None
+            await asyncio.sleep(0.01)
+        process.send_signal(number)
+        _, errors = await process.communicate()
+    assert (process.returncode, errors.strip()) == (code, b"Aborted!")
+    assert list(target.iterdir()) == []
 
 
 async def test_progress_of_a_download_is_shown_only_on_a_terminal(harness: Harness, tmp_path: Path) -> None:

@@ -1,16 +1,18 @@
 """Tests for `zoomgate store`: backup while the service is running, and the restore drill."""
 
+import asyncio
 import json
 import os
 import re
 import shutil
+import signal
 import sqlite3
 import stat
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -140,6 +142,27 @@ class TestBackup:
         Path("dangling").symlink_to("elsewhere")
         assert "never overwritten" in stderr_of(await command("store", "backup", "dangling"))
         assert sorted(path.name for path in Path().iterdir()) == ["backup.db", "dangling", "data"]
+
+    @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 1), (signal.SIGTERM, 143)])
+    @pytest.mark.usefixtures("service")
+    async def test_stopped_backup_leaves_no_incomplete_file(self, number: signal.Signals, code: int) -> None:
+        """The copy in progress is completed. The exit code is 0 if the command ended before the signal."""
+        with closing(sqlite3.connect("data/zoomgate.db")) as store:
+            store.execute(
+                "CREATE TABLE filler AS SELECT zeroblob(100000000)"
+            )  # so that the copy takes a moment
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "zoomgate_server", "store", "backup", "backup.db"),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        while process.returncode is None and not list(Path().glob(".backup.db.*")):
+            await asyncio.sleep(0.001)
+        with suppress(ProcessLookupError):
+            process.send_signal(number)
+        _, errors = await process.communicate()
+        assert process.returncode in (code, 0), errors
+        assert sorted(path.name for path in Path().iterdir()) in (["backup.db", "data"], ["data"])
 
     async def test_backup_contains_neither_keys_nor_plaintext_tokens(self, service: Harness) -> None:
         """The records of the backup cannot be decrypted with a different key ring."""
