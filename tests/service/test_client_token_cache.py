@@ -3,18 +3,21 @@
 import asyncio
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import grpc.aio
 import pytest
 
 from support.harness import MONICA, OMAR, Harness, browser, caller_key, running, service, serving
 from support.tcp_proxy import tcp_proxy
 from zoom_simulator import Simulator, SimulatorOptions
 from zoomgate import AsyncClient, Client, errors
-from zoomgate.v1.auth_service_pb2 import GetTokenRequest
+from zoomgate.v1.auth_service_pb2 import GetTokenRequest, GetTokenResponse, WatchConnectionsResponse
+from zoomgate.v1.auth_service_pb2_grpc import AuthServiceServicer, add_AuthServiceServicer_to_server
+from zoomgate.v1.connection_pb2 import Connection
 from zoomgate_server.app.timing import Timing
 from zoomgate_server.storage.record_store import StoreError
 from zoomgate_server.watch import change_feed
@@ -133,6 +136,35 @@ async def test_requests_with_other_fields_or_metadata_are_sent(zoomgate: Harness
     assert returned_tokens(zoomgate) == before + 2
 
 
+async def test_invalid_timeout_is_rejected_even_if_the_token_is_cached(caller: Caller) -> None:
+    with pytest.raises(ValueError, match="timeout is -1"):
+        await caller.get_token(timeout=-1)
+
+
+async def test_timeout_includes_the_start_of_the_watch(kind: str) -> None:
+    """The watch does not start. The first call waits for two seconds, and then has eight seconds left."""
+    remaining = []
+
+    class Unwatchable(AuthServiceServicer):
+        async def WatchConnections(self, _: Any, context: Any) -> AsyncIterator[Any]:
+            await asyncio.Event().wait()
+            yield
+
+        async def GetToken(self, _: Any, context: Any) -> GetTokenResponse:
+            remaining.append(context.time_remaining())
+            return GetTokenResponse()
+
+    server = grpc.aio.server()
+    add_AuthServiceServicer_to_server(Unwatchable(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with caching(kind, f"127.0.0.1:{port}") as caller:
+        for _ in range(2):
+            await caller.get_token(timeout=10.0)
+    await server.stop(None)
+    assert remaining[0] <= 8.0 < remaining[1]
+
+
 async def test_request_message_is_served_from_the_cache(zoomgate: Harness) -> None:
     async with caching("asyncio", zoomgate.grpc_address) as caller:
         await until_cached(zoomgate, caller)
@@ -179,6 +211,26 @@ async def test_disconnection_by_a_different_process_is_seen(zoomgate: Harness) -
         await other.auth.delete_connection(user_email=MONICA)
         assert await program.stdout.readline() == b"disconnected\n"
     assert await program.wait() == 0
+
+
+async def test_disconnection_is_seen_with_the_next_heartbeat(tmp_path: Path, kind: str) -> None:
+    """Heartbeats arrive about once per second. A second watch of the reader receives the disconnection and the next heartbeats."""
+    async with running(tmp_path, callers=CALLERS) as zoomgate:
+        await zoomgate.connect()
+        async with (
+            caching(kind, zoomgate.grpc_address) as reader,
+            AsyncClient(zoomgate.grpc_address, key=caller_key("service")) as other,
+            aclosing(other.watch(heartbeat=True)) as events,
+        ):
+            await until_cached(zoomgate, reader)
+            await other.auth.delete_connection(user_email=MONICA)
+            async for event in events:
+                if event.connection.state == Connection.STATE_DISCONNECTED:
+                    break
+            for _ in range(2):
+                assert (await anext(events)).type == WatchConnectionsResponse.TYPE_SYNCED
+            with pytest.raises(errors.NotConnected):
+                await reader.get_token()
 
 
 async def test_calls_are_sent_while_no_heartbeats_arrive(zoomgate: Harness, kind: str) -> None:

@@ -2,6 +2,7 @@
 
 import pickle
 import socket
+import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -503,6 +504,26 @@ def test_call_of_a_closed_client_raises_runtime_error(client: Client) -> None:
         pass
     with pytest.raises(RuntimeError, match="closed"):
         client.auth.get_token(user_email="x")
+
+
+RETRY_IN_AN_HOUR = error_details_pb2.RetryInfo(retry_delay=duration_pb2.Duration(seconds=3600))
+
+
+def test_closing_a_client_ends_the_thread_of_its_token_cache(
+    channel: grpc_testing.Channel, pool: ThreadPoolExecutor
+) -> None:
+    """The watch has failed, and is to be restarted after an hour."""
+    client = Client(channel=channel, cache_tokens=True)
+    call = pool.submit(client.auth.get_token, user_email="x")
+    _, _, watch = channel.take_unary_stream(AUTH.methods_by_name["WatchConnections"])
+    watch.send_initial_metadata(())
+    watch.terminate(failure_trailers("STORE_UNAVAILABLE", RETRY_IN_AN_HOUR), grpc.StatusCode.UNAVAILABLE, "")
+    respond(channel, GET_TOKEN, auth.GetTokenResponse())
+    call.result()
+    (thread,) = (thread for thread in threading.enumerate() if thread.name == "zoomgate-token-cache")
+    client.close()
+    thread.join(20)
+    assert not thread.is_alive()
 
 
 @pytest.mark.parametrize(

@@ -110,6 +110,19 @@ def test_token_is_returned_while_valid_for_a_minute(
     assert (cache.get(MONICA) is not None) is is_cached
 
 
+def test_token_expires_while_the_machine_is_suspended() -> None:
+    """The watch is alive again before the next read."""
+    now = 1000.0
+    cache = TokenCache(clock=lambda: now)
+    cache.apply(reported())
+    cache.put(MONICA, cache.version(MONICA), now, token())
+    for seconds, is_cached in ((0, True), (3000, True), (3600, False)):
+        now = 1000.0 + seconds
+        assert cache.get(MONICA) is None or seconds == 0
+        cache.apply(SYNCED)
+        assert (cache.get(MONICA) is not None) is is_cached
+
+
 def test_token_is_not_returned_while_changes_are_unreadable(cache: TokenCache) -> None:
     call(cache, token())
     cache.apply(WatchConnectionsResponse(type=WatchConnectionsResponse.TYPE_SYNCED, unreadable_count=1))

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -41,18 +42,34 @@ class Session:
     Attributes:
         timeout: The default timeout of a call in seconds.
         loop: The event loop of an asyncio client, or None for a blocking client.
-        closed: Whether the client was closed.
     """
 
-    __slots__ = ("_credential", "_pid", "_prefix", "closed", "loop", "timeout")
+    __slots__ = ("_closed", "_credential", "_pid", "_prefix", "loop", "timeout")
 
     def __init__(self, key: str, timeout: float, loop: asyncio.AbstractEventLoop | None = None) -> None:
         self._credential = (("authorization", f"Bearer {key}"),) if key else ()
         self._pid = os.getpid()
         self._prefix = os.urandom(6).hex()
+        self._closed = threading.Event()
         self.timeout = check_timeout(timeout)
         self.loop = loop
-        self.closed = False
+
+    @property
+    def closed(self) -> bool:
+        """Whether the client was closed."""
+        return self._closed.is_set()
+
+    def close(self) -> None:
+        """Reject further calls, and end pauses."""
+        self._closed.set()
+
+    def pause(self, seconds: float) -> None:
+        """Block for a number of seconds, or until the client is closed."""
+        self._closed.wait(seconds)
+
+    def call_timeout(self, timeout: float | None) -> float:
+        """Return the timeout of a unary call: the given one, or the default. Raises the errors of `check_timeout`."""
+        return self.timeout if timeout is None else check_timeout(timeout)
 
     def check(self) -> None:
         """Check that the client can be used here.
@@ -140,9 +157,8 @@ class Method(_BaseMethod[Request, Response]):
             RuntimeError: The client is closed or was created before a fork. Nothing was sent.
         """
         message = self._message(request, fields)
-        session = self._session
-        entries, request_id = session.metadata(metadata)
-        seconds = session.timeout if timeout is None else check_timeout(timeout)
+        entries, request_id = self._session.metadata(metadata)
+        seconds = self._session.call_timeout(timeout)
         try:
             return self._call(message, timeout=seconds, metadata=entries)  # type: ignore[no-any-return]
         except grpc.RpcError as error:
@@ -177,9 +193,8 @@ class AsyncMethod(_BaseMethod[Request, Response]):
             RuntimeError: The client is closed, or was created before a fork or in a different event loop. Nothing was sent.
         """
         message = self._message(request, fields)
-        session = self._session
-        entries, request_id = session.metadata(metadata)
-        seconds = session.timeout if timeout is None else check_timeout(timeout)
+        entries, request_id = self._session.metadata(metadata)
+        seconds = self._session.call_timeout(timeout)
         try:
             return await self._call(message, timeout=seconds, metadata=entries)  # type: ignore[no-any-return]
         except asyncio.CancelledError:

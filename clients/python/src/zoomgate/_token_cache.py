@@ -40,6 +40,11 @@ _MIN_VALIDITY_SECONDS = 60.0
 _RESTART_SECONDS = 5.0
 """Minimum delay before a watch that has failed is restarted. Up to 50% is added at random."""
 
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", getattr(time, "CLOCK_MONOTONIC", None))
+
+monotonic: Callable[[], float] = time.monotonic if _CLOCK is None else partial(time.clock_gettime, _CLOCK)
+"""Returns the seconds since an arbitrary moment, including suspends of the machine, which `time.monotonic` includes only on Windows."""
+
 MethodFactory = Callable[..., Method[Any, Any] | AsyncMethod[Any, Any]]
 """Creates a method with the arguments of `Method`."""
 
@@ -53,7 +58,7 @@ class _Version(NamedTuple):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class _CachedToken:
-    """A serialized response, and the reading of the monotonic clock at which its token expires."""
+    """A serialized response, and the reading of the clock at which its token expires."""
 
     version: _Version
     expires: float
@@ -64,10 +69,12 @@ class TokenCache:
     """The tokens of a client. Thread-safe.
 
     Attributes:
+        clock: Returns the seconds since an arbitrary moment, including suspends of the machine.
         denied: The error of a watch that the caller's policy does not allow, or None.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
+        self.clock = clock
         self.denied: NotAllowed | None = None
         self._lock = threading.Lock()
         self._alive_until = 0.0
@@ -87,7 +94,7 @@ class TokenCache:
                 reason=self.denied.reason,
                 request_id=self.denied.request_id,
             )
-        cached, now = self._tokens.get(user_email), time.monotonic()
+        cached, now = self._tokens.get(user_email), self.clock()
         if cached is None or now >= self._alive_until or self._versions.get(user_email) != cached.version:
             return None
         seconds = cached.expires - now
@@ -108,7 +115,7 @@ class TokenCache:
 
         Args:
             version: The version before the call. If it has changed since, `get` does not return the response.
-            started: Reading of the monotonic clock before the call.
+            started: Reading of the clock before the call.
         """
         if version is None or version.generation != response.token.generation:
             return
@@ -128,7 +135,7 @@ class TokenCache:
         self.denied = None
         if event.type == WatchConnectionsResponse.TYPE_SYNCED:
             # changes of connections that the service cannot decrypt are not reported
-            self._alive_until = 0.0 if event.unreadable_count else time.monotonic() + HEARTBEAT_SECONDS
+            self._alive_until = 0.0 if event.unreadable_count else self.clock() + HEARTBEAT_SECONDS
             return
         connection, user_email = event.connection, event.connection.user_email
         version = _Version(connection.generation, connection.zoom_user_id)
@@ -180,27 +187,31 @@ class CachedGetToken(Method[GetTokenRequest, GetTokenResponse]):
         metadata: Metadata = (),
         **fields: Any,
     ) -> GetTokenResponse:
-        """Return a cached token if possible; otherwise, call the RPC. See `Method.__call__`."""
+        """Return a cached token if possible; otherwise, call the RPC. See `Method.__call__`.
+
+        The timeout includes the start of the watch.
+        """
         user_email = _plain_user(request, metadata, fields)
         if not user_email:
             return super().__call__(request, timeout=timeout, metadata=metadata, **fields)
         self._session.check()
+        seconds, started = self._session.call_timeout(timeout), self._cache.clock()
         if not self._started.is_set():
-            self._start()
+            self._start(min(seconds, START_SECONDS))
         if (cached := self._cache.get(user_email)) is not None:
             return cached
-        version, started = self._cache.version(user_email), time.monotonic()
-        response = super().__call__(request, timeout=timeout, **fields)
-        self._cache.put(user_email, version, started, response)
+        version, called = self._cache.version(user_email), self._cache.clock()
+        response = super().__call__(request, timeout=max(started + seconds - called, 0.0), **fields)
+        self._cache.put(user_email, version, called, response)
         return response
 
-    def _start(self) -> None:
-        """Start the watch unless it is running, and wait until it has started or failed."""
+    def _start(self, seconds: float) -> None:
+        """Start the watch unless it is running, and wait until it has started or failed, or for a number of seconds."""
         with self._lock:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._follow, name="zoomgate-token-cache", daemon=True)
                 self._thread.start()
-        self._started.wait(START_SECONDS)
+        self._started.wait(seconds)
         self._started.set()  # later calls do not wait
 
     def _follow(self) -> None:
@@ -216,9 +227,7 @@ class CachedGetToken(Method[GetTokenRequest, GetTokenResponse]):
             except ZoomgateError as error:
                 delay = self._cache.reset(error)
                 self._started.set()
-                if self._session.closed:
-                    return
-                time.sleep(delay)
+                self._session.pause(delay)
             except (RuntimeError, ValueError):  # the client or its channel was closed
                 return
 
@@ -250,18 +259,19 @@ class AsyncCachedGetToken(AsyncMethod[GetTokenRequest, GetTokenResponse]):
         metadata: Metadata = (),
         **fields: Any,
     ) -> GetTokenResponse:
-        """Return a cached token if possible; otherwise, call the RPC. See `AsyncMethod.__call__`."""
+        """Return a cached token if possible; otherwise, call the RPC. See `CachedGetToken` and `AsyncMethod.__call__`."""
         user_email = _plain_user(request, metadata, fields)
         if not user_email:
             return await super().__call__(request, timeout=timeout, metadata=metadata, **fields)
         self._session.check()
+        seconds, started = self._session.call_timeout(timeout), self._cache.clock()
         if not self._started.is_set():
-            await self._start()
+            await self._start(min(seconds, START_SECONDS))
         if (cached := self._cache.get(user_email)) is not None:
             return cached
-        version, started = self._cache.version(user_email), time.monotonic()
-        response = await super().__call__(request, timeout=timeout, **fields)
-        self._cache.put(user_email, version, started, response)
+        version, called = self._cache.version(user_email), self._cache.clock()
+        response = await super().__call__(request, timeout=max(started + seconds - called, 0.0), **fields)
+        self._cache.put(user_email, version, called, response)
         return response
 
     async def stop(self) -> None:
@@ -270,12 +280,12 @@ class AsyncCachedGetToken(AsyncMethod[GetTokenRequest, GetTokenResponse]):
             self._task.cancel()
             await asyncio.wait([self._task])
 
-    async def _start(self) -> None:
-        """Start the watch unless it is running, and wait until it has started or failed."""
+    async def _start(self, seconds: float) -> None:
+        """Start the watch unless it is running, and wait until it has started or failed, or for a number of seconds."""
         if self._task is None:
             self._task = asyncio.create_task(self._follow(), name="zoomgate-token-cache")
         with suppress(TimeoutError):
-            async with asyncio.timeout(START_SECONDS):
+            async with asyncio.timeout(seconds):
                 await self._started.wait()
         self._started.set()  # later calls do not wait
 

@@ -161,7 +161,7 @@ class Client(_BaseClient):
                         position.advance(event)
                         yield event
             except ZoomgateError as error:
-                time.sleep(position.pause_after(error, closed=self._session.closed))
+                self._session.pause(position.pause_after(error, closed=self._session.closed))
 
     def pages(
         self, user_email: str, url: str, *, query: Query = (), max_pages: int = 0, max_items: int = 0
@@ -222,7 +222,7 @@ class Client(_BaseClient):
                             on_progress(transfer.received, transfer.size)
                     transfer.end()
                 except ZoomgateError as error:
-                    time.sleep(transfer.pause_after(error, closed=self._session.closed))
+                    self._session.pause(transfer.pause_after(error, closed=self._session.closed))
         return transfer.head
 
     def wait_for_connection(
@@ -256,11 +256,11 @@ class Client(_BaseClient):
                 pause = wait.pause_after(None)
             except ZoomgateError as error:
                 pause = wait.pause_after(error, closed=self._session.closed)
-            time.sleep(pause)
+            self._session.pause(pause)
 
     def close(self) -> None:
-        """Close the client. Calls in progress fail."""
-        self._session.closed = True
+        """Close the client. Calls in progress fail, also those that wait before a retry."""
+        self._session.close()
         if self._owned is not None:
             self._owned.close()
 
@@ -416,7 +416,7 @@ class AsyncClient(_BaseClient):
 
     async def close(self) -> None:
         """Close the client. Calls in progress fail."""
-        self._session.closed = True
+        self._session.close()
         if isinstance(self.auth.get_token, AsyncCachedGetToken):
             await self.auth.get_token.stop()
         if self._owned is not None:
