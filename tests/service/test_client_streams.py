@@ -115,6 +115,44 @@ async def test_fifo_is_written_and_stays_a_fifo(service: Service, run: Run, tmp_
     assert await received == b"abcdef"
 
 
+async def test_event_loop_is_not_blocked_while_a_fifo_has_no_reader(service: Service, tmp_path: Path) -> None:
+    zoomgate, raw = service
+    raw.responses = [part(b"abcdef")]
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    async with AsyncClient(zoomgate.grpc_address, key=caller_key("service")) as client:
+        canceled = asyncio.create_task(client.download(MONICA, "/file", path))
+        await asyncio.sleep(0)
+        canceled.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await canceled
+        download = asyncio.create_task(client.download(MONICA, "/file", path))
+        await asyncio.sleep(0)
+        assert await asyncio.to_thread(path.read_bytes) == b"abcdef"
+        await download
+
+
+async def test_timeout_of_a_download_ends_a_response_that_stalls(
+    service: Service, run: Run, tmp_path: Path
+) -> None:
+    _, raw = service
+    raw.responses = [stalling(part(b"ab"))]
+    with pytest.raises(errors.DeadlineExceeded):
+        await run("download", MONICA, "/file", tmp_path / "file", timeout=0.2)
+    assert not (tmp_path / "file").exists()
+
+
+async def test_timeout_of_a_download_includes_its_resumptions(
+    service: Service, run: Run, tmp_path: Path
+) -> None:
+    """Zoom does not deliver the rest. Without a timeout, the client gives up after twelve requests."""
+    _, raw = service
+    raw.responses = [stalling(part(b"ab")), DOWN]
+    with pytest.raises(errors.ZoomgateError):
+        await run("download", MONICA, "/file", tmp_path / "file", timeout=2.0)
+    assert len(raw.requests) < 12
+
+
 async def test_target_of_a_symbolic_link_is_replaced_and_keeps_its_mode(
     service: Service, run: Run, tmp_path: Path
 ) -> None:

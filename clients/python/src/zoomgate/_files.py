@@ -1,17 +1,20 @@
 """Downloads to files, and the parsing of pages: what both clients do with the streams of ProxyService."""
 
+import asyncio
 import errno
 import json
 import os
 import secrets
 import stat
-from collections.abc import Generator, Iterable, Mapping
-from contextlib import contextmanager
+import time
+from collections.abc import AsyncGenerator, Generator, Iterable, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import grpc
 
+from zoomgate._methods import check_timeout
 from zoomgate._requests import build
 from zoomgate._resumption import Backoff
 from zoomgate.errors import UnexpectedStatus, ZoomgateError
@@ -34,6 +37,9 @@ _FILE = (200, 206)
 
 _TIMEOUT = 408
 
+_READER_POLL_SECONDS = 0.1
+"""Interval at which a FIFO without a reader is opened again."""
+
 
 class Transfer:
     """A download in progress: what was received, and the request for the rest.
@@ -44,9 +50,10 @@ class Transfer:
         is_complete: Whether the whole file was received.
     """
 
-    def __init__(self, user_email: str, url: str) -> None:
+    def __init__(self, user_email: str, url: str, timeout: float | None) -> None:
         self._user_email = user_email
         self._url = url
+        self._deadline = None if timeout is None else time.monotonic() + check_timeout(timeout)
         self._backoff = Backoff()
         self._attempts = 0
         self.head = DownloadHead()
@@ -57,6 +64,11 @@ class Transfer:
     def size(self) -> int | None:
         """The size of the whole file in bytes, or None if it is unknown."""
         return self.head.size if self.head.HasField("size") else None
+
+    @property
+    def timeout(self) -> float | None:
+        """The time left in seconds, or None for no limit."""
+        return None if self._deadline is None else max(self._deadline - time.monotonic(), 0.0)
 
     def request(self) -> DownloadRequest:
         """Return the request for the rest of the file."""
@@ -101,7 +113,10 @@ class Transfer:
         is_final = status is not None and status != _TIMEOUT and status < 500
         if is_final or not self.head.etag or self._attempts > MAX_ATTEMPTS:
             raise error
-        return self._backoff.pause_after(error, closed=closed)
+        pause = self._backoff.pause_after(error, closed=closed)
+        if self.timeout is not None and pause >= self.timeout:
+            raise error
+        return pause
 
 
 @contextmanager
@@ -130,6 +145,33 @@ def opened(file: str | os.PathLike[str] | BinaryIO) -> Generator[BinaryIO, None,
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@asynccontextmanager
+async def opened_async(file: str | os.PathLike[str] | BinaryIO) -> AsyncGenerator[BinaryIO, None]:
+    """Asyncio variant of `opened`, which does not block the event loop while a FIFO has no reader."""
+    path = _fifo(file)
+    with opened(file) if path is None else await _open_fifo(path) as output:
+        yield output
+
+
+def _fifo(file: str | os.PathLike[str] | BinaryIO) -> Path | None:
+    """Return the path of a FIFO, or None for other files."""
+    return Path(file) if isinstance(file, str | os.PathLike) and Path(file).is_fifo() else None
+
+
+async def _open_fifo(path: Path) -> BinaryIO:
+    """Open a FIFO once it has a reader. Not in a thread, since a thread that waits for the reader could not be canceled."""
+    while True:
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            await asyncio.sleep(_READER_POLL_SECONDS)
+        else:
+            os.set_blocking(descriptor, True)
+            return os.fdopen(descriptor, "wb")
 
 
 def write(file: BinaryIO, data: bytes) -> None:

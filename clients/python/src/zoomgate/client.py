@@ -13,7 +13,7 @@ import grpc
 import grpc.aio
 
 from zoomgate import _channel
-from zoomgate._files import Query, Transfer, opened, pages_request, parse_page, write
+from zoomgate._files import Query, Transfer, opened, opened_async, pages_request, parse_page, write
 from zoomgate._methods import Session, check_timeout
 from zoomgate._resumption import Backoff, is_temporary
 from zoomgate._token_cache import AsyncCachedGetToken, async_caching_methods, caching_methods
@@ -193,6 +193,7 @@ class Client(_BaseClient):
         url: str,
         file: str | os.PathLike[str] | BinaryIO,
         *,
+        timeout: float | None = None,
         on_progress: Callable[[int, int | None], None] = lambda _received, _size: None,
     ) -> DownloadHead:
         """Download a file, such as a recording, and resume the download if the connection is lost.
@@ -202,6 +203,7 @@ class Client(_BaseClient):
             url: A `download_url` of Zoom, or a path of its API.
             file: The path of the file, which appears or is replaced only when the download is complete, or of a device or FIFO; or a binary
                 file to write to.
+            timeout: The maximum time of the whole download in seconds, including resumptions. None for no limit.
             on_progress: Called with the number of bytes received and the size of the file, or None if the size is unknown.
 
         Returns:
@@ -212,11 +214,12 @@ class Client(_BaseClient):
             OSError: The file cannot be written.
             ZoomgateError: The download failed. With the reason DOWNLOAD_NOT_RESUMABLE, it can be started again.
         """
-        transfer = Transfer(user_email, url)
+        transfer = Transfer(user_email, url, timeout)
         with opened(file) as output:
             while not transfer.is_complete:
                 try:
-                    with contextlib.closing(self.proxy.download(transfer.request())) as stream:
+                    stream = self.proxy.download(transfer.request(), timeout=transfer.timeout)
+                    with contextlib.closing(stream):
                         for response in stream:
                             write(output, transfer.accept(response))
                             on_progress(transfer.received, transfer.size)
@@ -373,14 +376,16 @@ class AsyncClient(_BaseClient):
         url: str,
         file: str | os.PathLike[str] | BinaryIO,
         *,
+        timeout: float | None = None,
         on_progress: Callable[[int, int | None], None] = lambda _received, _size: None,
     ) -> DownloadHead:
         """Download a file, and resume the download if the connection is lost. See `Client.download`. Writes in a thread."""
-        transfer = Transfer(user_email, url)
-        with opened(file) as output:
+        transfer = Transfer(user_email, url, timeout)
+        async with opened_async(file) as output:
             while not transfer.is_complete:
                 try:
-                    async with contextlib.aclosing(self.proxy.download(transfer.request())) as stream:
+                    stream = self.proxy.download(transfer.request(), timeout=transfer.timeout)
+                    async with contextlib.aclosing(stream):
                         async for response in stream:
                             await asyncio.to_thread(write, output, transfer.accept(response))
                             on_progress(transfer.received, transfer.size)
