@@ -352,17 +352,49 @@ test('a response that is not from Zoomgate is reported with its status', async (
   site.config.zoom.zoomgateUrl = zoomgateUrl;
 });
 
-test('no error and no result of a page function contains the key or a token', async () => {
+test('a page receives neither the key nor tokens, and a zak only in the start_url of a meeting of the member', async () => {
   await connect(MONICA);
-  const secrets = [process.env.ZOOMGATE_KEY, await backend.getToken(MONICA)];
+  const userEmail = MONICA;
   const codes = [await newCode(MONICA), await newCode(OMAR)];
-  const results = await Promise.allSettled([
-    page.authorizeUser({ userEmail: MONICA }),
-    backend.createMeeting({ userEmail: MONICA }),
-    backend.getMeeting({ userEmail: MONICA, meetingId: '1' }),
-    backend.deleteMeeting({ userEmail: MONICA, meetingId: '1' }),
-    ...codes.map((code) => backend.createTokenWrapper({ code })),
-  ]);
-  const seen = results.map(({ value, reason }) => JSON.stringify(value ?? '') + String(reason?.stack)).join();
-  for (const secret of secrets) assert.ok(!seen.includes(secret));
+  const meetingId = String((await backend.createMeeting({ userEmail })).id);
+  const calls = {
+    authorizeUser: () => page.authorizeUser({ userEmail }),
+    createMeeting: () => backend.createMeeting({ userEmail }),
+    getMeeting: () => backend.getMeeting({ userEmail, meetingId }),
+    deleteMeeting: () => backend.deleteMeeting({ userEmail, meetingId }),
+    getMissingMeeting: () => backend.getMeeting({ userEmail, meetingId }),
+    deleteMissingMeeting: () => backend.deleteMeeting({ userEmail, meetingId }),
+    createTokenWrapper: () => backend.createTokenWrapper({ code: codes[0] }),
+    createTokenOfAnotherUser: () => backend.createTokenWrapper({ code: codes[1] }),
+  };
+  const secrets = /zgk_|sim-[ar]t-|access_token|refresh_token/;
+  assert.match(process.env.ZOOMGATE_KEY, secrets);
+  assert.match(await backend.getToken(MONICA), secrets);
+  const withZak = [];
+  for (const [name, run] of Object.entries(calls)) {
+    const [{ value, reason }] = await Promise.allSettled([run()]);
+    const seen = JSON.stringify(value ?? '') + String(reason?.stack);
+    assert.doesNotMatch(seen, secrets);
+    if (seen.includes('zak=')) withZak.push(name);
+    if (value?.start_url) assert.ok(!JSON.stringify({ ...value, start_url: '' }).includes('zak='));
+  }
+  assert.deepEqual(withZak, ['createMeeting', 'getMeeting']);
+});
+
+test('the error of Wix is thrown if the secret is missing or Zoomgate cannot be reached', async (context) => {
+  const { secrets, config } = site;
+  context.after(() => Object.assign(site, { secrets, config }));
+  site.secrets = {};
+  await assert.rejects(backend.getToken(MONICA), { message: 'There is no secret named zoomgate-caller-key' });
+  Object.assign(site, { secrets, config: { zoom: { zoomgateUrl: 'http://127.0.0.1:1' } } });
+  await assert.rejects(backend.getToken(MONICA), { message: 'fetch failed' });
+});
+
+test('a missing zoomgateUrl is named', async (context) => {
+  const { config } = site;
+  context.after(() => (site.config = config));
+  for (const zoom of [{ clientId: 'app' }, undefined]) {
+    site.config = { zoom };
+    await assert.rejects(backend.getToken(MONICA), { message: /^zoomgateUrl is missing; .*config\.json/ });
+  }
 });

@@ -41,10 +41,11 @@ export class ZoomgateError extends Error {
  * @param {string} [memberEmail] the member to whom Zoomgate limits the call; by default, the call is not limited to a member
  * @returns {Promise<any>}
  * @throws {ZoomgateError} the response is an error
- * @throws {Error} Wix's error, if Zoomgate cannot be reached or the secret is missing
+ * @throws {Error} Wix's error if Zoomgate cannot be reached or the secret is missing; an error if `zoomgateUrl` is missing
  */
 export async function call(method, request, memberEmail) {
   const [config, key] = await Promise.all([getPackageConfig('zoom'), getSecret(KEY_SECRET)]);
+  if (!config?.zoomgateUrl) throw new Error('zoomgateUrl is missing; set it in the object zoom of config.json');
   const zoomgateUrl = config.zoomgateUrl.replace(/\/+$/, '');
   const headers = {
     Authorization: `Bearer ${key}`,
