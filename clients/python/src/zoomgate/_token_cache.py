@@ -303,25 +303,14 @@ class AsyncCachedGetToken(AsyncMethod[GetTokenRequest, GetTokenResponse]):
                 await asyncio.sleep(delay)
 
 
-def caching_methods(watch: Callable[[], Generator[WatchConnectionsResponse]]) -> dict[str, MethodFactory]:
-    """Return the methods of `Auth` that differ if tokens are cached."""
-    cache = TokenCache()
-    dropping = partial(_dropping, cache)
-    return {
-        "get_token": partial(CachedGetToken, cache, watch),
-        "refresh_token": dropping,
-        "delete_connection": dropping,
-    }
-
-
-def async_caching_methods(
-    watch: Callable[[], AsyncGenerator[WatchConnectionsResponse]],
+def caching_methods(
+    kind: type[CachedGetToken] | type[AsyncCachedGetToken], watch: Callable[[], Any]
 ) -> dict[str, MethodFactory]:
-    """Return the methods of `AsyncAuth` that differ if tokens are cached."""
+    """Return the methods of `Auth` or `AsyncAuth` that differ if tokens are cached, with a `get_token` of the given kind."""
     cache = TokenCache()
-    dropping = partial(_async_dropping, cache)
+    dropping = partial(_dropping if kind is CachedGetToken else _async_dropping, cache)
     return {
-        "get_token": partial(AsyncCachedGetToken, cache, watch),
+        "get_token": partial(kind, cache, watch),
         "refresh_token": dropping,
         "delete_connection": dropping,
     }

@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable, Iterator
 from functools import partial
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Self
 
 import grpc
 import grpc.aio
@@ -16,7 +16,7 @@ from zoomgate import _channel
 from zoomgate._files import Query, Transfer, opened, opened_async, pages_request, parse_page, write
 from zoomgate._methods import Session, check_timeout
 from zoomgate._resumption import Backoff, is_temporary
-from zoomgate._token_cache import AsyncCachedGetToken, async_caching_methods, caching_methods
+from zoomgate._token_cache import AsyncCachedGetToken, CachedGetToken, caching_methods
 from zoomgate.errors import AuthorizationFailed, DeadlineExceeded, NotConnected, ZoomgateError
 from zoomgate.services import (
     AsyncAuth,
@@ -104,7 +104,8 @@ class Client(_BaseClient):
                 else grpc.secure_channel(target, credentials, arguments)
             )
         watch = partial(self.watch, heartbeat=True)
-        self.auth = Auth(channel, self._session, caching_methods(watch) if cache_tokens else {})
+        cached = caching_methods(CachedGetToken, watch) if cache_tokens else {}
+        self.auth = Auth(channel, self._session, cached)
         self.meetings = Meetings(channel, self._session)
         self.registrants = Registrants(channel, self._session)
         self.proxy = Proxy(channel, self._session)
@@ -267,7 +268,7 @@ class Client(_BaseClient):
         if self._owned is not None:
             self._owned.close()
 
-    def __enter__(self) -> "Client":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -326,7 +327,8 @@ class AsyncClient(_BaseClient):
                 else grpc.aio.secure_channel(target, credentials, arguments)
             )
         watch = partial(self.watch, heartbeat=True)
-        self.auth = AsyncAuth(channel, self._session, async_caching_methods(watch) if cache_tokens else {})
+        cached = caching_methods(AsyncCachedGetToken, watch) if cache_tokens else {}
+        self.auth = AsyncAuth(channel, self._session, cached)
         self.meetings = AsyncMeetings(channel, self._session)
         self.registrants = AsyncRegistrants(channel, self._session)
         self.proxy = AsyncProxy(channel, self._session)
@@ -427,7 +429,7 @@ class AsyncClient(_BaseClient):
         if self._owned is not None:
             await self._owned.close()
 
-    async def __aenter__(self) -> "AsyncClient":
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(
