@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import grpc.aio
 import pytest
+from google.protobuf import any_pb2, duration_pb2
+from google.rpc import error_details_pb2, status_pb2
 
 from security import http2
 from support.harness import MONICA, OMAR, Harness, browser, caller_key, consent, running, serving
@@ -18,7 +21,12 @@ from support.tcp_proxy import tcp_proxy
 from zoom_simulator import Simulator, SimulatorOptions
 from zoom_simulator.faults import Fault
 from zoomgate import AsyncClient, Client, errors
-from zoomgate.v1.auth_service_pb2 import WatchConnectionsRequest, WatchConnectionsResponse
+from zoomgate.v1.auth_service_pb2 import (
+    GetTokenResponse,
+    WatchConnectionsRequest,
+    WatchConnectionsResponse,
+)
+from zoomgate.v1.auth_service_pb2_grpc import AuthServiceServicer, add_AuthServiceServicer_to_server
 from zoomgate.v1.meetings_service_pb2_grpc import (
     MeetingsServiceServicer,
     add_MeetingsServiceServicer_to_server,
@@ -400,6 +408,42 @@ class StreamResetProxy:
                     http2.frame(http2.HEADERS, http2.END_HEADERS, stream, headers),
                     http2.frame(http2.DATA, 0, stream, http2.message(event.SerializeToString())),
                 )
+
+
+@pytest.mark.parametrize("kind", ["blocking", "asyncio"])
+async def test_closing_a_client_ends_a_watch_that_waits_before_it_resumes(kind: str) -> None:
+    """The service sends one event, and then requests a delay of an hour."""
+    delay = error_details_pb2.RetryInfo(retry_delay=duration_pb2.Duration(seconds=3600))
+    detail = any_pb2.Any()
+    detail.Pack(delay)
+    trailers = (("grpc-status-details-bin", status_pb2.Status(details=[detail]).SerializeToString()),)
+
+    class Overloaded(AuthServiceServicer):
+        async def WatchConnections(self, _: Any, context: Any) -> AsyncIterator[WatchConnectionsResponse]:
+            yield WatchConnectionsResponse(resume_token="t")
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "overloaded", trailers)
+
+        async def GetToken(self, _: Any, context: Any) -> GetTokenResponse:
+            return GetTokenResponse()
+
+    server = grpc.aio.server()
+    add_AuthServiceServicer_to_server(Overloaded(), server)
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    await server.start()
+    client = AsyncClient(address) if kind == "asyncio" else Client(address)
+    events: Any = client.watch()
+
+    async def call(function: Callable[..., Any], *args: Any) -> Any:
+        return await (function(*args) if kind == "asyncio" else asyncio.to_thread(function, *args))
+
+    step = anext if kind == "asyncio" else next
+    assert (await call(step, events)).resume_token == "t"
+    waiting = asyncio.create_task(call(step, events))
+    await call(client.auth.get_token)  # the response arrives after the end of the stream
+    await call(client.close)
+    with pytest.raises((RuntimeError, errors.ServiceUnavailable)):  # it may not have begun to wait
+        await asyncio.wait_for(waiting, 20)
+    await server.stop(None)
 
 
 async def test_watch_resumes_after_a_stream_reset() -> None:

@@ -4,6 +4,7 @@ import asyncio
 import os
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Sequence
+from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
 import grpc
@@ -44,13 +45,13 @@ class Session:
         loop: The event loop of an asyncio client, or None for a blocking client.
     """
 
-    __slots__ = ("_closed", "_credential", "_pid", "_prefix", "loop", "timeout")
+    __slots__ = ("_async_closed", "_closed", "_credential", "_pid", "_prefix", "loop", "timeout")
 
     def __init__(self, key: str, timeout: float, loop: asyncio.AbstractEventLoop | None = None) -> None:
         self._credential = (("authorization", f"Bearer {key}"),) if key else ()
         self._pid = os.getpid()
         self._prefix = os.urandom(6).hex()
-        self._closed = threading.Event()
+        self._closed, self._async_closed = threading.Event(), asyncio.Event()
         self.timeout = check_timeout(timeout)
         self.loop = loop
 
@@ -62,10 +63,17 @@ class Session:
     def close(self) -> None:
         """Reject further calls, and end pauses."""
         self._closed.set()
+        self._async_closed.set()
 
     def pause(self, seconds: float) -> None:
         """Block for a number of seconds, or until the client is closed."""
         self._closed.wait(seconds)
+
+    async def pause_async(self, seconds: float) -> None:
+        """Asyncio variant of `pause`."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._async_closed.wait()
 
     def call_timeout(self, timeout: float | None) -> float:
         """Return the timeout of a unary call: the given one, or the default. Raises the errors of `check_timeout`."""

@@ -361,7 +361,7 @@ class AsyncClient(_BaseClient):
                         position.advance(event)
                         yield event
             except ZoomgateError as error:
-                await asyncio.sleep(position.pause_after(error, closed=self._session.closed))
+                await self._session.pause_async(position.pause_after(error, closed=self._session.closed))
 
     async def pages(
         self, user_email: str, url: str, *, query: Query = (), max_pages: int = 0, max_items: int = 0
@@ -393,7 +393,7 @@ class AsyncClient(_BaseClient):
                             on_progress(transfer.received, transfer.size)
                     transfer.end()
                 except ZoomgateError as error:
-                    await asyncio.sleep(transfer.pause_after(error, closed=self._session.closed))
+                    await self._session.pause_async(transfer.pause_after(error, closed=self._session.closed))
         return transfer.head
 
     async def wait_for_connection(
@@ -419,10 +419,10 @@ class AsyncClient(_BaseClient):
                 pause = wait.pause_after(None)
             except ZoomgateError as error:
                 pause = wait.pause_after(error, closed=self._session.closed)
-            await asyncio.sleep(pause)
+            await self._session.pause_async(pause)
 
     async def close(self) -> None:
-        """Close the client. Calls in progress fail."""
+        """Close the client. Calls in progress fail, also those that wait before a retry."""
         self._session.close()
         if isinstance(self.auth.get_token, AsyncCachedGetToken):
             await self.auth.get_token.stop()
