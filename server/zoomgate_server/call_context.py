@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from typing import NamedTuple
 
+from zoomgate_server.errors import ZoomgateError
 from zoomgate_server.identity import Principal
 
 
@@ -39,6 +40,9 @@ current_request_id: ContextVar[str] = ContextVar("current_request_id")
 
 current_metadata: ContextVar[Iterable[tuple[str, str | bytes]]] = ContextVar("current_metadata", default=())
 """The metadata of the current call, cached because reading metadata from gRPC is expensive."""
+
+current_lost_write: ContextVar[ZoomgateError] = ContextVar("current_lost_write")
+"""The error for a write to Zoom that the current call sent, and whose response was not awaited because the call was canceled."""
 
 current_rejection: ContextVar[str] = ContextVar("current_rejection")
 """The error reason of the current call, if the call failed."""

@@ -266,7 +266,10 @@ class DeadlineTooShort(ZoomgateError):
 
 
 class ShuttingDown(ZoomgateError):
-    """This server is shutting down."""
+    """This server is shutting down. The call was not sent to Zoom, or changed nothing there."""
+
+    message = "This server is shutting down; retry the call, or resume the stream"
+    retry_after = 1.0
 
 
 class Unexpected(ZoomgateError):

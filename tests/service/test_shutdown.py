@@ -1,4 +1,8 @@
-"""Tests for the shutdown: no token or code is sent to Zoom unless the response can be received and stored before the process exits."""
+"""Tests for the shutdown.
+
+Calls end with an error that states whether a retry is safe. No token or code is sent to Zoom unless the response can be received and
+stored before the process exits.
+"""
 
 import asyncio
 import contextlib

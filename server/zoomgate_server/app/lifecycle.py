@@ -31,6 +31,7 @@ from zoomgate_server.rpc import server as rpc_server
 from zoomgate_server.rpc.connect import ConnectEndpoint
 from zoomgate_server.rpc.middleware.access_log import AccessLog
 from zoomgate_server.rpc.middleware.authentication import Authentication
+from zoomgate_server.rpc.middleware.drain import Drain
 from zoomgate_server.rpc.middleware.error_status import convert_errors
 from zoomgate_server.rpc.middleware.pipeline import Pipeline
 from zoomgate_server.settings import Settings
@@ -168,8 +169,11 @@ async def run(
             timing=timing.calls,
         )
         # outermost first, so that the access log records the final status, even if authentication fails
+        drain = Drain()
         pipeline = Pipeline(
-            server, [AccessLog(metrics, tracer).wrap, convert_errors, authentication.wrap], timing.streams
+            server,
+            [AccessLog(metrics, tracer).wrap, convert_errors, drain.wrap, authentication.wrap],
+            timing.streams,
         )
         health = health_aio.HealthServicer()
         rpc_server.register(
@@ -216,8 +220,12 @@ async def run(
             connect,
             health,
             web,
-            (components.change_feed.close, authentication.stop_streams),
-            settings.drain_seconds,
+            (
+                components.change_feed.close,
+                authentication.stop_streams,
+                partial(drain.end_calls_after, settings.drain_seconds),
+            ),
+            settings.drain_seconds + timing.responses,
         )
         await rpc_server.set_health(health, health_pb2.HealthCheckResponse.SERVING)
         web.set_ready()
@@ -277,13 +285,13 @@ async def _stop_serving(
     connect: ConnectEndpoint | None,
     health: "health_aio.HealthServicer",
     web: WebServer,
-    end_streams: Sequence[Callable[[], None]],
+    end_calls: Sequence[Callable[[], None]],
     seconds: float,
 ) -> None:
-    """Stop accepting calls, and wait for the running calls to finish."""
+    """Stop accepting calls, and wait at most the given time for the running calls to finish."""
     web.set_ready("draining")
     await health.enter_graceful_shutdown()
-    for end in end_streams:  # which would otherwise stay open
+    for end in end_calls:  # streams would otherwise stay open
         end()
-    stopped = [server.stop(seconds)] if connect is None else [server.stop(seconds), connect.stop(seconds)]
+    stopped = [server.stop(seconds)] if connect is None else [server.stop(seconds), connect.stop()]
     await asyncio.gather(*stopped)

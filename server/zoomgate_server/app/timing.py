@@ -32,9 +32,11 @@ class Timing:
     Attributes:
         drain: Maximum time for token requests, and for storing their results, after all calls have ended. A token request starts only if
             it is certain to end within this time.
+        responses: Maximum time to send the responses of the calls that the shutdown ends.
     """
 
     drain: float = 40.0
+    responses: float = 5.0
     audit: trail.Timing = trail.Timing()
     browsers: browser_flow.Timing = browser_flow.Timing()
     calls: authentication.Timing = authentication.Timing()

@@ -202,7 +202,7 @@ class ConnectEndpoint:
         self._max_request_bytes = max_request_bytes
         self._allowed_origins = frozenset(allowed_origins)
         self._timing = timing
-        self._running: dict[asyncio.Task[Any] | None, asyncio.Timeout] = {}
+        self._running: set[asyncio.Task[Any] | None] = set()
         self._is_closing = False
         self._converter = ThreadPoolExecutor(1, "connect-converter")
 
@@ -236,13 +236,11 @@ class ConnectEndpoint:
             response.force_close()
         return response
 
-    async def stop(self, seconds: float) -> None:
-        """Reject new requests, and wait at most the given time for the running ones; then cancel them."""
+    async def stop(self) -> None:
+        """Reject new requests, and wait for the running ones, which the pipeline ends."""
         self._is_closing = True
         if self._running:
-            await asyncio.wait(filter(None, self._running), timeout=seconds)
-        for timeout in self._running.values():
-            timeout.reschedule(0)
+            await asyncio.wait(filter(None, self._running))
         self._converter.shutdown(wait=False, cancel_futures=True)
 
     async def _respond(self, request: web.Request, client: str) -> web.Response:
@@ -268,14 +266,14 @@ class ConnectEndpoint:
             text = f"{TIMEOUT_HEADER} is invalid; send a number of milliseconds with at most 10 digits"
             return _error(status_of(MalformedRequest(text, metadata=metadata)))
         if self._is_closing:
-            return _error(status_of(ShuttingDown("This server is shutting down; retry", retry_after=1.0)))
+            return _error(status_of(ShuttingDown()))
         seconds = None if milliseconds is None else int(milliseconds) / 1000
         names_and_values = tuple((name.lower(), value) for name, value in request.headers.items())
         context = _Context(names_and_values, client, seconds)
         try:
-            async with asyncio.timeout(seconds) as timeout:
+            async with asyncio.timeout(seconds):
                 task = asyncio.current_task()
-                self._running[task] = timeout
+                self._running.add(task)
                 try:
                     # if the body is not read, the request cannot be decoded, even if the credential becomes valid meanwhile
                     decode: Callable[[], Any] = _raise_not_read
@@ -285,13 +283,14 @@ class ConnectEndpoint:
                     message = await method.handler(decode, context)
                     encode = await self._convert(message.ByteSize(), codec.encode, message)
                 finally:
-                    del self._running[task]
+                    self._running.discard(task)
         except _Rejected as rejected:
             return _error(rejected.status)
         except grpc.aio.AbortError:
             return _error(context.status, context.headers())
         except TimeoutError:
-            return _error(self._ended_early(), context.headers())
+            text = "The deadline has passed; the call may have taken effect"
+            return _error(_status(grpc.StatusCode.DEADLINE_EXCEEDED, text), context.headers())
         return web.Response(body=encode(), content_type=content_type, headers=context.headers())
 
     async def _discard_body(self, request: web.Request) -> None:
@@ -309,13 +308,6 @@ class ConnectEndpoint:
         conversion = asyncio.get_running_loop().run_in_executor(self._converter, convert, *arguments)
         await asyncio.wait([conversion])
         return conversion.result
-
-    def _ended_early(self) -> status_pb2.Status:
-        if self._is_closing:
-            text = "The server is shutting down; the call may have taken effect"
-            return _status(grpc.StatusCode.CANCELLED, text)
-        text = "The deadline has passed; the call may have taken effect"
-        return _status(grpc.StatusCode.DEADLINE_EXCEEDED, text)
 
     async def _read(self, request: web.Request) -> bytes:
         """Read the body."""

@@ -129,7 +129,7 @@ class Watchers:
         try:
             await self._feed.wait_until_started()
             if self._feed.closing:
-                raise _shutting_down()
+                raise ShuttingDown
             if position is not None:
                 self._check_age(position)
             with self._feed.subscribe(names, is_visible, heartbeat=heartbeat) as subscription:
@@ -298,7 +298,7 @@ class _Watch:
 
     def _check_open(self) -> None:
         if self._feed.closing:
-            raise _shutting_down()
+            raise ShuttingDown
 
 
 def _type_of(record: ConnectionRecord, known_until: float = inf) -> EventType:
@@ -307,9 +307,3 @@ def _type_of(record: ConnectionRecord, known_until: float = inf) -> EventType:
         return EventType.DELETED
     created = record.create_time == record.update_time or record.create_time >= known_until
     return EventType.CREATED if created else EventType.UPDATED
-
-
-def _shutting_down() -> ShuttingDown:
-    return ShuttingDown(
-        "This server is shutting down; watch again with the last resume token", retry_after=1.0
-    )

@@ -1,5 +1,6 @@
 """Client of Zoom's REST API: one connection pool to one pinned origin."""
 
+import asyncio
 import math
 import re
 
@@ -7,6 +8,7 @@ import aiohttp
 from aiohttp.client_middlewares import ClientHandlerType
 from yarl import URL
 
+from zoomgate_server.call_context import current_lost_write
 from zoomgate_server.errors import (
     DeadlineTooShort,
     ZoomgateError,
@@ -27,7 +29,6 @@ _CONNECT_SHARE = 0.8
 not sent would be reported as possibly sent.
 """
 
-_READS = frozenset({"GET", "HEAD"})
 _PATH = re.compile(r"/(?![/\\\t])")
 """Pattern of the start of a path. Browsers read `/\\` like `//`, the start of a host, and ignore tabs."""
 
@@ -99,6 +100,10 @@ class ZoomClient:
             raise unavailable() from None
         except (aiohttp.ClientError, TimeoutError, OSError):
             raise response_lost(request) from None
+        except asyncio.CancelledError:
+            if not request.is_read:
+                current_lost_write.set(response_lost(request))
+            raise
 
     def _url(self, request: ZoomRequest) -> URL:
         """Build the URL without normalization, and verify again that the result is below the pinned base URL."""
@@ -156,7 +161,7 @@ def response_lost(
     request: ZoomRequest, retry_after: float = response_headers.DEFAULT_SECONDS, **metadata: str
 ) -> ZoomgateError:
     """Return the error for a request that was sent but received no response that proves its outcome."""
-    if request.method in _READS:
+    if request.is_read:
         return unavailable(retry_after, **metadata)
     return ZoomOutcomeUnknown(
         "Zoom's response was lost or is unreadable, and the call may have taken effect; check before retrying",
@@ -173,7 +178,7 @@ def response_too_large(
         metadata["size_bytes"] = str(size)
     remedy = (
         "request less data, for example with page_size, or have the operator raise ZOOMGATE_MAX_RESPONSE_BYTES"
-        if request.method in _READS
+        if request.is_read
         else "Zoom has processed the call, so do not repeat it; the operator can raise ZOOMGATE_MAX_RESPONSE_BYTES"
     )
     return ZoomResponseTooLarge(

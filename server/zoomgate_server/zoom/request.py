@@ -33,6 +33,11 @@ class ZoomRequest:
     content_type: str | None = None
     template: str = ""
 
+    @property
+    def is_read(self) -> bool:
+        """Whether the request changes nothing in Zoom."""
+        return self.method == "GET"
+
 
 @dataclass(frozen=True, slots=True)
 class ZoomResponse:

@@ -194,7 +194,7 @@ class Authentication:
             ShuttingDown: `stop_streams` was called.
         """
         if self._is_stopping:
-            raise ShuttingDown("This server is shutting down; resume the stream", retry_after=1.0)
+            raise ShuttingDown
         principal = self._authenticate(credentials)
         if members:
             principal = self._with_member(principal, members)

@@ -111,7 +111,7 @@ def convert_errors(method: Method, respond: Handler) -> Handler:
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise  # the caller canceled the call
-            failure = errors.ShuttingDown("The call was aborted by the server; retry", retry_after=1.0)
+            failure = errors.ShuttingDown("The call was aborted by the server; retry")
             _log.warning("rpc.abandoned", method=method.name, request_id=request_id)
         except StoreError:
             failure = errors.StoreUnavailable()
