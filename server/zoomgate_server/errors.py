@@ -266,7 +266,7 @@ class DeadlineTooShort(ZoomgateError):
 
 
 class ShuttingDown(ZoomgateError):
-    """This server is shutting down. The call was not sent to Zoom, or changed nothing there."""
+    """This server is shutting down. No write whose outcome is unknown was sent to Zoom."""
 
     message = "This server is shutting down; retry the call, or resume the stream"
     retry_after = 1.0

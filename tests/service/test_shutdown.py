@@ -6,18 +6,26 @@ stored before the process exits.
 
 import asyncio
 import contextlib
+import json
 import socket
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import grpc.aio
 import pytest
 
+from conftest import LogStream
+from support.connect_channel import GRPC, JSON, over
 from support.faulty_store import Gate
-from support.harness import MONICA, OMAR, Harness, serving
+from support.harness import MONICA, OMAR, Harness, RpcError, serving
 from zoom_simulator import Simulator, SimulatorOptions
+from zoom_simulator.faults import Fault
 from zoomgate.v1 import auth_service_pb2 as pb
+from zoomgate.v1 import meetings_service_pb2 as meetings
+from zoomgate.v1 import proxy_service_pb2 as proxy
 from zoomgate_server.app.timing import Timing
 from zoomgate_server.connections.record import State
 from zoomgate_server.storage.record_store import Kind, RecordKey
@@ -115,3 +123,105 @@ async def draining(zoomgate: Harness) -> None:
             listening = False
     for _ in range(1000):
         await asyncio.sleep(0)
+
+
+OUTCOME_UNKNOWN = ("UNKNOWN", "ZOOM_OUTCOME_UNKNOWN")
+SHUTTING_DOWN = ("UNAVAILABLE", "SHUTTING_DOWN")
+
+DELAYED = Fault("meetings", "delay", seconds=600)
+REJECTED_TOKEN = (Fault("meetings", "status", times=1, status=401), Fault("token", "delay", seconds=600))
+CREATE_MEETING = ("MeetingsService.CreateMeeting", meetings.CreateMeetingRequest(user_email=MONICA))
+POST = ("ProxyService.Post", proxy.PostRequest(user_email=MONICA, url="/users/me/meetings"))
+LIST_MEETINGS = ("MeetingsService.ListMeetings", meetings.ListMeetingsRequest(user_email=MONICA))
+GET = ("ProxyService.Get", proxy.GetRequest(user_email=MONICA, url="/users/me/meetings"))
+
+
+@pytest.fixture
+async def zoom() -> AsyncIterator[Simulator]:
+    async with Simulator(SimulatorOptions(port=0)) as simulator:
+        yield simulator
+
+
+@pytest.mark.parametrize("protocol", [GRPC, JSON])
+@pytest.mark.parametrize(
+    ("call", "faults", "expected"),
+    [
+        (CREATE_MEETING, [DELAYED], OUTCOME_UNKNOWN),
+        (POST, [DELAYED], OUTCOME_UNKNOWN),
+        (CREATE_MEETING, REJECTED_TOKEN, SHUTTING_DOWN),
+        (POST, REJECTED_TOKEN, SHUTTING_DOWN),
+        (LIST_MEETINGS, [DELAYED], SHUTTING_DOWN),
+        (GET, [DELAYED], SHUTTING_DOWN),
+    ],
+    ids=["typed write", "write", "typed write without token", "write without token", "typed read", "read"],
+)
+async def test_call_that_outlasts_the_drain_states_whether_it_may_have_taken_effect(
+    zoom: Simulator,
+    tmp_path: Path,
+    log: LogStream,
+    protocol: str,
+    call: tuple[str, Any],
+    faults: list[Fault],
+    expected: tuple[str, str],
+) -> None:
+    """A write waits for a token after Zoom has rejected the previous one. The refresh is completed after the call has ended."""
+    start = len(log.getvalue())
+    async with serving(zoom, tmp_path, environ={"ZOOMGATE_DRAIN_SECONDS": "0"}) as zoomgate:
+        await zoomgate.connect()
+        for fault in faults:
+            zoom.faults.add(replace(fault))  # the simulator counts the requests in it
+        running = asyncio.create_task(failure(zoomgate, protocol, *call))
+        while zoom.faults.active() and not running.done():
+            await asyncio.sleep(0)
+        ended = asyncio.create_task(clear_after(running, zoom))
+    error, request_id = await ended
+    assert error.short == expected
+    assert error.retry_after == (1.0 if expected == SHUTTING_DOWN else None)
+    (line,) = (
+        line
+        for text in log.getvalue()[start:].splitlines()
+        if request_id in (line := json.loads(text)).values()
+    )
+    assert (line["event"], line["method"], line["status"], line["reason"]) == ("rpc", call[0], *expected)
+    async with serving(zoom, tmp_path) as zoomgate:
+        await zoomgate.call(zoomgate.auth.GetToken, pb.GetTokenRequest(user_email=MONICA))
+        refreshed = int(faults is REJECTED_TOKEN)
+        assert zoomgate.stat("token.refresh_token.issued") == refreshed
+        assert zoomgate.stat("token.refresh_token.refused") == 0
+
+
+async def failure(zoomgate: Harness, protocol: str, method: str, request: Any) -> tuple[RpcError, str]:
+    """Call an RPC that must fail, on a channel that outlasts the service. Return the failure and the request ID."""
+    async with (
+        grpc.aio.insecure_channel(zoomgate.grpc_address) as channel,
+        over(protocol, replace(zoomgate, channel=channel)) as stubs,
+    ):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stubs.call(stubs.method(method), request)
+    trailing = dict(caught.value.trailing_metadata())
+    return RpcError.of(caught.value), str(trailing["x-request-id"])
+
+
+async def clear_after(running: asyncio.Task[Any], zoom: Simulator) -> Any:
+    """Release the delayed requests to Zoom once a call has ended, and return the result of the call."""
+    await asyncio.wait([running])
+    zoom.faults.clear()
+    return await running
+
+
+@pytest.mark.parametrize("method", ["ProxyService.ListPages", "ProxyService.Download"])
+async def test_stream_that_waits_for_zoom_ends_with_the_drain(
+    zoom: Simulator, tmp_path: Path, method: str
+) -> None:
+    requests = {
+        "ProxyService.ListPages": proxy.ListPagesRequest(user_email=MONICA, url="/users/me/meetings"),
+        "ProxyService.Download": proxy.DownloadRequest(user_email=MONICA, url="/users/me/meetings"),
+    }
+    async with serving(zoom, tmp_path, environ={"ZOOMGATE_DRAIN_SECONDS": "0"}) as zoomgate:
+        await zoomgate.connect()
+        zoom.faults.add(replace(DELAYED))
+        running = asyncio.create_task(failure(zoomgate, GRPC, method, requests[method]))
+        while zoom.faults.active() and not running.done():
+            await asyncio.sleep(0)
+        ended = asyncio.create_task(clear_after(running, zoom))
+    assert (await ended)[0].short == SHUTTING_DOWN
