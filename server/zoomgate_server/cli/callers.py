@@ -39,7 +39,7 @@ _file_option = click.option(
 
 @click.group()
 def callers() -> None:
-    """Manage callers. A running service applies changes within 10 seconds.
+    """Manage callers. A service that runs with ZOOMGATE_CALLERS applies changes within 10 seconds.
 
     Example: zoomgate callers add calendar --role service --users '*@example.com' --access-tokens
     """
@@ -110,10 +110,7 @@ def add(
         file.append(entry)
         file.record("callers.added", caller=name, role=role, users=" ".join(users))
     click.echo(key)
-    note(
-        f"zoomgate: {name} was added to {file.path}; save the key, which is shown only once. A service that runs with"
-        f" ZOOMGATE_CALLERS={file.path} accepts it within 10 seconds"
-    )
+    _note_change(file, f"added {name}; save the key, which is shown only once", "accepts it")
     if role == "service" and not users:
         note(f"zoomgate: {name} has no users yet; add users to its entry")
 
@@ -180,9 +177,11 @@ def rotate(name: str, path: str | None) -> None:
         file.set_keys(name, [*digests, added])
         file.record("callers.key_added", caller=name, key_id=_key_id(added))
     click.echo(key)
+    _note_change(
+        file, f"added a second key of {name}; save the key, which is shown only once", "accepts both keys"
+    )
     note(
-        f"zoomgate: {name} has two valid keys now; save the new key, which is shown only once. A running service accepts it within"
-        f" 10 seconds. Once the caller uses it, run `zoomgate callers remove-key {name} {_key_id(digests[0])}`"
+        f"zoomgate: once the caller uses the new key, run `zoomgate callers remove-key {name} {_key_id(digests[0])}`"
     )
 
 
@@ -211,7 +210,7 @@ def remove_key(name: str, key_id: str, path: str | None) -> None:
             )
         file.set_keys(name, remaining)
         file.record("callers.key_removed", caller=name, key_id=key_id[:_KEY_ID_LENGTH])
-    note(f"zoomgate: removed key {key_id} of {name}; a running service rejects it within 10 seconds")
+    _note_change(file, f"removed key {key_id} of {name}", "rejects it")
 
 
 @callers.command()
@@ -231,7 +230,14 @@ def remove(name: str, path: str | None, yes: bool) -> None:
         file.digests(name)
         file.set_keys(name, [])
         file.record("callers.removed", caller=name)
-    note(f"zoomgate: removed {name} from {file.path}; a running service rejects its calls within 10 seconds")
+    _note_change(file, f"removed {name}", "rejects its calls")
+
+
+def _note_change(file: CallersFile, change: str, effect: str) -> None:
+    """Print what was changed, and its effect on running services."""
+    note(
+        f"zoomgate: {change}. A service that runs with ZOOMGATE_CALLERS={file.path} {effect} within 10 seconds"
+    )
 
 
 def _locate(path: str | None) -> tuple[Settings | None, Path]:

@@ -183,3 +183,22 @@ def test_callers_are_listed_with_the_ids_of_their_keys(file: Path) -> None:
     calendar, ops, _ = map(json.loads, stdout_of(zoomgate("callers", "list", "--json")).splitlines())
     assert (ops["name"], ops["keyIds"], ops["methods"]) == ("ops", ["b2b2b2b2"], None)
     assert calendar["users"] == ["*@example.com"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("add", "new", "--role", "admin"),
+        ("rotate", "ops"),
+        ("remove-key", "calendar", CALENDAR[:8]),
+        ("remove", "ops", "--yes"),
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_command_names_the_services_to_which_a_change_applies(file: Path, arguments: tuple[str, ...]) -> None:
+    """A service without a callers file, such as one of `zoomgate run`, never applies it."""
+    zoomgate("callers", "rotate", "calendar")
+    result = zoomgate("callers", *arguments)
+    assert result.exit_code == 0
+    assert "A service that runs with ZOOMGATE_CALLERS=" in result.stderr
+    assert "within 10 seconds" in result.stderr
