@@ -10,7 +10,18 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from support.harness import CALLERS, MONICA, OMAR, Harness, RpcError, caller_key, metadata, running
+from support.harness import (
+    CALLERS,
+    MONICA,
+    OMAR,
+    Harness,
+    RpcError,
+    browser,
+    caller_key,
+    consent,
+    metadata,
+    running,
+)
 from zoomgate.v1 import auth_service_pb2, meetings_service_pb2, proxy_service_pb2, registrants_service_pb2
 from zoomgate_server.identity import Role
 from zoomgate_server.rpc.middleware.access_policy import METHOD_POLICY
@@ -207,6 +218,24 @@ async def test_authorization_of_a_named_member_is_completed_only_for_this_member
     assert error is not None
     assert error.short == ("INVALID_ARGUMENT", "INVALID_STATE")
     assert (await zoomgate.error_of(zoomgate.auth.GetAuthorization, request)).reason == "INVALID_STATE"
+
+
+async def test_named_member_is_the_member_who_has_a_key_with_the_address(zoomgate: Harness) -> None:
+    """The service can also forward the member's key, and the member can use the connection without the service."""
+    begun = await zoomgate.auth.BeginAuthorization(
+        auth_service_pb2.BeginAuthorizationRequest(user_email=MONICA),
+        metadata=(*metadata(), ("zoomgate-member-email", MONICA)),
+        timeout=20,
+    )
+    request = auth_service_pb2.GetAuthorizationRequest(state=begun.state)
+    await zoomgate.call(zoomgate.auth.GetAuthorization, request, member_token="monica")
+    for caller, member_token in (("monica", ""), ("blind", "monica"), ("service", "omar")):
+        error = await zoomgate.error_of(zoomgate.auth.GetAuthorization, request, caller, member_token)
+        assert error.reason == "INVALID_STATE", (caller, member_token)
+    async with browser() as session:
+        await consent(session, begun.authorization_url, MONICA)
+    meetings = meetings_service_pb2.ListMeetingsRequest(user_email=MONICA)
+    await zoomgate.call(zoomgate.meetings.ListMeetings, meetings, "monica")
 
 
 @pytest.mark.parametrize(
