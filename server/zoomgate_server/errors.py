@@ -210,7 +210,7 @@ class ServerOverloaded(ZoomgateError):
 
 
 class ZoomUnavailable(ZoomgateError):
-    """Zoom could not be reached, redirected the call, or did not respond properly to a read. The call changed nothing."""
+    """Zoom could not be reached, or did not respond properly to a read. The call changed nothing."""
 
 
 class ZoomOutcomeUnknown(ZoomgateError):
@@ -218,7 +218,7 @@ class ZoomOutcomeUnknown(ZoomgateError):
 
 
 class ZoomBadResponse(ZoomgateError):
-    """Zoom's response is JSON, but not the documented one."""
+    """Zoom's response is a redirect, or JSON that is not documented. The call changed nothing."""
 
 
 class ZoomResponseTooLarge(ZoomgateError):

@@ -167,20 +167,20 @@ RESPONSES: dict[str, tuple[bytes | Endless, Outcome, Outcome, Outcome]] = {
     "a redirect to a different host": (
         http_response("302 Found", b"", "Location: https://evil.com/x?token=y"),
         status(302),
-        UNAVAILABLE,
-        UNAVAILABLE,
+        BAD,
+        BAD,
     ),
     "a redirect that keeps the body": (
         http_response("307 Temporary Redirect", b"", "Location: http://169.254.169.254/"),
         status(307),
-        UNAVAILABLE,
-        UNAVAILABLE,
+        BAD,
+        BAD,
     ),
     "a permanent redirect to plain http": (
         http_response("301 Moved", b"", "Location: http://api.zoom.us/v2/users/me"),
         status(301),
-        UNAVAILABLE,
-        UNAVAILABLE,
+        BAD,
+        BAD,
     ),
     "not HTTP": (b"\x16\x03\x01\x02 hello\r\n\r\n", UNAVAILABLE, UNAVAILABLE, UNKNOWN),
     "HTTP/2": (
@@ -402,7 +402,7 @@ DELETIONS = {
     "an error with status 200": (http_response("200 OK", b'{"code":3001,"message":"x"}'), NOT_FOUND),
     "an error code as text": (http_response("400 Bad Request", b'{"code":"300","message":"x"}'), REFUSED),
     "a missing meeting": (http_response("404 Not Found", b'{"code":3001,"message":"x"}'), NOT_FOUND),
-    "a redirect": (http_response("308 Permanent Redirect", b"", "Location: /v2/x"), UNAVAILABLE),
+    "a redirect": (http_response("308 Permanent Redirect", b"", "Location: /v2/x"), BAD),
     "a redirect after processing": (http_response("303 See Other", b"", "Location: /v2/x"), UNKNOWN),
     **{
         f"{line} without JSON": (text_page(line), UNKNOWN)

@@ -20,7 +20,6 @@ from zoomgate_server.errors import (
     ZoomRefusedConflict,
     ZoomRefusedNotFound,
     ZoomRefusedPermission,
-    ZoomUnavailable,
 )
 from zoomgate_server.external_text import sanitize
 from zoomgate_server.zoom import operations, response_headers, tolerant_json
@@ -157,11 +156,10 @@ def error_for(
     if not _is_html(response) and _is_meeting_missing(request, code):
         return MeetingNotFound(_missing_meeting(request), metadata=metadata)
     retry_after = response_headers.parse_retry_after(response.header("retry-after"), wall)
-    if 300 <= response.status < 400 and response.status != _SEE_OTHER:
-        return ZoomUnavailable(
+    if 300 <= response.status < 400 and (request.is_read or response.status != _SEE_OTHER):
+        return ZoomBadResponse(
             "Zoom redirected the call, and redirects are not followed; nothing was done. An operator must check ZOOMGATE_ZOOM_API_URL",
             metadata=metadata,
-            retry_after=retry_after,
         )
     if request.method == "GET" and response.status < 300 and code is None and _is_json(response):
         return ZoomBadResponse(

@@ -55,9 +55,10 @@ TABLE: list[tuple[int, object, type[ZoomgateError], str]] = [
     (404, b'{"code": NaN}', ZoomRefusedNotFound, ""),
     (404, b'{"code": 3001, "message": "\\ud83d", "x": 1e999}', MeetingNotFound, "3001"),
     (404, b'{"code": ' + b"9" * 5000 + b"}", ZoomRefusedNotFound, ""),
-    (301, b"", ZoomUnavailable, ""),
-    (302, {"code": 300}, ZoomUnavailable, "300"),
-    (307, b"", ZoomUnavailable, ""),
+    (301, b"", ZoomBadResponse, ""),
+    (302, {"code": 300}, ZoomBadResponse, "300"),
+    (304, b"", ZoomBadResponse, ""),
+    (307, b"", ZoomBadResponse, ""),
     (303, b"", ZoomOutcomeUnknown, ""),
     *((status, b"", ZoomOutcomeUnknown, "") for status in (400, 403, 404, 408, 413, 425, 499)),
     *((status, b"Forbidden", ZoomOutcomeUnknown, "") for status in (400, 403, 404, 408, 413, 425, 499)),
@@ -119,7 +120,7 @@ def test_other_json_is_a_bad_response_to_a_read(status: int, body: object) -> No
     assert type(errors.error_for(POST, response(status, body))) is ZoomOutcomeUnknown
 
 
-@pytest.mark.parametrize("status", [500, 502, 503, 504, 302])
+@pytest.mark.parametrize("status", [500, 502, 503, 504])
 @pytest.mark.parametrize(
     ("delay", "seconds"),
     [("7", 7.0), ("2030-03-17T17:46:50Z", 10.0), ("90000", 3600.0), ("0", 1.0), ("x", 2.0), ("", 2.0)],
@@ -129,8 +130,14 @@ def test_delay_that_zoom_requests_is_returned_with_every_outage(
 ) -> None:
     failed = response(status, b"", ("retry-after", delay))
     assert errors.error_for(GET, failed, wall=lambda: NOW).retry_after == seconds
-    lost = errors.error_for(POST, failed, wall=lambda: NOW)
-    assert lost.retry_after == (seconds if type(lost) is ZoomUnavailable else None)
+    assert errors.error_for(POST, failed, wall=lambda: NOW).retry_after is None
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 304, 307, 308])
+def test_redirect_of_a_read_is_not_retried(status: int) -> None:
+    """A repetition would be redirected again. After a write, status 303 does not prove that nothing was done."""
+    failure = errors.error_for(GET, response(status, b"", ("retry-after", "7")))
+    assert (type(failure), failure.retry_after) == (ZoomBadResponse, None)
 
 
 @pytest.mark.parametrize(

@@ -153,21 +153,22 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     Example: {"reason": "SERVER_OVERLOADED", "domain": "zoomgate", "metadata": {"limit": "pending_authorizations_per_user"}}
     """
     ERROR_REASON_ZOOM_UNAVAILABLE: _ErrorReason.ValueType  # 23
-    """UNAVAILABLE with RetryInfo. Zoom could not be reached, responded with a redirect, did not respond properly to a read (5xx, a page
-    of an intermediary), or reported an outage in place of an authorization code. The call changed nothing, unless `connection` is
-    `pending`: the connection is then created automatically later.
+    """UNAVAILABLE with RetryInfo. Zoom could not be reached, did not respond properly to a read (5xx, a page of an intermediary), or
+    reported an outage in place of an authorization code. The call changed nothing, unless `connection` is `pending`: the connection is
+    then created automatically later.
 
     Example: {"reason": "ZOOM_UNAVAILABLE", "domain": "zoomgate", "metadata": {"http_status": "503", "connection": "pending"}}
     """
     ERROR_REASON_ZOOM_OUTCOME_UNKNOWN: _ErrorReason.ValueType  # 24
-    """UNKNOWN. The request was sent, but its response was lost or is neither a success that Zoom documents nor a refusal, so it may have
-    taken effect. `http_status` is set if there was a response. Check the outcome before you retry.
+    """UNKNOWN. The request was sent, but its response was lost (also because this server shut down) or is neither a success that Zoom
+    documents nor a refusal, so it may have taken effect. `http_status` is set if there was a response. Check the outcome before you retry.
 
     Example: {"reason": "ZOOM_OUTCOME_UNKNOWN", "domain": "zoomgate", "metadata": {"http_status": "502"}}
     """
     ERROR_REASON_ZOOM_BAD_RESPONSE: _ErrorReason.ValueType  # 25
-    """INTERNAL. Zoom's response to a read or to a token request is JSON, but not the documented one; a list repeats a page token or ends with a
-    page that is not JSON; or a download is compressed or starts at a different position.
+    """INTERNAL. Zoom responded with a redirect, which is not followed, so nothing was done; its response to a read or to a token request is
+    JSON, but not the documented one; a list repeats a page token or ends with a page that is not JSON; or a download is compressed or
+    starts at a different position.
 
     Example: {"reason": "ZOOM_BAD_RESPONSE", "domain": "zoomgate", "metadata": {"http_status": "200"}}
     """
@@ -191,7 +192,7 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     Example: {"reason": "DEADLINE_TOO_SHORT", "domain": "zoomgate", "metadata": {}}
     """
     ERROR_REASON_SHUTTING_DOWN: _ErrorReason.ValueType  # 29
-    """UNAVAILABLE with RetryInfo. This server is shutting down.
+    """UNAVAILABLE with RetryInfo. This server is shutting down. No write whose outcome is unknown was sent to Zoom.
 
     Example: {"reason": "SHUTTING_DOWN", "domain": "zoomgate", "metadata": {}}
     """
@@ -395,21 +396,22 @@ ERROR_REASON_SERVER_OVERLOADED: ErrorReason.ValueType  # 22
 Example: {"reason": "SERVER_OVERLOADED", "domain": "zoomgate", "metadata": {"limit": "pending_authorizations_per_user"}}
 """
 ERROR_REASON_ZOOM_UNAVAILABLE: ErrorReason.ValueType  # 23
-"""UNAVAILABLE with RetryInfo. Zoom could not be reached, responded with a redirect, did not respond properly to a read (5xx, a page
-of an intermediary), or reported an outage in place of an authorization code. The call changed nothing, unless `connection` is
-`pending`: the connection is then created automatically later.
+"""UNAVAILABLE with RetryInfo. Zoom could not be reached, did not respond properly to a read (5xx, a page of an intermediary), or
+reported an outage in place of an authorization code. The call changed nothing, unless `connection` is `pending`: the connection is
+then created automatically later.
 
 Example: {"reason": "ZOOM_UNAVAILABLE", "domain": "zoomgate", "metadata": {"http_status": "503", "connection": "pending"}}
 """
 ERROR_REASON_ZOOM_OUTCOME_UNKNOWN: ErrorReason.ValueType  # 24
-"""UNKNOWN. The request was sent, but its response was lost or is neither a success that Zoom documents nor a refusal, so it may have
-taken effect. `http_status` is set if there was a response. Check the outcome before you retry.
+"""UNKNOWN. The request was sent, but its response was lost (also because this server shut down) or is neither a success that Zoom
+documents nor a refusal, so it may have taken effect. `http_status` is set if there was a response. Check the outcome before you retry.
 
 Example: {"reason": "ZOOM_OUTCOME_UNKNOWN", "domain": "zoomgate", "metadata": {"http_status": "502"}}
 """
 ERROR_REASON_ZOOM_BAD_RESPONSE: ErrorReason.ValueType  # 25
-"""INTERNAL. Zoom's response to a read or to a token request is JSON, but not the documented one; a list repeats a page token or ends with a
-page that is not JSON; or a download is compressed or starts at a different position.
+"""INTERNAL. Zoom responded with a redirect, which is not followed, so nothing was done; its response to a read or to a token request is
+JSON, but not the documented one; a list repeats a page token or ends with a page that is not JSON; or a download is compressed or
+starts at a different position.
 
 Example: {"reason": "ZOOM_BAD_RESPONSE", "domain": "zoomgate", "metadata": {"http_status": "200"}}
 """
@@ -433,7 +435,7 @@ ERROR_REASON_DEADLINE_TOO_SHORT: ErrorReason.ValueType  # 28
 Example: {"reason": "DEADLINE_TOO_SHORT", "domain": "zoomgate", "metadata": {}}
 """
 ERROR_REASON_SHUTTING_DOWN: ErrorReason.ValueType  # 29
-"""UNAVAILABLE with RetryInfo. This server is shutting down.
+"""UNAVAILABLE with RetryInfo. This server is shutting down. No write whose outcome is unknown was sent to Zoom.
 
 Example: {"reason": "SHUTTING_DOWN", "domain": "zoomgate", "metadata": {}}
 """
