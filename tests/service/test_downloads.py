@@ -25,9 +25,11 @@ from support.harness import (
     metadata,
     running,
     service,
+    serving,
     write_callers,
 )
 from support.raw_upstream import CUT, Endless, RawUpstream, http_response, raw_upstream, serving_upstream
+from zoomgate.v1 import auth_service_pb2 as auth
 from zoomgate.v1 import proxy_service_pb2 as pb
 from zoomgate.v1.proxy_service_pb2_grpc import ProxyServiceStub
 from zoomgate_server.app.timing import Timing
@@ -473,6 +475,36 @@ async def test_download_ends_when_the_caller_may_no_longer_call(tmp_path: Path) 
         reload.set()
         error = await failure_of(call)
         assert error.reason == "CALLER_UNAUTHENTICATED"
+
+
+@pytest.mark.parametrize("process", ["this process", "another process"])
+async def test_download_ends_when_the_user_is_disconnected(scripted: Service, process: str) -> None:
+    zoomgate, raw = scripted
+    raw.responses = [Endless(file_response(b"", length=10**12), bytes(100_000))]
+    call = stream(zoomgate, FILE)
+    assert (await call.read()).head.status == 200
+    async with serving(zoomgate.simulator, zoomgate.data_dir, zoom_api_url=raw.url) as other:
+        disconnecting = zoomgate if process == "this process" else other
+        request = auth.DeleteConnectionRequest(user_email=MONICA)
+        await disconnecting.call(disconnecting.auth.DeleteConnection, request)
+        assert (await failure_of(call)).short == ("FAILED_PRECONDITION", "ZOOM_NOT_CONNECTED")
+
+
+async def test_download_continues_after_a_refresh(scripted: Service) -> None:
+    """The connection is read again, since its change may have ended the authorization."""
+    zoomgate, raw = scripted
+    raw.responses = [Endless(file_response(b"", length=10**12), bytes(100_000))]
+    call = stream(zoomgate, FILE)
+    assert (await call.read()).head.status == 200
+    async with serving(zoomgate.simulator, zoomgate.data_dir, zoom_api_url=raw.url) as other:
+        await other.call(other.auth.RefreshToken, auth.RefreshTokenRequest(user_email=MONICA))
+    reads = zoomgate.store.calls["find"]
+    async with asyncio.timeout(SECONDS):
+        while zoomgate.store.calls["find"] == reads:
+            assert (await call.read()).chunk
+    for _ in range(20):
+        assert (await call.read()).chunk
+    call.cancel()
 
 
 async def test_download_ends_at_the_shutdown_and_can_be_resumed(tmp_path: Path) -> None:

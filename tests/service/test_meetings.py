@@ -165,7 +165,7 @@ async def test_permanently_rejected_token_is_refreshed_once_per_minute(tmp_path:
         ("html", ("UNAVAILABLE", "ZOOM_UNAVAILABLE"), ("UNKNOWN", "ZOOM_OUTCOME_UNKNOWN")),
         ("cut_after", ("UNAVAILABLE", "ZOOM_UNAVAILABLE"), ("UNKNOWN", "ZOOM_OUTCOME_UNKNOWN")),
         ("garbage", ("UNAVAILABLE", "ZOOM_UNAVAILABLE"), ("UNKNOWN", "ZOOM_OUTCOME_UNKNOWN")),
-        ("redirect", ("UNAVAILABLE", "ZOOM_UNAVAILABLE"), ("UNAVAILABLE", "ZOOM_UNAVAILABLE")),
+        ("redirect", ("INTERNAL", "ZOOM_BAD_RESPONSE"), ("INTERNAL", "ZOOM_BAD_RESPONSE")),
         (
             "rate_limit_qps",
             ("RESOURCE_EXHAUSTED", "ZOOM_RATE_LIMITED"),

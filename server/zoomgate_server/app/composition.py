@@ -276,6 +276,7 @@ class Components:
                 zoom_calls=zoom_calls,
                 pages=ZoomPages(zoom_calls, clock, timing.pages),
                 downloads=FileDownloads(
+                    access_tokens=access_tokens,
                     zoom_calls=zoom_calls,
                     files=open_file_client(settings, file_hosts, stack, timing.file_requests),
                     limit=download_limit,

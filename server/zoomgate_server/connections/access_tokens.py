@@ -199,6 +199,18 @@ class AccessTokens:
         """Return a token for a call to Zoom's API, refreshing the token if its remaining lifetime is less than two minutes."""
         return await self._valid_token(call, user_email, 0.0, REFRESH_BEFORE_SECONDS)
 
+    async def check_connected(self, call: Call, user_email: str) -> None:
+        """Check that the user is still connected. The connection is read only if it has changed since it was cached.
+
+        Raises:
+            NotConnected, ReauthRequired: The authorization has ended.
+            CallerNotAllowed: The connection belongs to a different member.
+            StoreError, RecordFault: The connection could not be read.
+        """
+        latest = self._cached.get(user_email)
+        token = None if latest is None else latest.token
+        check_owner(call, (token or await self._read_together(call, user_email)).owner)
+
     async def after_rejection(self, call: Call, user_email: str, rejected: AccessToken) -> AccessToken:
         """Return a token of the same Zoom user that is newer than the rejected one, refreshing the token if needed.
 

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from zoomgate_server.call_context import Call
 from zoomgate_server.clock import Clock
-from zoomgate_server.connections.access_tokens import AccessToken
+from zoomgate_server.connections.access_tokens import AccessToken, AccessTokens
 from zoomgate_server.connections.concurrency_limit import ConcurrencyLimit
 from zoomgate_server.connections.zoom_calls import ZoomCalls
 from zoomgate_server.errors import (
@@ -62,12 +62,14 @@ class FileDownloads:
     def __init__(
         self,
         *,
+        access_tokens: AccessTokens,
         zoom_calls: ZoomCalls,
         files: FileClient,
         limit: ConcurrencyLimit,
         clock: Clock,
         timing: Timing = Timing(),
     ) -> None:
+        self._access_tokens = access_tokens
         self._zoom_calls = zoom_calls
         self._files = files
         self._limit = limit
@@ -86,7 +88,7 @@ class FileDownloads:
             DownloadNotResumable: The rest of the file cannot be delivered.
             ServerOverloaded: Too many downloads are running.
             ZoomUnavailable: The file could not be requested, or all attempts to resume the download failed.
-            ZoomgateError: See `FileClient.open` and `ZoomCalls.send_with`.
+            ZoomgateError, StoreError: See `FileClient.open`, `ZoomCalls.send_with` and `AccessTokens.check_connected`.
         """
         async with self._limit.slot(self._deadline(call)):
             response = await self._open(call, user_email, request)
@@ -103,6 +105,7 @@ class FileDownloads:
                         while chunk := await response.read():
                             if not permit(user_email):
                                 raise CallerNotAllowed
+                            await self._access_tokens.check_connected(call, user_email)
                             request = replace(request, offset=request.offset + len(chunk))
                             if size is not None and request.offset > size:
                                 raise _bad_response(response, "more bytes than the size of the file")
