@@ -19,7 +19,7 @@ import aiohttp
 import grpc.aio
 import pytest
 
-from support.harness import MONICA, browser, consent, consent_form
+from support.harness import MONICA, RpcError, browser, consent, consent_form
 from support.toolchain import require
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1.auth_service_pb2_grpc import AuthServiceStub
@@ -224,6 +224,32 @@ async def test_calls_in_progress_complete_on_sigterm(tmp_path: Path) -> None:
                 await asyncio.sleep(0.01)
             process.send_signal(signal.SIGTERM)
             assert (await call).token.generation == 2
+        process.communicate(timeout=60)
+        assert process.returncode == 0
+
+
+async def test_outcome_of_a_write_that_outlasts_the_drain_is_unknown(tmp_path: Path) -> None:
+    """Zoom does not respond. The call ends with an error, and then the process exits with 0."""
+    command = [ZOOMGATE, "run", *isolated_options(tmp_path)]
+    with start_service(command, tmp_path, ZOOMGATE_DRAIN_SECONDS="0") as (process, address, _):
+        simulator = f"http://{simulator_address(read_guide(process))}"
+        async with grpc.aio.insecure_channel(address) as channel, browser() as session:
+            authorization = await AuthServiceStub(channel).BeginAuthorization(
+                pb.BeginAuthorizationRequest(user_email=MONICA), timeout=10
+            )
+            await consent(session, authorization.authorization_url, MONICA)
+            fault = {"endpoint": "meetings", "kind": "delay", "seconds": 600.0, "times": 1}
+            async with session.post(f"{simulator}/_sim/fault", json=fault) as response:
+                assert response.status == 200
+            call = MeetingsServiceStub(channel).CreateMeeting(
+                CreateMeetingRequest(user_email=MONICA), timeout=60
+            )
+            while await injected_delays(session, simulator) == 0:
+                await asyncio.sleep(0.01)
+            process.send_signal(signal.SIGTERM)
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call
+            assert RpcError.of(caught.value).short == ("UNKNOWN", "ZOOM_OUTCOME_UNKNOWN")
         process.communicate(timeout=60)
         assert process.returncode == 0
 
