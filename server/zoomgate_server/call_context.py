@@ -41,7 +41,7 @@ current_request_id: ContextVar[str] = ContextVar("current_request_id")
 current_metadata: ContextVar[Iterable[tuple[str, str | bytes]]] = ContextVar("current_metadata", default=())
 """The metadata of the current call, cached because reading metadata from gRPC is expensive."""
 
-current_lost_write: ContextVar[ZoomgateError] = ContextVar("current_lost_write")
+current_lost_write: ContextVar[ZoomgateError | None] = ContextVar("current_lost_write", default=None)
 """The error for a write to Zoom that the current call sent, and whose response was not awaited because the call was canceled."""
 
 current_rejection: ContextVar[str] = ContextVar("current_rejection")

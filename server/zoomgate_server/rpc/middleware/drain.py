@@ -36,7 +36,7 @@ class Drain:
             except TimeoutError:
                 if not timeout.expired():
                     raise
-                raise current_lost_write.get(None) or ShuttingDown() from None
+                raise current_lost_write.get() or ShuttingDown() from None
             finally:
                 self._running.discard(timeout)
 

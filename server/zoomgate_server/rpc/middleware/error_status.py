@@ -111,7 +111,7 @@ def convert_errors(method: Method, respond: Handler) -> Handler:
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise  # the caller canceled the call
-            failure = current_lost_write.get(None) or errors.ShuttingDown(
+            failure = current_lost_write.get() or errors.ShuttingDown(
                 "The call was aborted by the server; retry"
             )
             _log.warning("rpc.abandoned", method=method.name, request_id=request_id)
