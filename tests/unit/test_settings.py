@@ -653,6 +653,12 @@ def test_origins_have_the_form_in_which_browsers_send_them(origin: str, sent: st
         "https://user@app.example.com",
         "http://app.example.com",
         "ftp://app.example.com",
+        "https://app.example.com:",
+        "https://app.example.com:/",
+        "https://app.example.com:0443",
+        "https://app.example.com:0",
+        "https://app.example.com:65536",
+        "http://[::1]:",
     ],
 )
 def test_origin_that_matches_no_page_or_is_not_secure_is_rejected(origin: str) -> None:

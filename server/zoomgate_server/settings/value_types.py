@@ -184,10 +184,14 @@ def _parse_download_host(text: str) -> str:
     return text
 
 
+_ODD_PORT = re.compile(r":(0\d*)?$", re.ASCII)
+"""A port that is empty or starts with a zero."""
+
+
 def _parse_origin(text: str) -> str:
     """Return an origin in the form in which browsers send it."""
     parts = _split(text)
-    if parts is None or parts.path.strip("/") or set("?#*") & set(text):
+    if parts is None or parts.path.strip("/") or set("?#*") & set(text) or _ODD_PORT.search(parts.netloc):
         raise Rejected(
             "is not an origin; use a scheme, a host and optionally a port, such as https://app.example.com"
         )
