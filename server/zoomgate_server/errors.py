@@ -110,6 +110,14 @@ class MalformedRequest(ZoomgateError):
     """The request could not be parsed as the method's request message."""
 
 
+class RequestTooLarge(ZoomgateError):
+    """The request exceeds the size limit."""
+
+
+class NotSupported(ZoomgateError):
+    """The endpoint for RPCs over HTTP does not have this RPC, or does not support this encoding."""
+
+
 class InvalidState(ZoomgateError):
     """The state or ticket is unknown, used or expired, or belongs to a different caller."""
 
@@ -262,7 +270,13 @@ class ZoomRefusedNotFound(ZoomgateError):
 
 
 class DeadlineTooShort(ZoomgateError):
-    """Too little of the caller's deadline is left to call Zoom. Nothing was sent."""
+    """Too little of the caller's deadline is left to call Zoom, or the request did not arrive in time. Nothing was sent."""
+
+
+class DeadlineExceeded(ZoomgateError):
+    """The caller's deadline passed during the call, which may have taken effect."""
+
+    message = "The deadline has passed; the call may have taken effect"
 
 
 class ShuttingDown(ZoomgateError):

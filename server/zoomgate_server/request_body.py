@@ -21,12 +21,17 @@ async def read(request: web.Request, *, limit: int, timeout: float) -> bytes:
         TimeoutError: The body did not arrive in time.
         ConnectionError: The connection was closed before the body had arrived.
     """
+    body = bytearray()
+    await read_into(body, request, limit, limit=limit, timeout=timeout)
+    return bytes(body)
+
+
+async def read_into(body: bytearray, request: web.Request, size: int, *, limit: int, timeout: float) -> None:
+    """Append the body of a request to `body` until that has more than `size` bytes. Limits and errors are those of `read`."""
     if (request.content_length or 0) > limit:
         raise BodyTooLarge
-    body = bytearray()
     async with asyncio.timeout(timeout):
-        while chunk := await request.content.readany():
+        while len(body) <= size and (chunk := await request.content.readany()):
             body += chunk
             if len(body) > limit:
                 raise BodyTooLarge
-    return bytes(body)

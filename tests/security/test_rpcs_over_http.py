@@ -3,14 +3,17 @@
 import asyncio
 import base64
 import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
+import aiohttp
 import pytest
 import pytest_asyncio
 
+from conftest import LogStream
 from security.memory import peak_of
 from security.row import REMEDY
 from support.harness import MONICA, Harness, caller_key, running
@@ -264,11 +267,64 @@ async def test_absurd_timeout_is_rejected(zoomgate: Harness, unaffected: None, v
     assert "Connect-Timeout-Ms" in response.error["message"]
 
 
-async def test_nothing_is_sent_to_zoom_with_a_timeout_of_zero(zoomgate: Harness, unaffected: None) -> None:
-    response = await exchange(
-        zoomgate, with_user('"meetingDetails": {}'), CREATE, headers={"Connect-Timeout-Ms": "0"}
-    )
-    assert response.short[:2] == (504, "deadline_exceeded")
+@pytest.mark.parametrize(
+    ("path", "field"), [(CREATE, '"meetingDetails": {}'), (GET_TOKEN, '"minValidity": "0s"')]
+)
+async def test_rpc_is_not_started_with_a_timeout_of_zero(
+    zoomgate: Harness, unaffected: None, path: str, field: str
+) -> None:
+    """A cached token is returned without waiting for anything."""
+    response = await exchange(zoomgate, with_user(field), path, headers={"Connect-Timeout-Ms": "0"})
+    assert response.short == (504, "deadline_exceeded", "DEADLINE_TOO_SHORT")
+    assert "nothing was done" in response.error["message"]
+
+
+REJECTIONS: dict[str, tuple[dict[str, Any], str, str]] = {
+    "unknown": ({"path": "/zoomgate.v1.AuthService/Missing"}, "UNIMPLEMENTED", "NOT_SUPPORTED"),
+    "origin": ({"headers": {"Origin": "https://x.example"}}, "PERMISSION_DENIED", "CALLER_NOT_ALLOWED"),
+    "credential": ({"key": None}, "UNAUTHENTICATED", "CALLER_UNAUTHENTICATED"),
+    "version": ({"headers": {"Connect-Protocol-Version": "2"}}, "INVALID_ARGUMENT", "MALFORMED_REQUEST"),
+    "timeout": ({"headers": {"Connect-Timeout-Ms": "x"}}, "INVALID_ARGUMENT", "MALFORMED_REQUEST"),
+    "deadline": ({"headers": {"Connect-Timeout-Ms": "0"}}, "DEADLINE_EXCEEDED", "DEADLINE_TOO_SHORT"),
+    "compression": ({"headers": {"Content-Encoding": "gzip"}}, "UNIMPLEMENTED", "NOT_SUPPORTED"),
+    "length": ({"length": MAX_REQUEST_BYTES + 1}, "RESOURCE_EXHAUSTED", "REQUEST_TOO_LARGE"),
+    "incomplete": ({"body": b"{", "length": 2}, "DEADLINE_EXCEEDED", "DEADLINE_TOO_SHORT"),
+    "malformed": ({"body": b"{"}, "INVALID_ARGUMENT", "MALFORMED_REQUEST"),
+}
+"""Requests that are rejected before an RPC is started, with the code and the reason."""
+
+
+@pytest.mark.parametrize("name", REJECTIONS)
+async def test_rejected_request_is_logged_and_counted_as_a_call(
+    zoomgate: Harness, unaffected: None, log: LogStream, name: str
+) -> None:
+    options, code, reason = REJECTIONS[name]
+    method = "other" if name == "unknown" else "AuthService.GetToken"
+    before = await count(zoomgate, method, code)
+    headers = {"X-Request-Id": f"rejected-{name}", **options.get("headers", {})}
+    response = await exchange(zoomgate, **{"body": b"{}", **options, "headers": headers})
+    assert response.short[1:] == (code.lower(), reason)
+    assert response.headers["x-request-id"] == f"rejected-{name}"
+    assert logged(log, f"rejected-{name}") == (code, reason)
+    assert await count(zoomgate, method, code) == before + 1
+    audited = reason in ("CALLER_NOT_ALLOWED", "CALLER_UNAUTHENTICATED")
+    audit = (zoomgate.data_dir / "audit.jsonl").read_text(encoding="utf-8")
+    assert (f'"request_id":"rejected-{name}"' in audit) == audited
+
+
+async def count(zoomgate: Harness, method: str, code: str) -> float:
+    """Return how many calls of a method have ended with a code."""
+    async with aiohttp.ClientSession(zoomgate.http_url) as session, session.get("/metrics") as response:
+        text = await response.text()
+    found = re.search(rf'^zoomgate_rpc_total{{code="{code}",method="{method}"}} (.+)$', text, re.MULTILINE)
+    return float(found[1]) if found else 0.0
+
+
+def logged(log: LogStream, request_id: str) -> tuple[str, str]:
+    """Return the status and the reason of a call in the access log."""
+    lines = [json.loads(line) for line in log.getvalue().splitlines() if f'"{request_id}"' in line]
+    (entry,) = [line for line in lines if line["event"] == "rpc"]
+    return entry["status"], entry["reason"]
 
 
 async def test_longest_timeout_is_accepted(zoomgate: Harness) -> None:
@@ -305,7 +361,7 @@ async def test_two_credentials_are_rejected(
     ],
 )
 async def test_unknown_method_is_rejected(zoomgate: Harness, unaffected: None, path: str) -> None:
-    assert (await exchange(zoomgate, b"{}", path)).short == (404, "unimplemented", "")
+    assert (await exchange(zoomgate, b"{}", path)).short == (404, "unimplemented", "NOT_SUPPORTED")
 
 
 @pytest.mark.parametrize(
@@ -336,6 +392,10 @@ async def test_only_post_is_accepted(zoomgate: Harness, unaffected: None, method
         "application/jsonx",
         "",
         "x",
+        "application/json; charset=latin-1",
+        "application/json; charset=UTF-16",
+        'application/json; charset="us-ascii"',
+        "application/proto; charset=latin-1",
     ],
 )
 async def test_other_content_types_are_rejected(
@@ -347,10 +407,17 @@ async def test_other_content_types_are_rejected(
     assert response.headers["accept-post"] == "application/json, application/proto"
 
 
+@pytest.mark.parametrize("charset", ["utf-8", "UTF-8", '"utf-8"', '"UTF-8"'])
+async def test_charset_utf_8_is_accepted(zoomgate: Harness, charset: str) -> None:
+    headers: dict[str, str | list[str]] = {"Content-Type": f"Application/JSON; charset={charset}"}
+    response = await exchange(zoomgate, with_user('"minValidity": "0s"'), headers=headers)
+    assert (response.status, response.headers["content-type"]) == (200, "application/json")
+
+
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "gzip, identity", "x" * 5000])
 async def test_compressed_body_is_rejected(zoomgate: Harness, unaffected: None, encoding: str) -> None:
     response = await exchange(zoomgate, b"{}", headers={"Content-Encoding": encoding})
-    assert response.short == (501, "unimplemented", "")
+    assert response.short == (501, "unimplemented", "NOT_SUPPORTED")
 
 
 @pytest.mark.parametrize(
@@ -358,15 +425,20 @@ async def test_compressed_body_is_rejected(zoomgate: Harness, unaffected: None, 
 )
 @pytest.mark.parametrize("is_chunked", [False, True], ids=["length", "chunked"])
 async def test_body_of_one_gibibyte_is_not_read(
-    zoomgate: Harness, unaffected: None, key: str | None, is_chunked: bool
+    zoomgate: Harness, unaffected: None, log: LogStream, key: str | None, is_chunked: bool
 ) -> None:
-    """The connection is closed after at most the maximum size of a request; without a valid credential, much earlier."""
+    """The connection is closed after at most the maximum size of a request; without a valid credential, much earlier.
+
+    The response may be lost, because the connection is closed before the request is complete.
+    """
     piece, gibibyte, sent = b" " * 65536, 1 << 30, 0
+    request_id = f"gibibyte-{is_chunked}-{key == KEY}-{key is None}"
+    headers: dict[str, str | list[str]] = {"X-Request-Id": request_id}
+    if is_chunked:
+        headers["Transfer-Encoding"] = "chunked"
     with peak_of(megabytes=40):
         async with Connection.open(zoomgate) as connection:
-            connection.send(
-                key=key, length=gibibyte, headers={"Transfer-Encoding": "chunked"} if is_chunked else None
-            )
+            connection.send(key=key, length=gibibyte, headers=headers)
             response = asyncio.create_task(connection.receive())
             try:
                 while sent < gibibyte and not response.done():
@@ -376,16 +448,14 @@ async def test_body_of_one_gibibyte_is_not_read(
                     sent += len(piece)
             except ConnectionError:
                 pass
-            try:
-                short = (await response).short
-            except (ConnectionError, asyncio.IncompleteReadError):
-                short = None  # the response was lost, because the connection was closed before the request was complete
-        expected = (
-            (401, "unauthenticated", "CALLER_UNAUTHENTICATED")
-            if key != KEY
-            else (429, "resource_exhausted", "")
-        )
-        assert short in (expected, None)
+            status, code, reason = (
+                (429, "resource_exhausted", "REQUEST_TOO_LARGE")
+                if key == KEY
+                else (401, "unauthenticated", "CALLER_UNAUTHENTICATED")
+            )
+            with suppress(ConnectionError, asyncio.IncompleteReadError):
+                assert (await response).short == (status, code, reason)
+        assert logged(log, request_id) == (code.upper(), reason)
         assert sent < 4 * MAX_REQUEST_BYTES
 
 
@@ -393,7 +463,7 @@ async def test_length_above_the_limit_is_rejected_before_the_body_arrives(
     zoomgate: Harness, unaffected: None
 ) -> None:
     response = await exchange(zoomgate, length=MAX_REQUEST_BYTES + 1)
-    assert response.short == (429, "resource_exhausted", "")
+    assert response.short == (429, "resource_exhausted", "REQUEST_TOO_LARGE")
     assert response.headers["connection"] == "close"
 
 
@@ -405,7 +475,7 @@ async def test_largest_request_is_parsed(zoomgate: Harness, unaffected: None) ->
 
 async def test_body_that_does_not_arrive_is_rejected(zoomgate: Harness, unaffected: None) -> None:
     response = await exchange(zoomgate, b"{", length=2)
-    assert response.short == (504, "deadline_exceeded", "")
+    assert response.short == (504, "deadline_exceeded", "DEADLINE_TOO_SHORT")
     assert "did not arrive" in response.error["message"]
     assert response.headers["connection"] == "close"
 
@@ -414,8 +484,8 @@ async def test_time_until_the_body_arrives_counts_towards_the_timeout(
     zoomgate: Harness, unaffected: None
 ) -> None:
     response = await exchange(zoomgate, b"{", length=2, headers={"Connect-Timeout-Ms": "1"})
-    assert response.short == (504, "deadline_exceeded", "")
-    assert "deadline has passed" in response.error["message"]
+    assert response.short == (504, "deadline_exceeded", "DEADLINE_TOO_SHORT")
+    assert "nothing was done" in response.error["message"]
 
 
 async def test_response_is_received_while_the_body_is_sent(zoomgate: Harness, unaffected: None) -> None:
@@ -460,12 +530,22 @@ async def test_body_that_is_not_completed_is_not_an_error_of_the_service(
     assert "Traceback" not in "".join(capfd.readouterr())
 
 
-async def test_unknown_caller_does_not_wait_for_its_body(zoomgate: Harness, unaffected: None) -> None:
-    """No state is kept for callers without a credential, however slowly they send."""
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        (None, (401, "unauthenticated", "CALLER_UNAUTHENTICATED")),
+        (f"Bearer {caller_key('admin')}", (403, "permission_denied", "CALLER_NOT_ALLOWED")),
+    ],
+    ids=["unknown", "not allowed"],
+)
+async def test_body_of_a_caller_without_permission_is_not_waited_for(
+    zoomgate: Harness, unaffected: None, key: str | None, expected: tuple[int, str, str]
+) -> None:
+    """No state is kept for such callers, however slowly they send."""
     async with Connection.open(zoomgate) as connection:
-        connection.send(key=None, length=100)
+        connection.send(key=key, length=100)
         response = await connection.receive()
-        assert response.short == (401, "unauthenticated", "CALLER_UNAUTHENTICATED")
+        assert response.short == expected
         assert response.headers["connection"] == "close"
         assert await connection.is_closed()
 

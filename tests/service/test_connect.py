@@ -1,18 +1,25 @@
 """Tests for RPCs over HTTP: web pages of other origins, proxies, callers that disconnect, and the shutdown."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 
+from conftest import LogStream
 from support.harness import BASIL, MONICA, Harness, browser, consent, metadata, running, serving
 from zoom_simulator import Simulator, SimulatorOptions
 from zoom_simulator.faults import Fault
+from zoomgate_server.app.timing import Timing
+from zoomgate_server.rpc import connect
+from zoomgate_server.rpc.connect import LARGE_REQUEST_BYTES, MAX_LARGE_REQUESTS
+from zoomgate_server.rpc.middleware import authentication
 
 APP, OTHER = "https://app.example.com", "https://evil.example"
+POST = "/zoomgate.v1.ProxyService/Post"
 VALIDATE, CREATE = "/zoomgate.v1.AuthService/ValidateUser", "/zoomgate.v1.MeetingsService/CreateMeeting"
 
 
@@ -23,13 +30,19 @@ async def zoomgate(tmp_path: Path) -> AsyncIterator[Harness]:
 
 
 async def send(
-    zoomgate: Harness, path: str = VALIDATE, method: str = "POST", **headers: str
+    zoomgate: Harness,
+    path: str = VALIDATE,
+    method: str = "POST",
+    origins: Sequence[str] = (),
+    fields: Mapping[str, Any] = {},
+    **headers: str,
 ) -> tuple[aiohttp.ClientResponse, Any]:
     """Send a request with a valid credential; return the response and its parsed JSON body."""
     named = dict(metadata()) | {name.replace("_", "-"): value for name, value in headers.items()}
+    entries = [*named.items(), *(("Origin", origin) for origin in origins)]
     async with (
         aiohttp.ClientSession(zoomgate.http_url) as session,
-        session.request(method, path, json={"userEmail": MONICA}, headers=named) as response,
+        session.request(method, path, json={"userEmail": MONICA} | dict(fields), headers=entries) as response,
     ):
         is_json = response.content_type == "application/json"
         return response, await response.json() if is_json else await response.text()
@@ -88,16 +101,34 @@ async def test_page_of_an_allowed_origin_may_read_responses_and_errors(zoomgate:
 
 
 @pytest.mark.parametrize(
-    "origin", [OTHER, "null", "", f"{APP}:443", f"{APP}.evil.example", "http://app.example.com", f"{APP}/"]
+    "origins",
+    [
+        [OTHER],
+        ["null"],
+        [""],
+        [f"{APP}:443"],
+        [f"{APP}.evil.example"],
+        ["http://app.example.com"],
+        [f"{APP}/"],
+        [APP, OTHER],
+        [OTHER, APP],
+        [APP, APP],
+    ],
 )
 @pytest.mark.parametrize("method", ["POST", "OPTIONS"])
-async def test_page_of_another_origin_gets_nothing(zoomgate: Harness, origin: str, method: str) -> None:
+async def test_page_of_another_origin_gets_nothing(
+    zoomgate: Harness, origins: list[str], method: str
+) -> None:
     """The call is not made, even if the browser would only withhold the response."""
-    response, body = await send(zoomgate, CREATE, method=method, Origin=origin)
+    await zoomgate.connect()
+    before = dict(zoomgate.simulator.zoom.counters)
+    response, body = await send(zoomgate, CREATE, method=method, origins=origins)
     assert (response.status, body["code"]) == (403, "permission_denied")
     assert body["details"][0]["debug"]["reason"] == "CALLER_NOT_ALLOWED"
     assert cors(response) == {}
-    assert 'zoomgate_rpc_total{code="OK"' not in await metrics(zoomgate)
+    assert dict(zoomgate.simulator.zoom.counters) == before
+    assert (await send(zoomgate, CREATE))[0].status == 200  # the same request without an origin
+    assert dict(zoomgate.simulator.zoom.counters) != before
 
 
 async def test_no_origin_is_allowed_by_default(tmp_path: Path) -> None:
@@ -140,6 +171,71 @@ async def test_call_is_canceled_if_the_caller_disconnects(zoomgate: Harness) -> 
 
     await when(is_canceled)
     zoomgate.simulator.faults.clear()
+
+
+async def test_call_that_outlasts_its_deadline_may_have_taken_effect(tmp_path: Path, log: LogStream) -> None:
+    """The service expects the caller's deadline later than it is."""
+    timing = replace(Timing(), calls=authentication.Timing(response_margin=-60.0))
+    async with running(tmp_path, timing=timing) as zoomgate:
+        await zoomgate.connect()
+        zoomgate.simulator.faults.add(Fault("meetings", "delay", seconds=600))
+        headers = {"Connect-Timeout-Ms": "500", "X-Request-Id": "outlasted"}
+        response, body = await send(zoomgate, CREATE, **headers)
+        assert (response.status, body["code"]) == (504, "deadline_exceeded")
+        assert body["details"][0]["debug"]["reason"] == "DEADLINE_EXCEEDED"
+        assert "may have taken effect" in body["message"]
+        (line,) = [line for line in log.getvalue().splitlines() if '"outlasted"' in line]
+        assert '"reason":"DEADLINE_EXCEEDED"' in line
+        zoomgate.simulator.faults.clear()
+
+
+LARGE = {"url": "/users/me/meetings", "json": {"topic": "x", "agenda": "x" * LARGE_REQUEST_BYTES}}
+SLOTS = 'zoomgate_slots_{}{{limit="concurrent_large_requests"}} {}'
+
+
+async def test_large_request_waits_for_others(tmp_path: Path) -> None:
+    """Meanwhile, most of its body is not read, so that the memory for large requests is limited."""
+    async with running(tmp_path) as zoomgate:
+        await zoomgate.connect()
+        zoomgate.simulator.faults.add(Fault("meetings", "delay", times=-1, seconds=600))
+        calls = [
+            asyncio.create_task(send(zoomgate, POST, fields=LARGE)) for _ in range(MAX_LARGE_REQUESTS + 1)
+        ]
+
+        async def is_waiting() -> bool:
+            page = await metrics(zoomgate)
+            return all(
+                SLOTS.format(*line) in page
+                for line in [("used", f"{MAX_LARGE_REQUESTS}.0"), ("waiting", "1.0")]
+            )
+
+        await when(is_waiting)
+        assert (await send(zoomgate))[0].status == 200
+        zoomgate.simulator.faults.clear()
+        assert [(await call)[0].status for call in calls] == [200] * len(calls)
+
+
+async def test_large_request_that_finds_no_slot_in_time_is_rejected(tmp_path: Path) -> None:
+    timing = replace(Timing(), connect=connect.Timing(slot_timeout=0.0))
+    async with running(tmp_path, timing=timing) as zoomgate:
+        await zoomgate.connect()
+        zoomgate.simulator.faults.add(Fault("meetings", "delay", times=-1, seconds=600))
+        calls = [asyncio.create_task(send(zoomgate, POST, fields=LARGE)) for _ in range(MAX_LARGE_REQUESTS)]
+
+        async def are_running() -> bool:
+            return SLOTS.format("used", f"{MAX_LARGE_REQUESTS}.0") in await metrics(zoomgate)
+
+        await when(are_running)
+        response, body = await send(zoomgate, POST, fields=LARGE)
+        assert (response.status, body["code"]) == (429, "resource_exhausted")
+        info = body["details"][0]["debug"]
+        assert (info["reason"], info["metadata"]) == (
+            "SERVER_OVERLOADED",
+            {"limit": "concurrent_large_requests"},
+        )
+        zoomgate.simulator.faults.clear()
+        assert [(await call)[0].status for call in calls] == [200] * len(calls)
+        assert (await send(zoomgate, POST, fields=LARGE))[0].status == 200
 
 
 async def is_in_progress(zoomgate: Harness) -> bool:
@@ -192,6 +288,7 @@ async def test_running_call_completes_before_the_end_of_the_drain(tmp_path: Path
                 response, body = await send(harness)
                 assert (response.status, body["code"]) == (503, "unavailable")
                 assert body["details"][0]["debug"]["reason"] == "SHUTTING_DOWN"
+                assert response.headers["X-Request-Id"]
                 zoom.faults.clear()
 
             other = asyncio.create_task(reject_and_continue())

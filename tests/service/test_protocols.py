@@ -321,6 +321,15 @@ async def test_deadline_of_the_caller_limits_the_call(protocol: tuple[Harness, H
     assert error.code.name == "DEADLINE_EXCEEDED"
 
 
+async def test_call_whose_deadline_has_passed_is_not_made(protocol: tuple[Harness, Harness]) -> None:
+    zoomgate, stubs = protocol
+    entries = (*metadata(), ("x-request-id", "too-late"))
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stubs.auth.GetToken(auth.GetTokenRequest(user_email=MONICA), metadata=entries, timeout=-1)
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert not audit(zoomgate, "too-late")
+
+
 async def test_concurrent_calls_do_not_share_a_context(protocol: tuple[Harness, Harness]) -> None:
     _, stubs = protocol
     callers = ["monica", "omar", "service", "monica"] * 10

@@ -1,20 +1,28 @@
 """Tests for the pipeline stages over a real port. Callers must be protected from handler errors and known problems of grpc.aio."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, cast
 
+import aiohttp
 import grpc
 import grpc.aio
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import RawTestServer
 from google.protobuf.empty_pb2 import Empty
+from google.protobuf.timestamp_pb2 import Timestamp
 
+from conftest import LogStream
 from support.harness import ADMIN, RpcError, caller_key, metadata, service
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1 import auth_service_pb2_grpc
 from zoomgate_server.cli.caller_key import digest
 from zoomgate_server.clock import SystemClock
+from zoomgate_server.connections.concurrency_limit import ConcurrencyLimit, Limit
 from zoomgate_server.errors import FieldViolation, InvalidRequest
+from zoomgate_server.rpc.connect import ConnectEndpoint
 from zoomgate_server.rpc.middleware.access_log import AccessLog
 from zoomgate_server.rpc.middleware.authentication import Authentication, CallerKeys
 from zoomgate_server.rpc.middleware.error_status import convert_errors
@@ -43,22 +51,33 @@ class FailingAuthService(auth_service_pb2_grpc.AuthServiceServicer):
         """Succeed."""
         return pb.CheckTokenResponse(expired=True)
 
+    async def GetAuthorization(self, request: Any, context: Any) -> Any:
+        """Return a time that JSON cannot represent."""
+        return pb.GetAuthorizationResponse(expire_time=Timestamp(seconds=2**60))
+
     async def DeleteConnection(self, request: Any, context: Any) -> Any:
         """Raise an error with more violations than fit into a status."""
         raise InvalidRequest([FieldViolation(f"field[{index}]", "x" * 400) for index in range(500)])
 
 
-@pytest.fixture
-async def channel() -> AsyncIterator[grpc.aio.Channel]:
-    """Return a channel to the failing servicer behind the real stages."""
+def pipeline(server: grpc.aio.Server) -> Pipeline:
+    """Add the failing servicer to a server, behind the real stages."""
     keys = CallerKeys({digest(caller_key(caller.name)): caller for caller in (ADMIN, service("service"))})
     stages = [
         AccessLog(Metrics("0", ["AuthService.ListConnections"])).wrap,
         convert_errors,
         Authentication(keys=keys, anonymous=None, clock=SystemClock(), audit=lambda _event: None).wrap,
     ]
+    registrar: Any = Pipeline(server, stages)
+    auth_service_pb2_grpc.add_AuthServiceServicer_to_server(FailingAuthService(), registrar)
+    return cast("Pipeline", registrar)
+
+
+@pytest.fixture
+async def channel() -> AsyncIterator[grpc.aio.Channel]:
+    """Return a channel to the failing servicer behind the real stages."""
     server = grpc.aio.server()
-    auth_service_pb2_grpc.add_AuthServiceServicer_to_server(FailingAuthService(), Pipeline(server, stages))
+    pipeline(server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
@@ -89,6 +108,27 @@ async def test_text_of_unexpected_exception_is_not_returned(channel: grpc.aio.Ch
     assert error.short == ("INTERNAL", "INTERNAL")
     assert error.message == "Internal error; see the server log for this request_id"
     assert error.metadata == {"request_id": "find-me"}
+
+
+async def test_response_that_cannot_be_encoded_is_internal(log: LogStream) -> None:
+    """Over HTTP, too, the error is logged, and has the request ID."""
+    limit = ConcurrencyLimit(Limit.LARGE_REQUESTS, 1, SystemClock(), Metrics("0", []))
+    endpoint = ConnectEndpoint(pipeline(grpc.aio.server()), large_requests=limit, max_request_bytes=1024)
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        return await endpoint.handle(request, "")
+
+    headers = [*metadata(), ("X-Request-Id", "not-encoded")]
+    async with (
+        RawTestServer(handle) as server,
+        aiohttp.ClientSession(server.make_url("/")) as session,
+        session.post("/zoomgate.v1.AuthService/GetAuthorization", json={}, headers=headers) as response,
+    ):
+        body = await response.json()
+    assert (response.status, body["code"]) == (500, "internal")
+    assert body["details"][0]["debug"]["metadata"] == {"request_id": "not-encoded"}
+    events = [line for line in log.getvalue().splitlines() if '"not-encoded"' in line]
+    assert [json.loads(line)["event"] for line in events] == ["rpc.failed", "rpc"]
 
 
 async def test_malformed_request_is_invalid_argument(channel: grpc.aio.Channel) -> None:

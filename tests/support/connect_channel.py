@@ -60,7 +60,7 @@ class ConnectChannel:
             body = json_format.MessageToJson(_message(method.input_type, body), indent=None).encode()
         headers = [("Content-Type", self._content_type), ("Connect-Protocol-Version", "1"), *metadata]
         if timeout is not None:
-            headers.append(("Connect-Timeout-Ms", str(int(timeout * 1000))))
+            headers.append(("Connect-Timeout-Ms", str(max(0, int(timeout * 1000)))))
         async with self._session.post(path, data=io.BytesIO(body), headers=headers) as response:
             received = await response.read()
             if response.status != 200:

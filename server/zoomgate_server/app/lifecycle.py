@@ -25,10 +25,11 @@ from zoomgate_server.app.stores import StartCancelled, StoreOpener, open_store
 from zoomgate_server.app.timing import Timing
 from zoomgate_server.audit.event import ZOOMGATE, AuditEvent
 from zoomgate_server.clock import Clock, SystemClock
+from zoomgate_server.connections.concurrency_limit import ConcurrencyLimit, Limit
 from zoomgate_server.errors import ZoomgateError
 from zoomgate_server.identity import Principal
 from zoomgate_server.rpc import server as rpc_server
-from zoomgate_server.rpc.connect import ConnectEndpoint
+from zoomgate_server.rpc.connect import MAX_LARGE_REQUESTS, ConnectEndpoint
 from zoomgate_server.rpc.middleware.access_log import AccessLog
 from zoomgate_server.rpc.middleware.authentication import Authentication
 from zoomgate_server.rpc.middleware.drain import Drain
@@ -40,6 +41,7 @@ from zoomgate_server.startup import ServiceAddresses, StartError
 from zoomgate_server.storage.instrumented import instrumented
 from zoomgate_server.storage.record_store import StoreError
 from zoomgate_server.telemetry import background_tasks, logs, spans
+from zoomgate_server.telemetry.metrics import Metrics
 from zoomgate_server.web.pages import Pages
 from zoomgate_server.web.server import WebServer
 
@@ -190,7 +192,7 @@ async def run(
         if peers_serving:
             await bind_ports()
         stack.push_async_callback(web.stop)
-        connect = _connect_endpoint(settings, pipeline, authentication, timing)
+        connect = _connect_endpoint(settings, pipeline, clock, metrics, timing)
         web.open(
             components.browser_flow,
             components.webhooks,
@@ -266,14 +268,14 @@ def _counts(settings: Settings, components: Components) -> dict[str, background_
 
 
 def _connect_endpoint(
-    settings: Settings, pipeline: Pipeline, authentication: Authentication, timing: Timing
+    settings: Settings, pipeline: Pipeline, clock: Clock, metrics: Metrics, timing: Timing
 ) -> ConnectEndpoint | None:
     """Return the endpoint for RPCs over HTTP, if it is enabled."""
     if not settings.connect_rpc:
         return None
     return ConnectEndpoint(
         pipeline,
-        is_known_caller=authentication.is_known,
+        large_requests=ConcurrencyLimit(Limit.LARGE_REQUESTS, MAX_LARGE_REQUESTS, clock, metrics),
         max_request_bytes=rpc_server.MAX_REQUEST_BYTES,
         allowed_origins=settings.allowed_origins,
         timing=timing.connect,

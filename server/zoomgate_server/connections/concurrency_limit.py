@@ -17,6 +17,7 @@ class Limit(StrEnum):
     EXCHANGES = "concurrent_exchanges"
     ZOOM_CALLS = "concurrent_zoom_calls"
     DOWNLOADS = "concurrent_downloads"
+    LARGE_REQUESTS = "concurrent_large_requests"
 
 
 class ConcurrencyLimit:

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import re
 from base64 import b64encode
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -21,15 +21,24 @@ from google.protobuf import any as any_message
 from google.protobuf import json_format
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
-from multidict import CIMultiDict
+from multidict import CIMultiDict, CIMultiDictProxy
 
 from zoomgate_server import request_body
-from zoomgate_server.errors import CallerNotAllowed, MalformedRequest, ShuttingDown
+from zoomgate_server.connections.concurrency_limit import ConcurrencyLimit
+from zoomgate_server.errors import (
+    CallerNotAllowed,
+    DeadlineExceeded,
+    DeadlineTooShort,
+    MalformedRequest,
+    NotSupported,
+    RequestTooLarge,
+    ShuttingDown,
+    ZoomgateError,
+)
 from zoomgate_server.rpc import json_request
 from zoomgate_server.rpc.middleware.access_log import REQUEST_ID
-from zoomgate_server.rpc.middleware.access_policy import method_name
-from zoomgate_server.rpc.middleware.error_status import status_of
-from zoomgate_server.rpc.middleware.pipeline import Handler, Method, Pipeline
+from zoomgate_server.rpc.middleware.access_policy import UNKNOWN_METHOD
+from zoomgate_server.rpc.middleware.pipeline import Handler, Method, Pipeline, UnaryMethod, decoded
 
 _T = TypeVar("_T")
 Metadata = tuple[tuple[str, str], ...]
@@ -40,8 +49,20 @@ TIMEOUT_HEADER = "Connect-Timeout-Ms"
 MAX_INLINE_BYTES = 64 * 1024
 """Maximum size of a message that is converted on the event loop. Several MiB of JSON take seconds."""
 
+LARGE_REQUEST_BYTES = 256 * 1024
+"""Minimum size of a large request. A message in memory can take many times the size of the request."""
+
+MAX_LARGE_REQUESTS = 4
+"""Maximum number of concurrent calls with large requests."""
+
 MAX_DISCARDED_BYTES = 64 * 1024
 """Maximum size of a body that is read although the request is rejected."""
+
+_SYSTEM = "connectrpc"
+"""The RPC system, as OpenTelemetry names it."""
+
+_SLOT_SHARE = 0.8
+"""The share of the caller's remaining time for which a large request waits for a slot."""
 
 _DETAILS = "grpc-status-details-bin"
 _TIMEOUT = re.compile(r"[0-9]{1,10}", re.ASCII)
@@ -88,40 +109,54 @@ class Timing:
     Attributes:
         read_timeout: Maximum time to read the body of a request.
         discard_timeout: Maximum time to read a body that is discarded.
+        slot_timeout: Maximum time to wait for other large requests.
     """
 
     read_timeout: float = 10.0
     discard_timeout: float = 1.0
+    slot_timeout: float = 20.0
 
 
 @dataclass(frozen=True, slots=True)
 class _Codec:
     """An encoding of messages."""
 
+    content_type: str
     decode: Callable[[type[Message], bytes], Message]
     encode: Callable[[Message], bytes]
 
 
-_CODECS = {
-    "application/json": _Codec(
-        json_request.parse, lambda message: orjson.dumps(json_format.MessageToDict(message))
-    ),
-    "application/proto": _Codec(
-        lambda kind, body: kind.FromString(body), lambda message: message.SerializeToString()
-    ),
-}
-"""The codecs by content type."""
+_JSON = _Codec(
+    "application/json",
+    json_request.parse,
+    lambda message: orjson.dumps(json_format.MessageToDict(message)),
+)
+_BINARY = _Codec(
+    "application/proto",
+    lambda kind, body: kind.FromString(body),
+    lambda message: message.SerializeToString(),
+)
+_CODECS = {codec.content_type: codec for codec in (_JSON, _BINARY)}
 
 
 class _Context:
-    """What the stages and services use of the context of a gRPC call."""
+    """What the stages and services use of the context of a gRPC call.
 
-    def __init__(self, metadata: Metadata, client: str, timeout: float | None) -> None:
+    Attributes:
+        deadline: The caller's deadline, as a time of the event loop; None if it has none, or an invalid one.
+        resources: What the call holds until its end.
+    """
+
+    def __init__(self, headers: CIMultiDictProxy[str], client: str, codec: _Codec) -> None:
+        self.codec = codec
+        self.resources = contextlib.AsyncExitStack()
         self.status = status_pb2.Status()
-        self._metadata = metadata
+        self._metadata = tuple((name.lower(), value) for name, value in headers.items())
         self._client = client
         self._loop = asyncio.get_running_loop()
-        self._deadline = None if timeout is None else self._loop.time() + timeout
+        milliseconds = headers.get(TIMEOUT_HEADER, "")
+        has_deadline = _TIMEOUT.fullmatch(milliseconds)
+        self.deadline = self._loop.time() + int(milliseconds) / 1000 if has_deadline else None
         self._initial: tuple[tuple[str, Any], ...] = ()
         self._trailing: tuple[tuple[str, Any], ...] = ()
         self._code: grpc.StatusCode | None = None
@@ -130,7 +165,7 @@ class _Context:
         return self._metadata
 
     def time_remaining(self) -> float | None:
-        return None if self._deadline is None else self._deadline - self._loop.time()
+        return None if self.deadline is None else self.deadline - self._loop.time()
 
     def peer(self) -> str:
         return f"http:{self._client}"
@@ -166,19 +201,11 @@ class _Context:
         return headers
 
 
-@dataclass(frozen=True, slots=True)
-class _Method:
-    """An RPC. Its handler receives a function that returns the request, or raises the error."""
-
-    request: type[Message]
-    handler: Handler
-
-
 class ConnectEndpoint:
     """HTTP endpoint for the unary RPCs of a pipeline.
 
     Args:
-        is_known_caller: Returns whether the metadata of a call contains a valid credential. The bodies of other calls are discarded.
+        large_requests: The limit on concurrent calls with requests of more than `LARGE_REQUEST_BYTES`.
         max_request_bytes: Maximum size of a request message.
         allowed_origins: The origins of web pages whose scripts may call the RPCs.
     """
@@ -187,18 +214,14 @@ class ConnectEndpoint:
         self,
         pipeline: Pipeline,
         *,
-        is_known_caller: Callable[[Metadata], bool],
+        large_requests: ConcurrencyLimit,
         max_request_bytes: int,
         allowed_origins: Sequence[str] = (),
         timing: Timing = Timing(),
     ) -> None:
-        self._methods: dict[str, _Method] = {}
-        for unary in pipeline.unary:
-            method = Method(
-                unary.path, _decode, False, unary.request.DESCRIPTOR.full_name, system="connectrpc"
-            )
-            self._methods[unary.path] = _Method(unary.request, pipeline.compose(method, unary.behavior))
-        self._is_known_caller = is_known_caller
+        self._handlers = {rpc.path: self._handler(pipeline, rpc) for rpc in pipeline.unary}
+        self._unknown = pipeline.compose(Method(UNKNOWN_METHOD, None, False, system=_SYSTEM), _reject_unknown)
+        self._large_requests = large_requests
         self._max_request_bytes = max_request_bytes
         self._allowed_origins = frozenset(allowed_origins)
         self._timing = timing
@@ -208,25 +231,13 @@ class ConnectEndpoint:
 
     async def handle(self, request: web.Request, client: str) -> web.Response:
         """Respond to a request for `/package.Service/Method`. `client` is the address of the sender."""
-        origin = request.headers.get("Origin")
-        if origin is None:
-            response = await self._respond(request, client)
-        elif origin not in self._allowed_origins:
-            # a script that cannot read responses must not be able to cause effects either
-            response = _error(
-                status_of(
-                    CallerNotAllowed(
-                        "Web pages of this origin may not call RPCs; ask the operator to add it to ZOOMGATE_ALLOWED_ORIGINS",
-                        metadata={"method": method_name(request.path)},
-                    )
-                )
-            )
+        origin = _origin(request)
+        is_allowed = origin in self._allowed_origins
+        if is_allowed and request.method == "OPTIONS":
+            response = web.Response(status=204, headers=_PREFLIGHT_HEADERS)
         else:
-            response = (
-                web.Response(status=204, headers=_PREFLIGHT_HEADERS)
-                if request.method == "OPTIONS"
-                else await self._respond(request, client)
-            )
+            response = await self._respond(request, client)
+        if origin is not None and is_allowed:
             response.headers["Access-Control-Allow-Origin"] = origin
             response.headers["Access-Control-Expose-Headers"] = "X-Request-Id"
             response.headers["Vary"] = "Origin"
@@ -243,55 +254,113 @@ class ConnectEndpoint:
             await asyncio.wait(filter(None, self._running))
         self._converter.shutdown(wait=False, cancel_futures=True)
 
+    def _handler(self, pipeline: Pipeline, rpc: UnaryMethod) -> Handler:
+        """Return the handler of an RPC, with all stages. It receives an HTTP request, and returns the encoded response."""
+
+        async def receive(request: web.Request, context: _Context) -> Message:
+            async with _until_deadline(context, _not_started):
+                message = await self._receive(request, context, rpc.request)
+            remaining = context.time_remaining()
+            if remaining is not None and remaining <= 0:  # nothing was waited for
+                raise _not_started()
+            return message
+
+        async def respond(message: Message, context: _Context) -> bytes:
+            async with _until_deadline(context, DeadlineExceeded):
+                response = await rpc.behavior(message, context)
+                return await self._convert(response.ByteSize(), context.codec.encode, response)
+
+        method = Method(rpc.path, None, False, system=_SYSTEM, admit=self._check_origin, receive=receive)
+        return pipeline.compose(method, respond)
+
     async def _respond(self, request: web.Request, client: str) -> web.Response:
-        method = self._methods.get(request.path)
-        if method is None:
-            text = "There is no unary RPC at this path; check its name, and call streams with gRPC"
-            return _error(_status(grpc.StatusCode.UNIMPLEMENTED, text), http_status=404)
-        # as the protocol demands, these two errors are not errors of a call
-        if request.method != "POST":
-            text = "RPCs are called with POST only; send a POST request.\n"
-            return web.Response(status=405, text=text, headers={"Allow": "POST"})
-        content_type = request.content_type.lower()
-        codec = _CODECS.get(content_type)
-        if codec is None:
-            text = f"The content type is not supported; send {' or '.join(_CODECS)}.\n"
-            return web.Response(status=415, text=text, headers={"Accept-Post": ", ".join(_CODECS)})
-        metadata = {"type": method.request.DESCRIPTOR.full_name}
+        handler = self._handlers.get(request.path, self._unknown)
+        codec = _codec(request)
+        if handler is not self._unknown and self._is_admitted(request):
+            # as the protocol demands, these two errors are not errors of a call
+            if request.method != "POST":
+                text = "RPCs are called with POST only; send a POST request.\n"
+                return web.Response(status=405, text=text, headers={"Allow": "POST"})
+            if codec is None:
+                text = f"The content type is not supported; send {' or '.join(_CODECS)}, in UTF-8.\n"
+                return web.Response(status=415, text=text, headers={"Accept-Post": ", ".join(_CODECS)})
+        context = _Context(request.headers, client, codec or _JSON)
+        task = asyncio.current_task()
+        self._running.add(task)
+        try:
+            async with context.resources:
+                body = await handler(request, context)
+        except grpc.aio.AbortError:
+            return _error(context, http_status=404 if handler is self._unknown else None)
+        finally:
+            self._running.discard(task)
+        return web.Response(body=body, content_type=context.codec.content_type, headers=context.headers())
+
+    def _is_admitted(self, request: web.Request) -> bool:
+        """Return whether a request is not from a web page, or from a page of an allowed origin."""
+        origin = _origin(request)
+        return origin is None or origin in self._allowed_origins
+
+    def _check_origin(self, request: web.Request) -> None:
+        """Reject other web pages: a script that cannot read responses must not be able to cause effects either."""
+        if not self._is_admitted(request):
+            raise CallerNotAllowed(
+                "Web pages of this origin may not call RPCs; ask the operator to add it to ZOOMGATE_ALLOWED_ORIGINS"
+            )
+
+    async def _receive(self, request: web.Request, context: _Context, kind: type[Message]) -> Message:
+        """Return the message of a request. Its caller is authenticated."""
+        if self._is_closing:
+            raise ShuttingDown
+        name = kind.DESCRIPTOR.full_name
         if request.headers.get(VERSION_HEADER, "1") != "1":
             text = f"This version of the protocol is not supported; set {VERSION_HEADER} to 1, or omit it"
-            return _error(status_of(MalformedRequest(text, metadata=metadata)))
-        milliseconds = request.headers.get(TIMEOUT_HEADER)
-        if milliseconds is not None and not _TIMEOUT.fullmatch(milliseconds):
+            raise MalformedRequest(text, metadata={"type": name})
+        if TIMEOUT_HEADER in request.headers and context.deadline is None:
             text = f"{TIMEOUT_HEADER} is invalid; send a number of milliseconds with at most 10 digits"
-            return _error(status_of(MalformedRequest(text, metadata=metadata)))
-        if self._is_closing:
-            return _error(status_of(ShuttingDown()))
-        seconds = None if milliseconds is None else int(milliseconds) / 1000
-        names_and_values = tuple((name.lower(), value) for name, value in request.headers.items())
-        context = _Context(names_and_values, client, seconds)
+            raise MalformedRequest(text, metadata={"type": name})
+        if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+            raise NotSupported("Compressed messages are not supported; send the message uncompressed")
+        try:
+            body = await self._read(request, context)
+        except request_body.BodyTooLarge:
+            limit = self._max_request_bytes
+            text = f"The request is larger than {limit} bytes; send less"
+            raise RequestTooLarge(text, metadata={"limit_bytes": str(limit)}) from None
+        except TimeoutError:
+            text = f"The request did not arrive within {self._timing.read_timeout:g} seconds; send it again"
+            raise DeadlineTooShort(text) from None
+        except ConnectionError:
+            text = "The connection was closed before the request had arrived; send it again"
+            raise MalformedRequest(text, metadata={"type": name}) from None
+        return await self._convert(len(body), decoded, partial(context.codec.decode, kind), body, name)
+
+    async def _read(self, request: web.Request, context: _Context) -> bytes:
+        """Read the body. Most of a large one is read only when the call has a slot."""
+        body, limit, timeout = bytearray(), self._max_request_bytes, self._timing.read_timeout
+        await request_body.read_into(body, request, LARGE_REQUEST_BYTES, limit=limit, timeout=timeout)
+        if len(body) > LARGE_REQUEST_BYTES:
+            await self._acquire_slot(context)
+            await request_body.read_into(body, request, limit, limit=limit, timeout=timeout)
+        return bytes(body)
+
+    async def _acquire_slot(self, context: _Context) -> None:
+        """Acquire a slot for a large request until the end of the call, which keeps the message."""
+        remaining = context.time_remaining()
+        seconds = self._timing.slot_timeout
+        if remaining is not None:
+            seconds = min(seconds, remaining * _SLOT_SHARE)
         try:
             async with asyncio.timeout(seconds):
-                task = asyncio.current_task()
-                self._running.add(task)
-                try:
-                    # if the body is not read, the request cannot be decoded, even if the credential becomes valid meanwhile
-                    decode: Callable[[], Any] = _raise_not_read
-                    if self._is_known_caller(names_and_values):
-                        body = await self._read(request)
-                        decode = await self._convert(len(body), codec.decode, method.request, body)
-                    message = await method.handler(decode, context)
-                    encode = await self._convert(message.ByteSize(), codec.encode, message)
-                finally:
-                    self._running.discard(task)
-        except _Rejected as rejected:
-            return _error(rejected.status)
-        except grpc.aio.AbortError:
-            return _error(context.status, context.headers())
+                await context.resources.enter_async_context(self._large_requests.slot())
         except TimeoutError:
-            text = "The deadline has passed; the call may have taken effect"
-            return _error(_status(grpc.StatusCode.DEADLINE_EXCEEDED, text), context.headers())
-        return web.Response(body=encode(), content_type=content_type, headers=context.headers())
+            raise self._large_requests.overloaded() from None
+
+    async def _convert(self, size: int, convert: Callable[..., _T], *arguments: Any) -> _T:
+        """Return the result of a conversion, which is performed in a thread if the message is large."""
+        if size <= MAX_INLINE_BYTES:
+            return convert(*arguments)
+        return await asyncio.get_running_loop().run_in_executor(self._converter, convert, *arguments)
 
     async def _discard_body(self, request: web.Request) -> None:
         """Discard a short body. If the connection were closed while the caller is sending, the response would be lost."""
@@ -301,59 +370,43 @@ class ConnectEndpoint:
                 while remaining >= 0 and (chunk := await request.content.readany()):
                     remaining -= 0 if request.content_length else len(chunk)
 
-    async def _convert(self, size: int, convert: Callable[..., _T], *arguments: Any) -> Callable[[], _T]:
-        """Return a function that returns the result of a conversion. It has been performed in a thread if the message is large."""
-        if size <= MAX_INLINE_BYTES:
-            return partial(convert, *arguments)
-        conversion = asyncio.get_running_loop().run_in_executor(self._converter, convert, *arguments)
-        await asyncio.wait([conversion])
-        return conversion.result
 
-    async def _read(self, request: web.Request) -> bytes:
-        """Read the body."""
-        encoding = request.headers.get("Content-Encoding", "identity").lower()
-        if encoding != "identity":
-            text = "Compressed messages are not supported; send the message uncompressed"
-            raise _Rejected(_status(grpc.StatusCode.UNIMPLEMENTED, text))
-        limit, timeout = self._max_request_bytes, self._timing.read_timeout
-        try:
-            return await request_body.read(request, limit=limit, timeout=timeout)
-        except request_body.BodyTooLarge:
-            text = f"The request is larger than {limit} bytes; send less"
-            raise _Rejected(_status(grpc.StatusCode.RESOURCE_EXHAUSTED, text)) from None
-        except TimeoutError:
-            text = f"The request did not arrive within {timeout:g} seconds; send it again"
-            raise _Rejected(_status(grpc.StatusCode.DEADLINE_EXCEEDED, text)) from None
-        except ConnectionError:
-            text = "The connection was closed before the request had arrived; send it again"
-            raise _Rejected(_status(grpc.StatusCode.CANCELLED, text)) from None
+async def _reject_unknown(_request: web.Request, _context: _Context) -> None:
+    raise NotSupported("There is no unary RPC at this path; check its name, and call streams with gRPC")
 
 
-def _decode(decode: Callable[[], Message]) -> Message:
-    return decode()
+def _origin(request: web.Request) -> str | None:
+    """Return the origin of the web page that sent a request. Several origins are returned as one, which is not allowed."""
+    origins = request.headers.getall("Origin", None)
+    return None if origins is None else ", ".join(origins)
 
 
-def _raise_not_read() -> Message:
-    raise AssertionError("the body is not read without a valid credential")
+def _codec(request: web.Request) -> _Codec | None:
+    """Return the codec for a content type, which may state its charset."""
+    is_utf_8 = (request.charset or "utf-8").lower() == "utf-8"
+    return _CODECS.get(request.content_type.lower()) if is_utf_8 else None
 
 
-class _Rejected(Exception):
-    """A body that is not accepted."""
+@contextlib.asynccontextmanager
+async def _until_deadline(context: _Context, error: Callable[[], ZoomgateError]) -> AsyncIterator[None]:
+    """Fail with an error at the caller's deadline."""
+    try:
+        async with asyncio.timeout_at(context.deadline) as timeout:
+            yield
+    except TimeoutError:
+        if not timeout.expired():
+            raise
+        raise error() from None
 
-    def __init__(self, status: status_pb2.Status) -> None:
-        super().__init__(status.message)
-        self.status = status
+
+_not_started = partial(
+    DeadlineTooShort, "The deadline has passed before the RPC was started; nothing was done"
+)
 
 
-def _status(code: grpc.StatusCode, message: str) -> status_pb2.Status:
-    """Return the status of a request that did not become a call. Like an error of the gRPC library, it has no details."""
-    return status_pb2.Status(code=code.value[0], message=message)
-
-
-def _error(
-    status: status_pb2.Status, headers: Mapping[str, str] = {}, *, http_status: int | None = None
-) -> web.Response:
-    """Return the response for an error. The HTTP status is that of the code by default."""
+def _error(context: _Context, *, http_status: int | None = None) -> web.Response:
+    """Return the response for the error of a call. The HTTP status is that of the code by default."""
+    status = context.status
     code = _CODES[status.code]
     # Connect spells this code differently than gRPC
     name = "canceled" if code is grpc.StatusCode.CANCELLED else code.name.lower()
@@ -362,7 +415,7 @@ def _error(
         status=http_status or _HTTP_STATUS.get(code, 500),
         body=orjson.dumps(body),
         content_type="application/json",
-        headers=headers,
+        headers=context.headers(),
     )
 
 

@@ -87,6 +87,9 @@ METHOD_POLICY: Mapping[str, Policy] = {
 OPEN_METHODS = frozenset(f"/grpc.health.v1.Health/{method}" for method in ("Check", "Watch", "List"))
 """The RPCs that require no credential."""
 
+UNKNOWN_METHOD = "/zoomgate.v1.Unknown/Unknown"
+"""The path of RPCs that do not exist, which are rejected whatever the credential."""
+
 
 def method_name(path: str) -> str:
     """Return `Service.Method` for a path `/package.Service/Method`."""

@@ -31,7 +31,6 @@ from zoomgate_server.errors import (
     InvalidPath,
     InvalidRequest,
     InvalidState,
-    MalformedRequest,
     ShuttingDown,
     ZoomgateError,
 )
@@ -130,10 +129,10 @@ class Authentication:
     def wrap(self, method: Method, respond: Handler) -> Handler:
         """Add the checks to a method."""
         path, name = method.path, method.name
-        if path in access_policy.OPEN_METHODS:
+        if path in access_policy.OPEN_METHODS or path == access_policy.UNKNOWN_METHOD:
 
             async def respond_without_check(request: Any, context: Context) -> Any:
-                return await respond(_decoded(method, request), context)
+                return await respond(await method.message(request, context), context)
 
             return respond_without_check
 
@@ -142,11 +141,13 @@ class Authentication:
             user_email = ""
             credentials, members = _credentials(current_metadata.get())
             try:
+                if method.admit is not None:
+                    method.admit(request)
                 principal = self._authenticate(credentials)
                 if members:
                     principal = self._with_member(principal, members)
                 policy = access_policy.check_method(principal, path)
-                message = _decoded(method, request)
+                message = await method.message(request, context)
                 if policy.defaults_to_member and principal.member is not None:
                     message.user_email = message.user_email or principal.member.email
                 named = [_users(message, field) for field in policy.user_fields]
@@ -167,14 +168,6 @@ class Authentication:
                 raise
 
         return check
-
-    def is_known(self, metadata: Iterable[_Entry]) -> bool:
-        """Return whether the metadata contains a valid credential, or needs none."""
-        try:
-            self._authenticate(_credentials(metadata)[0])
-        except CallerUnauthenticated:
-            return False
-        return True
 
     def _deadline(self, remaining: float | None, *, streams: bool) -> float:
         """Return the time by which the work must be finished, on the monotonic clock."""
@@ -272,21 +265,6 @@ def _limited_to_member(principal: Principal, user_email: str) -> Principal:
     return replace(
         principal, roles=roles, users=users, access_tokens=False, refresh_tokens=False, on_behalf_of=member
     )
-
-
-def _decoded(method: Method, request: Any) -> Any:
-    if method.decode is None:
-        return request
-    try:
-        return method.decode(request)
-    except ZoomgateError:
-        raise
-    except Exception:  # noqa: BLE001 - protobuf runtimes raise different exceptions, and callers must not receive the texts
-        raise MalformedRequest(
-            "The request could not be parsed; check that your stubs match the server's proto files, and that no value is nested"
-            " deeper than 30 levels",
-            metadata={"type": method.request_type},
-        ) from None
 
 
 def _users(message: Any, field: str) -> list[str]:

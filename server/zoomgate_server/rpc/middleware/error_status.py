@@ -42,6 +42,8 @@ MAPPING: Mapping[type[errors.ZoomgateError], tuple[grpc.StatusCode, "ErrorReason
     errors.CallerNotAllowed: (_C.PERMISSION_DENIED, _R.ERROR_REASON_CALLER_NOT_ALLOWED),
     errors.InvalidRequest: (_C.INVALID_ARGUMENT, _R.ERROR_REASON_INVALID_FIELD),
     errors.MalformedRequest: (_C.INVALID_ARGUMENT, _R.ERROR_REASON_MALFORMED_REQUEST),
+    errors.RequestTooLarge: (_C.RESOURCE_EXHAUSTED, _R.ERROR_REASON_REQUEST_TOO_LARGE),
+    errors.NotSupported: (_C.UNIMPLEMENTED, _R.ERROR_REASON_NOT_SUPPORTED),
     errors.InvalidState: (_C.INVALID_ARGUMENT, _R.ERROR_REASON_INVALID_STATE),
     errors.CodeRefused: (_C.INVALID_ARGUMENT, _R.ERROR_REASON_CODE_REFUSED),
     errors.AuthorizationDeclined: (
@@ -88,6 +90,7 @@ MAPPING: Mapping[type[errors.ZoomgateError], tuple[grpc.StatusCode, "ErrorReason
     errors.ZoomRefusedConflict: (_C.FAILED_PRECONDITION, _R.ERROR_REASON_ZOOM_REFUSED),
     errors.ZoomRefusedNotFound: (_C.NOT_FOUND, _R.ERROR_REASON_ZOOM_REFUSED),
     errors.DeadlineTooShort: (_C.DEADLINE_EXCEEDED, _R.ERROR_REASON_DEADLINE_TOO_SHORT),
+    errors.DeadlineExceeded: (_C.DEADLINE_EXCEEDED, _R.ERROR_REASON_DEADLINE_EXCEEDED),
     errors.ShuttingDown: (_C.UNAVAILABLE, _R.ERROR_REASON_SHUTTING_DOWN),
     errors.Unexpected: (_C.INTERNAL, _R.ERROR_REASON_INTERNAL),
 }

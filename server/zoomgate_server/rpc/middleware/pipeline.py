@@ -15,7 +15,7 @@ import grpc
 import grpc.aio
 from google.protobuf.message import Message
 
-from zoomgate_server.errors import ServerOverloaded
+from zoomgate_server.errors import MalformedRequest, ServerOverloaded, ZoomgateError
 from zoomgate_server.rpc.middleware.access_policy import method_name
 
 Context = Any  # grpc.aio.ServicerContext is generic in the message types, and they differ per method
@@ -35,6 +35,8 @@ class Method:
         path: `/package.Service/Method`.
         decode: Function that decodes a request of the transport. None if the handler receives decoded requests.
         streams: Whether the requests or responses are streamed.
+        admit: Function that rejects requests which must not be processed at all, whatever their credential.
+        receive: Function that reads a request from the transport and decodes it, once the caller is authenticated. Replaces `decode`.
         request_type: The full name of the request message, or empty if unknown.
         system: The RPC system, as OpenTelemetry names it.
     """
@@ -44,11 +46,41 @@ class Method:
     streams: bool
     request_type: str = ""
     system: str = "grpc"
+    admit: Callable[[Any], None] | None = None
+    receive: Callable[[Any, Context], Awaitable[Any]] | None = None
 
     @property
     def name(self) -> str:
         """`Service.Method`."""
         return method_name(self.path)
+
+    async def message(self, request: Any, context: Context) -> Any:
+        """Return the decoded request.
+
+        Raises:
+            MalformedRequest: The request cannot be decoded.
+        """
+        if self.receive is not None:
+            return await self.receive(request, context)
+        return request if self.decode is None else decoded(self.decode, request, self.request_type)
+
+
+def decoded(decode: Callable[[Any], Any], request: Any, request_type: str) -> Any:
+    """Return the decoded request.
+
+    Raises:
+        MalformedRequest: The request cannot be decoded.
+    """
+    try:
+        return decode(request)
+    except ZoomgateError:
+        raise
+    except Exception:  # noqa: BLE001 - protobuf runtimes raise different exceptions, and callers must not receive the texts
+        raise MalformedRequest(
+            "The request could not be parsed; check that your stubs match the server's proto files, and that no value is nested"
+            " deeper than 30 levels",
+            metadata={"type": request_type},
+        ) from None
 
 
 @dataclass(frozen=True, slots=True)

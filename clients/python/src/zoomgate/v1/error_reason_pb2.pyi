@@ -187,7 +187,8 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     Example: {"reason": "ZOOM_REFUSED", "domain": "zoomgate", "metadata": {"http_status": "400", "zoom_code": "300"}}
     """
     ERROR_REASON_DEADLINE_TOO_SHORT: _ErrorReason.ValueType  # 28
-    """DEADLINE_EXCEEDED. Too little of the caller's deadline was left to call Zoom. Nothing was sent.
+    """DEADLINE_EXCEEDED. Too little of the caller's deadline was left to call Zoom, or a request over HTTP did not arrive in time. Nothing was
+    sent.
 
     Example: {"reason": "DEADLINE_TOO_SHORT", "domain": "zoomgate", "metadata": {}}
     """
@@ -254,6 +255,22 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     continue with the offset and the ETag.
 
     Example: {"reason": "DOWNLOAD_NOT_RESUMABLE", "domain": "zoomgate", "metadata": {"cause": "FILE_CHANGED"}}
+    """
+    ERROR_REASON_DEADLINE_EXCEEDED: _ErrorReason.ValueType  # 41
+    """DEADLINE_EXCEEDED. The deadline passed during a call over HTTP, which may have taken effect. The gRPC library returns the same code without
+    a reason.
+
+    Example: {"reason": "DEADLINE_EXCEEDED", "domain": "zoomgate", "metadata": {}}
+    """
+    ERROR_REASON_REQUEST_TOO_LARGE: _ErrorReason.ValueType  # 42
+    """RESOURCE_EXHAUSTED. A request over HTTP exceeds the size limit. The gRPC library returns the same code without a reason.
+
+    Example: {"reason": "REQUEST_TOO_LARGE", "domain": "zoomgate", "metadata": {"limit_bytes": "4194304"}}
+    """
+    ERROR_REASON_NOT_SUPPORTED: _ErrorReason.ValueType  # 43
+    """UNIMPLEMENTED. There is no unary RPC at the path of a request over HTTP, or the request is compressed.
+
+    Example: {"reason": "NOT_SUPPORTED", "domain": "zoomgate", "metadata": {}}
     """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
@@ -430,7 +447,8 @@ rejects the user's token even after a refresh; the code is PERMISSION_DENIED.
 Example: {"reason": "ZOOM_REFUSED", "domain": "zoomgate", "metadata": {"http_status": "400", "zoom_code": "300"}}
 """
 ERROR_REASON_DEADLINE_TOO_SHORT: ErrorReason.ValueType  # 28
-"""DEADLINE_EXCEEDED. Too little of the caller's deadline was left to call Zoom. Nothing was sent.
+"""DEADLINE_EXCEEDED. Too little of the caller's deadline was left to call Zoom, or a request over HTTP did not arrive in time. Nothing was
+sent.
 
 Example: {"reason": "DEADLINE_TOO_SHORT", "domain": "zoomgate", "metadata": {}}
 """
@@ -497,5 +515,21 @@ again with offset 0. If the cause is that the URL no longer gives access to it (
 continue with the offset and the ETag.
 
 Example: {"reason": "DOWNLOAD_NOT_RESUMABLE", "domain": "zoomgate", "metadata": {"cause": "FILE_CHANGED"}}
+"""
+ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason.ValueType  # 41
+"""DEADLINE_EXCEEDED. The deadline passed during a call over HTTP, which may have taken effect. The gRPC library returns the same code without
+a reason.
+
+Example: {"reason": "DEADLINE_EXCEEDED", "domain": "zoomgate", "metadata": {}}
+"""
+ERROR_REASON_REQUEST_TOO_LARGE: ErrorReason.ValueType  # 42
+"""RESOURCE_EXHAUSTED. A request over HTTP exceeds the size limit. The gRPC library returns the same code without a reason.
+
+Example: {"reason": "REQUEST_TOO_LARGE", "domain": "zoomgate", "metadata": {"limit_bytes": "4194304"}}
+"""
+ERROR_REASON_NOT_SUPPORTED: ErrorReason.ValueType  # 43
+"""UNIMPLEMENTED. There is no unary RPC at the path of a request over HTTP, or the request is compressed.
+
+Example: {"reason": "NOT_SUPPORTED", "domain": "zoomgate", "metadata": {}}
 """
 Global___ErrorReason: typing_extensions.TypeAlias = ErrorReason
