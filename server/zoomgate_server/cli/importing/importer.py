@@ -110,14 +110,20 @@ class Importer:
     async def run(self, source: Source, scan: Scan, results: Results, advance: Callable[[int], None]) -> None:
         """Import the rows without a final result, and call `advance` with 1 for every result. Results are in the order of the rows.
 
+        The rows in progress complete before this method ends, however it ends.
+
         Raises:
             ZoomgateError: The service cannot be reached, or rejected the caller at the first row.
         """
         in_progress: deque[tuple[Row | InvalidRow, asyncio.Task[Outcome]]] = deque()
 
         async def record_first() -> None:
-            row, task = in_progress.popleft()
-            results.add(row, await task)
+            row, task = in_progress[0]
+            await asyncio.wait(
+                [task]
+            )  # unlike `await task`, it does not cancel the row if the import is canceled
+            in_progress.popleft()
+            results.add(row, task.result())
             advance(1)
 
         try:
@@ -134,6 +140,9 @@ class Importer:
                 await record_first()
         except (ImportFileError, ResultsFileError) as problem:
             self.stop(str(problem))
+        finally:
+            self.stop()
+            await asyncio.gather(*(task for _, task in in_progress), return_exceptions=True)
 
     async def _sleep(self, seconds: float) -> None:
         """Sleep for this number of seconds, or until the import stops."""
