@@ -21,6 +21,7 @@ from zoomgate_server.connections.repository import ConnectionRepository
 from zoomgate_server.encryption.cipher import KeyRing
 from zoomgate_server.encryption.envelope import FORMAT, Envelope
 from zoomgate_server.errors import ServerOverloaded, ShuttingDown
+from zoomgate_server.storage.record_store import StoreError
 from zoomgate_server.telemetry.metrics import Metrics
 from zoomgate_server.watch.change_feed import ChangeFeed, without_secrets
 from zoomgate_server.watch.watchers import Event, EventType, Position, Watchers
@@ -471,6 +472,27 @@ async def test_drain_ends_a_watch_immediately_while_the_store_does_not_respond()
         assert isinstance(world.client.exception(), ShuttingDown)
         reads.opened.set()
         await poll
+
+
+async def test_failed_read_ends_publishing_after_the_reads_in_progress() -> None:
+    """Otherwise, an outdated record could be read and processed after a newer one was published."""
+    world = World()
+    await world.sync()
+    for user in USERS[:2]:
+        await world.write(user, 0.0, disconnect=False)
+    await world.feed.poll()
+    reads = Gate(after_effect=False)
+    world.store.fail("find", 1)
+    with world.store.intercept("find", reads):
+        publishing = asyncio.create_task(world.feed.publish())
+        await reads.reached.wait()
+        await world.settle()
+        assert not publishing.done()
+        reads.opened.set()
+        with pytest.raises(StoreError):
+            await publishing
+    await world.poll()
+    assert world.queued == 2
 
 
 async def test_clock_set_back_hides_no_change_from_a_resumed_watch() -> None:

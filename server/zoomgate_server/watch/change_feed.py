@@ -288,8 +288,12 @@ class ChangeFeed:
             async with self.publishing:
                 for user_email, _ in batch:  # added again if the record still cannot be decrypted
                     self._undecrypted.pop(user_email, None)
-                records = await asyncio.gather(*(self._load(user_email) for user_email, _ in batch))
+                records = await asyncio.gather(
+                    *(self._load(user_email) for user_email, _ in batch), return_exceptions=True
+                )
                 for (user_email, change), record in zip(batch, records, strict=True):
+                    if isinstance(record, BaseException):
+                        raise record
                     if self._pending[user_email] == change:  # not changed again during the read
                         del self._pending[user_email]
                     if record is not None:
