@@ -215,7 +215,8 @@ class SqliteStore:
         write = _Write(record, if_rev)
         self._queue.append(write)
         try:
-            await self._run(self._writer, self._commit_queued)
+            # once an earlier transaction contains the write, nothing is left to do
+            await self._run(self._writer, self._commit_queued, is_quick=write.done.done)
         except StoreError:
             try:
                 self._queue.remove(write)  # not to be committed later
@@ -289,7 +290,7 @@ class SqliteStore:
         row, now = await self._run(
             self._reader,
             lambda connection: (connection.execute(statement, values).fetchone(), self._wall()),
-            is_quick=True,
+            is_quick=lambda: True,
         )
         return None if row is None else _record(values[0], row), now
 
@@ -299,9 +300,12 @@ class SqliteStore:
         )
 
     async def _run(
-        self, thread: SqliteThread, operation: Callable[[sqlite3.Connection], _T], *, is_quick: bool = False
+        self,
+        thread: SqliteThread,
+        operation: Callable[[sqlite3.Connection], _T],
+        is_quick: Callable[[], bool] = lambda: False,
     ) -> _T:
-        return await thread.run(partial(self._translate_errors, operation), is_quick=is_quick)
+        return await thread.run(partial(self._translate_errors, operation), is_quick)
 
     def _translate_errors(
         self, operation: Callable[[sqlite3.Connection], _T], connection: sqlite3.Connection

@@ -22,11 +22,11 @@ class _Job:
     """An operation in the queue.
 
     Attributes:
-        is_quick: Whether the operation reads a single record.
+        is_quick: Returns whether the operation will take almost no time.
     """
 
     operation: Callable[[], Any]
-    is_quick: bool
+    is_quick: Callable[[], bool]
     done: asyncio.Future[Any]
     result: Any = None
     error: BaseException | None = None
@@ -81,15 +81,20 @@ class SqliteThread:
             raise
         return cls(connection, executor, queue_timeout)
 
-    async def run(self, operation: Callable[[sqlite3.Connection], _T], *, is_quick: bool = False) -> _T:
+    async def run(
+        self, operation: Callable[[sqlite3.Connection], _T], is_quick: Callable[[], bool] = lambda: False
+    ) -> _T:
         """Run an operation. The operation continues if the caller is canceled.
+
+        Args:
+            is_quick: Returns whether the operation will take almost no time, called before it starts.
 
         Raises:
             StoreError: The operation was not started, because the store is closed or earlier operations take too long.
         """
         if self._closed:
             raise StoreError("the store is closed")
-        job = self._enqueue(lambda: operation(self._connection), is_quick=is_quick)
+        job = self._enqueue(lambda: operation(self._connection), is_quick)
         timer = asyncio.get_running_loop().call_later(self._queue_timeout, self._expire, job)
         try:
             result: _T = await job.done
@@ -105,7 +110,7 @@ class SqliteThread:
         await asyncio.shield(self._enqueue(self._connection.close).done)
         self._executor.shutdown(wait=True)
 
-    def _enqueue(self, operation: Callable[[], Any], *, is_quick: bool = False) -> _Job:
+    def _enqueue(self, operation: Callable[[], Any], is_quick: Callable[[], bool] = lambda: False) -> _Job:
         job = _Job(operation, is_quick, asyncio.get_running_loop().create_future())
         self._jobs.append(job)
         if not self._is_working:
@@ -126,16 +131,14 @@ class SqliteThread:
             self._executor.submit(self._run_jobs, asyncio.get_running_loop())
 
     def _run_jobs(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Run one operation, or the quick operations at the start of the queue.
+        """Run one operation, and the quick operations behind it in the queue.
 
-        Waking the event loop takes longer than a quick operation, so the results of these are returned together.
+        Waking the event loop takes longer than a quick operation, so the results are returned together.
         """
         finished: list[_Job] = []
         # `_expire` may remove jobs at any time
         with contextlib.suppress(IndexError):
-            while not finished or (
-                len(finished) < MAX_QUICK_OPERATIONS and finished[-1].is_quick and self._jobs[0].is_quick
-            ):
+            while not finished or (len(finished) <= MAX_QUICK_OPERATIONS and self._jobs[0].is_quick()):
                 job = self._jobs.popleft()
                 job.run()
                 finished.append(job)

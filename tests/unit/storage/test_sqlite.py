@@ -171,6 +171,36 @@ async def test_waiting_writes_are_committed_together(tmp_path: Path) -> None:
     await store.close()
 
 
+class CountingExecutor(ThreadPoolExecutor):
+    """An executor with one thread.
+
+    Attributes:
+        started: How often the thread was given work.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(max_workers=1)
+        self.started = 0
+
+    def submit(self, *args: Any, **options: Any) -> Any:
+        """Start a function on the thread."""
+        self.started += 1
+        return super().submit(*args, **options)
+
+
+async def test_results_of_writes_that_are_committed_together_are_returned_together(tmp_path: Path) -> None:
+    """The event loop waits for the thread at most twice: for the first writes, and for those that were queued meanwhile."""
+    path = tmp_path / "s.db"
+    await (await SqliteStore.open(path, time.time)).close()
+    connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+    executor = CountingExecutor()
+    thread = SqliteThread(connection, executor, queue_timeout=5.0)
+    store = SqliteStore(path, reader=thread, writer=thread, wall=time.time)
+    assert None not in await asyncio.gather(*(store.put(record, 0) for record in records(20)))
+    assert executor.started <= 2
+    await store.close()
+
+
 async def test_failed_transaction_fails_all_its_writes(tmp_path: Path) -> None:
     """None of them is written later."""
     path = tmp_path / "s.db"
