@@ -152,8 +152,8 @@ MUTANTS = (
     Mutant(
         "journal_not_deleted",
         linking,
-        "    yield DeleteJournal(entry)\n    return Linked",
-        "    yield ReleaseJournal(entry)\n    return Linked",
+        "        yield DeleteJournal(entry)\n    return Linked",
+        "        yield ReleaseJournal(entry)\n    return Linked",
     ),
     Mutant(
         "commit_not_recognized",

@@ -220,7 +220,8 @@ def _finish(
         event = AuditEvent("connection.relinked", "ok", record.user_email, ZOOMGATE, details=_details(entry))
         yield Audit(event.with_tokens(generation, entry.tokens.access_token, entry.tokens.refresh_token))
     yield from release(entry, record.zoom_user_id)
-    yield DeleteJournal(entry)
+    if entry.tokens.is_exchanged:
+        yield DeleteJournal(entry)
     return Linked(record, result)
 
 
