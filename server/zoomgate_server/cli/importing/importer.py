@@ -197,7 +197,7 @@ class Importer:
         elif error.reason == "ZOOM_USER_ALREADY_CONNECTED":
             self._is_proven = True  # the tokens belong to the Zoom user with the row's address
         elif (
-            error.reason != "ZOOM_USER_ALREADY_CONNECTED" and not self._is_proven and not self._mismatches
+            not self._is_proven and not self._mismatches
         ):  # Zoom has not identified the user of any row so far
             self.stop(error.message)
         return Outcome(RowStatus.REJECTED, error.message)
