@@ -5,7 +5,7 @@ import base64
 import json
 import re
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -185,39 +185,54 @@ async def test_malformed_json_is_rejected(zoomgate: Harness, unaffected: None, b
 
 
 INVALID = [
-    (GET_TOKEN, '"userEmail": "x"', "userEmail"),
+    (GET_TOKEN, '"userEmail": "x"', "user_email"),
     (GET_TOKEN, '"user_email": null', "user_email"),
+    (GET_TOKEN, '"user_email": "x"', "user_email"),
+    (CREATE, '"meetingDetails": {"topic": "x", "topic": "x"}', "meeting_details.topic"),
+    (
+        CREATE,
+        '"meetingDetails": {"trackingFields": [{}, {"a": 1, "a": 1}]}',
+        "meeting_details.tracking_fields[1].a",
+    ),
+    (CREATE, '"meetingDetails": {"trackingFields": [{}, null]}', "meeting_details.tracking_fields[1]"),
+    (POST, '"url": "/users/me", "json": {"a": {"b": 1, "b": 1}}', "json"),
+    (POST, '"url": "/users/me", "json": null, "raw": ""', "raw"),
+    (
+        CREATE,
+        '"meetingDetails": {"startTime": "2030-01-07T09:00:00Z", "localStartTime": "2030-01-07T09:00:00"}',
+        "meeting_details.local_start_time",
+    ),
     (
         CREATE,
         '"meetingDetails": {"trackingFields": [], "tracking_fields": []}',
-        "meetingDetails.tracking_fields",
+        "meeting_details.tracking_fields",
     ),
-    (CREATE, '"meetingDetails": {"type": true}', "meetingDetails.type"),
-    (CREATE, '"meetingDetails": {"type": 1.9}', "meetingDetails.type"),
+    (CREATE, '"meetingDetails": {"type": true}', "meeting_details.type"),
+    (CREATE, '"meetingDetails": {"type": 1.9}', "meeting_details.type"),
     (
         CREATE,
         '"meetingDetails": {"recurrence": {"weeklyDays": [2.5]}}',
-        "meetingDetails.recurrence.weeklyDays",
+        "meeting_details.recurrence.weekly_days",
     ),
     (POST, f'"url": "/users/me", "json": {{"a": {"9" * 4_000}}}', "json"),
     (GET_TOKEN, '"validity": 1', "validity"),
-    (GET_TOKEN, '"minValidity": 300', "minValidity"),
-    (GET_TOKEN, '"minValidity": "300"', "minValidity"),
-    (GET_TOKEN, '"minValidity": {"seconds": 300}', "minValidity"),
+    (GET_TOKEN, '"minValidity": 300', "min_validity"),
+    (GET_TOKEN, '"minValidity": "300"', "min_validity"),
+    (GET_TOKEN, '"minValidity": {"seconds": 300}', "min_validity"),
     (BEGIN, '"options": []', "options"),
     (BEGIN, '"options": ' + '{"a":' * 500 + "1" + "}" * 500, "options"),
-    (BEGIN, '"zoomEmail": 1', "zoomEmail"),
-    (BEGIN, '"zoomEmail": "\\ud800"', "zoomEmail"),
-    (BEGIN, '"zoomEmail": ["x"]', "zoomEmail"),
-    (CREATE, '"meetingDetails": "x"', "meetingDetails"),
-    (CREATE, '"meetingDetails": []', "meetingDetails"),
-    (CREATE, '"meetingDetails": {"recurrence": [ ]}', "meetingDetails.recurrence"),
-    (CREATE, '"meetingDetails": {"topics": "x"}', "meetingDetails.topics"),
-    (CREATE, '"meetingDetails": {"durationMinutes": 1.5}', "meetingDetails.durationMinutes"),
-    (CREATE, '"meetingDetails": {"durationMinutes": 2147483648}', "meetingDetails.durationMinutes"),
-    (CREATE, '"meetingDetails": {"durationMinutes": true}', "meetingDetails.durationMinutes"),
-    (CREATE, '"meetingDetails": {"durationMinutes": 1e400}', "meetingDetails.durationMinutes"),
-    (CREATE, '"meetingDetails": {"startTime": "tomorrow"}', "meetingDetails.startTime"),
+    (BEGIN, '"zoomEmail": 1', "zoom_email"),
+    (BEGIN, '"zoomEmail": "\\ud800"', "zoom_email"),
+    (BEGIN, '"zoomEmail": ["x"]', "zoom_email"),
+    (CREATE, '"meetingDetails": "x"', "meeting_details"),
+    (CREATE, '"meetingDetails": []', "meeting_details"),
+    (CREATE, '"meetingDetails": {"recurrence": [ ]}', "meeting_details.recurrence"),
+    (CREATE, '"meetingDetails": {"topics": "x"}', "meeting_details.topics"),
+    (CREATE, '"meetingDetails": {"durationMinutes": 1.5}', "meeting_details.duration_minutes"),
+    (CREATE, '"meetingDetails": {"durationMinutes": 2147483648}', "meeting_details.duration_minutes"),
+    (CREATE, '"meetingDetails": {"durationMinutes": true}', "meeting_details.duration_minutes"),
+    (CREATE, '"meetingDetails": {"durationMinutes": 1e400}', "meeting_details.duration_minutes"),
+    (CREATE, '"meetingDetails": {"startTime": "tomorrow"}', "meeting_details.start_time"),
 ]
 
 
@@ -470,7 +485,7 @@ async def test_length_above_the_limit_is_rejected_before_the_body_arrives(
 async def test_largest_request_is_parsed(zoomgate: Harness, unaffected: None) -> None:
     body = with_user('"minValidity": ""')
     response = await exchange(zoomgate, body + b" " * (MAX_REQUEST_BYTES - len(body)))
-    assert response.fields == {"minValidity"}
+    assert response.fields == {"min_validity"}
 
 
 async def test_body_that_does_not_arrive_is_rejected(zoomgate: Harness, unaffected: None) -> None:
@@ -588,13 +603,53 @@ async def test_binary_message_that_cannot_be_parsed_is_rejected(zoomgate: Harnes
 
 
 async def test_large_json_does_not_block_other_calls(zoomgate: Harness, unaffected: None) -> None:
-    """Many calls are answered before a request whose conversion takes seconds."""
-    large = with_user(f'"options": {{"a": [{",".join(["1"] * 2_000_000)}]}}')
-    async with Connection.open(zoomgate) as connection:
-        connection.send(large, BEGIN)
-        await connection.writer.drain()
-        slow = asyncio.create_task(connection.receive())
-        for _ in range(50):
-            assert (await exchange(zoomgate, with_user('"minValidity": "0s"'))).status == 200
-        assert not slow.done()
-        slow.cancel()
+    """A call is answered before requests that arrived earlier, whose conversion takes seconds in total."""
+    objects = '{"":' * 20 + "1" + "}" * 20
+    large = with_user(f'"options": {{"a": [{",".join([objects] * 900)}, "\\ud800"]}}')
+    async with AsyncExitStack() as stack:
+        connections = [await stack.enter_async_context(Connection.open(zoomgate)) for _ in range(6)]
+        for connection in connections:
+            connection.send(large, BEGIN)
+            await connection.writer.drain()
+        slow = [asyncio.create_task(connection.receive()) for connection in connections]
+        assert (await exchange(zoomgate, with_user('"minValidity": "0s"'))).status == 200
+        assert not all(task.done() for task in slow)
+        assert {response.short[2] for response in await asyncio.gather(*slow)} == {"INVALID_FIELD"}
+
+
+def dense(value: str) -> bytes:
+    """Return a message of almost the maximum size that contains a value as often as possible."""
+    start, end = with_user('"options": {"a": [~]}').decode().split("~")
+    count = (MAX_REQUEST_BYTES - len(start + end)) // (len(value) + 1)
+    return (start + ",".join([value] * count) + end).encode()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *map(dense, ["1", '""', "[]", "{}", '{"":[]}', "[" * 25 + "]" * 25, '"\\"",[]']),
+        b"[" * MAX_REQUEST_BYTES,
+        b'{"":' * (MAX_REQUEST_BYTES // 4),
+        dense("1")[:-8] + b",NaN]}}",
+        dense("1")[:-1],
+        dense("1")[:-1] + b"\xff",
+        b'{"a":1' + b',"a":1' * 600_000 + b"}",
+        ('{"a":1' + "".join(f',"{number}":1' for number in range(300_000)) + "}").encode(),
+        with_user(f'"states": [{",".join("1" * 1_000_000)}]'),
+    ],
+    ids=lambda body: body[:60].decode() + str(len(body)),
+)
+async def test_message_with_too_many_values_is_rejected_before_it_is_parsed(
+    zoomgate: Harness, unaffected: None, body: bytes
+) -> None:
+    """Parsed, these messages would take up to a hundred times their size in memory."""
+    with peak_of(megabytes=40):
+        response = await exchange(zoomgate, body, BEGIN)
+    assert response.short == (400, "invalid_argument", "MALFORMED_REQUEST")
+    assert "20000 values" in response.error["message"]
+
+
+async def test_commas_and_brackets_in_strings_are_not_counted(zoomgate: Harness, unaffected: None) -> None:
+    text = '\\",[{' * 500_000
+    response = await exchange(zoomgate, with_user(f'"minValidity": "{text}"'))
+    assert response.fields == {"min_validity"}

@@ -254,6 +254,20 @@ async def test_invalid_user_is_rejected(protocol: tuple[Harness, Harness], name:
     assert "user_email" in error.violations
 
 
+async def test_violations_have_paths_of_the_proto_files(protocol: tuple[Harness, Harness]) -> None:
+    _, stubs = protocol
+    details = {"durationMinutes": -1, "recurrence": {"endTimes": -1}, "trackingFields": [{}]}
+    error = await error_of(stubs, "MeetingsService.CreateMeeting", **USER, meetingDetails=details)
+    paths = [
+        "meeting_details.duration_minutes",
+        "meeting_details.recurrence.end_times",
+        "meeting_details.tracking_fields[0].field",
+    ]
+    assert set(paths) <= error.violations.keys()
+    assert set(paths) <= set(error.metadata["fields"].split(","))
+    assert all(f"{path}: " in error.message for path in paths)
+
+
 @pytest.mark.parametrize("name", [*WITH_USER, "AuthService.BeginAuthorization"])
 async def test_other_user_is_not_allowed(protocol: tuple[Harness, Harness], name: str) -> None:
     if name == "AuthService.ValidateUser":  # reveals only whether two addresses are equal

@@ -1,132 +1,168 @@
-"""Parsing of requests in protobuf's JSON format (https://protobuf.dev/programming-guides/json/), with errors that name the field."""
+"""Parsing of messages in protobuf's JSON format (https://protobuf.dev/programming-guides/json/), with errors that name the field.
+
+`json_format` accepts fields that are set twice and some values that the format does not allow, and its errors contain values.
+"""
 
 import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
+from itertools import islice
 from typing import Any, TypeVar
 
 from google.protobuf import json_format
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
-from google.protobuf.message_factory import GetMessageClass
 
 from zoomgate_server.errors import InvalidRequest, MalformedRequest
 
 _M = TypeVar("_M", bound=Message)
+_Descriptor = Any  # the classes differ between the implementations of protobuf
+
+MAX_VALUES = 20_000
+"""Maximum number of values in a message. Even a value of one digit takes a hundred bytes of memory and several microseconds."""
+
 _MAX_NAME = 64
 _INVALID = (ValueError, OverflowError, RecursionError, json_format.Error)
-_Field = Any  # the classes of descriptors differ between the implementations of protobuf
-_Descriptor = Any
+_SEPARATORS = re.compile(rb'(?:[^",\[{]++|"(?:[^"\\]++|\\.)*+"?)*+(?:[,\[{]|\Z)', re.DOTALL)
+"""Pattern of the text up to a comma or an opening bracket that is not in a string, or up to the end."""
+
+_SET_TWICE = "is set twice; send it once"
 
 
 def parse(kind: type[_M], body: bytes) -> _M:
     """Return the message in a JSON document.
 
     Raises:
-        MalformedRequest: The document is not a JSON object.
+        MalformedRequest: The document is not a JSON object, or has too many values.
         InvalidRequest: A field is unknown or has an invalid value. The error never contains the value, which may be a secret.
     """
     try:
-        text = body.decode()
-    except UnicodeDecodeError:
-        raise _malformed(kind, "The request is not UTF-8; send a JSON object in UTF-8") from None
-    document = _document(text, kind)
-    problem = find_invalid_field(document, kind, by_name=True)
+        document = _document(body)
+    except ValueError as invalid:
+        raise MalformedRequest(str(invalid), metadata={"type": kind.DESCRIPTOR.full_name}) from None
     message = kind()
-    if problem is None:
-        try:
-            json_format.ParseDict(document, message)
-        except _INVALID:
-            problem = find_invalid_field(document, kind)
-            if problem is None:  # each field alone is valid
-                text = "Two fields exclude each other; send only one of them"
-                raise _malformed(kind, text) from None
-    if problem is not None:
-        raise InvalidRequest.of(*problem)
+    _fill(message, document, "")
     return message
 
 
-def _document(text: str, kind: type[Message]) -> dict[str, Any]:
-    """Return the JSON object in a text."""
+@dataclass(frozen=True)
+class _Duplicate:
+    """A JSON object that contains a name twice. No field accepts it."""
+
+    name: str
+
+
+def _document(body: bytes) -> dict[str, Any] | _Duplicate:
+    """Return the JSON object in a document."""
+    if _has_too_many_values(body):
+        raise ValueError(f"The message has more than {MAX_VALUES} values; send fewer")
     try:
-        document = json.loads(text, object_pairs_hook=_object)
+        document = json.loads(body.decode(), object_pairs_hook=_object, parse_constant=_reject_constant)
+    except UnicodeDecodeError:
+        raise ValueError("The message is not UTF-8; send a JSON object in UTF-8") from None
     except json.JSONDecodeError as invalid:
-        raise _malformed(kind, f"The request is not valid JSON ({invalid.msg}); send a JSON object") from None
+        raise ValueError(f"The message is not valid JSON ({invalid}); send a JSON object") from None
     except (ValueError, RecursionError):
-        raise _malformed(
-            kind, "The request is nested too deeply or contains a number with too many digits; send less"
+        raise ValueError(
+            "The message is nested too deeply, or contains NaN, Infinity or a number with too many digits; send less"
         ) from None
-    if not isinstance(document, dict):
-        raise _malformed(kind, "The request is not a JSON object; send one")
+    if not isinstance(document, dict | _Duplicate):
+        raise ValueError("The message is not a JSON object; send one")
     return document
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return a JSON object, whose keys must differ."""
+def _has_too_many_values(body: bytes) -> bool:
+    """Return whether a document has too many values. They are counted before parsing, which takes the memory."""
+    if sum(map(body.count, (b",", b"[", b"{"))) < MAX_VALUES:
+        return False
+    return next(islice(_SEPARATORS.finditer(body), MAX_VALUES, None), None) is not None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any] | _Duplicate:
     document = dict(pairs)
     if len(document) < len(pairs):
-        names = [name for name, _ in pairs]
-        duplicate = next(name for name in names if names.count(name) > 1)
-        raise InvalidRequest.of(_shown(duplicate), "is set twice; send it once")
+        return _Duplicate(Counter(name for name, _ in pairs).most_common(1)[0][0])
     return document
 
 
-def _malformed(kind: type[Message], text: str) -> MalformedRequest:
-    return MalformedRequest(text, metadata={"type": kind.DESCRIPTOR.full_name})
+def _reject_constant(_name: str) -> None:
+    raise ValueError
 
 
-def find_invalid_field(
-    document: dict[str, Any], kind: type[Message], path: str = "", *, by_name: bool = False
-) -> tuple[str, str] | None:
-    """Return the path of the first invalid field and what is wrong with it, without the value; or None if each field alone is valid.
-
-    Args:
-        by_name: Whether to report only what `json_format` accepts or fails to report: unknown fields, fields under both of their names,
-            numbers with fractions and Booleans for enums, and empty arrays for messages.
-    """
-    fields, seen = _fields(kind.DESCRIPTOR), set[int]()
-    for name, value in document.items():
-        field = fields.get(name)
-        if field is None:
-            return _unknown(name, kind.DESCRIPTOR, path)
-        field_path = f"{path}{name}"
-        if field.number in seen:
-            return field_path, f"is set twice; send it once, as {field.json_name}"
-        seen.add(field.number)
-        items = value if field.is_repeated and isinstance(value, list) else (value,)
-        if field.enum_type is not None and any(isinstance(item, bool | float) for item in items):
-            return field_path, _invalid_value(field)
-        if field.message_type is not None and not field.message_type.full_name.startswith("google.protobuf."):
-            nested: type[Message] = GetMessageClass(field.message_type)
+def _fill(message: Message, document: Any, path: str) -> None:
+    """Store a JSON object in a message. `path` is the path of the message with a dot, or empty."""
+    leaves: dict[str, Any] = {}
+    for field, value in _members(document, message.DESCRIPTOR, path):
+        items = value if field.is_repeated and isinstance(value, list) else [value]
+        if not field.is_nested:
+            if not all(map(field.is_canonical, items)):
+                raise _invalid(field, path)
+            leaves[field.json_name] = value
+        elif field.is_repeated and items is not value:
+            raise _invalid(field, path)
+        else:
+            target = getattr(message, field.name)
             for index, item in enumerate(items):
-                item_path = f"{field_path}[{index}]" if field.is_repeated else field_path
-                if item == []:
-                    return item_path, "has an invalid value; send an object"
-                if isinstance(item, dict) and (
-                    found := find_invalid_field(item, nested, f"{item_path}.", by_name=by_name)
-                ):
-                    return found
-        if not by_name:
-            try:
-                json_format.ParseDict({name: value}, kind())
-            except _INVALID:
-                return field_path, _invalid_value(field)
-    return None
+                item_path = path + field.name + (f"[{index}]" if field.is_repeated else "")
+                if not isinstance(item, dict | _Duplicate):
+                    raise InvalidRequest.of(item_path, "has an invalid value; send an object")
+                nested = target.add() if field.is_repeated else target
+                nested.SetInParent()
+                _fill(nested, item, f"{item_path}.")
+    try:
+        json_format.ParseDict(leaves, message)
+    except _INVALID:
+        raise _invalid(_first_invalid(leaves, type(message)), path) from None
 
 
-@cache
-def _fields(message: _Descriptor) -> dict[str, _Field]:
-    """Return the fields of a message type by both of their names."""
-    return {name: field for field in message.fields for name in (field.name, field.json_name)}
+def _members(
+    document: dict[str, Any] | _Duplicate, kind: _Descriptor, path: str
+) -> Iterator[tuple["_Field", Any]]:
+    """Yield the fields that a JSON object sets, with their values."""
+    fields = _fields(kind)
+    if isinstance(document, _Duplicate):
+        field = fields.get(document.name)
+        raise InvalidRequest.of(path + (field.name if field else _shown(document.name)), _SET_TWICE)
+    names, oneofs = set[str](), dict[str, str]()
+    for key, value in document.items():
+        field = fields.get(key)
+        if field is None:
+            raise _unknown(key, kind, path)
+        if field.name in names:
+            raise InvalidRequest.of(path + field.name, _SET_TWICE)
+        names.add(field.name)
+        if value is None and not field.accepts_null:
+            continue
+        other = oneofs.setdefault(field.oneof, field.name)
+        if other != field.name:
+            raise InvalidRequest.of(path + field.name, f"excludes {other}; send only one of them")
+        yield field, value
 
 
-def _invalid_value(field: _Field) -> str:
-    return f"has an invalid value; send {_expected(field)}"
+def _first_invalid(leaves: dict[str, Any], kind: type[Message]) -> "_Field":
+    """Return the first invalid field. The errors of `json_format` name it only in their text, beside its value."""
+    for name, value in leaves.items():
+        try:
+            json_format.ParseDict({name: value}, kind())
+        except _INVALID:
+            return _fields(kind.DESCRIPTOR)[name]
+    raise AssertionError("each field alone is valid")
 
 
-def _unknown(name: str, message: _Descriptor, path: str) -> tuple[str, str]:
-    shown = _shown(name)
-    return f"{path}{shown}", f"is not a field of {message.name}; {_similar(shown, _fields(message))}"
+def _invalid(field: "_Field", path: str) -> InvalidRequest:
+    expected = f"an array, each entry {field.form}" if field.is_repeated else field.form
+    return InvalidRequest.of(path + field.name, f"has an invalid value; send {expected}")
+
+
+def _unknown(name: str, message: _Descriptor, path: str) -> InvalidRequest:
+    shown, names = _shown(name), [field.name for field in message.fields]
+    close = get_close_matches(shown, names, n=1)
+    advice = f"did you mean {close[0]}?" if close else f"its fields are {', '.join(names)}"
+    return InvalidRequest.of(f"{path}{shown}", f"is not a field of {message.name}; {advice}")
 
 
 def _shown(name: str) -> str:
@@ -134,36 +170,92 @@ def _shown(name: str) -> str:
     return name[:_MAX_NAME].encode(errors="replace").decode()
 
 
-def _similar(name: str, fields: dict[str, _Field]) -> str:
-    close = get_close_matches(name, fields, n=1)
-    return (
-        f"did you mean {close[0]}?"
-        if close
-        else f"its fields are {', '.join(dict.fromkeys(f.json_name for f in fields.values()))}"
+@dataclass(frozen=True, slots=True)
+class _Field:
+    """A field of a message.
+
+    Attributes:
+        oneof: The oneof that contains the field, or the field's own name.
+        is_nested: Whether its values are messages that have fields in JSON, too.
+        form: What to send.
+        strings: The strings that are values; all that `json_format` accepts if None.
+    """
+
+    name: str
+    json_name: str
+    oneof: str
+    is_repeated: bool
+    is_nested: bool
+    is_enum: bool
+    accepts_null: bool
+    form: str
+    strings: re.Pattern[str] | None
+
+    def is_canonical(self, value: Any) -> bool:
+        """Return whether a value has the JSON form of the field, as far as `json_format` does not check it."""
+        if isinstance(value, str):
+            return self.strings is None or self.strings.fullmatch(value) is not None
+        return not self.is_enum or type(value) is int
+
+
+@cache
+def _fields(message: _Descriptor) -> dict[str, _Field]:
+    """Return the fields of a message type by both of their names."""
+    return {
+        name: field
+        for each in message.fields
+        for field in [_field(each)]
+        for name in (each.name, each.json_name)
+    }
+
+
+def _field(field: _Descriptor) -> _Field:
+    kind, enum, oneof = field.message_type, field.enum_type, field.containing_oneof
+    form, strings = _SCALARS.get(field.type, ("a number", None))
+    if enum is not None:
+        form = f"one of {', '.join(value.name for value in enum.values if value.number)}"
+        strings = re.compile("|".join(value.name for value in enum.values))
+    elif kind is not None:
+        form, strings = _WELL_KNOWN.get(kind.full_name, ("an object", None))
+    return _Field(
+        name=field.name,
+        json_name=field.json_name,
+        oneof=field.name if oneof is None else oneof.name,
+        is_repeated=field.is_repeated,
+        is_nested=kind is not None
+        and not kind.full_name.startswith("google.protobuf.")
+        and not kind.GetOptions().map_entry,
+        is_enum=enum is not None,
+        accepts_null=kind is not None and kind.full_name == "google.protobuf.Value",
+        form=form,
+        strings=strings,
     )
 
 
-def _expected(field: _Field) -> str:
-    """Describe the JSON form of a field's value."""
-    if field.enum_type is not None:
-        text = f"one of {', '.join(value.name for value in field.enum_type.values if value.number)}"
-    elif field.message_type is not None:
-        text = _WELL_KNOWN.get(field.message_type.full_name, "an object")
-    else:
-        text = _SCALARS[field.cpp_type]
-    return f"an array, each entry {text}" if field.is_repeated else text
+_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
+_BASE64 = re.compile(r"(?:[\w+/-]{4})*+(?:[\w+/-]{2}(?:==)?|[\w+/-]{3}=?)?", re.ASCII)
+_TIMESTAMP = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-5][0-9](?:\.[0-9]{1,9})?(?:Z|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])"
+)
+_DURATION = re.compile(r"-?[0-9]{1,12}(?:\.[0-9]{1,9})?s")
+_FIELD_MASK = re.compile(rf"[^_]{{0,{MAX_VALUES}}}")
+_JSON = "that is not nested too deeply, with distinct names and valid Unicode"
 
-
-_WELL_KNOWN = {
-    "google.protobuf.Timestamp": "a time such as 2030-01-07T09:00:00Z",
-    "google.protobuf.Duration": "a duration such as 1.5s",
-    "google.protobuf.FieldMask": "field paths separated by commas, such as topic,settings.waitingRoom",
-    "google.protobuf.Value": "a JSON value",
+_SCALARS: dict[int, tuple[str, re.Pattern[str] | None]] = {
+    FieldDescriptor.TYPE_BOOL: ("true or false", None),
+    FieldDescriptor.TYPE_INT32: ("an integer of 32 bits", _NUMBER),
+    FieldDescriptor.TYPE_INT64: ("an integer of 64 bits, as a string or number", _NUMBER),
+    FieldDescriptor.TYPE_STRING: ("a string of valid Unicode", None),
+    FieldDescriptor.TYPE_BYTES: ("a string in Base64", _BASE64),
 }
-_SCALARS = {
-    FieldDescriptor.CPPTYPE_BOOL: "true or false",
-    FieldDescriptor.CPPTYPE_DOUBLE: "a number",
-    FieldDescriptor.CPPTYPE_INT32: "an integer of 32 bits",
-    FieldDescriptor.CPPTYPE_INT64: "an integer of 64 bits, as a string or number",
-    FieldDescriptor.CPPTYPE_STRING: "a string of valid Unicode, or Base64 for bytes",
+_WELL_KNOWN: dict[str, tuple[str, re.Pattern[str] | None]] = {
+    "google.protobuf.Timestamp": ("a time such as 2030-01-07T09:00:00Z", _TIMESTAMP),
+    "google.protobuf.Duration": ("a duration such as 1.5s", _DURATION),
+    "google.protobuf.FieldMask": (
+        "field paths separated by commas, such as topic,settings.waitingRoom",
+        _FIELD_MASK,
+    ),
+    "google.protobuf.Struct": (f"an object {_JSON}", None),
+    "google.protobuf.Value": (f"a JSON value {_JSON}", None),
 }
+"""What to send, and the strings among the values."""

@@ -583,52 +583,58 @@ async def test_invalid_meetings_are_rejected(harness: Harness, arguments: tuple[
 @pytest.mark.parametrize(
     ("details", "problem"),
     [
-        ("{", "not valid JSON (Expecting property name enclosed in double quotes: line 1 column 2 (char 1))"),
-        ("null", "not a JSON object"),
+        (
+            "{",
+            (
+                "The message is not valid JSON (Expecting property name enclosed in double quotes: line 1 column 2 (char 1));"
+                " send a JSON object"
+            ),
+        ),
+        ("null", "The message is not a JSON object; send one"),
         (
             '{"colour": 1}',
             (
-                "colour is not a field of MeetingDetails; its fields are topic, agenda, type, startTime, localStartTime, timezone,"
-                " durationMinutes, password, defaultPassword, preSchedule, scheduleFor, recurrence, settings, trackingFields, templateId,"
-                " additionalFields"
+                "colour: is not a field of MeetingDetails; its fields are topic, agenda, type, start_time, local_start_time, timezone,"
+                " duration_minutes, password, default_password, pre_schedule, schedule_for, recurrence, settings, tracking_fields,"
+                " template_id, additional_fields"
             ),
         ),
         (
             '{"recurrence": {"every": 1}}',
             (
-                "recurrence.every is not a field of Recurrence; its fields are type, repeatInterval, weeklyDays, monthlyDay,"
-                " monthlyWeek, monthlyWeekDay, endTimes, endTime, additionalFields"
+                "recurrence.every: is not a field of Recurrence; its fields are type, repeat_interval, weekly_days, monthly_day,"
+                " monthly_week, monthly_week_day, end_times, end_time, additional_fields"
             ),
         ),
         (
             '{"password": 123456}',
-            "password has an invalid value; send a string of valid Unicode, or Base64 for bytes",
+            "password: has an invalid value; send a string of valid Unicode",
         ),
         (
             '{"startTime": "tomorrow"}',
-            "startTime has an invalid value; send a time such as 2030-01-07T09:00:00Z",
+            "start_time: has an invalid value; send a time such as 2030-01-07T09:00:00Z",
         ),
-        ('{"startTime": {}}', "startTime has an invalid value; send a time such as 2030-01-07T09:00:00Z"),
+        ('{"startTime": {}}', "start_time: has an invalid value; send a time such as 2030-01-07T09:00:00Z"),
         (
             '{"settings": {"waiting_room": "yes"}}',
-            "settings.waiting_room has an invalid value; send true or false",
+            "settings.waiting_room: has an invalid value; send true or false",
         ),
-        ('{"settings": 3}', "settings has an invalid value; send an object"),
+        ('{"settings": 3}', "settings: has an invalid value; send an object"),
         (
             '{"trackingFields": {}}',
-            "trackingFields has an invalid value; send an array, each entry an object",
+            "tracking_fields: has an invalid value; send an array, each entry an object",
         ),
         (
             '{"trackingFields": [{"name": "x"}]}',
-            "trackingFields[0].name is not a field of TrackingField; its fields are field, value, visible, additionalFields",
+            "tracking_fields[0].name: is not a field of TrackingField; its fields are field, value, visible, additional_fields",
         ),
         (
             '{"recurrence": {"type": "HOURLY"}}',
-            "recurrence.type has an invalid value; send one of TYPE_DAILY, TYPE_WEEKLY, TYPE_MONTHLY",
+            "recurrence.type: has an invalid value; send one of TYPE_DAILY, TYPE_WEEKLY, TYPE_MONTHLY",
         ),
         (
             '{"startTime": "2030-01-07T09:00:00Z", "localStartTime": "2030-01-07T09:00:00"}',
-            "a field is set twice, or fields exclude each other, such as startTime and localStartTime",
+            "local_start_time: excludes start_time; send only one of them",
         ),
     ],
 )
