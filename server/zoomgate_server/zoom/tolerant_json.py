@@ -2,6 +2,7 @@
 
 import json
 import re
+from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -31,14 +32,15 @@ def loads(body: bytes) -> Any:
     """
     try:
         return _encodable(orjson.loads(body))
-    except (orjson.JSONDecodeError, orjson.JSONEncodeError):
+    except orjson.JSONEncodeError:
+        text = body.decode()
+    except orjson.JSONDecodeError:
         text = _SURROGATE.sub(lambda match: match[1] or r"\ufffd", body.decode("utf-8-sig", "replace"))
-    try:
-        return _encodable(json.loads(text, parse_int=_number))
-    except (RecursionError, orjson.JSONEncodeError):
-        if len(text) > _MAX_DEEP_CHARACTERS:
-            raise ValueError("nested too deeply") from None
-        return json.loads(_flattened(text), parse_int=_number)
+        with suppress(RecursionError, orjson.JSONEncodeError):
+            return _encodable(json.loads(text, parse_int=_number))
+    if len(text) > _MAX_DEEP_CHARACTERS:
+        raise ValueError("nested too deeply")
+    return json.loads(_flattened(text), parse_int=_number)
 
 
 def _encodable(value: Any) -> Any:

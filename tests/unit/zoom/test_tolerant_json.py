@@ -98,6 +98,13 @@ def test_large_text_nested_too_deeply_is_rejected(start: bytes, end: bytes) -> N
         tolerant_json.loads(start * levels + b"7" + end * levels)
 
 
+@pytest.mark.parametrize("last", [b"7", b"NaN"])
+def test_large_text_with_many_deep_values_is_rejected(last: bytes) -> None:
+    deep = b"[" * 300 + b"]" * 300
+    with pytest.raises(ValueError, match="nested too deeply"):
+        tolerant_json.loads(b"[" + b",".join([deep] * 2000) + b"," + last + b"]")
+
+
 @pytest.mark.parametrize(
     "body",
     [
