@@ -362,7 +362,13 @@ NUMBERS = [
             auth.ListConnectionsRequest(states=states),
             fields("states"),
         )
-        for description, states in (("0", [0]), ("99", [99]), ("-1", [-1]), ("200,000 times", [1] * 200_000))
+        for description, states in (
+            ("0", [0]),
+            ("99", [99]),
+            ("-1", [-1]),
+            ("15,000 times", [1] * 15_000),
+            ("200,000 times", [1] * 200_000),
+        )
     ),
     *(
         Row(f"a validity of {seconds} s", "AuthService.GetToken", request, fields("min_validity"))
@@ -769,6 +775,7 @@ _SETTINGS: dict[str, tuple[dict[str, object], str]] = {
         "meeting_invitees[0].email",
     ),
     "an invitee without an email address": ({"meeting_invitees": [{}]}, "meeting_invitees[0].email"),
+    "9000 invitees": ({"meeting_invitees": [{"email": "a@example.com"}] * 9_000}, "meeting_invitees"),
     "10000 invitees": ({"meeting_invitees": [{"email": "a@example.com"}] * 10_000}, "meeting_invitees"),
     "a contact that is not an email address": ({"contact_email": "not an address"}, "contact_email"),
     "a participant of a breakout room that is not an email address": (

@@ -9,6 +9,7 @@ from google.protobuf.message import Message
 
 from support.connect_channel import BINARY, GRPC, PROTOCOLS
 from support.harness import Harness, RpcError
+from zoomgate_server.rpc import json_request
 
 REMEDY = re.compile(
     r"[:;,] (?:or )?(?:send|set|leave (?:(?:it|them|one of them) )?out|leave (?:it|them) empty|remove|omit|correct|use|escape|say|begin"
@@ -59,7 +60,8 @@ class Row:
         except (ValueError, json_format.Error):  # a value that JSON cannot contain, such as the year 0
             return GRPC, BINARY
         is_same = json_format.Parse(text, type(self.request)()) == self.request
-        return PROTOCOLS if is_same else (GRPC, BINARY)
+        is_small = sum(map(text.count, ",[{")) < json_request.MAX_VALUES
+        return PROTOCOLS if is_same and is_small else (GRPC, BINARY)
 
 
 def fields(*names: str) -> frozenset[str]:
