@@ -795,7 +795,13 @@ _SETTINGS: dict[str, tuple[dict[str, object], str]] = {
 """Settings of a scheduled meeting, and the setting that is rejected."""
 
 _UPDATES: dict[str, tuple[dict[str, object], tuple[str, ...]]] = {
-    "a start in the past": ({"start_time": "2020-01-01T09:00:00Z"}, ("start_time",)),
+    "a recurrence that ends before the new start": (
+        {
+            "start_time": "2030-01-08T09:00:00Z",
+            "recurrence": {"type": "TYPE_DAILY", "end_time": "2030-01-07T09:00:00Z"},
+        },
+        ("recurrence.end_time",),
+    ),
     "a weekly series without days": ({"recurrence": {"type": "TYPE_WEEKLY"}}, ("recurrence.weekly_days",)),
     "a recurrence of a scheduled meeting": (
         {"type": "MEETING_TYPE_SCHEDULED", "recurrence": {"type": "TYPE_DAILY"}},

@@ -235,6 +235,24 @@ async def test_start_is_changed_as_local_time_with_its_time_zone(service: Servic
     }
 
 
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        {"start_time": "2020-01-07T09:00:00Z"},
+        {"local_start_time": "2020-01-07T09:00:00", "timezone": "Europe/Berlin"},
+        {
+            "start_time": "2020-01-07T09:00:00Z",
+            "recurrence": {"type": "TYPE_DAILY", "end_time": "2020-01-09T09:00:00Z"},
+        },
+    ],
+)
+async def test_schedule_of_a_started_meeting_can_be_sent_back(
+    service: Service, schedule: dict[str, Any]
+) -> None:
+    """Zoom ignores a start in the past when a meeting is changed, so that its other properties can change."""
+    assert (await body_of(service, update(topic="Review", **schedule)))["topic"] == "Review"
+
+
 async def test_both_forms_of_the_start_cannot_be_selected(service: Service) -> None:
     request = update("start_time", "local_start_time", start_time="2031-05-01T09:00:00Z")
     assert list(await violations_of(service, request)) == ["update_mask.paths[1]"]

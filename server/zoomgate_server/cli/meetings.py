@@ -2,6 +2,8 @@
 
 import difflib
 import functools
+import time
+from datetime import datetime
 from typing import Any
 
 import click
@@ -102,9 +104,7 @@ def create(client: Client, as_json: bool, user: str, **options: Any) -> None:
     details = meeting_details(**options)
     meeting = client.meetings.create_meeting(user_email=user, meeting_details=details).meeting
     _print_meeting(meeting, as_json=as_json)
-    start = options["start"]
-    zone = start and (start.tzinfo or time_zone(details.timezone))
-    if zone and start.replace(tzinfo=zone).timestamp() < meeting.start_time.seconds:
+    if _is_before(options["start"], details.timezone, meeting.start_time.seconds):
         note("the start is in the past; Zoom replaced it with the current time")
 
 
@@ -180,6 +180,8 @@ def update(
         update_mask={"paths": paths},
     )
     print_done(response, f"updated meeting {meeting_id}", as_json=as_json)
+    if _is_before(options["start"], details.timezone, time.time()):
+        note("the start is in the past; Zoom ignored it")
 
 
 @meetings.command()
@@ -351,6 +353,13 @@ def participants(
     )
     titles = ("NAME", "EMAIL", "JOINED", "LEFT", "DURATION")
     print_items(listed, limit, titles, _participant_row, "participant", as_json=as_json)
+
+
+def _is_before(start: datetime | None, zone: str, seconds: float) -> bool:
+    """Return whether the value of `--start` is before a Unix time."""
+    if start is None or (known := start.tzinfo or time_zone(zone)) is None:
+        return False
+    return start.replace(tzinfo=known).timestamp() < seconds
 
 
 def _meeting_row(meeting: Meeting) -> tuple[str, ...]:

@@ -346,6 +346,17 @@ async def test_replaced_start_of_a_new_meeting_is_reported(
     assert ("Zoom replaced it with the current time" in errors) is is_replaced
 
 
+@pytest.mark.parametrize(("start", "is_ignored"), [("2020-01-07 09:00", True), ("2030-01-07 09:00", False)])
+async def test_ignored_start_of_a_changed_meeting_is_reported(
+    harness: Harness, start: str, is_ignored: bool
+) -> None:
+    options = ("--start", "2030-01-07T09:00Z", "--timezone", "Europe/Berlin")
+    created, _ = await zoomgate(harness, "meetings", "create", MONICA, *options, "--json")
+    number = json.loads(created)["id"]
+    _, errors = await zoomgate(harness, "meetings", "update", MONICA, number, "--start", start)
+    assert ("the start is in the past; Zoom ignored it" in errors) is is_ignored
+
+
 async def test_settings_of_a_meeting_are_shown(harness: Harness) -> None:
     options = (
         "--no-waiting-room",

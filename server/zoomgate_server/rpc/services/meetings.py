@@ -41,11 +41,7 @@ class MeetingsService(TypedService, MeetingsServiceServicer):
         if has_mask:
             details, cleared = update_mask.select(details, request.update_mask, violations)
         meeting_rules.check_update(
-            details,
-            violations,
-            cleared=cleared,
-            of_occurrence=bool(request.occurrence_id),
-            now=self._clock.wall(),
+            details, violations, cleared=cleared, of_occurrence=bool(request.occurrence_id)
         )
         changes = meeting_mapping.details(details, violations, cleared=cleared)
         if not has_mask and all(value == {} for value in changes.values()):

@@ -64,7 +64,6 @@ _LOCAL_TIME = Form(
     "a valid date and time without a time zone, from 1970 on", "2026-11-24T09:00:00", schedule.is_local_time
 )
 _LANGUAGES = Words(("US", "CN", "JP", "DE", "FR", "RU", "PT", "ES", "KR"))
-_PAST = "must not be in the past, because Zoom would ignore it; send a later time"
 
 PROPERTIES = Table(
     "Properties",
@@ -170,7 +169,7 @@ UNDOCUMENTED = Table(
         NeverWith("recurrence.monthly_day", "recurrence.monthly_week_day"),
         Condition(
             "recurrence.end_time",
-            "must not be before the start of the meeting or in the past; send a later time",
+            "must not be before the start of the meeting, which is the current time or later if the meeting is new; send a later time",
             schedule.ends_too_early,
         ),
     ),
@@ -199,15 +198,7 @@ ON_UPDATE = Table(
     "Changes of meetings",
     "Only the properties that change are checked.",
     UPDATE,
-    (
-        RequiredWith("recurrence.weekly_days", _RECURRENCE, ("TYPE_WEEKLY",)),
-        Condition("start_time", _PAST, lambda values: "start_time" in values and schedule.is_past(values)),
-        Condition(
-            "local_start_time",
-            _PAST,
-            lambda values: "local_start_time" in values and schedule.is_past(values),
-        ),
-    ),
+    (RequiredWith("recurrence.weekly_days", _RECURRENCE, ("TYPE_WEEKLY",)),),
 )
 
 OF_OCCURRENCE = (
@@ -253,7 +244,7 @@ def check_new(details: pb.MeetingDetails, violations: Violations, *, default_zon
     _NEW.check_fields(details, f"{PATH}.", violations, values)
     schedule.check_additional(details, f"{PATH}.", violations)
     zone = schedule.zone(details.timezone if details.HasField("timezone") else default_zone)
-    values.update(now=now, zone=zone, start=schedule.start(details, zone, default=now))
+    values.update(earliest=now, zone=zone, start=schedule.start(details, zone, default=now))
     _NEW.check_combinations(values, f"{PATH}.", violations)
 
 
@@ -263,13 +254,11 @@ def check_update(
     *,
     cleared: Iterable[Sequence[str]] = (),
     of_occurrence: bool,
-    now: float,
 ) -> None:
     """Validate the changes of a meeting, or of one of its occurrences. What is neither set nor cleared keeps its value.
 
     Args:
         cleared: The paths of the properties to clear.
-        now: The current time in seconds since 1970.
     """
     values: dict[str, Any] = {}
     _CHANGED.check_fields(details, f"{PATH}.", violations, values)
@@ -277,7 +266,7 @@ def check_update(
     if of_occurrence:
         values = _check_occurrence(values | {".".join(names[:2]): "" for names in cleared}, violations)
     zone = schedule.zone(details.timezone)
-    values.update(now=now, zone=zone, start=schedule.start(details, zone))
+    values.update(earliest=0.0, zone=zone, start=schedule.start(details, zone))
     _CHANGED.check_combinations(values, f"{PATH}.", violations)
 
 

@@ -97,14 +97,9 @@ def is_skipped(values: Values) -> bool:
     )
 
 
-def is_past(values: Values) -> bool:
-    """Return whether a start is in the past."""
-    return values["start"] is not None and values["start"].timestamp() < values["now"]
-
-
 def ends_too_early(values: Values) -> bool:
-    """Return whether the recurrence ends before the start or, if that is known, the current time."""
+    """Return whether the recurrence ends before the start, if that is known, or before the earliest start that Zoom accepts."""
     start, end = values["start"], values.get("recurrence.end_time")
     if start is None or not isinstance(end, Timestamp):
         return False
-    return end.seconds < max(int(start.timestamp()), int(values["now"]))
+    return end.seconds < max(int(start.timestamp()), int(values["earliest"]))
