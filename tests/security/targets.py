@@ -33,7 +33,7 @@ INVALID_PATHS = {
     "no leading slash": "users/me",
     "Zoom's host as a prefix of a different host": "https://api.zoom.us.evil.com/v2/users/me",
     "Zoom's host with an explicit port": "https://api.zoom.us:443/v2/users/me",
-    "Zoom's host in upper case": "HTTPS://API.ZOOM.US/v2/users/me",
+    "another host in upper case": "HTTPS://API.ZOOM.US.EVIL.COM/v2/users/me",
     "Zoom's host over plain http": "http://api.zoom.us/v2/users/me",
     "Zoom's host with a trailing dot": "https://api.zoom.us./v2/users/me",
     "a path of Zoom's host outside the API": "https://api.zoom.us/oauth/token",

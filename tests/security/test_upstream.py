@@ -237,6 +237,20 @@ RESPONSES: dict[str, tuple[bytes | Endless, Outcome, Outcome, Outcome]] = {
         UNAVAILABLE,
         UNKNOWN,
     ),
+    "a second encoding in a header of its own": (
+        http_response(
+            "200 OK", gzip.compress(b'{"id":1}'), "Content-Encoding: identity", "Content-Encoding: gzip"
+        ),
+        status(200),
+        MEETING,
+        MEETING,
+    ),
+    "an empty encoding": (
+        http_response("200 OK", b'{"id":1}', "Content-Encoding: "),
+        status(200),
+        MEETING,
+        MEETING,
+    ),
     "valid gzip": (
         http_response("200 OK", gzip.compress(b'{"id":1}' + b" " * 100_000), "Content-Encoding: GZIP"),
         status(200),

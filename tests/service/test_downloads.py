@@ -301,7 +301,18 @@ PARTS: dict[str, tuple[bytes, str]] = {
         file_response(b"abc", "Content-Range: bytes 0-2/6", status="206 Partial Content"),
         "ZOOM_BAD_RESPONSE",
     ),
-    "a compressed file": (file_response(b"abc", "Content-Encoding: gzip"), "ZOOM_BAD_RESPONSE"),
+    **{
+        f"a compressed file with {headers}": (file_response(b"abc", *headers), "ZOOM_BAD_RESPONSE")
+        for headers in (
+            ("Content-Encoding: gzip",),
+            ("Content-Encoding: identity", "Content-Encoding: gzip"),
+            ("Content-Encoding: identity, GZIP",),
+        )
+    },
+    "a file that is compressed for the transfer": (
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        "ZOOM_BAD_RESPONSE",
+    ),
     "a redirect loop": (http_response("302 Found", b"", "Location: /v2/file"), "REDIRECT_NOT_ALLOWED"),
     "no response": (CUT, "ZOOM_UNAVAILABLE"),
     "a page that is too large": (
@@ -375,6 +386,9 @@ REFUSED = {
     "a script": "javascript:alert(1)",
     "a broken address": "http://[::1",
     "a backslash": "https://evil.com\\@zoom.us/x",
+    "a user and upper case": "HTTPS://zoom.us@EVIL.com/x",
+    "an empty port and another host": "https://127.0.0.1:@evil.com/x",
+    "a full-width host": "https://\uff11\uff12\uff17.0.0.1/x",
 }
 
 
@@ -427,6 +441,13 @@ async def test_download_tokens_are_never_logged_or_returned_in_errors(
         request = pb.DownloadRequest(user_email=MONICA, url=url)
         assert "sim-at" not in str(await zoomgate.error_of(zoomgate.proxy.Download, request))
     assert "sim-at" not in log.getvalue()[start:]
+
+
+@pytest.mark.parametrize("coding", ["", "identity", "Identity, ,"])
+async def test_coding_that_changes_nothing_is_accepted(scripted: Service, coding: str) -> None:
+    zoomgate, raw = scripted
+    raw.responses = [file_response(b"abc", f"Content-Encoding: {coding}")]
+    assert (await download(zoomgate, FILE))[1] == b"abc"
 
 
 async def test_compression_is_excluded(scripted: Service) -> None:

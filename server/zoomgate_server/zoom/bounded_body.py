@@ -33,11 +33,21 @@ async def read(response: aiohttp.ClientResponse, limit: int) -> bytes:
         BodyTooLarge: The body exceeds the limit; the rest was not read.
         aiohttp.ClientError, TimeoutError: The body did not arrive completely.
     """
-    encoding = response.headers.get("Content-Encoding")
-    if encoding is None and (response.content_length or 0) > limit:
+    codings = compressions(response)
+    if not codings and (response.content_length or 0) > limit:
         raise BodyTooLarge(response.content_length)
     body = await _read(response.content, limit)
-    return body if encoding is None or not body else _decompressed(body, encoding.strip().lower(), limit)
+    return _decompressed(body, codings, limit) if codings and body else body
+
+
+def compressions(response: aiohttp.ClientResponse) -> list[str]:
+    """Return the names of the compressions of a body, in the order in which they were applied."""
+    headers = (
+        *response.headers.getall("Content-Encoding", ()),
+        *response.headers.getall("Transfer-Encoding", ()),
+    )
+    codings = (coding.strip() for header in headers for coding in header.lower().split(","))
+    return [coding for coding in codings if coding not in ("", "identity", "chunked")]
 
 
 async def _read(content: aiohttp.StreamReader, limit: int) -> bytes:
@@ -51,14 +61,12 @@ async def _read(content: aiohttp.StreamReader, limit: int) -> bytes:
     return b"".join(chunks)
 
 
-def _decompressed(body: bytes, encoding: str, limit: int) -> bytes:
+def _decompressed(body: bytes, codings: list[str], limit: int) -> bytes:
     """Decompress a complete body, never beyond the limit."""
-    if encoding == "identity":
-        return body
-    if encoding not in ("gzip", "x-gzip", "deflate"):
+    if codings not in (["gzip"], ["x-gzip"], ["deflate"]):
         raise aiohttp.ClientPayloadError("unexpected content encoding")
     # "deflate" means zlib's format (RFC 9110, section 8.4.1.2), but some servers send raw deflate; the first byte distinguishes them
-    raw = encoding == "deflate" and body[0] & 0x0F != 8
+    raw = codings == ["deflate"] and body[0] & 0x0F != 8
     decoder = zlib.decompressobj(_RAW_DEFLATE if raw else _GZIP_OR_ZLIB)
     try:
         decompressed = decoder.decompress(body, limit + 1)

@@ -24,7 +24,6 @@ _BUFFER_BYTES = 256 * 1024
 _OK, _PARTIAL = 200, 206
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _FORWARDED = response_headers.FORWARDED | {"content-length", "content-range", "content-disposition"}
-_IDENTITY = "identity"
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/(?:([0-9]{1,18})|\*)", re.ASCII)
 _MAX_DIGITS = 18
 _STRONG_ETAG = re.compile(r'"[!#-~]{0,256}"', re.ASCII)
@@ -170,7 +169,7 @@ class FileClient:
     async def _converted(self, response: aiohttp.ClientResponse) -> FileResponse:
         headers = response_headers.select(response.headers, _FORWARDED)
         is_file = response.status in (_OK, _PARTIAL)
-        if is_file and response.headers.get("Content-Encoding", _IDENTITY).strip().lower() == _IDENTITY:
+        if is_file and not bounded_body.compressions(response):
             return FileResponse(response.status, headers, b"", response)
         async with response:
             if is_file:
@@ -188,7 +187,7 @@ class FileClient:
         """
         if not all(is_allowed_header(name) for name, _ in request.headers):
             raise ValueError("callers may not set this header")
-        headers = {"Accept": "*/*", "Accept-Encoding": _IDENTITY}
+        headers = {"Accept": "*/*", "Accept-Encoding": "identity"}
         headers |= {name.title(): value for name, value in request.headers}
         if request.offset:
             headers |= {"Range": f"bytes={request.offset}-", "If-Range": request.etag}

@@ -17,7 +17,7 @@ from zoomgate_server.zoom.resolver import is_loopback_host
 _TOKEN_HOSTS = ("zoom.us", "*.zoom.us", "zoomgov.com", "*.zoomgov.com")
 """Zoom's own hosts, which accept access tokens for downloads (https://developers.zoom.us/docs/api/meetings/)."""
 
-_URL = re.compile(r"(https?)://([a-z0-9.-]{1,253})(?::([0-9]{1,5}))?(/[!\"$-~]*)", re.ASCII)
+_URL = re.compile(r"(https?)://([a-z0-9.-]{1,253})(?::([0-9]{1,5}))?([/?][!\"$-~]*)?", re.ASCII)
 _HTTPS_PORT = 443
 _MAX_PORT = 65535
 
@@ -59,6 +59,7 @@ class FileHosts:
             InvalidPath, InvalidRequest: The URL is invalid, or its host is not allowed. The error does not contain the URL.
             CallerNotAllowed: Callers may not use this path.
         """
+        text = urls.with_normal_origin(text)
         if not text.startswith(("http://", "https://")) or text.startswith(
             tuple(f"{name}/" for name in self._api_names)
         ):
@@ -83,7 +84,7 @@ class FileHosts:
             RedirectNotAllowed: The host is not allowed, or the location is not an https URL.
         """
         try:
-            text = urljoin(str(url), location).partition("#")[0]
+            text = urls.with_normal_origin(urljoin(str(url), location).partition("#")[0])
         except ValueError:
             text = ""
         target = self._allowed(text)

@@ -31,6 +31,7 @@ _PLAIN_PATH = re.compile(
 )
 """Pattern of the usual paths, for which all other checks are unnecessary: no encoding, no UUID, no dot segment, no empty segment."""
 
+_ORIGIN = re.compile(r"\A(https?://[a-z0-9.-]+)(?::(?=[/?]|\Z))?", re.ASCII | re.IGNORECASE)
 _PATH = re.compile(r"(?:/(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})*)+", re.ASCII)
 _QUERY = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=:@/?\[\]-]|%[0-9A-Fa-f]{2})*", re.ASCII)
 _UUID = re.compile(r"[A-Za-z0-9+/_-]{1,62}={1,2}", re.ASCII)
@@ -46,6 +47,11 @@ _SEPARATOR = re.compile(r"[&;]")
 _SECRET_PARAMETERS = frozenset({"access_token", "api_key"})
 _UNENCODED = "-._~"
 _NO_OAUTH = "the proxy does not forward requests to Zoom's OAuth endpoints"
+
+
+def with_normal_origin(url: str) -> str:
+    """Return a URL with its scheme and host in lower case and without an empty port, which makes no difference in URLs."""
+    return _ORIGIN.sub(lambda found: found[1].lower(), url)
 
 
 def parse_target(
@@ -170,6 +176,7 @@ def _is_named(segment: str) -> bool:
 
 def _split(url: str, base_urls: Sequence[str]) -> tuple[str, list[str], str]:
     """Remove the base URL and the API's version, and split off the query. A fragment is a problem."""
+    url = with_normal_origin(url)
     base = next((base for base in base_urls if url.startswith(base + "/")), "")
     url, hash_sign, _ = url.removeprefix(base).partition("#")
     path, _, query = url.partition("?")

@@ -27,6 +27,10 @@ URLS = [
     ),
     ("https://zoomgov.com/rec/a", "https://zoomgov.com/rec/a", "/rec/a", True),
     ("https://files.example.com/a", "https://files.example.com/a", "/a", False),
+    ("HTTPS://Zoom.US/rec/A?x=Y", "https://zoom.us/rec/A?x=Y", "/rec/A", True),
+    ("https://ZOOM.us:/rec/a", "https://zoom.us/rec/a", "/rec/a", True),
+    ("https://ZOOM.us:0443/rec/a", "https://zoom.us/rec/a", "/rec/a", True),
+    ("HTTPS://API.zoom.us/v2/users/me", f"{API}/users/me", "/users/me", True),
     ("https://zoom.us/a?access_token=b", "https://zoom.us/a?access_token=b", "/a", False),
     ("https://zoom.us/a?x&Access%5FToken=b", "https://zoom.us/a?x&Access%5FToken=b", "/a", False),
 ]
@@ -58,6 +62,14 @@ def test_only_named_hosts_are_allowed() -> None:
         assert refused.value.metadata == {"host": "zoom.us"}
     for location in ("/a?b", "https://api.zoom.us/a?b", "../a?b", "a/../../a?b#c"):
         assert str(hosts().redirect(base.url, location)) == "https://api.zoom.us/a?b"
+    for location in (
+        "HTTPS://API.zoom.us",
+        "https://api.zoom.us:?",
+        "//Api.Zoom.us/",
+        "https://api.zo\nom.us",
+    ):
+        target = hosts().redirect(base.url, location)
+        assert (str(target.origin()), target.raw_path) == ("https://api.zoom.us", "/")
 
 
 async def test_named_host_with_an_address_in_an_internal_network_is_not_requested() -> None:

@@ -19,6 +19,7 @@ LOCAL_URLS = (urls.ZOOM_API_URL, "http://127.0.0.1:8090/v2")
         ("/v2/users/me", LOCAL_URLS, "/users/me"),
         ("/v2x", LOCAL_URLS, "/v2x"),
         ("https://api.zoom.us/v2/users/me", LOCAL_URLS, "/users/me"),
+        ("HTTPS://API.zoom.us/v2/users/Me", LOCAL_URLS, "/users/Me"),
         ("https://api.zoom.us/v2/v2/users/me", LOCAL_URLS, "/users/me"),
         ("http://127.0.0.1:8090/v2/users/me", LOCAL_URLS, "/users/me"),
         ("https://api-eu.zoom.us/v2/users/me", REGIONAL_URLS, "/users/me"),
