@@ -216,3 +216,32 @@ async def test_page_token_of_a_different_user_is_rejected(client: Client) -> Non
 async def test_page_size_above_300_becomes_300(client: Client) -> None:
     await client.consent()
     assert (await client.api("GET", "/users/me/meetings?page_size=1000"))[1]["page_size"] == 300
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Tokyo", "America/Lima"])
+@pytest.mark.parametrize(
+    "recurrence",
+    [
+        None,
+        {"type": 1},
+        {"type": 2, "weekly_days": "6"},
+        {"type": 3, "monthly_week": -1, "monthly_week_day": 6},
+    ],
+)
+async def test_last_second_of_the_calendar_is_a_valid_start(
+    client: Client, zone: str, recurrence: dict[str, Any] | None
+) -> None:
+    """A series has no further occurrences then, and none at all in a time zone in which it is the year 10000."""
+    await client.consent()
+    last = "9999-12-31T23:59:59Z"
+    series = {"type": 8, "recurrence": {**recurrence, "end_times": 3}} if recurrence else {}
+    status, created = await client.api(
+        "POST", "/users/me/meetings", topic="last", start_time=last, timezone=zone, **series
+    )
+    assert (status, created["start_time"]) == (201, last)
+    if recurrence:
+        starts = [row["start_time"] for row in created["occurrences"]]
+        assert starts == ([] if zone == "Asia/Tokyo" else [last])
+    assert await topics(client) == ["last"]
+    async with client.session.get(client.simulator.page_url) as page:
+        assert page.status == 200

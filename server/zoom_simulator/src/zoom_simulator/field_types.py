@@ -11,9 +11,6 @@ from zoneinfo import ZoneInfo, available_timezones
 from zoom_simulator.errors import InvalidFields
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ?", re.ASCII)
-_LAST_YEAR = 9900
-"""The last year of a time, so that a series, which is at most 51 years long, does not exceed the year 9999."""
-
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+")
 
 
@@ -168,7 +165,7 @@ def parse_time(value: Any, zone: str) -> datetime | None:
     try:
         moment = datetime.fromisoformat(value)
         zoned = moment if moment.tzinfo else moment.replace(tzinfo=ZoneInfo(zone))
-        return None if moment.year > _LAST_YEAR else zoned.astimezone(UTC)
+        return zoned.astimezone(UTC)
     except (ValueError, OverflowError):
         return None
 

@@ -68,7 +68,9 @@ class Files:
         start, stop = 0, size
         match = _RANGE.fullmatch(request.headers.get("Range", "")) if self.has_ranges else None
         if match is not None and request.headers.get("If-Range", etag) == etag:
-            start, stop = int(match[1]), min(size, int(match[2] or size) + 1)
+            first, last = int(match[1]), int(match[2] or 10**15)
+            if first <= last:  # otherwise the range is invalid, and ignored
+                start, stop = first, min(size, last + 1)
         if start >= size > 0:
             return web.Response(status=416, headers={"Content-Range": f"bytes */{size}"})
         response = web.StreamResponse(status=200 if (start, stop) == (0, size) else 206)
@@ -82,10 +84,14 @@ class Files:
         end = stop if cut is None else max(start, min(stop, cut))
         log_reason(f"sent bytes {start} to {end} of {size}")
         await response.prepare(request)
-        while start < end:
-            chunk = self.content(end, start)
-            await response.write(chunk)
-            start += len(chunk)
+        try:
+            while start < end:
+                chunk = self.content(end, start)
+                await response.write(chunk)
+                start += len(chunk)
+        except ConnectionError:
+            log_reason(f"the client closed the connection after {start} of {size} bytes were sent")
+            mark_connection_cut()
         if end < stop and request.transport is not None:
             request.transport.close()
             mark_connection_cut()

@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 
 from zoom_simulator.errors import InvalidFields
 from zoom_simulator.field_types import is_timezone
-from zoom_simulator.meetings import Meeting
+from zoom_simulator.meetings import Meeting, end_of
 from zoom_simulator.requests import query_choice
 
 TYPES = ("scheduled", "live", "upcoming", "upcoming_meetings", "previous_meetings")
@@ -111,8 +111,7 @@ def _times(body: Mapping[str, Any]) -> list[tuple[datetime, datetime]]:
         rows = [each for each in body["occurrences"] if each["status"] != "deleted"]
     else:
         rows = [body] if "start_time" in body else []
-    starts = [(datetime.fromisoformat(each["start_time"]), each["duration"]) for each in rows]
-    return [(start, start + timedelta(minutes=duration)) for start, duration in starts]
+    return [(datetime.fromisoformat(each["start_time"]), end_of(each)) for each in rows]
 
 
 def _moment(seconds: float) -> datetime:

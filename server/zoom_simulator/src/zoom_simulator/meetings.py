@@ -1,6 +1,6 @@
 """Meetings in Zoom's format: creation, update, and what a caller sees of them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -145,7 +145,9 @@ class Meeting:
         if "occurrences" not in self.body or previous_occurrences:
             return self.body
         moment = datetime.fromtimestamp(now, UTC)
-        return self.body | {"occurrences": [each for each in self.body["occurrences"] if _end(each) > moment]}
+        return self.body | {
+            "occurrences": [each for each in self.body["occurrences"] if end_of(each) > moment]
+        }
 
     def view_of_occurrence(self, occurrence: dict[str, Any]) -> dict[str, Any]:
         """Return the response body of an occurrence."""
@@ -236,6 +238,14 @@ def update_occurrence(
         own["agenda"] = changes["agenda"]
 
 
+def end_of(row: Mapping[str, Any]) -> datetime:
+    """Return the end of a meeting or an occurrence, at most the end of the year 9999."""
+    try:
+        return datetime.fromisoformat(row["start_time"]) + timedelta(minutes=row["duration"])
+    except OverflowError:
+        return datetime.max.replace(tzinfo=UTC)
+
+
 def new_uuid(random: Randomness) -> str:
     """Return a random UUID of an instance. As in Zoom, it may contain slashes, also at the start or in sequence."""
     return random.octets(16).hex().upper()[:22].replace("A", "/") + "=="
@@ -292,7 +302,3 @@ def _set_links(body: dict[str, Any], host: SimulatedUser, random: Randomness) ->
         body.pop("registration_url", None)
     elif "registration_url" not in body:
         body["registration_url"] = f"https://example.zoom.us/meeting/register/{random.text(18)}"
-
-
-def _end(occurrence: dict[str, Any]) -> datetime:
-    return datetime.fromisoformat(occurrence["start_time"]) + timedelta(minutes=occurrence["duration"])

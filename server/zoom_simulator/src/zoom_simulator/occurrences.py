@@ -1,5 +1,7 @@
 """Calculation of the occurrences of a series: in the time zone of the meeting, so that a meeting at nine stays at nine."""
 
+from calendar import monthrange
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -13,7 +15,7 @@ _MAX_SERIES_DAYS = 60 * 10 * 31
 
 
 def occurrences(meeting: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the occurrences of a series, at most 60.
+    """Return the occurrences of a series, at most 60, up to the year 9999.
 
     Args:
         meeting: The meeting, with `start_time`, `timezone`, `duration` and, optionally, `recurrence`.
@@ -22,22 +24,23 @@ def occurrences(meeting: dict[str, Any]) -> list[dict[str, Any]]:
     zone = ZoneInfo(meeting["timezone"])
     until = parse_time(recurrence.get("end_date_time"), "UTC")
     count = MAX_OCCURRENCES if until else recurrence.get("end_times", 1) or MAX_OCCURRENCES
-    first = datetime.fromisoformat(meeting["start_time"]).astimezone(zone)
     rows: list[dict[str, Any]] = []
-    for offset in range(_MAX_SERIES_DAYS):
-        day = first + timedelta(days=offset)  # keeps the local time
-        start = day.astimezone(UTC)
-        if len(rows) == count or (until is not None and start > until):
-            break
-        if _occurs_on(recurrence, first, day):
-            rows.append(
-                {
-                    "occurrence_id": str(int(start.timestamp() * 1000)),
-                    "start_time": clock.text(start.timestamp()),
-                    "duration": meeting["duration"],
-                    "status": "available",
-                }
-            )
+    with suppress(OverflowError):  # after the year 9999
+        first = datetime.fromisoformat(meeting["start_time"]).astimezone(zone)
+        for offset in range(_MAX_SERIES_DAYS):
+            day = first + timedelta(days=offset)  # keeps the local time
+            start = day.astimezone(UTC)
+            if len(rows) == count or (until is not None and start > until):
+                break
+            if _occurs_on(recurrence, first, day):
+                rows.append(
+                    {
+                        "occurrence_id": str(int(start.timestamp() * 1000)),
+                        "start_time": clock.text(start.timestamp()),
+                        "duration": meeting["duration"],
+                        "status": "available",
+                    }
+                )
     return rows
 
 
@@ -58,7 +61,7 @@ def _occurs_on(recurrence: dict[str, Any], first: datetime, day: datetime) -> bo
                 return False
             if "monthly_week" in recurrence:
                 week = recurrence["monthly_week"]
-                is_last = (day + timedelta(days=7)).month != day.month
+                is_last = day.day > monthrange(day.year, day.month)[1] - 7
                 in_week = is_last if week == -1 else (day.day - 1) // 7 + 1 == week
                 return bool(in_week and weekday == recurrence["monthly_week_day"])
             return bool(day.day == recurrence.get("monthly_day", 1))

@@ -4,6 +4,7 @@ import json
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from html import escape
@@ -216,8 +217,7 @@ def _meeting(meeting: Meeting) -> tuple[str, ...]:
     body = meeting.body
     start = "no fixed time"
     if "start_time" in body:
-        local = datetime.fromisoformat(body["start_time"]).astimezone(ZoneInfo(body["timezone"]))
-        start = f"{local:%Y-%m-%d %H:%M} {escaped(body['timezone'])}, {body['duration']} min"
+        start = f"{_local_time(body['start_time'], body['timezone'])}, {body['duration']} min"
     if "occurrences" in body:
         remaining = sum(each["status"] != "deleted" for each in body["occurrences"])
         start += f", {remaining} of {len(body['occurrences'])} occurrences"
@@ -234,6 +234,14 @@ def _meeting(meeting: Meeting) -> tuple[str, ...]:
         instances,
         _NONE if meeting.deleted else _play_buttons(meeting),
     )
+
+
+def _local_time(text: str, zone: str) -> str:
+    """Return a time in a time zone as HTML, or in UTC if the result would exceed the year 9999."""
+    moment = datetime.fromisoformat(text)
+    with suppress(OverflowError):
+        return f"{moment.astimezone(ZoneInfo(zone)):%Y-%m-%d %H:%M} {escaped(zone)}"
+    return f"{moment:%Y-%m-%d %H:%M} UTC"
 
 
 def _registrants(meeting: Meeting) -> str:

@@ -1,5 +1,6 @@
 """The HTTP server of the simulator."""
 
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from email.utils import formatdate
 from types import TracebackType
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Handler
 
 from zoom_simulator import state_file
@@ -24,6 +26,11 @@ from zoom_simulator.state import ZoomState
 from zoom_simulator.webhooks import APP_REMOVED, USER_EVENTS, Webhooks
 
 _REDIRECT_URI = "http://127.0.0.1/"
+
+_server_log = logging.getLogger("aiohttp.server.zoom_simulator")
+_server_log.addFilter(  # malformed HTTP, such as a URL that is not ASCII, is an error of the client
+    lambda record: not record.exc_info or not isinstance(record.exc_info[1], HttpProcessingError)
+)
 
 
 @dataclass(frozen=True)
@@ -98,7 +105,9 @@ class Simulator:
         Raises:
             OSError: The address cannot be used.
         """
-        runner = web.AppRunner(self._app(), access_log=None, handle_signals=False, shutdown_timeout=1.0)
+        runner = web.AppRunner(
+            self._app(), access_log=None, logger=_server_log, handle_signals=False, shutdown_timeout=1.0
+        )
         await runner.setup()
         try:
             await web.TCPSite(runner, self.options.host, self.options.port).start()
