@@ -59,6 +59,17 @@ def test_used_page_is_accessible(zoom: RunningSimulator, window: webdriver.Chrom
     assert [row for row in window.get_log("browser") if "Content Security Policy" in row["message"]] == []
 
 
+def test_requests_are_compact(zoom: RunningSimulator, window: webdriver.Chrome) -> None:
+    """The list is long: also on narrow screens, several values share a line."""
+    generate_activity(zoom)
+    window.get(f"{zoom.url}/_sim/")
+    heights: list[float] = window.execute_script(
+        "return [...document.querySelectorAll('[aria-labelledby=requests] tbody tr')].map(row => row.clientHeight)"
+    )
+    assert heights
+    assert sum(heights) / len(heights) < 120
+
+
 def test_buttons_start_and_end_a_meeting(zoom: RunningSimulator, window: webdriver.Chrome) -> None:
     """The page shows the status, and returns to the list of meetings."""
     token = zoom.connect(MONICA).access_token

@@ -28,7 +28,8 @@ MAX_ROWS = 200
 _VISIBLE_CHARACTERS = 4
 """Number of characters at the end of a token that are shown."""
 
-_NONE = "-"
+_NONE = '<span class="none">-</span>'
+"""Content of a cell without a value, which the narrow layout omits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,8 +331,8 @@ def _table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[str]], 
     """
     header_cells = "".join(f'<th scope="col" role="columnheader">{column}</th>' for column in columns)
     body_rows = "".join(
-        f'<tr role="row"><th scope="row" role="rowheader">{row[0]}</th>'
-        + "".join(
+        f'<tr role="row"><th scope="row" role="rowheader">{row[0]}</th> '
+        + " ".join(
             f'<td role="cell" data-label="{column}">{cell}</td>'
             for column, cell in zip(columns[1:], row[1:], strict=True)
         )

@@ -34,11 +34,14 @@ thead th{color:var(--soft);font-weight:600;border-top:0;overflow-wrap:normal}
 tbody th{font-weight:600}.time{white-space:nowrap;font-weight:400}.who{display:inline-block;min-width:11rem}th .who{min-width:12.5rem}
 .line{white-space:nowrap}.topic{display:inline-block;min-width:7rem}
 .bad{color:var(--bad);font-weight:600}
-@media (max-width:60rem){table,caption,tbody,tr,th,td{display:block}
+@media (max-width:60rem){body:has(.wide){padding:.5rem}.wide{padding:1rem}.wide h2{margin-top:1.5rem}
+table,caption,tbody,tr{display:block}table{font-size:.9rem}
 thead{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}
-tbody tr{border-top:1px solid var(--line);padding:.6rem 0}tbody th,tbody td{border:0;padding:.1rem 0}
-td .line,td form,td details{display:inline-block;vertical-align:top}
-td::before{content:attr(data-label) ": ";color:var(--soft)}}
+tbody tr{border-top:1px solid var(--hair);padding:.4rem 0}
+tbody th,tbody td{display:inline-block;max-width:100%;border:0;padding:0 .7rem 0 0}.who,.topic{display:inline}
+td .line,td form,td details{display:inline-block;vertical-align:top}td form button{margin-bottom:0}
+td::before{content:attr(data-label) ": ";color:var(--soft)}[aria-labelledby=requests] td{display:inline}
+[aria-labelledby=requests] td::before{content:none}td:has(.none){display:none}}
 """
 
 SECURITY_HEADERS = {
