@@ -7,7 +7,8 @@ from google.protobuf import json_format
 
 from bench.upstream import BODY
 from zoomgate.v1 import meeting_pb2
-from zoomgate_server.rpc.services import json_mapping, meeting_mapping
+from zoomgate_server.rpc.services import json_mapping
+from zoomgate_server.rpc.services.meetings import MeetingsService
 from zoomgate_server.zoom.request import ZoomResponse
 
 CALLS = 2000
@@ -17,7 +18,7 @@ def rounds(count: int) -> list[tuple[float, float]]:
     """Return, per round, the microseconds of Zoomgate's mapping and of protobuf's. Parsing the JSON is not included."""
     plan = json_mapping.MessageConverter(meeting_pb2.Meeting.DESCRIPTOR)
     data = orjson.loads(BODY)
-    response = meeting_mapping.meeting(ZoomResponse(200, (), BODY))
+    response = MeetingsService.GetMeeting.read(ZoomResponse(200, (), BODY))
     assert response is not None
     protobuf_data = json_format.MessageToDict(response.meeting, preserving_proto_field_name=True)
 

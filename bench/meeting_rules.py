@@ -4,8 +4,8 @@ import timeit
 from pathlib import Path
 
 from zoomgate.v1.meeting_pb2 import MeetingDetails
-from zoomgate_server.rpc.services import meeting_mapping
 from zoomgate_server.rpc.services.meeting_completion import completed
+from zoomgate_server.rpc.services.meetings import MeetingsService
 from zoomgate_server.rpc.services.rules import meeting_rules
 from zoomgate_server.rpc.services.validation import Violations
 from zoomgate_server.zoom.request import ZoomResponse
@@ -19,7 +19,7 @@ NOW = 1_893_456_000.0  # 2030-01-01T00:00:00Z
 
 def full_details() -> MeetingDetails:
     """Return the details of a meeting with every property."""
-    response = meeting_mapping.meeting(ZoomResponse(200, (), EXAMPLES.read_bytes()))
+    response = MeetingsService.GetMeeting.read(ZoomResponse(200, (), EXAMPLES.read_bytes()))
     assert response is not None
     sendable = {*MeetingDetails.DESCRIPTOR.fields_by_name}
     return MeetingDetails(

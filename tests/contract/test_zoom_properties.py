@@ -23,8 +23,8 @@ from zoomgate.v1.meeting_pb2 import Meeting, MeetingDetails
 from zoomgate.v1.past_meeting_pb2 import PastMeeting
 from zoomgate.v1.registrant_pb2 import Registrant
 from zoomgate.v1.registrants_service_pb2 import AddRegistrantRequest
-from zoomgate_server.rpc.services import meeting_mapping, registrant_mapping
 from zoomgate_server.rpc.services.json_mapping import ADDITIONAL, MessageConverter
+from zoomgate_server.rpc.services.meetings import MeetingsService
 from zoomgate_server.rpc.services.registrants import RegistrantsService
 from zoomgate_server.rpc.services.response_mapping import PAGING_KEYS
 from zoomgate_server.rpc.services.validation import Violations
@@ -40,16 +40,16 @@ VARYING = {"no_of_employees", "registrants[].no_of_employees"}
 """Properties whose sets of values differ between requests and responses."""
 
 READERS: dict[tuple[str, str], Callable[[ZoomResponse], Message | None]] = {
-    ("meetingCreate", "response"): meeting_mapping.created_meeting,
-    ("meeting", "response"): meeting_mapping.meeting,
-    ("meetings", "response"): meeting_mapping.meetings,
-    ("meetingInvitation", "response"): meeting_mapping.invitation,
-    ("pastMeetingDetails", "response"): meeting_mapping.past_meeting,
-    ("pastMeetings", "response"): meeting_mapping.past_instances,
-    ("pastMeetingParticipants", "response"): meeting_mapping.past_participants,
-    ("meetingRegistrantCreate", "response"): registrant_mapping.added_registrant,
-    ("meetingRegistrants", "response"): registrant_mapping.registrants,
-    ("meetingRegistrantGet", "response"): registrant_mapping.registrant,
+    ("meetingCreate", "response"): MeetingsService.CreateMeeting.read,
+    ("meeting", "response"): MeetingsService.GetMeeting.read,
+    ("meetings", "response"): MeetingsService.ListMeetings.read,
+    ("meetingInvitation", "response"): MeetingsService.GetMeetingInvitation.read,
+    ("pastMeetingDetails", "response"): MeetingsService.GetPastMeeting.read,
+    ("pastMeetings", "response"): MeetingsService.ListPastInstances.read,
+    ("pastMeetingParticipants", "response"): MeetingsService.ListPastParticipants.read,
+    ("meetingRegistrantCreate", "response"): RegistrantsService.AddRegistrant.read,
+    ("meetingRegistrants", "response"): RegistrantsService.ListRegistrants.read,
+    ("meetingRegistrantGet", "response"): RegistrantsService.GetRegistrant.read,
 }
 
 

@@ -9,7 +9,7 @@ import pytest
 from support.harness import MONICA, Harness
 from zoomgate.v1 import meetings_service_pb2 as pb
 from zoomgate.v1.meeting_pb2 import Meeting, MeetingDetails
-from zoomgate_server.rpc.services import meeting_mapping
+from zoomgate_server.rpc.services.meetings import MeetingsService
 from zoomgate_server.zoom.request import ZoomResponse
 
 MEETINGS = Path(__file__).parents[1] / "contract/golden/meetings"
@@ -37,7 +37,7 @@ def returned(settings: dict[str, Any], **properties: Any) -> Meeting:
     """Return the meeting of Zoom's examples with different settings."""
     data = orjson.loads(EXAMPLES.read_bytes()) | properties
     data["settings"] |= settings
-    response = meeting_mapping.meeting(ZoomResponse(200, (), orjson.dumps(data)))
+    response = MeetingsService.GetMeeting.read(ZoomResponse(200, (), orjson.dumps(data)))
     assert response is not None
     return response.meeting
 
@@ -79,7 +79,7 @@ async def test_settings_of_an_instant_meeting_can_be_those_of_a_scheduled_one(zo
 async def test_settings_of_a_meeting_can_be_used_for_another_one(zoomgate: Harness) -> None:
     """The settings are all of those that Zoom documents, and one that it does not document."""
     await zoomgate.connect()
-    response = meeting_mapping.meeting(ZoomResponse(200, (), FULL_MEETING.read_bytes()))
+    response = MeetingsService.GetMeeting.read(ZoomResponse(200, (), FULL_MEETING.read_bytes()))
     assert response is not None
     response.meeting.settings.additional_fields.update({"a_new_setting": "new"})
     settings = [response.meeting.settings]

@@ -8,7 +8,7 @@ from google.protobuf import json_format
 
 from support.zoom_properties import inventory
 from zoomgate.v1.meeting_pb2 import Meeting, MeetingDetails
-from zoomgate_server.rpc.services import meeting_mapping
+from zoomgate_server.rpc.services.meetings import MeetingsService, meeting_json
 from zoomgate_server.rpc.services.validation import Violations
 from zoomgate_server.zoom.request import ZoomResponse
 
@@ -19,7 +19,7 @@ CASES = sorted((Path(__file__).parent / "meetings").glob("*.zoom.json"))
 
 
 def parse(body: bytes) -> Meeting | None:
-    response = meeting_mapping.meeting(ZoomResponse(200, (), body))
+    response = MeetingsService.GetMeeting.read(ZoomResponse(200, (), body))
     return None if response is None else response.meeting
 
 
@@ -65,7 +65,7 @@ def test_properties_of_a_meeting_can_be_sent_back() -> None:
         recurrence=meeting.recurrence, settings=meeting.settings, tracking_fields=meeting.tracking_fields
     )
     violations = Violations()
-    sent = meeting_mapping.details(details, violations)
+    sent = meeting_json(details, violations)
     violations.raise_if_any()
     del data["tracking_fields"][0]["visible"]
     del data["settings"]["continuous_meeting_chat"]["channel_id"]

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from zoomgate.v1 import meeting_pb2
 from zoomgate_server.errors import InvalidRequest
-from zoomgate_server.rpc.services import json_value, meeting_mapping
+from zoomgate_server.rpc.services import json_value
 from zoomgate_server.rpc.services.json_mapping import MAX_PARTS, MessageConverter
+from zoomgate_server.rpc.services.meetings import MeetingsService, meeting_json
 from zoomgate_server.rpc.services.validation import Violations
 from zoomgate_server.zoom.request import ZoomResponse
 
@@ -96,7 +97,7 @@ def test_json_value_round_trips_through_a_value(data: object) -> None:
 
 
 def parse(body: bytes) -> meeting_pb2.Meeting:
-    response = meeting_mapping.meeting(ZoomResponse(200, (), body))
+    response = MeetingsService.GetMeeting.read(ZoomResponse(200, (), body))
     assert response is not None
     return response.meeting
 
@@ -194,7 +195,7 @@ def copied(data: dict[str, object]) -> dict[str, object]:
         **{field.name: value for field, value in meeting.ListFields() if field.name != "id"}
     )
     violations = Violations()
-    sent = meeting_mapping.details(details, violations)
+    sent = meeting_json(details, violations)
     violations.raise_if_any()
     return sent
 
@@ -235,7 +236,7 @@ def test_field_that_is_set_twice_is_rejected() -> None:
     details.additional_fields.update({"duration": 30, "topic": "x"})
     details.settings.additional_fields.update({"audio": "newWord"})
     violations = Violations()
-    meeting_mapping.details(details, violations)
+    meeting_json(details, violations)
     with pytest.raises(InvalidRequest) as error:
         violations.raise_if_any()
     assert {violation.field for violation in error.value.violations} == {
@@ -268,7 +269,7 @@ DETAILS = st.builds(
 def test_meeting_details_round_trip_through_zoom_json(fields: dict[str, object]) -> None:
     details = meeting_pb2.MeetingDetails(**fields)
     violations = Violations()
-    sent = meeting_mapping.details(details, violations)
+    sent = meeting_json(details, violations)
     violations.raise_if_any()
     meeting = parse(orjson.dumps({"id": 1, **sent}))
     for name in ("topic", "duration_minutes", "settings", "recurrence", "start_time"):

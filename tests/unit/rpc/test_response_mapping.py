@@ -10,19 +10,20 @@ from google.protobuf import json_format
 from zoomgate.v1.meetings_service_pb2 import ListMeetingsResponse
 from zoomgate.v1.past_meeting_pb2 import PastMeeting
 from zoomgate.v1.registrant_pb2 import Registrant
-from zoomgate_server.rpc.services import meeting_mapping, registrant_mapping
+from zoomgate_server.rpc.services.meetings import MeetingsService
+from zoomgate_server.rpc.services.registrants import RegistrantsService
 from zoomgate_server.zoom.request import ZoomResponse
 
 READERS: dict[str, Callable[[ZoomResponse], Any]] = {
-    "meeting": meeting_mapping.meeting,
-    "meetings": meeting_mapping.meetings,
-    "instances": meeting_mapping.past_instances,
-    "participants": meeting_mapping.past_participants,
-    "registrants": registrant_mapping.registrants,
-    "past_meeting": meeting_mapping.past_meeting,
-    "invitation": meeting_mapping.invitation,
-    "added_registrant": registrant_mapping.added_registrant,
-    "registrant": registrant_mapping.registrant,
+    "meeting": MeetingsService.GetMeeting.read,
+    "meetings": MeetingsService.ListMeetings.read,
+    "instances": MeetingsService.ListPastInstances.read,
+    "participants": MeetingsService.ListPastParticipants.read,
+    "registrants": RegistrantsService.ListRegistrants.read,
+    "past_meeting": MeetingsService.GetPastMeeting.read,
+    "invitation": MeetingsService.GetMeetingInvitation.read,
+    "added_registrant": RegistrantsService.AddRegistrant.read,
+    "registrant": RegistrantsService.GetRegistrant.read,
 }
 LISTS = {
     "meetings": "meetings",

@@ -1,19 +1,23 @@
 """The MeetingsService RPCs (operations: https://developers.zoom.us/docs/api/meetings/)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from zoomgate.v1 import meetings_service_pb2 as pb
+from zoomgate.v1.meeting_pb2 import MeetingDetails
 from zoomgate.v1.meetings_service_pb2_grpc import MeetingsServiceServicer
 from zoomgate_server.clock import Clock
 from zoomgate_server.connections.zoom_calls import ZoomCalls
-from zoomgate_server.rpc.services import meeting_mapping, update_mask
+from zoomgate_server.rpc.services import update_mask
+from zoomgate_server.rpc.services.json_mapping import MessageConverter
 from zoomgate_server.rpc.services.meeting_completion import completed
 from zoomgate_server.rpc.services.page_token import PageTokens
-from zoomgate_server.rpc.services.response_mapping import confirmation
+from zoomgate_server.rpc.services.response_mapping import confirmation, list_reader, message_reader
 from zoomgate_server.rpc.services.rules import meeting_rules
 from zoomgate_server.rpc.services.typed_rpc import TypedRpc, TypedService
 from zoomgate_server.rpc.services.validation import Violations
+
+_DETAILS = MessageConverter(MeetingDetails.DESCRIPTOR)
 
 
 class MeetingsService(TypedService, MeetingsServiceServicer):
@@ -32,7 +36,7 @@ class MeetingsService(TypedService, MeetingsServiceServicer):
         default_zone, now = self._defaults["timezone"], self._clock.wall()
         details = completed(request.meeting_details, default_zone=default_zone, now=now)
         meeting_rules.check_new(details, violations, default_zone=default_zone, now=now)
-        return {**self._defaults, **meeting_mapping.details(details, violations)}
+        return {**self._defaults, **meeting_json(details, violations)}
 
     def _changes(self, request: pb.UpdateMeetingRequest, violations: Violations) -> Mapping[str, Any]:
         """Return the properties to change: those in the mask, or without a mask those that are set."""
@@ -43,7 +47,7 @@ class MeetingsService(TypedService, MeetingsServiceServicer):
         meeting_rules.check_update(
             details, violations, cleared=cleared, of_occurrence=bool(request.occurrence_id)
         )
-        changes = meeting_mapping.details(details, violations, cleared=cleared)
+        changes = meeting_json(details, violations, cleared=cleared)
         if not has_mask and all(value == {} for value in changes.values()):
             violations.add("meeting_details", "contains no change; set the properties to change")
         return changes
@@ -51,19 +55,19 @@ class MeetingsService(TypedService, MeetingsServiceServicer):
     CreateMeeting = TypedRpc(
         "POST",
         "/users/{userId}/meetings",
-        meeting_mapping.created_meeting,
+        message_reader(pb.CreateMeetingResponse, field="meeting", required="id"),
         body=_new_meeting,
     )
     GetMeeting = TypedRpc(
         "GET",
         "/meetings/{meetingId}",
-        meeting_mapping.meeting,
+        message_reader(pb.GetMeetingResponse, field="meeting", required="id"),
         query=("occurrence_id", "show_previous_occurrences"),
     )
     ListMeetings = TypedRpc(
         "GET",
         "/users/{userId}/meetings",
-        meeting_mapping.meetings,
+        list_reader(pb.ListMeetingsResponse, items="meetings"),
         query=("type", "from_date", "to_date", "timezone", "page_size", "page_token"),
     )
     UpdateMeeting = TypedRpc(
@@ -94,21 +98,31 @@ class MeetingsService(TypedService, MeetingsServiceServicer):
     GetMeetingInvitation = TypedRpc(
         "GET",
         "/meetings/{meetingId}/invitation",
-        meeting_mapping.invitation,
+        message_reader(pb.GetMeetingInvitationResponse, required="invitation"),
     )
     GetPastMeeting = TypedRpc(
         "GET",
         "/past_meetings/{meetingId}",
-        meeting_mapping.past_meeting,
+        message_reader(pb.GetPastMeetingResponse, field="past_meeting", required="uuid"),
     )
     ListPastInstances = TypedRpc(
         "GET",
         "/past_meetings/{meetingId}/instances",
-        meeting_mapping.past_instances,
+        list_reader(pb.ListPastInstancesResponse, items="meetings"),
     )
     ListPastParticipants = TypedRpc(
         "GET",
         "/past_meetings/{meetingId}/participants",
-        meeting_mapping.past_participants,
+        list_reader(pb.ListPastParticipantsResponse, items="participants"),
         query=("page_size", "page_token"),
     )
+
+
+def meeting_json(
+    details: MeetingDetails, violations: Violations, *, cleared: Iterable[Sequence[str]] = ()
+) -> dict[str, Any]:
+    """Return the details of a meeting as JSON for Zoom, with empty values at the cleared paths."""
+    data: dict[str, Any] = {}
+    for path in cleared:
+        _DETAILS.clear(data, path)
+    return _DETAILS.json(details, violations, "meeting_details.", data)

@@ -2,8 +2,7 @@
 
 from zoomgate.v1 import registrants_service_pb2 as pb
 from zoomgate.v1.registrants_service_pb2_grpc import RegistrantsServiceServicer
-from zoomgate_server.rpc.services import registrant_mapping
-from zoomgate_server.rpc.services.response_mapping import confirmation
+from zoomgate_server.rpc.services.response_mapping import confirmation, list_reader, message_reader
 from zoomgate_server.rpc.services.typed_rpc import TypedRpc, TypedService
 
 
@@ -13,20 +12,20 @@ class RegistrantsService(TypedService, RegistrantsServiceServicer):
     AddRegistrant = TypedRpc(
         "POST",
         "/meetings/{meetingId}/registrants",
-        registrant_mapping.added_registrant,
+        message_reader(pb.AddRegistrantResponse, required="registrant_id"),
         query=("occurrence_ids",),
         body=pb.AddRegistrantRequest,
     )
     ListRegistrants = TypedRpc(
         "GET",
         "/meetings/{meetingId}/registrants",
-        registrant_mapping.registrants,
+        list_reader(pb.ListRegistrantsResponse, items="registrants"),
         query=("occurrence_id", "status", "page_size", "page_token"),
     )
     GetRegistrant = TypedRpc(
         "GET",
         "/meetings/{meetingId}/registrants/{registrantId}",
-        registrant_mapping.registrant,
+        message_reader(pb.GetRegistrantResponse, field="registrant", required="id"),
     )
     UpdateRegistrantStatus = TypedRpc(
         "PUT",

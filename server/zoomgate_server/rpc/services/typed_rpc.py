@@ -38,7 +38,7 @@ class TypedRpc(Generic[_Response]):
     Args:
         method: The HTTP method of the operation.
         template: The path of the operation in Zoom's documentation. The placeholders are keys of `PATH_PARAMETERS`.
-        response: Returns the response message for a 2xx response, or None if it is not the documented one.
+        read: Returns the response message for a 2xx response, or None if it is not the documented one.
         query: The request fields that are parameters of the query: keys of `QUERY_PARAMETERS`, and `page_token`.
         body: The type of the request if the JSON body consists of the fields that are in neither the path nor the query. Otherwise, a
             function that returns the body and validates what `request_rules` does not, for the service, the request and its violations.
@@ -48,14 +48,14 @@ class TypedRpc(Generic[_Response]):
         self,
         method: str,
         template: str,
-        response: Callable[[ZoomResponse], _Response | None],
+        read: Callable[[ZoomResponse], _Response | None],
         *,
         query: tuple[str, ...] = (),
         body: type[Message] | Callable[[Any, Any, Violations], Mapping[str, Any]] | None = None,
     ) -> None:
         self.method = method
         self.template = template
-        self._response = response
+        self.read = read
         self._ids = {name: PATH_PARAMETERS[name] for name in _PLACEHOLDER.findall(template)}
         self._query = {name: QUERY_PARAMETERS[name] for name in query if name != "page_token"}
         self._has_pages = "page_token" in query
@@ -95,7 +95,7 @@ class TypedRpc(Generic[_Response]):
             tuple(parameters.items()),
             None if body is None else orjson.dumps(body),
         )
-        response = await service.zoom_calls.send_typed(call, user_email, zoom_request, self._response)
+        response = await service.zoom_calls.send_typed(call, user_email, zoom_request, self.read)
         page: Any = response
         if self._has_pages and page.next_page_token:
             if page.next_page_token == parameters.get("next_page_token"):
