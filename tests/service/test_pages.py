@@ -17,6 +17,7 @@ from zoomgate.v1 import proxy_service_pb2 as pb
 from zoomgate_server.app.timing import Timing
 from zoomgate_server.connections import file_downloads, zoom_pages
 from zoomgate_server.rpc.middleware import authentication
+from zoomgate_server.zoom.urls import MAX_VALUE
 
 Service = tuple[Harness, RawUpstream]
 MEETINGS = "/users/me/meetings"
@@ -78,14 +79,14 @@ async def test_pages_are_unchanged_and_requested_with_the_same_query(scripted: S
     pages, failure = await read(
         stream(
             zoomgate,
-            f"{MEETINGS}?type=live&next_page_token=first&x=%2F",
+            f"{MEETINGS}?type=live&next_page_token=first&next%5Fpage_token=second&x=%2F",
             headers=[{"name": "accept-language", "value": "de"}],
         )
     )
     assert [page.body for page in pages] == [body, b"{}"]
     assert failure is None
     assert raw.lines() == [
-        f"GET /v2{MEETINGS}?type=live&next_page_token=first&x=%2F HTTP/1.1",
+        f"GET /v2{MEETINGS}?type=live&next_page_token=first&next%5Fpage_token=second&x=%2F HTTP/1.1",
         f"GET /v2{MEETINGS}?type=live&x=%2F&next_page_token=a%2B%2F%3D%26%20b HTTP/1.1",
     ]
     assert all(b"\r\naccept-language: de\r\n" in request for request in raw.requests)
@@ -119,7 +120,7 @@ BROKEN = {
     "a cycle of tokens": [page("a"), page("b"), page("c"), page("a")],
     "a token that is a number": [page(7)],
     "a token that is a list": [page(["a"])],
-    "a token that is too long": [page("a" * 5000)],
+    "a token that is too long": [page("a" * (MAX_VALUE + 1))],
     "a token with a surrogate": [page("\ud800")],
     "truncated JSON": [http_response("200 OK", b'{"meetings":[')],
     "a list": [http_response("200 OK", b"[]")],
@@ -146,6 +147,13 @@ async def test_failure_is_delivered_as_the_last_page(scripted: Service, status: 
     pages, failure = await read(stream(zoomgate))
     assert [page.status for page in pages] == [200, int(status[:3])]
     assert failure is None
+
+
+async def test_longest_page_token_is_accepted(scripted: Service) -> None:
+    zoomgate, raw = scripted
+    raw.responses = [page("a" * MAX_VALUE), page()]
+    pages, failure = await read(stream(zoomgate))
+    assert (len(pages), failure) == (2, None)
 
 
 async def test_rate_limit_between_pages_is_an_error_with_a_delay(scripted: Service) -> None:

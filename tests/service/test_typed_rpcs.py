@@ -243,6 +243,16 @@ async def test_next_page_is_requested_with_the_page_token(service: Service, name
 
 
 @pytest.mark.parametrize("name", PAGED)
+async def test_page_that_returns_its_own_token_is_rejected(service: Service, name: str) -> None:
+    """Otherwise, the list would have no end."""
+    first: Any = await call(service, name, response_of(name, next_page_token="x"))
+    error = await error_of(
+        service, name, response_of(name, next_page_token="x"), page_token=first.next_page_token
+    )
+    assert error.short == ("INTERNAL", "ZOOM_BAD_RESPONSE")
+
+
+@pytest.mark.parametrize("name", PAGED)
 async def test_page_token_of_other_requests_is_rejected(service: Service, name: str) -> None:
     """It is bound to the caller, the user, the RPC and the filters, and nothing is sent."""
     zoomgate, raw = service

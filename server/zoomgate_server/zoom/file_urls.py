@@ -107,6 +107,7 @@ class FileHosts:
             return None
         try:
             url = URL(text, encoded=True)
+            url = url.with_port(None) if url.is_default_port() else url  # so that origins can be compared
             match[2].encode("idna")
             if url.host != match[2]:
                 return None
