@@ -253,6 +253,12 @@ async def test_schedule_of_a_started_meeting_can_be_sent_back(
     assert (await body_of(service, update(topic="Review", **schedule)))["topic"] == "Review"
 
 
+async def test_first_second_of_1970_is_a_start(service: Service) -> None:
+    """Its message has no set field."""
+    request = update("start_time", start_time="1970-01-01T00:00:00Z")
+    assert await body_of(service, request) == {"start_time": "1970-01-01T00:00:00Z"}
+
+
 async def test_both_forms_of_the_start_cannot_be_selected(service: Service) -> None:
     request = update("start_time", "local_start_time", start_time="2031-05-01T09:00:00Z")
     assert list(await violations_of(service, request)) == ["update_mask.paths[1]"]
