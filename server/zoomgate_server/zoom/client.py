@@ -83,7 +83,7 @@ class ZoomClient:
                     headers=headers,
                     allow_redirects=False,
                     # aiohttp would add one to a write without a body
-                    skip_auto_headers=None if request.method in _READS else ("Content-Type",),
+                    skip_auto_headers=None if request.is_read else ("Content-Type",),
                     timeout=aiohttp.ClientTimeout(
                         total=timeout,
                         connect=min(CONNECT_SECONDS, timeout * _CONNECT_SHARE),
