@@ -424,15 +424,23 @@ async def test_pair_whose_access_tokens_zoom_rejects_is_renewed_once_per_attempt
         assert len(list((tmp_path / "journal").glob("*.entry"))) == 1
 
 
-@pytest.mark.parametrize("kind", ["status", "html", "garbage", "redirect"])
+@pytest.mark.parametrize(
+    ("kind", "error_of_import"),
+    [
+        ("status", ("UNAVAILABLE", "ZOOM_UNAVAILABLE")),
+        ("html", ("UNAVAILABLE", "ZOOM_UNAVAILABLE")),
+        ("garbage", ("UNAVAILABLE", "ZOOM_UNAVAILABLE")),
+        ("redirect", ("INTERNAL", "ZOOM_BAD_RESPONSE")),
+    ],
+)
 async def test_unused_pair_whose_user_zoom_has_not_confirmed_is_not_stored_later(
-    zoomgate: Harness, kind: str
+    zoomgate: Harness, kind: str, error_of_import: tuple[str, str]
 ) -> None:
     """The error does not announce a connection, and a repeated import verifies the pair again."""
     request = exported(zoomgate.simulator)
     zoomgate.simulator.faults.add(Fault("users_me", kind, times=-1))
     error = await zoomgate.error_of(zoomgate.auth.ImportConnection, request)
-    assert error.short == ("UNAVAILABLE", "ZOOM_UNAVAILABLE")
+    assert error.short == error_of_import
     assert "later; do not send" not in error.message
     assert not list((zoomgate.data_dir / "journal").glob("*.entry"))
     zoomgate.simulator.faults.clear()

@@ -218,14 +218,16 @@ async def test_temporary_zoom_failures_are_retried(
     assert (await velo(workspace, module=module))["stored"] == 4
 
 
-@pytest.mark.parametrize("endpoint", ["token", "users_me"])
+@pytest.mark.parametrize(
+    ("endpoint", "kind"), [("token", "status"), ("users_me", "status"), ("users_me", "redirect")]
+)
 async def test_zoom_outage_stops_the_import(
-    endpoint: str, workspace: Workspace, zoom: RunningSimulator
+    endpoint: str, kind: str, workspace: Workspace, zoom: RunningSimulator
 ) -> None:
     """The exit code is 5; running the same command again completes the import, and no refresh token is used twice."""
     users = [exported_user(zoom, user.email) for user in USERS[:6]]
     workspace.write("ZoomUsers.csv", as_csv(users))
-    zoom.add_fault(endpoint, "status", times=-1)
+    zoom.add_fault(endpoint, kind, times=-1)
     output = await workspace.run("import", "velo-users", "ZoomUsers.csv", *FAST, code=5, module=HURRIED)
     assert "3 incomplete" in output.out
     assert "3 remaining" in output.out

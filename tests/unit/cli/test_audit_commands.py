@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import json
 import os
+import random
 import time
 from pathlib import Path
 from typing import Any
@@ -133,8 +134,10 @@ class TestShow:
     @pytest.mark.parametrize("corruption", ["truncated", "overwritten", "not gzip"])
     def test_unreadable_file_does_not_stop_the_others(self, corruption: str) -> None:
         """All readable lines are shown. The command fails with an error that contains the name of the file, instead of "not found"."""
+        noise = random.Random(0)  # other corrupt bytes may have the form of compressed lines
         lines = [
-            line(request_id=str(number), details={"noise": os.urandom(99).hex()}) for number in range(900)
+            line(request_id=str(number), details={"noise": noise.randbytes(99).hex()})
+            for number in range(900)
         ]
         path = write(*lines, name="audit.jsonl.1.gz")
         content = path.read_bytes()

@@ -167,9 +167,12 @@ class Importer:
                 is_rejected_caller = isinstance(error, errors.Unauthenticated | errors.NotAllowed)
                 if not self._is_proven and (is_rejected_caller or not error.reason):
                     raise
+                problem = error.message
+                if error.reason == "ZOOM_BAD_RESPONSE":  # which says nothing about the row
+                    break
                 if error.reason and not isinstance(error, _RETRYABLE):
                     return self._rejected(error)
-                problem, pause = error.message, max(backoff.next_pause(), error.retry_delay or 0.0)
+                pause = max(backoff.next_pause(), error.retry_delay or 0.0)
                 self._limiter.hold(min(pause, self._timing.max_pause))
             else:
                 self._consecutive_incomplete = 0
