@@ -1,13 +1,19 @@
-//! Print the state of a user's connection, or the reason why there is none.
+//! Connect a user's Zoom account, schedule a meeting, and delete it.
 
-use std::{env, error::Error, time::Duration};
+use std::{env, error::Error, process, time::Duration};
 
+use tokio::time::{sleep, timeout};
 use tonic::metadata::MetadataValue;
 use tonic::service::Interceptor;
-use tonic::transport::{ClientTlsConfig, Endpoint};
-use tonic::{Request, Status};
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{self, Channel, ClientTlsConfig, Endpoint};
+use tonic::{Code, Request, Status, Streaming};
 use tonic_types::StatusExt;
-use zoomgate::v1::{GetConnectionRequest, auth_service_client::AuthServiceClient};
+use zoomgate::v1::auth_service_client::AuthServiceClient;
+use zoomgate::v1::connection::State;
+use zoomgate::v1::meetings_service_client::MeetingsServiceClient;
+use zoomgate::v1::watch_connections_response::Type;
+use zoomgate::v1::*;
 
 mod zoomgate {
     pub mod v1 {
@@ -15,11 +21,29 @@ mod zoomgate {
     }
 }
 
+type Auth = AuthServiceClient<InterceptedService<Channel, CallerKey>>;
+
+/// Returns a channel that detects lost connections.
+fn dial(target: &str) -> Result<Channel, transport::Error> {
+    let local = ["localhost:", "127.0.0.1:", "[::1]:"]
+        .iter()
+        .any(|prefix| target.starts_with(prefix));
+    let scheme = if local { "http" } else { "https" };
+    Ok(Endpoint::from_shared(format!("{scheme}://{target}"))?
+        .tls_config(ClientTlsConfig::new().with_enabled_roots())?
+        .timeout(Duration::from_secs(30))
+        .http2_keep_alive_interval(Duration::from_secs(30))
+        .connect_lazy())
+}
+
 /// Sends the caller's key with each call.
-fn authenticate(key: String) -> impl Interceptor {
-    move |mut request: Request<()>| {
-        if !key.is_empty() {
-            let value = MetadataValue::try_from(format!("Bearer {key}"))
+#[derive(Clone)]
+struct CallerKey(String);
+
+impl Interceptor for CallerKey {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if !self.0.is_empty() {
+            let value = MetadataValue::try_from(format!("Bearer {}", self.0))
                 .map_err(|_| Status::unauthenticated("ZOOMGATE_KEY is not a key"))?;
             request.metadata_mut().insert("authorization", value);
         }
@@ -35,33 +59,151 @@ fn reason(status: &Status) -> Option<String> {
         .map(|info| info.reason)
 }
 
+/// The events of users. Dropping it ends the stream.
+struct Watch {
+    auth: Auth,
+    request: WatchConnectionsRequest,
+    stream: Option<Streaming<WatchConnectionsResponse>>,
+}
+
+impl Watch {
+    fn new(auth: Auth, user_emails: Vec<String>) -> Self {
+        let request = WatchConnectionsRequest {
+            user_emails,
+            ..Default::default()
+        };
+        Self {
+            auth,
+            request,
+            stream: None,
+        }
+    }
+
+    /// Waits for the next event. Resumes an interrupted stream after the last event.
+    /// If the service cannot be reached before the first event, returns the error.
+    async fn next(&mut self) -> Result<WatchConnectionsResponse, Status> {
+        loop {
+            let status = match self.read().await {
+                Ok(event) => {
+                    self.request.resume_token = event.resume_token.clone();
+                    return Ok(event);
+                }
+                Err(status) => status,
+            };
+            self.stream = None;
+            // tonic reports a lost connection as UNKNOWN.
+            let interrupted = matches!(
+                status.code(),
+                Code::Unavailable | Code::Cancelled | Code::Unknown
+            );
+            if reason(&status).as_deref() == Some("RESUME_TOKEN_EXPIRED") {
+                self.request.resume_token.clear(); // the stream starts again with a snapshot
+            } else if interrupted && !self.request.resume_token.is_empty() {
+                sleep(Duration::from_secs(1)).await;
+            } else {
+                return Err(status);
+            }
+        }
+    }
+
+    async fn read(&mut self) -> Result<WatchConnectionsResponse, Status> {
+        let stream = match &mut self.stream {
+            Some(stream) => stream,
+            closed => closed.insert(
+                self.auth
+                    .watch_connections(self.request.clone())
+                    .await?
+                    .into_inner(),
+            ),
+        };
+        let event = stream.message().await?;
+        event.ok_or(Status::unavailable("the stream ended"))
+    }
+}
+
+/// Prints the URL with which the user consents, and returns when the user is connected.
+async fn connect(mut auth: Auth, user_email: &str) -> Result<(), Status> {
+    let mut watch = Watch::new(auth.clone(), vec![user_email.into()]);
+    let mut authorized = false;
+    loop {
+        let event = watch.next().await?;
+        let kind = event.r#type();
+        println!("{}", kind.as_str_name());
+        if event
+            .connection
+            .is_some_and(|connection| connection.state() == State::Active)
+        {
+            return Ok(());
+        }
+        if kind == Type::Synced && !authorized {
+            let request = BeginAuthorizationRequest {
+                user_email: user_email.into(),
+                ..Default::default()
+            };
+            let begun = auth.begin_authorization(request).await?.into_inner();
+            println!(
+                "{user_email} must open this URL: {}",
+                begun.authorization_url
+            );
+            authorized = true;
+        }
+    }
+}
+
+async fn run(channel: Channel, key: CallerKey, user_email: String) -> Result<(), Status> {
+    let auth = AuthServiceClient::with_interceptor(channel.clone(), key.clone());
+    timeout(Duration::from_secs(600), connect(auth, &user_email)) // the URL is valid for 10 minutes
+        .await
+        .map_err(|_| Status::deadline_exceeded("the user did not consent within 10 minutes"))??;
+
+    let mut meetings = MeetingsServiceClient::with_interceptor(channel, key);
+    let created = meetings
+        .create_meeting(CreateMeetingRequest {
+            user_email: user_email.clone(),
+            meeting_details: Some(MeetingDetails {
+                topic: Some("Planning".into()),
+                duration_minutes: Some(45),
+                ..Default::default()
+            }),
+            ..Default::default()
+        })
+        .await?;
+    let meeting = created.into_inner().meeting.unwrap_or_default();
+    println!("created meeting {}: {}", meeting.id, meeting.join_url);
+
+    meetings
+        .delete_meeting(DeleteMeetingRequest {
+            user_email: user_email.clone(),
+            meeting_id: meeting.id,
+            ..Default::default()
+        })
+        .await?;
+    let request = GetMeetingRequest {
+        user_email,
+        meeting_id: meeting.id,
+        ..Default::default()
+    };
+    match meetings.get_meeting(request).await {
+        Err(status) if reason(&status).as_deref() == Some("MEETING_NOT_FOUND") => {
+            println!("deleted the meeting");
+            Ok(())
+        }
+        Err(status) => Err(status),
+        Ok(_) => Err(Status::internal("the meeting still exists")),
+    }
+}
+
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
     let user_email = env::args().nth(1).ok_or("usage: cargo run -- EMAIL")?;
-    let target = env::var("ZOOMGATE_SERVER").unwrap_or("127.0.0.1:50051".into());
-    let local = ["localhost:", "127.0.0.1:", "[::1]:"]
-        .iter()
-        .any(|prefix| target.starts_with(prefix));
-    let channel = Endpoint::from_shared(format!(
-        "{}://{target}",
-        if local { "http" } else { "https" }
-    ))?
-    .tls_config(ClientTlsConfig::new().with_enabled_roots())?
-    .timeout(Duration::from_secs(30))
-    .http2_keep_alive_interval(Duration::from_secs(30))
-    .connect()
-    .await?;
-    let key = env::var("ZOOMGATE_KEY").unwrap_or_default();
-    let mut auth = AuthServiceClient::with_interceptor(channel, authenticate(key));
-    match auth
-        .get_connection(GetConnectionRequest { user_email })
-        .await
-    {
-        Ok(response) => println!(
-            "{:?}",
-            response.into_inner().connection.unwrap_or_default().state()
-        ),
-        Err(status) => println!("{}", reason(&status).unwrap_or(status.to_string())),
+    let channel = dial(&env::var("ZOOMGATE_SERVER").unwrap_or("127.0.0.1:50051".into()))?;
+    let key = CallerKey(env::var("ZOOMGATE_KEY").unwrap_or_default());
+    if let Err(status) = run(channel, key, user_email).await {
+        match reason(&status) {
+            Some(reason) => eprintln!("{reason}: {}", status.message()),
+            None => eprintln!("{status}"),
+        }
+        process::exit(1);
     }
     Ok(())
 }
