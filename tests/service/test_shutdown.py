@@ -16,6 +16,7 @@ from typing import Any
 
 import grpc.aio
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from conftest import LogStream
 from support.connect_channel import GRPC, JSON, over
@@ -128,6 +129,8 @@ async def draining(zoomgate: Harness) -> None:
 OUTCOME_UNKNOWN = ("UNKNOWN", "ZOOM_OUTCOME_UNKNOWN")
 SHUTTING_DOWN = ("UNAVAILABLE", "SHUTTING_DOWN")
 
+LONG_DRAIN = {"ZOOMGATE_DRAIN_SECONDS": "600"}
+
 DELAYED = Fault("meetings", "delay", seconds=600)
 REJECTED_TOKEN = (Fault("meetings", "status", times=1, status=401), Fault("token", "delay", seconds=600))
 CREATE_MEETING = ("MeetingsService.CreateMeeting", meetings.CreateMeetingRequest(user_email=MONICA))
@@ -210,14 +213,14 @@ async def clear_after(running: asyncio.Task[Any], zoom: Simulator) -> Any:
 
 
 @pytest.mark.parametrize("method", ["ProxyService.ListPages", "ProxyService.Download"])
-async def test_stream_that_waits_for_zoom_ends_with_the_drain(
+async def test_stream_that_waits_for_zoom_does_not_delay_the_shutdown(
     zoom: Simulator, tmp_path: Path, method: str
 ) -> None:
     requests = {
         "ProxyService.ListPages": proxy.ListPagesRequest(user_email=MONICA, url="/users/me/meetings"),
         "ProxyService.Download": proxy.DownloadRequest(user_email=MONICA, url="/users/me/meetings"),
     }
-    async with serving(zoom, tmp_path, environ={"ZOOMGATE_DRAIN_SECONDS": "0"}) as zoomgate:
+    async with serving(zoom, tmp_path, environ=LONG_DRAIN) as zoomgate:
         await zoomgate.connect()
         zoom.faults.add(replace(DELAYED))
         running = asyncio.create_task(failure(zoomgate, GRPC, method, requests[method]))
@@ -225,3 +228,16 @@ async def test_stream_that_waits_for_zoom_ends_with_the_drain(
             await asyncio.sleep(0)
         ended = asyncio.create_task(clear_after(running, zoom))
     assert (await ended)[0].short == SHUTTING_DOWN
+
+
+async def test_watch_of_the_health_does_not_delay_the_shutdown(zoom: Simulator, tmp_path: Path) -> None:
+    async with AsyncExitStack() as service:
+        zoomgate = await service.enter_async_context(serving(zoom, tmp_path, environ=LONG_DRAIN))
+        async with grpc.aio.insecure_channel(zoomgate.grpc_address) as channel:
+            watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+            assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+            await service.aclose()
+            assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await watch.read()
+    assert RpcError.of(caught.value).short == SHUTTING_DOWN

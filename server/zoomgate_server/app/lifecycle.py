@@ -5,7 +5,7 @@ import contextlib
 import math
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import replace
 from functools import partial
@@ -222,12 +222,10 @@ async def run(
             connect,
             health,
             web,
-            (
-                components.change_feed.close,
-                authentication.stop_streams,
-                partial(drain.end_calls_after, settings.drain_seconds),
-            ),
-            settings.drain_seconds + timing.responses,
+            components.change_feed.close,
+            drain,
+            settings.drain_seconds,
+            timing.responses,
         )
         await rpc_server.set_health(health, health_pb2.HealthCheckResponse.SERVING)
         web.set_ready()
@@ -287,13 +285,17 @@ async def _stop_serving(
     connect: ConnectEndpoint | None,
     health: "health_aio.HealthServicer",
     web: WebServer,
-    end_calls: Sequence[Callable[[], None]],
+    end_watches: Callable[[], None],
+    drain: Drain,
     seconds: float,
+    response_seconds: float,
 ) -> None:
-    """Stop accepting calls, and wait at most the given time for the running calls to finish."""
+    """Stop accepting calls. Wait for the running calls to finish, and then for the responses of those that the drain ends."""
     web.set_ready("draining")
     await health.enter_graceful_shutdown()
-    for end in end_calls:  # streams would otherwise stay open
-        end()
-    stopped = [server.stop(seconds)] if connect is None else [server.stop(seconds), connect.stop()]
+    end_watches()
+    drain.end_calls_after(seconds)
+    stopped = [server.stop(seconds + response_seconds)]
+    if connect is not None:
+        stopped.append(connect.stop())
     await asyncio.gather(*stopped)

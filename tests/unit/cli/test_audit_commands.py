@@ -134,7 +134,7 @@ class TestShow:
     @pytest.mark.parametrize("corruption", ["truncated", "overwritten", "not gzip"])
     def test_unreadable_file_does_not_stop_the_others(self, corruption: str) -> None:
         """All readable lines are shown. The command fails with an error that contains the name of the file, instead of "not found"."""
-        noise = random.Random(0)  # other corrupt bytes may have the form of compressed lines
+        noise = random.Random(0)  # noqa: S311 - other corrupt bytes may have the form of compressed lines
         lines = [
             line(request_id=str(number), details={"noise": noise.randbytes(99).hex()})
             for number in range(900)

@@ -31,7 +31,6 @@ from zoomgate_server.errors import (
     InvalidPath,
     InvalidRequest,
     InvalidState,
-    ShuttingDown,
     ZoomgateError,
 )
 from zoomgate_server.identity import Principal, Role, UserPatterns
@@ -120,11 +119,6 @@ class Authentication:
         self._clock = clock
         self._audit = audit
         self._timing = timing
-        self._is_stopping = False
-
-    def stop_streams(self) -> None:
-        """End each running stream at its next check, so that it does not delay the shutdown."""
-        self._is_stopping = True
 
     def wrap(self, method: Method, respond: Handler) -> Handler:
         """Add the checks to a method."""
@@ -181,13 +175,7 @@ class Authentication:
     def _recheck(
         self, credentials: Sequence[str | bytes], members: Sequence[_Entry], path: str, user_email: str
     ) -> bool:
-        """Check the credential and policy of a running stream again, and return whether the caller may see a user.
-
-        Raises:
-            ShuttingDown: `stop_streams` was called.
-        """
-        if self._is_stopping:
-            raise ShuttingDown
+        """Check the credential and policy of a running stream again, and return whether the caller may see a user."""
         principal = self._authenticate(credentials)
         if members:
             principal = self._with_member(principal, members)
