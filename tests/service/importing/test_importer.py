@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
@@ -114,6 +115,9 @@ async def test_rows_in_progress_complete_before_the_import_ends(
             opened.set()
             await asyncio.wait([run])
     assert run.cancelled() == (end is cancel)
+    if end in (damage_export, interrupt):  # otherwise, the next run imports the rows again, without effect
+        lines = (tmp_path / "results").read_text().splitlines()
+        assert [json.loads(line).get("status") for line in lines[1:]] == ["stored"] * 4
     for user in (FIRST, SECOND, THIRD, FOURTH):
         assert await stored_state(service, user) == Connection.STATE_ACTIVE
 

@@ -119,26 +119,28 @@ class Importer:
 
         async def record_first() -> None:
             row, task = in_progress[0]
-            await asyncio.wait(
-                [task]
-            )  # unlike `await task`, it does not cancel the row if the import is canceled
+            # unlike `await task`, it does not cancel the row if the import is canceled
+            await asyncio.wait([task])
             in_progress.popleft()
             results.add(row, task.result())
             advance(1)
 
         try:
-            for row, work in _remaining_rows(source, scan, results):
-                if isinstance(work, Row):
-                    await self._sleep(self._limiter.reserve())
-                if self._stopped.is_set():
-                    break
-                in_progress.append((row, asyncio.create_task(self._outcome_of(work))))
-                limit = MAX_CONCURRENT_ROWS if self._is_proven else 1
-                while in_progress and (len(in_progress) >= limit or in_progress[0][1].done()):
-                    await record_first()
+            try:
+                for row, work in _remaining_rows(source, scan, results):
+                    if isinstance(work, Row):
+                        await self._sleep(self._limiter.reserve())
+                    if self._stopped.is_set():
+                        break
+                    in_progress.append((row, asyncio.create_task(self._outcome_of(work))))
+                    limit = MAX_CONCURRENT_ROWS if self._is_proven else 1
+                    while in_progress and (len(in_progress) >= limit or in_progress[0][1].done()):
+                        await record_first()
+            except ImportFileError as problem:
+                self.stop(str(problem))
             while in_progress:
                 await record_first()
-        except (ImportFileError, ResultsFileError) as problem:
+        except ResultsFileError as problem:
             self.stop(str(problem))
         finally:
             self.stop()
@@ -199,9 +201,8 @@ class Importer:
                 )
         elif error.reason == "ZOOM_USER_ALREADY_CONNECTED":
             self._is_proven = True  # the tokens belong to the Zoom user with the row's address
-        elif (
-            not self._is_proven and not self._mismatches
-        ):  # Zoom has not identified the user of any row so far
+        elif not self._is_proven and not self._mismatches:
+            # Zoom has not identified the user of any row so far
             self.stop(error.message)
         return Outcome(RowStatus.REJECTED, error.message)
 
