@@ -170,10 +170,10 @@ async def run(
             audit=components.audit,
             timing=timing.calls,
         )
-        # outermost first, so that the access log records the final status, even if authentication fails
         drain = Drain()
         pipeline = Pipeline(
             server,
+            # outermost first, so that the access log records the final status, even if authentication fails
             [AccessLog(metrics, tracer).wrap, convert_errors, drain.wrap, authentication.wrap],
             timing.streams,
         )

@@ -204,7 +204,8 @@ class Client(_BaseClient):
             url: A `download_url` of Zoom, or a path of its API.
             file: The path of the file, which appears or is replaced only when the download is complete, or of a device or FIFO; or a binary
                 file to write to.
-            timeout: The maximum time of the whole download in seconds, including resumptions. None for no limit.
+            timeout: The maximum time of the whole download in seconds, including resumptions, but not the wait for a reader of a FIFO. None
+                for no limit.
             on_progress: Called with the number of bytes received and the size of the file, or None if the size is unknown.
 
         Returns:

@@ -1,6 +1,7 @@
 """Files to download, such as recordings: a download URL that requires a token and redirects to the file, which supports ranges."""
 
 import re
+import sys
 
 from aiohttp import web
 
@@ -68,7 +69,7 @@ class Files:
         start, stop = 0, size
         match = _RANGE.fullmatch(request.headers.get("Range", "")) if self.has_ranges else None
         if match is not None and request.headers.get("If-Range", etag) == etag:
-            first, last = int(match[1]), int(match[2] or 10**15)
+            first, last = int(match[1]), int(match[2] or sys.maxsize)
             if first <= last:  # otherwise the range is invalid, and ignored
                 start, stop = first, min(size, last + 1)
         if start >= size > 0:

@@ -169,7 +169,7 @@ UNDOCUMENTED = Table(
         NeverWith("recurrence.monthly_day", "recurrence.monthly_week_day"),
         Condition(
             "recurrence.end_time",
-            "must not be before the start of the meeting, which is the current time or later if the meeting is new; send a later time",
+            "must not be before the start of the meeting, or in the past if the meeting is new; send a later time",
             schedule.ends_too_early,
         ),
     ),
