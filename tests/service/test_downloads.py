@@ -1,6 +1,7 @@
 """Tests for ProxyService.Download. In some tests, scripted servers replace Zoom and the host of the file."""
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
@@ -549,6 +550,30 @@ async def test_file_is_not_read_further_after_the_caller_has_left(scripted: Serv
     call.cancel()
     async with asyncio.timeout(SECONDS):
         await raw.ended.wait()
+
+
+async def test_caller_that_leaves_without_reading_is_no_failure_of_the_service(
+    scripted: Service, log: LogStream
+) -> None:
+    """The service is blocked in a write, which fails when the caller leaves."""
+    zoomgate, raw = scripted
+    raw.responses = [Endless(file_response(b"", length=10**12), bytes(100_000))]
+    start = len(log.getvalue())
+    for _ in range(5):
+        call, sent = stream(zoomgate, FILE), -1
+        await call.read()
+        while raw.sent > sent:
+            sent = raw.sent
+            await zoomgate.call(zoomgate.auth.GetToken, auth.GetTokenRequest(user_email=MONICA))
+        raw.ended.clear()
+        call.cancel()
+        async with asyncio.timeout(SECONDS):
+            await raw.ended.wait()
+    lines = [json.loads(text) for text in log.getvalue()[start:].splitlines()]
+    ends = {
+        (line["event"], line.get("status")) for line in lines if line.get("method") == "ProxyService.Download"
+    }
+    assert ends == {("rpc", "CANCELLED")}
 
 
 async def test_caller_that_does_not_read_is_disconnected(tmp_path: Path) -> None:

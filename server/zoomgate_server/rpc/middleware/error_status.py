@@ -110,6 +110,9 @@ def convert_errors(method: Method, respond: Handler) -> Handler:
             failure = error
         except grpc.aio.AbortError:
             raise
+        except grpc.aio.InternalError:
+            # a write failed because the caller has left; gRPC cancels the call only later
+            raise asyncio.CancelledError from None
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is None or task.cancelling():
