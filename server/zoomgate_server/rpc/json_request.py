@@ -25,6 +25,9 @@ _Descriptor = Any  # the classes differ between the implementations of protobuf
 MAX_VALUES = 20_000
 """Maximum number of values in a message. Even a value of one digit takes a hundred bytes of memory and several microseconds."""
 
+MAX_MASK_CHARACTERS = 20_000
+"""Maximum length of a field mask. Its paths are values, too, but are not counted as such, since they are in one string."""
+
 _MAX_NAME = 64
 _INVALID = (ValueError, OverflowError, RecursionError, json_format.Error)
 _SEPARATORS = re.compile(rb'(?:[^",\[{]++|"(?:[^"\\]++|\\.)*+"?)*+(?:[,\[{]|\Z)', re.DOTALL)
@@ -238,8 +241,8 @@ _TIMESTAMP = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-5][0-9](?:\.[0-9]{1,9})?(?:Z|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])"
 )
 _DURATION = re.compile(r"-?[0-9]{1,12}(?:\.[0-9]{1,9})?s")
-_FIELD_MASK = re.compile(rf"[^_]{{0,{MAX_VALUES}}}")
-_JSON = "that is not nested too deeply, with distinct names and valid Unicode"
+_FIELD_MASK = re.compile(rf"[^_]{{0,{MAX_MASK_CHARACTERS}}}")
+_JSON_CONDITIONS = "that is not nested too deeply, with distinct names and valid Unicode"
 
 _SCALARS: dict[int, tuple[str, re.Pattern[str] | None]] = {
     FieldDescriptor.TYPE_BOOL: ("true or false", None),
@@ -252,10 +255,10 @@ _WELL_KNOWN: dict[str, tuple[str, re.Pattern[str] | None]] = {
     "google.protobuf.Timestamp": ("a time such as 2030-01-07T09:00:00Z", _TIMESTAMP),
     "google.protobuf.Duration": ("a duration such as 1.5s", _DURATION),
     "google.protobuf.FieldMask": (
-        "field paths separated by commas, such as topic,settings.waitingRoom",
+        f"paths in lowerCamelCase such as topic,settings.waitingRoom, at most {MAX_MASK_CHARACTERS} characters",
         _FIELD_MASK,
     ),
-    "google.protobuf.Struct": (f"an object {_JSON}", None),
-    "google.protobuf.Value": (f"a JSON value {_JSON}", None),
+    "google.protobuf.Struct": (f"an object {_JSON_CONDITIONS}", None),
+    "google.protobuf.Value": (f"a JSON value {_JSON_CONDITIONS}", None),
 }
 """What to send, and the strings among the values."""

@@ -233,6 +233,14 @@ def test_other_value_is_rejected_with_the_path_of_its_field(kind: str, value: st
     assert violation.field.removesuffix("[0]") == field.name
 
 
+@pytest.mark.parametrize("mask", ["settings.waiting_room", "topic," * 4_000], ids=["proto paths", "too long"])
+def test_error_of_a_field_mask_states_its_form_and_limit(mask: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        parse("FieldMask", f'"{mask}"')
+    assert "lowerCamelCase" in caught.value.message
+    assert "20000 characters" in caught.value.message
+
+
 @pytest.mark.parametrize(
     "value", ["NaN", "Infinity", "-Infinity", "01", "+1", ".5", "1.", "0x1", "'x'", "undefined", '"\n"']
 )
