@@ -115,7 +115,7 @@ class RequestTooLarge(ZoomgateError):
 
 
 class NotSupported(ZoomgateError):
-    """The endpoint for RPCs over HTTP does not have this RPC, or does not support this encoding."""
+    """The endpoint for RPCs over HTTP does not have this RPC, or does not support this kind of request."""
 
 
 class InvalidState(ZoomgateError):

@@ -22,16 +22,16 @@ async def read(request: web.Request, *, limit: int, timeout: float) -> bytes:
         ConnectionError: The connection was closed before the body had arrived.
     """
     body = bytearray()
-    await read_into(body, request, limit, limit=limit, timeout=timeout)
+    async with asyncio.timeout(timeout):
+        await read_into(body, request, limit, limit=limit)
     return bytes(body)
 
 
-async def read_into(body: bytearray, request: web.Request, size: int, *, limit: int, timeout: float) -> None:
-    """Append the body of a request to `body` until that has more than `size` bytes. Limits and errors are those of `read`."""
+async def read_into(body: bytearray, request: web.Request, size: int, *, limit: int) -> None:
+    """Append the body of a request to `body` until that has more than `size` bytes. The limit is that of `read`."""
     if (request.content_length or 0) > limit:
         raise BodyTooLarge
-    async with asyncio.timeout(timeout):
-        while len(body) <= size and (chunk := await request.content.readany()):
-            body += chunk
-            if len(body) > limit:
-                raise BodyTooLarge
+    while len(body) <= size and (chunk := await request.content.readany()):
+        body += chunk
+        if len(body) > limit:
+            raise BodyTooLarge

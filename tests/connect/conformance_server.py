@@ -6,9 +6,11 @@ the descriptors of the suite's service.
 
 import asyncio
 import contextlib
+import json
 import signal
 import struct
 import sys
+from http import HTTPStatus
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,9 +26,8 @@ from google.rpc import status_pb2
 from zoomgate_server.app.metric_labels import new_metrics
 from zoomgate_server.clock import SystemClock
 from zoomgate_server.connections.concurrency_limit import ConcurrencyLimit, Limit
-from zoomgate_server.errors import ZoomgateError
 from zoomgate_server.rpc.connect import ConnectEndpoint
-from zoomgate_server.rpc.middleware.error_status import MAPPING
+from zoomgate_server.rpc.middleware.error_status import convert_errors
 from zoomgate_server.rpc.middleware.pipeline import Handler, Method, Pipeline
 
 PACKAGE = "connectrpc.conformance.v1"
@@ -75,26 +76,18 @@ def unary(response_type: Any) -> Any:
     return respond
 
 
-def convert_errors(_: Method, respond: Handler) -> Handler:
-    """Convert errors of the endpoint to statuses without details, because the suite does not know those of Zoomgate."""
-
-    async def convert(request: Any, context: Any) -> Any:
-        try:
-            return await respond(request, context)
-        except ZoomgateError as error:
-            code = MAPPING[type(error)][0]
-            status = status_pb2.Status(code=code.value[0], message=error.message)
-            details_entry = ("grpc-status-details-bin", status.SerializeToString())
-            await context.abort(code, error.message, (details_entry,))
-
-    return convert
+def without_details(error: bytes) -> bytes:
+    """Return an error without the details of Zoomgate, which the suite does not know."""
+    fields = json.loads(error)
+    fields["details"] = [item for item in fields["details"] if not item["type"].startswith("google.rpc.")]
+    return json.dumps(fields).encode()
 
 
 def decode(method: Method, respond: Handler) -> Handler:
     """Decode the requests. A stage of the pipeline, instead of the one that authenticates callers."""
 
     async def respond_to_decoded(request: Any, context: Any) -> Any:
-        return await respond(await method.message(request, context), context)
+        return await respond(await method.receive(request, context), context)
 
     return respond_to_decoded
 
@@ -137,12 +130,16 @@ async def main() -> None:
     )
     endpoint = ConnectEndpoint(
         pipeline,
+        clock=SystemClock(),
         large_requests=ConcurrencyLimit(Limit.LARGE_REQUESTS, 2, SystemClock(), new_metrics("test")),
         max_request_bytes=wanted.message_receive_limit or DEFAULT_LIMIT,
     )
 
     async def handle(request: web.Request) -> web.StreamResponse:
-        return await endpoint.handle(request, "")
+        response = await endpoint.handle(request, "")
+        if response.status != HTTPStatus.OK and response.content_type == "application/json":
+            response.body = without_details(response.body)
+        return response
 
     app = web.Application()
     app.router.add_route("*", "/{service}/{method}", handle)

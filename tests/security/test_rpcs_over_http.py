@@ -29,7 +29,7 @@ CREATE = "/zoomgate.v1.MeetingsService/CreateMeeting"
 POST = "/zoomgate.v1.ProxyService/Post"
 JSON = {"Content-Type": "application/json"}
 KEY = f"Bearer {caller_key('service')}"
-READ_TIMEOUT = 0.5
+RECEIVE_TIMEOUT, DISCARD_TIMEOUT = 1.0, 0.5
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ async def zoomgate(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ha
     async with running(
         tmp_path_factory.mktemp("data"),
         timing=replace(
-            Timing(), connect=connect.Timing(read_timeout=READ_TIMEOUT, discard_timeout=READ_TIMEOUT)
+            Timing(), connect=connect.Timing(receive_timeout=RECEIVE_TIMEOUT, discard_timeout=DISCARD_TIMEOUT)
         ),
     ) as harness:
         await harness.connect()
@@ -297,6 +297,8 @@ async def test_rpc_is_not_started_with_a_timeout_of_zero(
 REJECTIONS: dict[str, tuple[dict[str, Any], str, str]] = {
     "unknown": ({"path": "/zoomgate.v1.AuthService/Missing"}, "UNIMPLEMENTED", "NOT_SUPPORTED"),
     "origin": ({"headers": {"Origin": "https://x.example"}}, "PERMISSION_DENIED", "CALLER_NOT_ALLOWED"),
+    "method": ({"method": "GET"}, "UNIMPLEMENTED", "NOT_SUPPORTED"),
+    "content type": ({"headers": {"Content-Type": "text/plain"}}, "UNIMPLEMENTED", "NOT_SUPPORTED"),
     "credential": ({"key": None}, "UNAUTHENTICATED", "CALLER_UNAUTHENTICATED"),
     "version": ({"headers": {"Connect-Protocol-Version": "2"}}, "INVALID_ARGUMENT", "MALFORMED_REQUEST"),
     "timeout": ({"headers": {"Connect-Timeout-Ms": "x"}}, "INVALID_ARGUMENT", "MALFORMED_REQUEST"),
@@ -316,15 +318,25 @@ async def test_rejected_request_is_logged_and_counted_as_a_call(
     options, code, reason = REJECTIONS[name]
     method = "other" if name == "unknown" else "AuthService.GetToken"
     before = await count(zoomgate, method, code)
-    headers = {"X-Request-Id": f"rejected-{name}", **options.get("headers", {})}
+    request_id = f"rejected-{name}".replace(" ", "-")
+    headers = {"X-Request-Id": request_id, **options.get("headers", {})}
     response = await exchange(zoomgate, **{"body": b"{}", **options, "headers": headers})
-    assert response.short[1:] == (code.lower(), reason)
-    assert response.headers["x-request-id"] == f"rejected-{name}"
-    assert logged(log, f"rejected-{name}") == (code, reason)
+    if name in ("method", "content type"):  # the protocol has no codes for these errors
+        assert response.headers["content-type"] == "text/plain; charset=utf-8"
+    else:
+        assert response.short[1:] == (code.lower(), reason)
+    assert response.headers["x-request-id"] == request_id
+    assert logged(log, request_id) == (code, reason)
     assert await count(zoomgate, method, code) == before + 1
     audited = reason in ("CALLER_NOT_ALLOWED", "CALLER_UNAUTHENTICATED")
     audit = (zoomgate.data_dir / "audit.jsonl").read_text(encoding="utf-8")
-    assert (f'"request_id":"rejected-{name}"' in audit) == audited
+    assert (f'"request_id":"{request_id}"' in audit) == audited
+
+
+@pytest.mark.parametrize("name", [name for name in REJECTIONS if name != "unknown"])
+async def test_credential_is_checked_first(zoomgate: Harness, unaffected: None, name: str) -> None:
+    response = await exchange(zoomgate, **{"body": b"{}", **REJECTIONS[name][0], "key": None})
+    assert response.short == (401, "unauthenticated", "CALLER_UNAUTHENTICATED")
 
 
 async def count(zoomgate: Harness, method: str, code: str) -> float:

@@ -1,22 +1,34 @@
 """Tests for RPCs over HTTP: web pages of other origins, proxies, callers that disconnect, and the shutdown."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import grpc
+import grpc.aio
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import RawTestServer
+from google.protobuf.empty_pb2 import Empty
 
 from conftest import LogStream
+from support.clock import AdvancingClock
 from support.harness import BASIL, MONICA, Harness, browser, consent, metadata, running, serving
 from zoom_simulator import Simulator, SimulatorOptions
 from zoom_simulator.faults import Fault
 from zoomgate_server.app.timing import Timing
+from zoomgate_server.clock import SystemClock
+from zoomgate_server.connections.concurrency_limit import ConcurrencyLimit, Limit
 from zoomgate_server.rpc import connect
-from zoomgate_server.rpc.connect import LARGE_REQUEST_BYTES, MAX_LARGE_REQUESTS
+from zoomgate_server.rpc.connect import LARGE_REQUEST_BYTES, MAX_LARGE_REQUESTS, ConnectEndpoint
 from zoomgate_server.rpc.middleware import authentication
+from zoomgate_server.rpc.middleware.pipeline import Handler, Method, Pipeline
+from zoomgate_server.rpc.server import MAX_REQUEST_BYTES
+from zoomgate_server.telemetry.metrics import Metrics
 
 APP, OTHER = "https://app.example.com", "https://evil.example"
 POST = "/zoomgate.v1.ProxyService/Post"
@@ -194,7 +206,6 @@ SLOTS = 'zoomgate_slots_{}{{limit="concurrent_large_requests"}} {}'
 
 
 async def test_large_request_waits_for_others(tmp_path: Path) -> None:
-    """Meanwhile, most of its body is not read, so that the memory for large requests is limited."""
     async with running(tmp_path) as zoomgate:
         await zoomgate.connect()
         zoomgate.simulator.faults.add(Fault("meetings", "delay", times=-1, seconds=600))
@@ -216,7 +227,7 @@ async def test_large_request_waits_for_others(tmp_path: Path) -> None:
 
 
 async def test_large_request_that_finds_no_slot_in_time_is_rejected(tmp_path: Path) -> None:
-    timing = replace(Timing(), connect=connect.Timing(slot_timeout=0.0))
+    timing = replace(Timing(), connect=connect.Timing(slot_share=0.0))
     async with running(tmp_path, timing=timing) as zoomgate:
         await zoomgate.connect()
         zoomgate.simulator.faults.add(Fault("meetings", "delay", times=-1, seconds=600))
@@ -236,6 +247,84 @@ async def test_large_request_that_finds_no_slot_in_time_is_rejected(tmp_path: Pa
         zoomgate.simulator.faults.clear()
         assert [(await call)[0].status for call in calls] == [200] * len(calls)
         assert (await send(zoomgate, POST, fields=LARGE))[0].status == 200
+
+
+async def test_large_request_is_not_read_while_it_waits() -> None:
+    """What has arrived is a small part of it, since the number of waiting requests is not limited."""
+    gauges = Metrics("0", [])
+    slots = ConcurrencyLimit(Limit.LARGE_REQUESTS, 1, SystemClock(), gauges)
+    pipeline = Pipeline(grpc.aio.server(), [without_authentication])
+    handler = grpc.unary_unary_rpc_method_handler(respond_empty, Empty.FromString, Empty.SerializeToString)
+    pipeline.add_registered_method_handlers("test.Service", {"Call": handler})
+    endpoint = ConnectEndpoint(
+        pipeline, clock=SystemClock(), large_requests=slots, max_request_bytes=MAX_REQUEST_BYTES
+    )
+    received: list[web.Request] = []
+
+    async def handle(request: Any) -> web.StreamResponse:
+        received.append(request)
+        return await endpoint.handle(request, "")
+
+    async def is_waiting() -> bool:
+        limit = {"limit": Limit.LARGE_REQUESTS}
+        return gauges.registry.get_sample_value("zoomgate_slots_waiting", limit) == 1
+
+    async with RawTestServer(handle) as server:
+        host, port = str(server.host), server.port
+        reader, writer = await asyncio.open_connection(host, port)
+        head = f"POST /test.Service/Call HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nConnection: close\r\n"
+        writer.write(f"{head}Content-Length: {MAX_REQUEST_BYTES}\r\n\r\n{{}}".encode())
+        async with slots.slot():
+            writer.write(b" " * (MAX_REQUEST_BYTES - 2))
+            await when(is_waiting)
+            (request,) = received
+            for _ in range(100):  # the endpoint could read more
+                await asyncio.sleep(0)
+            assert LARGE_REQUEST_BYTES < request.content.total_bytes < MAX_REQUEST_BYTES / 2
+        assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
+        assert request.content.total_bytes == MAX_REQUEST_BYTES
+        writer.close()
+        await writer.wait_closed()
+
+
+def without_authentication(method: Method, respond: Handler) -> Handler:
+    """Receive the request. A stage of the pipeline, instead of the one that authenticates callers."""
+
+    async def receive_and_respond(request: Any, context: Any) -> Any:
+        return await respond(await method.receive(request, context), context)
+
+    return receive_and_respond
+
+
+async def respond_empty(_request: Empty, _context: Any) -> Empty:
+    return Empty()
+
+
+@pytest.mark.parametrize("headers", [{}, {"Connect-Timeout-Ms": "9999999999"}], ids=["default", "maximum"])
+async def test_time_limit_of_a_call_includes_the_time_to_receive_it(
+    tmp_path: Path, headers: dict[str, str]
+) -> None:
+    """Otherwise a call could outlast the timeout that proxies are advised to have."""
+    clock = AdvancingClock()
+    async with running(tmp_path, clock=clock) as zoomgate:
+        await zoomgate.connect()
+
+        async def is_received_in_part() -> bool:
+            return SLOTS.format("used", "1.0") in await metrics(zoomgate)
+
+        async def body() -> AsyncIterator[bytes]:
+            yield b" " * (LARGE_REQUEST_BYTES + 1)
+            await when(is_received_in_part)
+            clock.ahead += authentication.Timing().max_limit
+            yield json.dumps({"userEmail": MONICA}).encode()
+
+        headers = headers | dict(metadata()) | {"Content-Type": "application/json"}
+        async with (
+            aiohttp.ClientSession(zoomgate.http_url) as session,
+            session.post(CREATE, data=body(), headers=headers) as response,
+        ):
+            details = (await response.json())["details"]
+        assert (response.status, details[0]["debug"]["reason"]) == (504, "DEADLINE_TOO_SHORT")
 
 
 async def is_in_progress(zoomgate: Harness) -> bool:

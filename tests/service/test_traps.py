@@ -113,7 +113,9 @@ async def test_text_of_unexpected_exception_is_not_returned(channel: grpc.aio.Ch
 async def test_response_that_cannot_be_encoded_is_internal(log: LogStream) -> None:
     """Over HTTP, too, the error is logged, and has the request ID."""
     limit = ConcurrencyLimit(Limit.LARGE_REQUESTS, 1, SystemClock(), Metrics("0", []))
-    endpoint = ConnectEndpoint(pipeline(grpc.aio.server()), large_requests=limit, max_request_bytes=1024)
+    endpoint = ConnectEndpoint(
+        pipeline(grpc.aio.server()), clock=SystemClock(), large_requests=limit, max_request_bytes=1024
+    )
 
     async def handle(request: web.Request) -> web.StreamResponse:
         return await endpoint.handle(request, "")

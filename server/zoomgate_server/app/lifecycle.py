@@ -273,6 +273,7 @@ def _connect_endpoint(
         return None
     return ConnectEndpoint(
         pipeline,
+        clock=clock,
         large_requests=ConcurrencyLimit(Limit.LARGE_REQUESTS, MAX_LARGE_REQUESTS, clock, metrics),
         max_request_bytes=rpc_server.MAX_REQUEST_BYTES,
         allowed_origins=settings.allowed_origins,

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import re
 from base64 import b64encode
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +24,7 @@ from google.rpc import error_details_pb2, status_pb2
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from zoomgate_server import request_body
+from zoomgate_server.clock import Clock
 from zoomgate_server.connections.concurrency_limit import ConcurrencyLimit
 from zoomgate_server.errors import (
     CallerNotAllowed,
@@ -33,12 +34,18 @@ from zoomgate_server.errors import (
     NotSupported,
     RequestTooLarge,
     ShuttingDown,
-    ZoomgateError,
 )
 from zoomgate_server.rpc import json_request
 from zoomgate_server.rpc.middleware.access_log import REQUEST_ID
 from zoomgate_server.rpc.middleware.access_policy import UNKNOWN_METHOD
-from zoomgate_server.rpc.middleware.pipeline import Handler, Method, Pipeline, UnaryMethod, decoded
+from zoomgate_server.rpc.middleware.pipeline import (
+    Handler,
+    Method,
+    Pipeline,
+    UnaryMethod,
+    decoded,
+    receive_decoded,
+)
 
 _T = TypeVar("_T")
 Metadata = tuple[tuple[str, str], ...]
@@ -60,9 +67,6 @@ MAX_DISCARDED_BYTES = 64 * 1024
 
 _SYSTEM = "connectrpc"
 """The RPC system, as OpenTelemetry names it."""
-
-_SLOT_SHARE = 0.8
-"""The share of the caller's remaining time for which a large request waits for a slot."""
 
 _DETAILS = "grpc-status-details-bin"
 _TIMEOUT = re.compile(r"[0-9]{1,10}", re.ASCII)
@@ -107,14 +111,14 @@ class Timing:
     """The timing of requests, in seconds.
 
     Attributes:
-        read_timeout: Maximum time to read the body of a request.
+        receive_timeout: Maximum time to receive a request: to wait for other large requests, and to read the body.
+        slot_share: The share of this time, or of the caller's if that is less, for which a large request waits for others.
         discard_timeout: Maximum time to read a body that is discarded.
-        slot_timeout: Maximum time to wait for other large requests.
     """
 
-    read_timeout: float = 10.0
+    receive_timeout: float = 10.0
+    slot_share: float = 0.8
     discard_timeout: float = 1.0
-    slot_timeout: float = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,20 +147,23 @@ class _Context:
     """What the stages and services use of the context of a gRPC call.
 
     Attributes:
-        deadline: The caller's deadline, as a time of the event loop; None if it has none, or an invalid one.
+        deadline: The caller's deadline, as a reading of the monotonic clock; None if it has none, or an invalid one.
         resources: What the call holds until its end.
+        status: The status of a call that failed.
+        http_status: The HTTP status of an error, if it is not that of the error's code.
     """
 
-    def __init__(self, headers: CIMultiDictProxy[str], client: str, codec: _Codec) -> None:
-        self.codec = codec
-        self.resources = contextlib.AsyncExitStack()
+    def __init__(self, headers: CIMultiDictProxy[str], client: str, clock: Clock) -> None:
+        self.codec = _JSON
+        self.resources = contextlib.ExitStack()
         self.status = status_pb2.Status()
+        self.http_status: int | None = None
         self._metadata = tuple((name.lower(), value) for name, value in headers.items())
         self._client = client
-        self._loop = asyncio.get_running_loop()
+        self._clock = clock
         milliseconds = headers.get(TIMEOUT_HEADER, "")
         has_deadline = _TIMEOUT.fullmatch(milliseconds)
-        self.deadline = self._loop.time() + int(milliseconds) / 1000 if has_deadline else None
+        self.deadline = clock.monotonic() + int(milliseconds) / 1000 if has_deadline else None
         self._initial: tuple[tuple[str, Any], ...] = ()
         self._trailing: tuple[tuple[str, Any], ...] = ()
         self._code: grpc.StatusCode | None = None
@@ -165,7 +172,7 @@ class _Context:
         return self._metadata
 
     def time_remaining(self) -> float | None:
-        return None if self.deadline is None else self.deadline - self._loop.time()
+        return None if self.deadline is None else self.deadline - self._clock.monotonic()
 
     def peer(self) -> str:
         return f"http:{self._client}"
@@ -190,6 +197,12 @@ class _Context:
         self.status = status_pb2.Status.FromString(dict(self._trailing)[_DETAILS])
         raise grpc.aio.AbortError
 
+    def unsupported(self, message: str, *, http_status: int, headers: Mapping[str, str] = {}) -> NotSupported:
+        """Return an error with an HTTP status and headers of its own."""
+        self.http_status = http_status
+        self._initial = tuple(headers.items())
+        return NotSupported(message)
+
     def headers(self) -> CIMultiDict[str]:
         """Return the headers that contain the metadata of the response, without those that only gRPC clients understand."""
         headers = CIMultiDict(self._initial)
@@ -205,6 +218,7 @@ class ConnectEndpoint:
     """HTTP endpoint for the unary RPCs of a pipeline.
 
     Args:
+        clock: The clock of the deadlines.
         large_requests: The limit on concurrent calls with requests of more than `LARGE_REQUEST_BYTES`.
         max_request_bytes: Maximum size of a request message.
         allowed_origins: The origins of web pages whose scripts may call the RPCs.
@@ -214,18 +228,21 @@ class ConnectEndpoint:
         self,
         pipeline: Pipeline,
         *,
+        clock: Clock,
         large_requests: ConcurrencyLimit,
         max_request_bytes: int,
         allowed_origins: Sequence[str] = (),
         timing: Timing = Timing(),
     ) -> None:
         self._handlers = {rpc.path: self._handler(pipeline, rpc) for rpc in pipeline.unary}
-        self._unknown = pipeline.compose(Method(UNKNOWN_METHOD, None, False, system=_SYSTEM), _reject_unknown)
+        unknown = Method(UNKNOWN_METHOD, receive_decoded, system=_SYSTEM)
+        self._unknown = pipeline.compose(unknown, _reject_unknown)
+        self._clock = clock
         self._large_requests = large_requests
         self._max_request_bytes = max_request_bytes
         self._allowed_origins = frozenset(allowed_origins)
         self._timing = timing
-        self._running: set[asyncio.Task[Any] | None] = set()
+        self._running: set[asyncio.Task[Any]] = set()
         self._is_closing = False
         self._converter = ThreadPoolExecutor(1, "connect-converter")
 
@@ -257,62 +274,78 @@ class ConnectEndpoint:
     def _handler(self, pipeline: Pipeline, rpc: UnaryMethod) -> Handler:
         """Return the handler of an RPC, with all stages. It receives an HTTP request, and returns the encoded response."""
 
-        async def receive(request: web.Request, context: _Context) -> Message:
-            async with _until_deadline(context, _not_started):
-                message = await self._receive(request, context, rpc.request)
-            remaining = context.time_remaining()
-            if remaining is not None and remaining <= 0:  # nothing was waited for
-                raise _not_started()
-            return message
-
         async def respond(message: Message, context: _Context) -> bytes:
-            async with _until_deadline(context, DeadlineExceeded):
-                response = await rpc.behavior(message, context)
-                return await self._convert(response.ByteSize(), context.codec.encode, response)
+            try:
+                async with asyncio.timeout(context.time_remaining()) as timeout:
+                    response = await rpc.behavior(message, context)
+                    return await self._convert(response.ByteSize(), context.codec.encode, response)
+            except TimeoutError:
+                if not timeout.expired():
+                    raise
+                raise DeadlineExceeded from None
 
-        method = Method(rpc.path, None, False, system=_SYSTEM, admit=self._check_origin, receive=receive)
-        return pipeline.compose(method, respond)
+        receive = partial(self._receive, rpc.request)
+        return pipeline.compose(Method(rpc.path, receive, system=_SYSTEM), respond)
 
     async def _respond(self, request: web.Request, client: str) -> web.Response:
         handler = self._handlers.get(request.path, self._unknown)
-        codec = _codec(request)
-        if handler is not self._unknown and self._is_admitted(request):
-            # as the protocol demands, these two errors are not errors of a call
-            if request.method != "POST":
-                text = "RPCs are called with POST only; send a POST request.\n"
-                return web.Response(status=405, text=text, headers={"Allow": "POST"})
-            if codec is None:
-                text = f"The content type is not supported; send {' or '.join(_CODECS)}, in UTF-8.\n"
-                return web.Response(status=415, text=text, headers={"Accept-Post": ", ".join(_CODECS)})
-        context = _Context(request.headers, client, codec or _JSON)
-        task = asyncio.current_task()
-        self._running.add(task)
+        context = _Context(request.headers, client, self._clock)
         try:
-            async with context.resources:
+            with context.resources:
+                if (task := asyncio.current_task()) is not None:
+                    self._running.add(task)
+                    context.resources.callback(self._running.discard, task)
                 body = await handler(request, context)
         except grpc.aio.AbortError:
-            return _error(context, http_status=404 if handler is self._unknown else None)
-        finally:
-            self._running.discard(task)
+            return _error(context)
         return web.Response(body=body, content_type=context.codec.content_type, headers=context.headers())
 
-    def _is_admitted(self, request: web.Request) -> bool:
-        """Return whether a request is not from a web page, or from a page of an allowed origin."""
-        origin = _origin(request)
-        return origin is None or origin in self._allowed_origins
+    async def _receive(self, kind: type[Message], request: web.Request, context: _Context) -> Message:
+        """Return the message of a request. Its caller is authenticated."""
+        name = kind.DESCRIPTOR.full_name
+        self._check(request, context, name)
+        remaining = context.time_remaining()
+        timeout = self._timing.receive_timeout
+        seconds = timeout if remaining is None else min(timeout, remaining)
+        slot_deadline = self._clock.monotonic() + self._timing.slot_share * seconds
+        try:
+            async with asyncio.timeout(seconds):
+                body = await self._read(request, context, slot_deadline)
+            decode = partial(context.codec.decode, kind)
+            message: Message = await self._convert(len(body), decoded, kind, decode, body)
+            remaining = context.time_remaining()
+            if remaining is not None and remaining <= 0:
+                raise TimeoutError
+            return message
+        except request_body.BodyTooLarge:
+            limit = self._max_request_bytes
+            text = f"The request is larger than {limit} bytes; send less"
+            raise RequestTooLarge(text, metadata={"limit_bytes": str(limit)}) from None
+        except TimeoutError:
+            text = f"The request did not arrive within its timeout and {timeout:g} seconds; nothing was done, so send it again"
+            raise DeadlineTooShort(text) from None
+        except ConnectionError:
+            text = "The connection was closed before the request had arrived; send it again"
+            raise MalformedRequest(text, metadata={"type": name}) from None
 
-    def _check_origin(self, request: web.Request) -> None:
-        """Reject other web pages: a script that cannot read responses must not be able to cause effects either."""
-        if not self._is_admitted(request):
+    def _check(self, request: web.Request, context: _Context, name: str) -> None:
+        """Check what precedes the body of a request, and set the codec of the call."""
+        if self._is_closing:
+            raise ShuttingDown
+        origin = _origin(request)
+        # a script that cannot read responses must not be able to cause effects either
+        if origin is not None and origin not in self._allowed_origins:
             raise CallerNotAllowed(
                 "Web pages of this origin may not call RPCs; ask the operator to add it to ZOOMGATE_ALLOWED_ORIGINS"
             )
-
-    async def _receive(self, request: web.Request, context: _Context, kind: type[Message]) -> Message:
-        """Return the message of a request. Its caller is authenticated."""
-        if self._is_closing:
-            raise ShuttingDown
-        name = kind.DESCRIPTOR.full_name
+        if request.method != "POST":
+            text = "RPCs are called with POST only; send a POST request"
+            raise context.unsupported(text, http_status=405, headers={"Allow": "POST"})
+        codec = _codec(request)
+        if codec is None:
+            text = f"The content type is not supported; send {' or '.join(_CODECS)}, in UTF-8"
+            raise context.unsupported(text, http_status=415, headers={"Accept-Post": ", ".join(_CODECS)})
+        context.codec = codec
         if request.headers.get(VERSION_HEADER, "1") != "1":
             text = f"This version of the protocol is not supported; set {VERSION_HEADER} to 1, or omit it"
             raise MalformedRequest(text, metadata={"type": name})
@@ -321,40 +354,16 @@ class ConnectEndpoint:
             raise MalformedRequest(text, metadata={"type": name})
         if request.headers.get("Content-Encoding", "identity").lower() != "identity":
             raise NotSupported("Compressed messages are not supported; send the message uncompressed")
-        try:
-            body = await self._read(request, context)
-        except request_body.BodyTooLarge:
-            limit = self._max_request_bytes
-            text = f"The request is larger than {limit} bytes; send less"
-            raise RequestTooLarge(text, metadata={"limit_bytes": str(limit)}) from None
-        except TimeoutError:
-            text = f"The request did not arrive within {self._timing.read_timeout:g} seconds; send it again"
-            raise DeadlineTooShort(text) from None
-        except ConnectionError:
-            text = "The connection was closed before the request had arrived; send it again"
-            raise MalformedRequest(text, metadata={"type": name}) from None
-        return await self._convert(len(body), decoded, partial(context.codec.decode, kind), body, name)
 
-    async def _read(self, request: web.Request, context: _Context) -> bytes:
-        """Read the body. Most of a large one is read only when the call has a slot."""
-        body, limit, timeout = bytearray(), self._max_request_bytes, self._timing.read_timeout
-        await request_body.read_into(body, request, LARGE_REQUEST_BYTES, limit=limit, timeout=timeout)
+    async def _read(self, request: web.Request, context: _Context, slot_deadline: float) -> bytes:
+        """Read the body. Most of a large one is read only when the call has a slot, until its end, since it keeps the message."""
+        body, limit = bytearray(), self._max_request_bytes
+        await request_body.read_into(body, request, LARGE_REQUEST_BYTES, limit=limit)
         if len(body) > LARGE_REQUEST_BYTES:
-            await self._acquire_slot(context)
-            await request_body.read_into(body, request, limit, limit=limit, timeout=timeout)
+            await self._large_requests.acquire(slot_deadline)
+            context.resources.callback(self._large_requests.release)
+            await request_body.read_into(body, request, limit, limit=limit)
         return bytes(body)
-
-    async def _acquire_slot(self, context: _Context) -> None:
-        """Acquire a slot for a large request until the end of the call, which keeps the message."""
-        remaining = context.time_remaining()
-        seconds = self._timing.slot_timeout
-        if remaining is not None:
-            seconds = min(seconds, remaining * _SLOT_SHARE)
-        try:
-            async with asyncio.timeout(seconds):
-                await context.resources.enter_async_context(self._large_requests.slot())
-        except TimeoutError:
-            raise self._large_requests.overloaded() from None
 
     async def _convert(self, size: int, convert: Callable[..., _T], *arguments: Any) -> _T:
         """Return the result of a conversion, which is performed in a thread if the message is large."""
@@ -364,15 +373,18 @@ class ConnectEndpoint:
 
     async def _discard_body(self, request: web.Request) -> None:
         """Discard a short body. If the connection were closed while the caller is sending, the response would be lost."""
-        remaining = MAX_DISCARDED_BYTES - (request.content_length or 0)
+        remaining = MAX_DISCARDED_BYTES
+        if (request.content_length or 0) > remaining:
+            return
         with contextlib.suppress(TimeoutError, ConnectionError):
             async with asyncio.timeout(self._timing.discard_timeout):
                 while remaining >= 0 and (chunk := await request.content.readany()):
-                    remaining -= 0 if request.content_length else len(chunk)
+                    remaining -= len(chunk)
 
 
-async def _reject_unknown(_request: web.Request, _context: _Context) -> None:
-    raise NotSupported("There is no unary RPC at this path; check its name, and call streams with gRPC")
+async def _reject_unknown(_request: web.Request, context: _Context) -> None:
+    text = "There is no unary RPC at this path; check its name, and call streams with gRPC"
+    raise context.unsupported(text, http_status=404)
 
 
 def _origin(request: web.Request) -> str | None:
@@ -387,32 +399,17 @@ def _codec(request: web.Request) -> _Codec | None:
     return _CODECS.get(request.content_type.lower()) if is_utf_8 else None
 
 
-@contextlib.asynccontextmanager
-async def _until_deadline(context: _Context, error: Callable[[], ZoomgateError]) -> AsyncIterator[None]:
-    """Fail with an error at the caller's deadline."""
-    try:
-        async with asyncio.timeout_at(context.deadline) as timeout:
-            yield
-    except TimeoutError:
-        if not timeout.expired():
-            raise
-        raise error() from None
-
-
-_not_started = partial(
-    DeadlineTooShort, "The deadline has passed before the RPC was started; nothing was done"
-)
-
-
-def _error(context: _Context, *, http_status: int | None = None) -> web.Response:
-    """Return the response for the error of a call. The HTTP status is that of the code by default."""
+def _error(context: _Context) -> web.Response:
+    """Return the response for the error of a call."""
     status = context.status
+    if context.http_status in (405, 415):  # as the protocol demands, these errors have no code
+        return web.Response(status=context.http_status, text=f"{status.message}\n", headers=context.headers())
     code = _CODES[status.code]
     # Connect spells this code differently than gRPC
     name = "canceled" if code is grpc.StatusCode.CANCELLED else code.name.lower()
     body = {"code": name, "message": status.message, "details": [_detail(item) for item in status.details]}
     return web.Response(
-        status=http_status or _HTTP_STATUS.get(code, 500),
+        status=context.http_status or _HTTP_STATUS.get(code, 500),
         body=orjson.dumps(body),
         content_type="application/json",
         headers=context.headers(),

@@ -84,11 +84,13 @@ METHOD_POLICY: Mapping[str, Policy] = {
 }
 """The policy of each RPC that requires credentials. An RPC in neither this table nor OPEN_METHODS is rejected."""
 
-OPEN_METHODS = frozenset(f"/grpc.health.v1.Health/{method}" for method in ("Check", "Watch", "List"))
-"""The RPCs that require no credential."""
-
 UNKNOWN_METHOD = "/zoomgate.v1.Unknown/Unknown"
-"""The path of RPCs that do not exist, which are rejected whatever the credential."""
+"""The path that stands for all RPCs that do not exist. They are rejected whatever the credential."""
+
+OPEN_METHODS = frozenset(
+    {UNKNOWN_METHOD, *(f"/grpc.health.v1.Health/{method}" for method in ("Check", "Watch", "List"))}
+)
+"""The RPCs that require no credential."""
 
 
 def method_name(path: str) -> str:

@@ -123,10 +123,10 @@ class Authentication:
     def wrap(self, method: Method, respond: Handler) -> Handler:
         """Add the checks to a method."""
         path, name = method.path, method.name
-        if path in access_policy.OPEN_METHODS or path == access_policy.UNKNOWN_METHOD:
+        if path in access_policy.OPEN_METHODS:
 
             async def respond_without_check(request: Any, context: Context) -> Any:
-                return await respond(await method.message(request, context), context)
+                return await respond(await method.receive(request, context), context)
 
             return respond_without_check
 
@@ -134,14 +134,13 @@ class Authentication:
             principal: Principal | None = None
             user_email = ""
             credentials, members = _credentials(current_metadata.get())
+            deadline = self._deadline(context.time_remaining(), streams=method.streams)
             try:
-                if method.admit is not None:
-                    method.admit(request)
                 principal = self._authenticate(credentials)
                 if members:
                     principal = self._with_member(principal, members)
                 policy = access_policy.check_method(principal, path)
-                message = await method.message(request, context)
+                message = await method.receive(request, context)
                 if policy.defaults_to_member and principal.member is not None:
                     message.user_email = message.user_email or principal.member.email
                 named = [_users(message, field) for field in policy.user_fields]
@@ -151,7 +150,6 @@ class Authentication:
                 self._audit_rejection(principal, error, name, user_email, context)
                 raise
             user_email = named[0][0] if named and len(named[0]) == 1 else ""
-            deadline = self._deadline(context.time_remaining(), streams=method.streams)
             current_call.set(Call(current_request_id.get(""), principal, deadline, user_email, name))
             if method.streams:
                 current_access_check.set(functools.partial(self._recheck, credentials, members, path))

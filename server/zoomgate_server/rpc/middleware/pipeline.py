@@ -9,7 +9,8 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import grpc
 import grpc.aio
@@ -18,6 +19,7 @@ from google.protobuf.message import Message
 from zoomgate_server.errors import MalformedRequest, ServerOverloaded, ZoomgateError
 from zoomgate_server.rpc.middleware.access_policy import method_name
 
+_M = TypeVar("_M", bound=Message)
 Context = Any  # grpc.aio.ServicerContext is generic in the message types, and they differ per method
 Handler = Callable[[Any, Context], Awaitable[Any]]
 """Handler of a call. Receives the request (or an iterator of requests) and the context. Returns the response, or None after writing a
@@ -33,40 +35,33 @@ class Method:
 
     Attributes:
         path: `/package.Service/Method`.
-        decode: Function that decodes a request of the transport. None if the handler receives decoded requests.
+        receive: Function that returns the message of a request of the transport. Called once the caller is authenticated.
         streams: Whether the requests or responses are streamed.
-        admit: Function that rejects requests which must not be processed at all, whatever their credential.
-        receive: Function that reads a request from the transport and decodes it, once the caller is authenticated. Replaces `decode`.
-        request_type: The full name of the request message, or empty if unknown.
         system: The RPC system, as OpenTelemetry names it.
     """
 
     path: str
-    decode: Callable[[Any], Any] | None
-    streams: bool
-    request_type: str = ""
+    receive: Handler
+    streams: bool = False
     system: str = "grpc"
-    admit: Callable[[Any], None] | None = None
-    receive: Callable[[Any, Context], Awaitable[Any]] | None = None
 
     @property
     def name(self) -> str:
         """`Service.Method`."""
         return method_name(self.path)
 
-    async def message(self, request: Any, context: Context) -> Any:
-        """Return the decoded request.
 
-        Raises:
-            MalformedRequest: The request cannot be decoded.
-        """
-        if self.receive is not None:
-            return await self.receive(request, context)
-        return request if self.decode is None else decoded(self.decode, request, self.request_type)
+async def receive_decoded(request: Any, _context: Context) -> Any:
+    """Return a request, which the transport has decoded."""
+    return request
 
 
-def decoded(decode: Callable[[Any], Any], request: Any, request_type: str) -> Any:
-    """Return the decoded request.
+async def _receive_encoded(kind: type[Message], request: bytes, _context: Context) -> Message:
+    return decoded(kind, kind.FromString, request)
+
+
+def decoded(kind: type[_M], decode: Callable[[bytes], _M], request: bytes) -> _M:
+    """Return the message in an encoded request.
 
     Raises:
         MalformedRequest: The request cannot be decoded.
@@ -79,7 +74,7 @@ def decoded(decode: Callable[[Any], Any], request: Any, request_type: str) -> An
         raise MalformedRequest(
             "The request could not be parsed; check that your stubs match the server's proto files, and that no value is nested"
             " deeper than 30 levels",
-            metadata={"type": request_type},
+            metadata={"type": kind.DESCRIPTOR.full_name},
         ) from None
 
 
@@ -141,22 +136,19 @@ class Pipeline(grpc.GenericRpcHandler):
     def _wrap(self, path: str, handler: Any) -> Any:
         """Return a handler whose stages decode the requests; the requests of a stream are decoded by gRPC."""
         decode, encode = handler.request_deserializer, handler.response_serializer
+        kind = decode.__self__
+        receive = partial(_receive_encoded, kind)
         if handler.unary_unary:
-            request = decode.__self__
-            self.unary.append(UnaryMethod(path, request, handler.unary_unary))
-            respond = self.compose(
-                Method(path, decode, streams=False, request_type=request.DESCRIPTOR.full_name),
-                handler.unary_unary,
-            )
+            self.unary.append(UnaryMethod(path, kind, handler.unary_unary))
+            respond = self.compose(Method(path, receive), handler.unary_unary)
             return grpc.unary_unary_rpc_method_handler(respond, None, encode)
         if handler.unary_stream:
-            name = decode.__self__.DESCRIPTOR.full_name
-            respond = self.compose(
-                Method(path, decode, streams=True, request_type=name), self._streamed(handler.unary_stream)
-            )
+            method = Method(path, receive, streams=True)
+            respond = self.compose(method, self._streamed(handler.unary_stream))
             return grpc.unary_stream_rpc_method_handler(respond, None, encode)
         if handler.stream_stream:
-            respond = self.compose(Method(path, None, streams=True), self._streamed(handler.stream_stream))
+            method = Method(path, receive_decoded, streams=True)
+            respond = self.compose(method, self._streamed(handler.stream_stream))
             return grpc.stream_stream_rpc_method_handler(respond, decode, encode)
         raise TypeError(f"{path}: client streaming is not supported")
 

@@ -36,7 +36,8 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     Example: {"reason": "CALLER_NOT_ALLOWED", "domain": "zoomgate", "metadata": {"method": "AuthService.GetToken"}}
     """
     ERROR_REASON_INVALID_FIELD: _ErrorReason.ValueType  # 3
-    """INVALID_ARGUMENT. One or more fields are invalid. `google.rpc.BadRequest` lists all of them.
+    """INVALID_ARGUMENT. One or more fields are invalid. `google.rpc.BadRequest` lists all of them. Over HTTP, a value of
+    the wrong type is reported alone.
 
     Example: {"reason": "INVALID_FIELD", "domain": "zoomgate", "metadata": {"fields": "user_email"}}
     """
@@ -268,7 +269,7 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     Example: {"reason": "REQUEST_TOO_LARGE", "domain": "zoomgate", "metadata": {"limit_bytes": "4194304"}}
     """
     ERROR_REASON_NOT_SUPPORTED: _ErrorReason.ValueType  # 43
-    """UNIMPLEMENTED. There is no unary RPC at the path of a request over HTTP, or the request is compressed.
+    """UNIMPLEMENTED. There is no unary RPC at the path of a request over HTTP, or its method, content type or compression is not supported.
 
     Example: {"reason": "NOT_SUPPORTED", "domain": "zoomgate", "metadata": {}}
     """
@@ -296,7 +297,8 @@ The response does not depend on whether the user exists.
 Example: {"reason": "CALLER_NOT_ALLOWED", "domain": "zoomgate", "metadata": {"method": "AuthService.GetToken"}}
 """
 ERROR_REASON_INVALID_FIELD: ErrorReason.ValueType  # 3
-"""INVALID_ARGUMENT. One or more fields are invalid. `google.rpc.BadRequest` lists all of them.
+"""INVALID_ARGUMENT. One or more fields are invalid. `google.rpc.BadRequest` lists all of them. Over HTTP, a value of
+the wrong type is reported alone.
 
 Example: {"reason": "INVALID_FIELD", "domain": "zoomgate", "metadata": {"fields": "user_email"}}
 """
@@ -528,7 +530,7 @@ ERROR_REASON_REQUEST_TOO_LARGE: ErrorReason.ValueType  # 42
 Example: {"reason": "REQUEST_TOO_LARGE", "domain": "zoomgate", "metadata": {"limit_bytes": "4194304"}}
 """
 ERROR_REASON_NOT_SUPPORTED: ErrorReason.ValueType  # 43
-"""UNIMPLEMENTED. There is no unary RPC at the path of a request over HTTP, or the request is compressed.
+"""UNIMPLEMENTED. There is no unary RPC at the path of a request over HTTP, or its method, content type or compression is not supported.
 
 Example: {"reason": "NOT_SUPPORTED", "domain": "zoomgate", "metadata": {}}
 """
