@@ -25,7 +25,7 @@ from google.rpc import status_pb2
 
 from zoomgate_server.app.metric_labels import new_metrics
 from zoomgate_server.clock import SystemClock
-from zoomgate_server.connections.concurrency_limit import ConcurrencyLimit, Limit
+from zoomgate_server.concurrency_limit import ConcurrencyLimit, Limit
 from zoomgate_server.rpc.connect import ConnectEndpoint
 from zoomgate_server.rpc.middleware.error_status import convert_errors
 from zoomgate_server.rpc.middleware.pipeline import Handler, Method, Pipeline

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from model.lifecycle_mutants import Protocols
 from model.loop import SeededLoop
 from zoomgate_server.call_context import Call
-from zoomgate_server.connections.concurrency_limit import ConcurrencyLimit, Limit
+from zoomgate_server.concurrency_limit import ConcurrencyLimit, Limit
 from zoomgate_server.connections.driver import EffectDriver
 from zoomgate_server.connections.lifecycle.effects import Effect, Find, Read, Sleep
 from zoomgate_server.connections.record import ConnectionRecord

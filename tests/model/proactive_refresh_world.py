@@ -14,9 +14,9 @@ from model.loop import SeededLoop
 from support.effect_driver import create_driver, create_repository
 from zoomgate_server.app.metric_labels import new_metrics
 from zoomgate_server.call_context import Call
+from zoomgate_server.concurrency_limit import ConcurrencyLimit, Limit
 from zoomgate_server.connections import refresh_schedule
 from zoomgate_server.connections.access_tokens import AccessTokens
-from zoomgate_server.connections.concurrency_limit import ConcurrencyLimit, Limit
 from zoomgate_server.connections.proactive_refresh import MAX_DUE, PAGE_SIZE, ProactiveRefresh
 from zoomgate_server.connections.record import ConnectionRecord, State
 from zoomgate_server.connections.refresh.protocol import Config

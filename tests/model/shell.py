@@ -19,7 +19,7 @@ from model.loop import Killed, SeededLoop
 from support.effect_driver import KEY_RING, create_driver, create_repository
 from support.faulty_store import FaultyStore
 from support.memory_store import MemoryStore
-from zoomgate_server.connections.concurrency_limit import ConcurrencyLimit, Limit
+from zoomgate_server.concurrency_limit import ConcurrencyLimit, Limit
 from zoomgate_server.connections.record import Cause, ConnectionRecord, State
 from zoomgate_server.connections.refresh import refresher
 from zoomgate_server.connections.refresh.protocol import Config

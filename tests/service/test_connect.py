@@ -22,7 +22,7 @@ from zoom_simulator import Simulator, SimulatorOptions
 from zoom_simulator.faults import Fault
 from zoomgate_server.app.timing import Timing
 from zoomgate_server.clock import SystemClock
-from zoomgate_server.connections.concurrency_limit import ConcurrencyLimit, Limit
+from zoomgate_server.concurrency_limit import ConcurrencyLimit, Limit
 from zoomgate_server.rpc import connect
 from zoomgate_server.rpc.connect import LARGE_REQUEST_BYTES, MAX_LARGE_REQUESTS, ConnectEndpoint
 from zoomgate_server.rpc.middleware import authentication

@@ -20,7 +20,7 @@ from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1 import auth_service_pb2_grpc
 from zoomgate_server.cli.caller_key import digest
 from zoomgate_server.clock import SystemClock
-from zoomgate_server.connections.concurrency_limit import ConcurrencyLimit, Limit
+from zoomgate_server.concurrency_limit import ConcurrencyLimit, Limit
 from zoomgate_server.errors import FieldViolation, InvalidRequest
 from zoomgate_server.rpc.connect import ConnectEndpoint
 from zoomgate_server.rpc.middleware.access_log import AccessLog

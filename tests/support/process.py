@@ -4,7 +4,7 @@ import time
 
 from support.effect_driver import create_driver, create_repository
 from zoomgate_server.clock import SystemClock
-from zoomgate_server.connections.concurrency_limit import ConcurrencyLimit, Limit
+from zoomgate_server.concurrency_limit import ConcurrencyLimit, Limit
 from zoomgate_server.connections.record import ConnectionRecord, State
 from zoomgate_server.connections.refresh.protocol import Config
 from zoomgate_server.connections.refresh.refresher import Refresher

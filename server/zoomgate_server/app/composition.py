@@ -15,9 +15,9 @@ from zoomgate_server.authorization.caller_flow import CallerFlow
 from zoomgate_server.authorization.limits import PendingLimits
 from zoomgate_server.authorization.repository import AuthorizationRepository
 from zoomgate_server.clock import Clock
+from zoomgate_server.concurrency_limit import ConcurrencyLimit, Limit
 from zoomgate_server.connections.access_tokens import AccessTokens
 from zoomgate_server.connections.account_linking import AccountLinker
-from zoomgate_server.connections.concurrency_limit import ConcurrencyLimit, Limit
 from zoomgate_server.connections.connection_import import ConnectionImporter
 from zoomgate_server.connections.count_gauge import ConnectionCountGauge
 from zoomgate_server.connections.disconnection import Disconnector

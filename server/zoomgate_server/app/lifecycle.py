@@ -25,7 +25,7 @@ from zoomgate_server.app.stores import StartCancelled, StoreOpener, open_store
 from zoomgate_server.app.timing import Timing
 from zoomgate_server.audit.event import ZOOMGATE, AuditEvent
 from zoomgate_server.clock import Clock, SystemClock
-from zoomgate_server.connections.concurrency_limit import ConcurrencyLimit, Limit
+from zoomgate_server.concurrency_limit import ConcurrencyLimit, Limit
 from zoomgate_server.errors import ZoomgateError
 from zoomgate_server.identity import Principal
 from zoomgate_server.rpc import server as rpc_server

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from zoomgate_server.build_info import UNKNOWN
+from zoomgate_server.concurrency_limit import Limit
 from zoomgate_server.connections import proactive_refresh, retention
-from zoomgate_server.connections.concurrency_limit import Limit
 from zoomgate_server.connections.connection_import import ImportOutcome
 from zoomgate_server.connections.refresh import refresher
 from zoomgate_server.rpc import server as rpc_server

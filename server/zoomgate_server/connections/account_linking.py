@@ -10,7 +10,7 @@ from uuid import uuid4
 from zoomgate_server.audit.event import BROWSER, ZOOMGATE, Actor
 from zoomgate_server.call_context import Call
 from zoomgate_server.clock import Clock
-from zoomgate_server.connections.concurrency_limit import ConcurrencyLimit
+from zoomgate_server.concurrency_limit import ConcurrencyLimit
 from zoomgate_server.connections.driver import EffectDriver
 from zoomgate_server.connections.exchange_mark import fingerprint_of
 from zoomgate_server.connections.lifecycle import decisions, exchange, linking

@@ -7,7 +7,7 @@ from uuid import uuid4
 from zoomgate_server.audit.event import Actor
 from zoomgate_server.call_context import Call
 from zoomgate_server.clock import Clock
-from zoomgate_server.connections.concurrency_limit import ConcurrencyLimit
+from zoomgate_server.concurrency_limit import ConcurrencyLimit
 from zoomgate_server.connections.driver import EffectDriver
 from zoomgate_server.connections.lifecycle import ending, revocation
 from zoomgate_server.connections.lifecycle.effects import LeaseTiming

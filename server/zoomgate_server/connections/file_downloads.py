@@ -8,8 +8,8 @@ from enum import StrEnum
 
 from zoomgate_server.call_context import Call
 from zoomgate_server.clock import Clock
+from zoomgate_server.concurrency_limit import ConcurrencyLimit
 from zoomgate_server.connections.access_tokens import AccessToken, AccessTokens
-from zoomgate_server.connections.concurrency_limit import ConcurrencyLimit
 from zoomgate_server.connections.zoom_calls import ZoomCalls
 from zoomgate_server.errors import (
     CallerNotAllowed,

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from zoomgate_server.backoff import Backoff
 from zoomgate_server.clock import Clock
+from zoomgate_server.concurrency_limit import ConcurrencyLimit
 from zoomgate_server.connections.account_linking import AccountLinker
-from zoomgate_server.connections.concurrency_limit import ConcurrencyLimit
 from zoomgate_server.connections.refresh.refresher import Refresher
 from zoomgate_server.connections.token_journal import Entry, Origin, TokenJournal
 from zoomgate_server.errors import ZoomgateError

@@ -13,9 +13,9 @@ from typing import Literal, get_args
 
 from zoomgate_server.backoff import Backoff
 from zoomgate_server.clock import Clock
+from zoomgate_server.concurrency_limit import ConcurrencyLimit
 from zoomgate_server.connections import refresh_schedule
 from zoomgate_server.connections.access_tokens import REFRESH_BEFORE_SECONDS, AccessToken, AccessTokens
-from zoomgate_server.connections.concurrency_limit import ConcurrencyLimit
 from zoomgate_server.connections.record import ConnectionRecord, State
 from zoomgate_server.connections.refresh.refresher import Refresher
 from zoomgate_server.connections.repository import ConnectionRepository

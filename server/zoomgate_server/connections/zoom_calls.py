@@ -9,8 +9,8 @@ from typing import TypeVar
 
 from zoomgate_server.call_context import Call
 from zoomgate_server.clock import Clock
+from zoomgate_server.concurrency_limit import ConcurrencyLimit
 from zoomgate_server.connections.access_tokens import AccessToken, AccessTokens
-from zoomgate_server.connections.concurrency_limit import ConcurrencyLimit
 from zoomgate_server.errors import RefreshInProgress
 from zoomgate_server.zoom import endpoints
 from zoomgate_server.zoom import errors as zoom_errors

@@ -25,7 +25,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from zoomgate_server import request_body
 from zoomgate_server.clock import Clock
-from zoomgate_server.connections.concurrency_limit import ConcurrencyLimit
+from zoomgate_server.concurrency_limit import ConcurrencyLimit
 from zoomgate_server.errors import (
     CallerNotAllowed,
     DeadlineExceeded,

@@ -8,7 +8,7 @@ from support.effect_driver import create_driver, create_repository
 from support.faulty_store import FaultyStore
 from support.memory_store import MemoryStore
 from zoomgate_server.clock import SystemClock
-from zoomgate_server.connections.concurrency_limit import ConcurrencyLimit, Limit
+from zoomgate_server.concurrency_limit import ConcurrencyLimit, Limit
 from zoomgate_server.connections.disconnection import Disconnector, Timing
 from zoomgate_server.connections.lifecycle import decisions
 from zoomgate_server.connections.record import Cause, ConnectionRecord, PendingAttempt, State

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 
 from zoomgate_server.audit.event import ZOOMGATE, AuditEvent, AuditSink
 from zoomgate_server.clock import Clock
-from zoomgate_server.connections.concurrency_limit import ConcurrencyLimit
+from zoomgate_server.concurrency_limit import ConcurrencyLimit
 from zoomgate_server.connections.driver import EffectDriver
 from zoomgate_server.connections.lifecycle import decisions, effects
 from zoomgate_server.connections.record import Cause, ConnectionRecord, State

@@ -15,7 +15,7 @@ from support.faulty_store import FaultyStore
 from support.memory_store import MemoryStore
 from zoomgate_server.audit.event import ZOOMGATE, AuditEvent
 from zoomgate_server.clock import SystemClock
-from zoomgate_server.connections.concurrency_limit import ConcurrencyLimit, Limit
+from zoomgate_server.concurrency_limit import ConcurrencyLimit, Limit
 from zoomgate_server.connections.lifecycle import decisions, effects
 from zoomgate_server.connections.record import (
     Cause,

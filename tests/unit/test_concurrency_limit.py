@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from zoomgate_server.clock import SystemClock
-from zoomgate_server.connections.concurrency_limit import ConcurrencyLimit, Limit
+from zoomgate_server.concurrency_limit import ConcurrencyLimit, Limit
 from zoomgate_server.errors import ServerOverloaded
 from zoomgate_server.telemetry.metrics import Metrics
 
