@@ -167,7 +167,7 @@ async def test_unreadable_records_are_reported_and_unchanged(store: RecordStore)
     foreign, _ = await store.get(RecordKey("app", Kind.USER, zoom_user_id(USERS[7])))
     assert corrupt is not None
     assert foreign is not None
-    await store.put(replace(corrupt, value=corrupt.value[:-1] + b"x"), corrupt.rev)
+    await store.put(replace(corrupt, value=corrupt.value[:-1] + bytes([corrupt.value[-1] ^ 1])), corrupt.rev)
     value = Envelope(app="app", keys=other_ring).seal(
         foreign.key, grant="g", generation=1, header={}, secret={}
     )

@@ -727,7 +727,9 @@ async def test_corrupt_record_does_not_hold_back_the_position() -> None:
     await world.write(USERS[0], 0.0, disconnect=False)
     record, _ = await world.store.find("app", USERS[0])
     assert record is not None
-    await world.store.put(replace(record, value=record.value[:-1] + b"?"), record.rev)
+    await world.store.put(
+        replace(record, value=record.value[:-1] + bytes([record.value[-1] ^ 1])), record.rev
+    )
     world.time += 3600.0
     await world.poll()
     await world.poll()

@@ -216,7 +216,9 @@ async def test_renamed_user_can_replace_a_corrupt_record(zoomgate: Harness) -> N
     async with open_store(zoomgate) as (store, _):
         record, _ = await store.find(APP, MONICA)
         assert record is not None
-        assert await store.put(replace(record, value=record.value[:-1] + b"x"), record.rev)
+        assert await store.put(
+            replace(record, value=record.value[:-1] + bytes([record.value[-1] ^ 1])), record.rev
+        )
     zoomgate.simulator.zoom.rename(MONICA, "monika@example.com")
     await zoomgate.connect("monika@example.com")
     await zoomgate.call(zoomgate.auth.GetToken, pb.GetTokenRequest(user_email="monika@example.com"))
