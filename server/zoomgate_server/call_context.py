@@ -41,8 +41,14 @@ current_request_id: ContextVar[str] = ContextVar("current_request_id")
 current_metadata: ContextVar[Iterable[tuple[str, str | bytes]]] = ContextVar("current_metadata", default=())
 """The metadata of the current call, cached because reading metadata from gRPC is expensive."""
 
-current_lost_write: ContextVar[ZoomgateError | None] = ContextVar("current_lost_write", default=None)
-"""The error for a write to Zoom that the current call sent, and whose response was not awaited because the call was canceled."""
+current_unknown_outcome: ContextVar[ZoomgateError | None] = ContextVar(
+    "current_unknown_outcome", default=None
+)
+"""The error for the current call if it was canceled and may take effect nevertheless.
+
+It is a context variable because a cancellation cannot carry an error: the stage that canceled the call receives a plain `CancelledError`.
+Code that handles the cancellation in the task of the call sets it.
+"""
 
 current_rejection: ContextVar[str] = ContextVar("current_rejection")
 """The error reason of the current call, if the call failed."""

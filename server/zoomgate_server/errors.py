@@ -222,11 +222,11 @@ class ZoomUnavailable(ZoomgateError):
 
 
 class ZoomOutcomeUnknown(ZoomgateError):
-    """A request was sent to Zoom but its response was lost or does not prove the outcome, so it may have taken effect."""
+    """The call may have taken effect: Zoom's response was lost or does not prove the outcome, or the server shut down during the call."""
 
 
 class ZoomBadResponse(ZoomgateError):
-    """Zoom's response is a redirect, or JSON that is not documented. The call changed nothing."""
+    """Zoom's response is a redirect, or JSON that is not documented. Only a token request may have taken effect."""
 
 
 class ZoomResponseTooLarge(ZoomgateError):
@@ -280,7 +280,7 @@ class DeadlineExceeded(ZoomgateError):
 
 
 class ShuttingDown(ZoomgateError):
-    """This server is shutting down. No write whose outcome is unknown was sent to Zoom."""
+    """This server is shutting down. The call is safe to retry; a refresh that it started continues."""
 
     message = "This server is shutting down; retry the call, or resume the stream"
     retry_after = 1.0

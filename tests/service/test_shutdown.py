@@ -17,16 +17,18 @@ from typing import Any
 import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from yarl import URL
 
 from conftest import LogStream
 from support.connect_channel import GRPC, JSON, over
 from support.faulty_store import Gate
-from support.harness import MONICA, OMAR, Harness, RpcError, serving
+from support.harness import MONICA, OMAR, Harness, RpcError, browser, consent_form, serving
 from zoom_simulator import Simulator, SimulatorOptions
 from zoom_simulator.faults import Fault
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1 import meetings_service_pb2 as meetings
 from zoomgate.v1 import proxy_service_pb2 as proxy
+from zoomgate.v1.connection_pb2 import Connection
 from zoomgate_server.app.timing import Timing
 from zoomgate_server.connections.record import State
 from zoomgate_server.storage.record_store import Kind, RecordKey
@@ -46,30 +48,30 @@ def held_write(state: State) -> Gate:
     return Gate(after_effect=True, holds=lambda record, _: record.state == state.value)
 
 
-def refresh_token(zoomgate: Harness) -> Any:
+async def refresh_token(zoomgate: Harness) -> Any:
     return zoomgate.auth.RefreshToken, pb.RefreshTokenRequest(user_email=MONICA)
 
 
-def create_token(zoomgate: Harness) -> Any:
+async def create_token(zoomgate: Harness) -> Any:
     zoom = zoomgate.simulator.zoom
     code = zoom.issue_code(zoom.users[OMAR], REDIRECT_URI)
     return zoomgate.auth.CreateToken, pb.CreateTokenRequest(user_email=OMAR, code=code)
 
 
-def request_token(zoomgate: Harness) -> Any:
+async def request_token(zoomgate: Harness) -> Any:
     zoom = zoomgate.simulator.zoom
     issued = zoom.exchange(zoom.issue_code(zoom.users[OMAR], REDIRECT_URI), REDIRECT_URI, "")
     request = pb.RequestTokenRequest(user_email=OMAR, refresh_token=issued["refresh_token"])
     return zoomgate.auth.RequestToken, request
 
 
-def import_connection(zoomgate: Harness) -> Any:
-    _, request = request_token(zoomgate)
+async def import_connection(zoomgate: Harness) -> Any:
+    _, request = await request_token(zoomgate)
     imported = pb.ImportConnectionRequest(user_email=OMAR, refresh_token=request.refresh_token)
     return zoomgate.auth.ImportConnection, imported
 
 
-def delete_connection(zoomgate: Harness) -> Any:
+async def delete_connection(zoomgate: Harness) -> Any:
     return zoomgate.auth.DeleteConnection, pb.DeleteConnectionRequest(user_email=MONICA)
 
 
@@ -96,7 +98,7 @@ async def test_nothing_is_sent_to_zoom_if_the_drain_could_end_before_the_respons
             zoomgate = await service.enter_async_context(
                 serving(zoom, tmp_path, environ=environ, timing=NO_TIME_LEFT)
             )
-            rpc, request = call(zoomgate)
+            rpc, request = await call(zoomgate)
             sent = dict(zoom.zoom.counters)
             with zoomgate.store.intercept(method, gate):
                 running = asyncio.create_task(zoomgate.error_of(rpc, request))
@@ -191,6 +193,140 @@ async def test_call_that_outlasts_the_drain_states_whether_it_may_have_taken_eff
         refreshed = int(faults is REJECTED_TOKEN)
         assert zoomgate.stat("token.refresh_token.issued") == refreshed
         assert zoomgate.stat("token.refresh_token.refused") == 0
+
+
+OWN_PAGE = {"ZOOMGATE_REDIRECT_URI": REDIRECT_URI}
+RETURN_TO = {"ZOOMGATE_RETURN_TO": "page=http://127.0.0.1:9/page"}
+NO_DRAIN = {"ZOOMGATE_DRAIN_SECONDS": "0"}
+OK = ("OK", "")
+USED_STATE = ("INVALID_ARGUMENT", "INVALID_STATE")
+NOT_CONNECTED = ("NOT_FOUND", "ZOOM_NOT_CONNECTED")
+
+
+async def get_token(zoomgate: Harness) -> Any:
+    request = pb.GetTokenRequest(user_email=MONICA)
+    request.min_validity.FromSeconds(600)
+    return zoomgate.auth.GetToken, request
+
+
+async def complete_authorization(zoomgate: Harness) -> Any:
+    started = await zoomgate.begin_authorization(OMAR)
+    query = URL(started.authorization_url).query
+    zoom = zoomgate.simulator.zoom
+    challenge, method = query["code_challenge"], query["code_challenge_method"]
+    code = zoom.issue_code(zoom.users[OMAR], REDIRECT_URI, challenge=challenge, challenge_method=method)
+    request = pb.CompleteAuthorizationRequest(code=code, state=started.state)
+    return zoomgate.auth.CompleteAuthorization, request
+
+
+async def create_token_with_state(zoomgate: Harness) -> Any:
+    _, request = await complete_authorization(zoomgate)
+    with_state = pb.CreateTokenRequest(user_email=OMAR, code=request.code, state=request.state)
+    return zoomgate.auth.CreateToken, with_state
+
+
+async def decline_authorization(zoomgate: Harness) -> Any:
+    started = await zoomgate.begin_authorization(OMAR)
+    callback_url = f"?error=access_denied&state={started.state}"
+    return zoomgate.auth.CompleteAuthorization, pb.CompleteAuthorizationRequest(callback_url=callback_url)
+
+
+async def redeem_ticket(zoomgate: Harness) -> Any:
+    started = await zoomgate.begin_authorization(return_to="page")
+    async with browser() as session:
+        action, fields = await consent_form(session, started.authorization_url)
+        form = fields | {"user": MONICA, "decision": "allow"}
+        async with session.post(action, data=form, allow_redirects=False) as response:
+            callback = URL(response.headers["Location"], encoded=True)
+        async with session.get(callback, allow_redirects=False) as response:
+            ticket = URL(response.headers["Location"]).query["ticket"]
+    return zoomgate.auth.CompleteAuthorization, pb.CompleteAuthorizationRequest(ticket=ticket)
+
+
+@pytest.mark.parametrize("protocol", [GRPC, JSON])
+@pytest.mark.parametrize(
+    ("call", "endpoint", "expected", "repeated", "state"),
+    [
+        (complete_authorization, "token", OUTCOME_UNKNOWN, USED_STATE, Connection.STATE_ACTIVE),
+        (create_token_with_state, "token", OUTCOME_UNKNOWN, USED_STATE, Connection.STATE_ACTIVE),
+        (create_token, "token", OUTCOME_UNKNOWN, OK, Connection.STATE_ACTIVE),
+        (request_token, "token", OUTCOME_UNKNOWN, OK, Connection.STATE_ACTIVE),
+        (import_connection, "token", OUTCOME_UNKNOWN, OK, Connection.STATE_ACTIVE),
+        (delete_connection, "revoke", OUTCOME_UNKNOWN, NOT_CONNECTED, Connection.STATE_DISCONNECTED),
+        (get_token, "token", SHUTTING_DOWN, OK, Connection.STATE_ACTIVE),
+        (refresh_token, "token", SHUTTING_DOWN, OK, Connection.STATE_ACTIVE),
+    ],
+)
+async def test_retry_is_invited_only_if_the_next_process_completes_the_call(
+    zoom: Simulator,
+    tmp_path: Path,
+    protocol: str,
+    call: Any,
+    endpoint: str,
+    expected: tuple[str, str],
+    repeated: tuple[str, str],
+    state: Connection.State,
+) -> None:
+    """Zoom responds after the call has ended, and the connection is as if the call had not been interrupted.
+
+    The access token of the connected user expires in less than the time that GetToken requests.
+    """
+    zoom.zoom.options = replace(zoom.options, access_token_seconds=500)
+    async with serving(zoom, tmp_path) as zoomgate:
+        await zoomgate.connect()
+    zoom.zoom.options = zoom.options
+    async with serving(zoom, tmp_path, environ=OWN_PAGE | NO_DRAIN) as zoomgate:
+        _, request = await call(zoomgate)
+        method = f"AuthService.{type(request).__name__.removesuffix('Request')}"
+        zoom.faults.add(Fault(endpoint, "delay", seconds=600))
+        running = asyncio.create_task(failure(zoomgate, protocol, method, request))
+        while zoom.faults.active() and not running.done():
+            await asyncio.sleep(0)
+        ended = asyncio.create_task(clear_after(running, zoom))
+    assert (await ended)[0].short == expected
+    async with serving(zoom, tmp_path, environ=OWN_PAGE) as zoomgate:
+        user = getattr(request, "user_email", OMAR)
+        read = pb.GetConnectionRequest(user_email=user)
+        stored = await zoomgate.call(zoomgate.auth.GetConnection, read)
+        assert stored.connection.state == state
+        if repeated == USED_STATE:
+            outcome = pb.GetAuthorizationRequest(state=request.state)
+            authorization = await zoomgate.call(zoomgate.auth.GetAuthorization, outcome)
+            assert authorization.state == pb.GetAuthorizationResponse.STATE_SUCCEEDED
+        assert await result_of(zoomgate, method, request) == repeated
+        assert zoomgate.stat("token.authorization_code.refused") == 0
+        assert zoomgate.stat("token.refresh_token.refused") == 0
+
+
+@pytest.mark.parametrize("protocol", [GRPC, JSON])
+@pytest.mark.parametrize(("call", "environ"), [(decline_authorization, OWN_PAGE), (redeem_ticket, RETURN_TO)])
+async def test_retry_is_not_invited_if_the_state_or_ticket_may_be_used(
+    zoom: Simulator, tmp_path: Path, protocol: str, call: Any, environ: dict[str, str]
+) -> None:
+    """The store has received the use of the state or ticket, but has not responded."""
+    gate = Gate(after_effect=True, holds=lambda record, _: record.key.kind is Kind.STATE)
+    method = "AuthService.CompleteAuthorization"
+    async with AsyncExitStack() as service:
+        zoomgate = await service.enter_async_context(serving(zoom, tmp_path, environ=environ | NO_DRAIN))
+        _, request = await call(zoomgate)
+        with zoomgate.store.intercept("put", gate):
+            running = asyncio.create_task(failure(zoomgate, protocol, method, request))
+            await gate.reached.wait()
+            running.add_done_callback(lambda _: gate.opened.set())
+            await service.aclose()
+    error, _ = await running
+    assert error.short == OUTCOME_UNKNOWN
+    async with serving(zoom, tmp_path, environ=environ) as zoomgate:
+        assert await result_of(zoomgate, method, request) == USED_STATE
+
+
+async def result_of(zoomgate: Harness, method: str, request: Any) -> tuple[str, str]:
+    """Call an RPC, and return its status code and error reason."""
+    try:
+        await zoomgate.call(zoomgate.method(method), request)
+    except grpc.aio.AioRpcError as error:
+        return RpcError.of(error).short
+    return OK
 
 
 async def failure(zoomgate: Harness, protocol: str, method: str, request: Any) -> tuple[RpcError, str]:

@@ -171,7 +171,7 @@ class CallerFlow:
         record, _ = await self._connections.find(pending.user_email)
         if record is None or record.state is State.DISCONNECTED:
             raise NotConnected
-        await self._authorizations.consume(ticket, pending)
+        await self._account_linker.tasks.shield(self._authorizations.consume(ticket, pending))
         return CompletedAuthorization(pending.options, record)
 
     async def decline(self, call: Call, state: str, error: str, description: str) -> None:
@@ -190,10 +190,14 @@ class CallerFlow:
         if not state:
             self._audit_rejection(call, reason, "")
             raise failure
-        pending = await self._find_for(call, state, "authorization")
-        async with self._authorizations.consuming(state, pending):
-            self._audit_rejection(call, reason, pending.user_email)
-            raise failure
+
+        async def end() -> None:
+            pending = await self._find_for(call, state, "authorization")
+            async with self._authorizations.consuming(state, pending):
+                self._audit_rejection(call, reason, pending.user_email)
+                raise failure
+
+        await self._account_linker.tasks.shield(end())
 
     async def create_token(
         self, call: Call, user_email: str, code: str, *, state: str, code_verifier: str

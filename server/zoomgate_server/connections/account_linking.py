@@ -43,7 +43,8 @@ class AccountLinker:
             the stored generation is lower.
 
     Attributes:
-        tasks: The running exchanges. They complete even if the call is canceled, because a code or refresh token can be used only once.
+        tasks: The running exchanges, and other operations that use a state or ticket. They complete even if the call is canceled, because a
+            code, refresh token, state or ticket can be used only once.
     """
 
     def __init__(

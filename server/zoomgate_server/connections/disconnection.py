@@ -87,10 +87,7 @@ class Disconnector:
             RecordFault: The connection cannot be decrypted.
         """
         # The audit event and the revocation must take place even if the call is canceled.
-        tombstone, revocation_task = await self.tasks.shield(self._disconnect(call, user_email))
-        timeout = min(self._timing.revocation_wait, call.deadline - self._clock.monotonic())
-        await asyncio.wait({revocation_task}, timeout=max(0.0, timeout))
-        return tombstone
+        return await self.tasks.shield(self._disconnect(call, user_email))
 
     async def disconnect_by_zoom(self, zoom_user_id: str, cause: Cause, happened_at: float) -> EventOutcome:
         """Disconnect a Zoom user who removed the app or no longer exists. For the cases, see `ending.end_by_event`.
@@ -120,11 +117,14 @@ class Disconnector:
             except (StoreError, ZoomgateError) as error:
                 _log.warning("revocations.retry_failed", error=type(error).__name__)
 
-    async def _disconnect(self, call: Call, user_email: str) -> tuple[ConnectionRecord, asyncio.Task[bool]]:
+    async def _disconnect(self, call: Call, user_email: str) -> ConnectionRecord:
         tombstone = await self._driver.run(
             ending.disconnect(user_email, Actor.of_call(call), lambda record: check_owner(call, record.owner))
         )
-        return tombstone, self.tasks.spawn(self._revoke(tombstone.zoom_user_id))
+        revocation_task = self.tasks.spawn(self._revoke(tombstone.zoom_user_id))
+        timeout = min(self._timing.revocation_wait, call.deadline - self._clock.monotonic())
+        await asyncio.wait({revocation_task}, timeout=max(0.0, timeout))
+        return tombstone
 
     async def _refresh(self, record: ConnectionRecord) -> None:
         """Refresh a connection whose access token Zoom rejected near a consent."""

@@ -6,6 +6,8 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping
 from typing import Any, TypeVar
 
 from zoomgate_server.backoff import Backoff
+from zoomgate_server.call_context import current_unknown_outcome
+from zoomgate_server.errors import ZoomOutcomeUnknown
 from zoomgate_server.telemetry import logs
 from zoomgate_server.telemetry.spans import NOT_RECORDED, Span, current_span, detached_context
 
@@ -34,10 +36,18 @@ class TaskSet:
         return self._add(asyncio.get_running_loop().create_task(coroutine, context=detached_context()))
 
     async def shield(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
-        """Return the result of a coroutine that completes even if the current call is canceled."""
+        """Return the result of a coroutine that completes even if the current call is canceled, which then has an unknown outcome."""
         task = self._add(asyncio.get_running_loop().create_task(coroutine))
         task.add_done_callback(retrieve_exception)
-        return await asyncio.shield(task)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            current_unknown_outcome.set(
+                ZoomOutcomeUnknown(
+                    "This server is shutting down, and the call may take effect; check before retrying"
+                )
+            )
+            raise
 
     async def drain(self, seconds: float | None = None) -> bool:
         """Wait at most `seconds` for all tasks, including those that they start. Return whether all have finished."""

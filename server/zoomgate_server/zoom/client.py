@@ -8,7 +8,7 @@ import aiohttp
 from aiohttp.client_middlewares import ClientHandlerType
 from yarl import URL
 
-from zoomgate_server.call_context import current_lost_write
+from zoomgate_server.call_context import current_unknown_outcome
 from zoomgate_server.errors import (
     DeadlineTooShort,
     ZoomgateError,
@@ -63,7 +63,7 @@ class ZoomClient:
         Raises:
             DeadlineTooShort: Less than 0.3 seconds are left; nothing was sent.
             ZoomUnavailable: Nothing was sent, or a read received no complete response.
-            ZoomOutcomeUnknown: A write was sent and received no complete response.
+            ZoomOutcomeUnknown: A write may have been sent and received no complete response.
             ZoomResponseTooLarge: The response body exceeds the limit.
         """
         check_timeout(timeout)
@@ -102,7 +102,7 @@ class ZoomClient:
             raise response_lost(request) from None
         except asyncio.CancelledError:
             if not request.is_read:
-                current_lost_write.set(response_lost(request))
+                current_unknown_outcome.set(response_lost(request))
             raise
 
     def _url(self, request: ZoomRequest) -> URL:

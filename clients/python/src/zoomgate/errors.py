@@ -172,9 +172,10 @@ class DeadlineExceeded(ZoomgateError):
 class OutcomeUnknown(ZoomgateError):
     """A write may have taken effect. Before retrying, check whether it did.
 
-    Zoom's response to the service was lost (reason `ZOOM_OUTCOME_UNKNOWN`) or exceeds the size limit of the service (reason
-    `ZOOM_RESPONSE_TOO_LARGE`; Zoom has processed the write), or the service's response to this client was lost: a connection failure, an
-    exceeded deadline or an error of an intermediary, without a reason, on an RPC that is not safe to retry.
+    Zoom's response to the service was lost or the service shut down during the call (reason `ZOOM_OUTCOME_UNKNOWN`), the response exceeds
+    the size limit of the service (reason `ZOOM_RESPONSE_TOO_LARGE`; Zoom has processed the write), or the service's response to this client
+    was lost: a connection failure, an exceeded deadline or an error of an intermediary, without a reason, on an RPC that is not safe to
+    retry.
     """
 
 

@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from zoomgate_server.call_context import current_lost_write
+from zoomgate_server.call_context import current_unknown_outcome
 from zoomgate_server.errors import ShuttingDown
 from zoomgate_server.rpc.middleware.pipeline import Context, Handler, Method
 
@@ -41,7 +41,7 @@ class Drain:
             except TimeoutError:
                 if not timeout.expired():
                     raise
-                raise current_lost_write.get() or ShuttingDown() from None
+                raise current_unknown_outcome.get() or ShuttingDown() from None
             finally:
                 self._running.pop(timeout, None)
 

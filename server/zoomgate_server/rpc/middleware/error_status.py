@@ -16,7 +16,7 @@ from grpc_status import rpc_status
 
 from zoomgate.v1.error_reason_pb2 import ErrorReason
 from zoomgate_server import errors
-from zoomgate_server.call_context import current_lost_write, current_rejection, current_request_id
+from zoomgate_server.call_context import current_rejection, current_request_id, current_unknown_outcome
 from zoomgate_server.rpc.middleware.pipeline import Context, Handler, Method
 from zoomgate_server.storage.record_store import StoreError
 from zoomgate_server.telemetry import logs
@@ -117,7 +117,7 @@ def convert_errors(method: Method, respond: Handler) -> Handler:
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise  # the caller canceled the call
-            failure = current_lost_write.get() or errors.ShuttingDown(
+            failure = current_unknown_outcome.get() or errors.ShuttingDown(
                 "The call was aborted by the server; retry"
             )
             _log.warning("rpc.abandoned", method=method.name, request_id=request_id)

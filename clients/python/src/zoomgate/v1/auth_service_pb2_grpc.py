@@ -35,7 +35,7 @@ class AuthServiceStub(object):
     - UNAUTHENTICATED / CALLER_UNAUTHENTICATED
     - PERMISSION_DENIED / CALLER_NOT_ALLOWED
     - INVALID_ARGUMENT / INVALID_FIELD or MALFORMED_REQUEST
-    - UNAVAILABLE / SHUTTING_DOWN, while the server is shutting down
+    - UNAVAILABLE / SHUTTING_DOWN: the server is shutting down, and the call is safe to retry
     - INTERNAL / INTERNAL
 
     RPCs that read or write the store can also fail with:
@@ -137,7 +137,7 @@ class AuthServiceServicer(object):
     - UNAUTHENTICATED / CALLER_UNAUTHENTICATED
     - PERMISSION_DENIED / CALLER_NOT_ALLOWED
     - INVALID_ARGUMENT / INVALID_FIELD or MALFORMED_REQUEST
-    - UNAVAILABLE / SHUTTING_DOWN, while the server is shutting down
+    - UNAVAILABLE / SHUTTING_DOWN: the server is shutting down, and the call is safe to retry
     - INTERNAL / INTERNAL
 
     RPCs that read or write the store can also fail with:
@@ -188,7 +188,8 @@ class AuthServiceServicer(object):
         - RESOURCE_EXHAUSTED / ZOOM_RATE_LIMITED: Zoom is rate limiting.
         - UNAVAILABLE / REFRESH_IN_PROGRESS: a different call is exchanging the same code.
         - UNAVAILABLE / ZOOM_UNAVAILABLE: Zoom could not be reached or responded with 5xx, or `callback_url` contains an outage of Zoom.
-        - UNKNOWN / ZOOM_OUTCOME_UNKNOWN: Zoom's response was lost.
+        - UNKNOWN / ZOOM_OUTCOME_UNKNOWN: Zoom's response was lost, or the server shut down during the call. In the latter case,
+        GetAuthorization returns the outcome.
         - INTERNAL / ZOOM_BAD_RESPONSE: Zoom's response could not be parsed.
 
         If Zoom has issued tokens but not reported their user yet, `connection` in the metadata of the error is `pending`, and the connection
@@ -381,6 +382,7 @@ class AuthServiceServicer(object):
 
         Errors:
         - NOT_FOUND / ZOOM_NOT_CONNECTED: the user is not connected.
+        - UNKNOWN / ZOOM_OUTCOME_UNKNOWN: the server shut down during the call. GetConnection returns the outcome.
 
         Retries: not automatic. A retry after the user was disconnected returns NOT_FOUND.
         """
@@ -502,7 +504,7 @@ class AuthService(object):
     - UNAUTHENTICATED / CALLER_UNAUTHENTICATED
     - PERMISSION_DENIED / CALLER_NOT_ALLOWED
     - INVALID_ARGUMENT / INVALID_FIELD or MALFORMED_REQUEST
-    - UNAVAILABLE / SHUTTING_DOWN, while the server is shutting down
+    - UNAVAILABLE / SHUTTING_DOWN: the server is shutting down, and the call is safe to retry
     - INTERNAL / INTERNAL
 
     RPCs that read or write the store can also fail with:

@@ -259,7 +259,7 @@ class AuthServiceStub(typing.Generic[_AuthServiceBeginAuthorizationType, _AuthSe
     - UNAUTHENTICATED / CALLER_UNAUTHENTICATED
     - PERMISSION_DENIED / CALLER_NOT_ALLOWED
     - INVALID_ARGUMENT / INVALID_FIELD or MALFORMED_REQUEST
-    - UNAVAILABLE / SHUTTING_DOWN, while the server is shutting down
+    - UNAVAILABLE / SHUTTING_DOWN: the server is shutting down, and the call is safe to retry
     - INTERNAL / INTERNAL
 
     RPCs that read or write the store can also fail with:
@@ -427,7 +427,8 @@ class AuthServiceStub(typing.Generic[_AuthServiceBeginAuthorizationType, _AuthSe
     - RESOURCE_EXHAUSTED / ZOOM_RATE_LIMITED: Zoom is rate limiting.
     - UNAVAILABLE / REFRESH_IN_PROGRESS: a different call is exchanging the same code.
     - UNAVAILABLE / ZOOM_UNAVAILABLE: Zoom could not be reached or responded with 5xx, or `callback_url` contains an outage of Zoom.
-    - UNKNOWN / ZOOM_OUTCOME_UNKNOWN: Zoom's response was lost.
+    - UNKNOWN / ZOOM_OUTCOME_UNKNOWN: Zoom's response was lost, or the server shut down during the call. In the latter case,
+      GetAuthorization returns the outcome.
     - INTERNAL / ZOOM_BAD_RESPONSE: Zoom's response could not be parsed.
 
     If Zoom has issued tokens but not reported their user yet, `connection` in the metadata of the error is `pending`, and the connection
@@ -587,6 +588,7 @@ class AuthServiceStub(typing.Generic[_AuthServiceBeginAuthorizationType, _AuthSe
 
     Errors:
     - NOT_FOUND / ZOOM_NOT_CONNECTED: the user is not connected.
+    - UNKNOWN / ZOOM_OUTCOME_UNKNOWN: the server shut down during the call. GetConnection returns the outcome.
 
     Retries: not automatic. A retry after the user was disconnected returns NOT_FOUND.
     """
@@ -680,7 +682,7 @@ class AuthServiceServicer(metaclass=abc.ABCMeta):
     - UNAUTHENTICATED / CALLER_UNAUTHENTICATED
     - PERMISSION_DENIED / CALLER_NOT_ALLOWED
     - INVALID_ARGUMENT / INVALID_FIELD or MALFORMED_REQUEST
-    - UNAVAILABLE / SHUTTING_DOWN, while the server is shutting down
+    - UNAVAILABLE / SHUTTING_DOWN: the server is shutting down, and the call is safe to retry
     - INTERNAL / INTERNAL
 
     RPCs that read or write the store can also fail with:
@@ -738,7 +740,8 @@ class AuthServiceServicer(metaclass=abc.ABCMeta):
         - RESOURCE_EXHAUSTED / ZOOM_RATE_LIMITED: Zoom is rate limiting.
         - UNAVAILABLE / REFRESH_IN_PROGRESS: a different call is exchanging the same code.
         - UNAVAILABLE / ZOOM_UNAVAILABLE: Zoom could not be reached or responded with 5xx, or `callback_url` contains an outage of Zoom.
-        - UNKNOWN / ZOOM_OUTCOME_UNKNOWN: Zoom's response was lost.
+        - UNKNOWN / ZOOM_OUTCOME_UNKNOWN: Zoom's response was lost, or the server shut down during the call. In the latter case,
+          GetAuthorization returns the outcome.
         - INTERNAL / ZOOM_BAD_RESPONSE: Zoom's response could not be parsed.
 
         If Zoom has issued tokens but not reported their user yet, `connection` in the metadata of the error is `pending`, and the connection
@@ -953,6 +956,7 @@ class AuthServiceServicer(metaclass=abc.ABCMeta):
 
         Errors:
         - NOT_FOUND / ZOOM_NOT_CONNECTED: the user is not connected.
+        - UNKNOWN / ZOOM_OUTCOME_UNKNOWN: the server shut down during the call. GetConnection returns the outcome.
 
         Retries: not automatic. A retry after the user was disconnected returns NOT_FOUND.
         """

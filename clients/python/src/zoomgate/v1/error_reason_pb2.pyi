@@ -161,8 +161,8 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     Example: {"reason": "ZOOM_UNAVAILABLE", "domain": "zoomgate", "metadata": {"http_status": "503", "connection": "pending"}}
     """
     ERROR_REASON_ZOOM_OUTCOME_UNKNOWN: _ErrorReason.ValueType  # 24
-    """UNKNOWN. The request was sent, but its response was lost (also because this server shut down) or is neither a success that Zoom
-    documents nor a refusal, so it may have taken effect. `http_status` is set if there was a response. Check the outcome before you retry.
+    """UNKNOWN. The call may have taken effect: Zoom's response was lost, or is neither a success that Zoom documents nor a refusal, or this
+    server shut down during the call. `http_status` is set if there was a response. Check the outcome before you retry.
 
     Example: {"reason": "ZOOM_OUTCOME_UNKNOWN", "domain": "zoomgate", "metadata": {"http_status": "502"}}
     """
@@ -194,7 +194,7 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     Example: {"reason": "DEADLINE_TOO_SHORT", "domain": "zoomgate", "metadata": {}}
     """
     ERROR_REASON_SHUTTING_DOWN: _ErrorReason.ValueType  # 29
-    """UNAVAILABLE with RetryInfo. This server is shutting down. No write whose outcome is unknown was sent to Zoom.
+    """UNAVAILABLE with RetryInfo. This server is shutting down. The call is safe to retry; a refresh that it started continues.
 
     Example: {"reason": "SHUTTING_DOWN", "domain": "zoomgate", "metadata": {}}
     """
@@ -422,8 +422,8 @@ then created automatically later.
 Example: {"reason": "ZOOM_UNAVAILABLE", "domain": "zoomgate", "metadata": {"http_status": "503", "connection": "pending"}}
 """
 ERROR_REASON_ZOOM_OUTCOME_UNKNOWN: ErrorReason.ValueType  # 24
-"""UNKNOWN. The request was sent, but its response was lost (also because this server shut down) or is neither a success that Zoom
-documents nor a refusal, so it may have taken effect. `http_status` is set if there was a response. Check the outcome before you retry.
+"""UNKNOWN. The call may have taken effect: Zoom's response was lost, or is neither a success that Zoom documents nor a refusal, or this
+server shut down during the call. `http_status` is set if there was a response. Check the outcome before you retry.
 
 Example: {"reason": "ZOOM_OUTCOME_UNKNOWN", "domain": "zoomgate", "metadata": {"http_status": "502"}}
 """
@@ -455,7 +455,7 @@ sent.
 Example: {"reason": "DEADLINE_TOO_SHORT", "domain": "zoomgate", "metadata": {}}
 """
 ERROR_REASON_SHUTTING_DOWN: ErrorReason.ValueType  # 29
-"""UNAVAILABLE with RetryInfo. This server is shutting down. No write whose outcome is unknown was sent to Zoom.
+"""UNAVAILABLE with RetryInfo. This server is shutting down. The call is safe to retry; a refresh that it started continues.
 
 Example: {"reason": "SHUTTING_DOWN", "domain": "zoomgate", "metadata": {}}
 """
