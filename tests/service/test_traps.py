@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import aiohttp
@@ -15,7 +16,7 @@ from google.protobuf.empty_pb2 import Empty
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from conftest import LogStream
-from support.harness import ADMIN, RpcError, caller_key, metadata, service
+from support.harness import ADMIN, SECONDS, RpcError, caller_key, metadata, service
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1 import auth_service_pb2_grpc
 from zoomgate_server.cli.caller_key import digest
@@ -26,7 +27,7 @@ from zoomgate_server.rpc.connect import ConnectEndpoint
 from zoomgate_server.rpc.middleware.access_log import AccessLog
 from zoomgate_server.rpc.middleware.authentication import Authentication, CallerKeys
 from zoomgate_server.rpc.middleware.error_status import convert_errors
-from zoomgate_server.rpc.middleware.pipeline import Pipeline
+from zoomgate_server.rpc.middleware.pipeline import Context, Handler, Method, Pipeline, Stage
 from zoomgate_server.telemetry.metrics import Metrics
 
 
@@ -60,13 +61,14 @@ class FailingAuthService(auth_service_pb2_grpc.AuthServiceServicer):
         raise InvalidRequest([FieldViolation(f"field[{index}]", "x" * 400) for index in range(500)])
 
 
-def pipeline(server: grpc.aio.Server) -> Pipeline:
-    """Add the failing servicer to a server, behind the real stages."""
+def pipeline(server: grpc.aio.Server, *last: Stage) -> Pipeline:
+    """Add the failing servicer to a server, behind the real stages and the given last ones."""
     keys = CallerKeys({digest(caller_key(caller.name)): caller for caller in (ADMIN, service("service"))})
     stages = [
         AccessLog(Metrics("0", ["AuthService.ListConnections"])).wrap,
         convert_errors,
         Authentication(keys=keys, anonymous=None, clock=SystemClock(), audit=lambda _event: None).wrap,
+        *last,
     ]
     registrar: Any = Pipeline(server, stages)
     auth_service_pb2_grpc.add_AuthServiceServicer_to_server(FailingAuthService(), registrar)
@@ -83,6 +85,26 @@ async def channel() -> AsyncIterator[grpc.aio.Channel]:
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         yield channel
     await server.stop(None)
+
+
+@asynccontextmanager
+async def serving_http(*last: Stage) -> AsyncIterator[tuple[ConnectEndpoint, aiohttp.ClientSession]]:
+    """Serve the failing servicer over HTTP. Yield the endpoint and a session."""
+    endpoint = ConnectEndpoint(
+        pipeline(grpc.aio.server(), *last),
+        clock=SystemClock(),
+        large_requests=ConcurrencyLimit(Limit.LARGE_REQUESTS, 1, SystemClock(), Metrics("0", [])),
+        max_request_bytes=1024,
+    )
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        return await endpoint.handle(request, "")
+
+    async with (
+        RawTestServer(handle) as server,
+        aiohttp.ClientSession(server.make_url("/"), headers=metadata()) as session,
+    ):
+        yield endpoint, session
 
 
 async def error_of(call: Any) -> RpcError:
@@ -112,18 +134,9 @@ async def test_text_of_unexpected_exception_is_not_returned(channel: grpc.aio.Ch
 
 async def test_response_that_cannot_be_encoded_is_internal(log: LogStream) -> None:
     """Over HTTP, too, the error is logged, and has the request ID."""
-    limit = ConcurrencyLimit(Limit.LARGE_REQUESTS, 1, SystemClock(), Metrics("0", []))
-    endpoint = ConnectEndpoint(
-        pipeline(grpc.aio.server()), clock=SystemClock(), large_requests=limit, max_request_bytes=1024
-    )
-
-    async def handle(request: web.Request) -> web.StreamResponse:
-        return await endpoint.handle(request, "")
-
-    headers = [*metadata(), ("X-Request-Id", "not-encoded")]
+    headers = {"X-Request-Id": "not-encoded"}
     async with (
-        RawTestServer(handle) as server,
-        aiohttp.ClientSession(server.make_url("/")) as session,
+        serving_http() as (_, session),
         session.post("/zoomgate.v1.AuthService/GetAuthorization", json={}, headers=headers) as response,
     ):
         body = await response.json()
@@ -131,6 +144,27 @@ async def test_response_that_cannot_be_encoded_is_internal(log: LogStream) -> No
     assert body["details"][0]["debug"]["metadata"] == {"request_id": "not-encoded"}
     events = [line for line in log.getvalue().splitlines() if '"not-encoded"' in line]
     assert [json.loads(line)["event"] for line in events] == ["rpc.failed", "rpc"]
+
+
+async def test_call_that_does_not_end_does_not_delay_the_shutdown() -> None:
+    """A call over HTTP that ignores its cancellation; the gRPC library limits the time of its own calls."""
+    reached, released = asyncio.Event(), asyncio.Event()
+
+    def hold(_method: Method, respond: Handler) -> Handler:
+        async def wait(request: Any, context: Context) -> Any:
+            reached.set()
+            await released.wait()
+            return await respond(request, context)
+
+        return wait
+
+    async with serving_http(hold) as (endpoint, session):
+        call = asyncio.create_task(session.post("/zoomgate.v1.AuthService/CheckToken", json={}))
+        await reached.wait()
+        async with asyncio.timeout(SECONDS):
+            await endpoint.stop(0.0)
+        released.set()
+        assert (await call).status == 200
 
 
 async def test_malformed_request_is_invalid_argument(channel: grpc.aio.Channel) -> None:

@@ -298,5 +298,5 @@ async def _stop_serving(
     drain.end_calls_after(seconds)
     stopped = [server.stop(seconds + response_seconds)]
     if connect is not None:
-        stopped.append(connect.stop())
+        stopped.append(connect.stop(seconds + response_seconds))
     await asyncio.gather(*stopped)

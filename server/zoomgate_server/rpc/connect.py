@@ -264,11 +264,11 @@ class ConnectEndpoint:
             response.force_close()
         return response
 
-    async def stop(self) -> None:
-        """Reject new requests, and wait for the running ones, which the pipeline ends."""
+    async def stop(self, seconds: float) -> None:
+        """Reject new requests, and wait at most `seconds` for the running ones, which the pipeline ends."""
         self._is_closing = True
         if self._running:
-            await asyncio.wait(filter(None, self._running))
+            await asyncio.wait(self._running, timeout=seconds)
         self._converter.shutdown(wait=False, cancel_futures=True)
 
     def _handler(self, pipeline: Pipeline, rpc: UnaryMethod) -> Handler:
