@@ -573,8 +573,8 @@ MUTANTS = (
     Mutant(
         "call_repeated_with_token_of_different_zoom_user",
         access_tokens,
-        "        if token.zoom_user_id != rejected.zoom_user_id:\n",
-        "        if False:\n",
+        "        _check_same_user(token, rejected.zoom_user_id)\n",
+        "",
     ),
     Mutant(
         "refreshed_token_of_different_address_used",

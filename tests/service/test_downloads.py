@@ -512,6 +512,16 @@ async def test_download_ends_when_the_user_is_disconnected(scripted: Service, pr
         assert (await failure_of(call)).short == ("FAILED_PRECONDITION", "ZOOM_NOT_CONNECTED")
 
 
+async def test_download_ends_when_a_different_zoom_user_takes_the_address(scripted: Service) -> None:
+    zoomgate, raw = scripted
+    raw.responses = [Endless(file_response(b"", length=10**12), bytes(100_000))]
+    call = stream(zoomgate, FILE)
+    assert (await call.read()).head.status == 200
+    async with serving(zoomgate.simulator, zoomgate.data_dir) as other:
+        await other.connect()
+        assert (await failure_of(call)).short == ("UNAVAILABLE", "ZOOM_UNAVAILABLE")
+
+
 async def test_download_continues_after_a_refresh(scripted: Service) -> None:
     """The connection is read again, since its change may have ended the authorization."""
     zoomgate, raw = scripted

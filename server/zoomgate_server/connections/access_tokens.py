@@ -199,17 +199,19 @@ class AccessTokens:
         """Return a token for a call to Zoom's API, refreshing the token if its remaining lifetime is less than two minutes."""
         return await self._valid_token(call, user_email, 0.0, REFRESH_BEFORE_SECONDS)
 
-    async def check_connected(self, call: Call, user_email: str) -> None:
-        """Check that the user is still connected. The connection is read only if it has changed since it was cached.
+    async def check_connected(self, call: Call, user_email: str, zoom_user_id: str) -> None:
+        """Check that the Zoom user is still connected. The connection is read only if it has changed since it was cached.
 
         Raises:
             NotConnected, ReauthRequired: The authorization has ended.
+            ZoomUnavailable: The email address now belongs to a different Zoom user.
             CallerNotAllowed: The connection belongs to a different member.
             StoreError, RecordFault: The connection could not be read.
         """
         latest = self._cached.get(user_email)
-        token = None if latest is None else latest.token
-        check_owner(call, (token or await self._read_together(call, user_email)).owner)
+        token = (None if latest is None else latest.token) or await self._read_together(call, user_email)
+        _check_same_user(token, zoom_user_id)
+        check_owner(call, token.owner)
 
     async def after_rejection(self, call: Call, user_email: str, rejected: AccessToken) -> AccessToken:
         """Return a token of the same Zoom user that is newer than the rejected one, refreshing the token if needed.
@@ -220,11 +222,7 @@ class AccessTokens:
         token = await self._read(user_email)
         if token.zoom_user_id == rejected.zoom_user_id and token.generation <= rejected.generation:
             token = await self._force_refresh(call, user_email, rejected)
-        if token.zoom_user_id != rejected.zoom_user_id:
-            raise ZoomUnavailable(
-                "A different Zoom user connected with this email address during the call, and nothing was done; retry the call",
-                retry_after=1.0,
-            )
+        _check_same_user(token, rejected.zoom_user_id)
         check_owner(call, token.owner)
         return token
 
@@ -442,6 +440,14 @@ class AccessTokens:
 
     def _latest(self, user_email: str) -> _Latest | None:
         return self._cached.get(user_email) or self._dropped.get(user_email)
+
+
+def _check_same_user(token: AccessToken, zoom_user_id: str) -> None:
+    if token.zoom_user_id != zoom_user_id:
+        raise ZoomUnavailable(
+            "A different Zoom user connected with this email address during the call, which changed nothing; retry the call",
+            retry_after=1.0,
+        )
 
 
 def _version(record: ConnectionRecord) -> _Version:

@@ -91,6 +91,9 @@ class FileDownloads:
             ZoomgateError, StoreError: See `FileClient.open`, `ZoomCalls.send_with` and `AccessTokens.check_connected`.
         """
         async with self._limit.slot(self._deadline(call)):
+            user = await self._access_tokens.for_call(
+                call._replace(deadline=self._deadline(call)), user_email
+            )
             response = await self._open(call, user_email, request)
             try:
                 yield response
@@ -105,7 +108,7 @@ class FileDownloads:
                         while chunk := await response.read():
                             if not permit(user_email):
                                 raise CallerNotAllowed
-                            await self._access_tokens.check_connected(call, user_email)
+                            await self._access_tokens.check_connected(call, user_email, user.zoom_user_id)
                             request = replace(request, offset=request.offset + len(chunk))
                             if size is not None and request.offset > size:
                                 raise _bad_response(response, "more bytes than the size of the file")

@@ -168,8 +168,8 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """
     ERROR_REASON_ZOOM_BAD_RESPONSE: _ErrorReason.ValueType  # 25
     """INTERNAL. Zoom responded with a redirect, which is not followed, so nothing was done; its response to a read or to a token request is
-    JSON, but not the documented one; a list repeats a page token or ends with a page that is not JSON; or a download is compressed or
-    starts at a different position.
+    JSON, but not the documented one (the code or refresh token may be used); a list repeats a page token or ends with a page that is not
+    JSON; or a download is compressed or starts at a different position.
 
     Example: {"reason": "ZOOM_BAD_RESPONSE", "domain": "zoomgate", "metadata": {"http_status": "200"}}
     """
@@ -429,8 +429,8 @@ Example: {"reason": "ZOOM_OUTCOME_UNKNOWN", "domain": "zoomgate", "metadata": {"
 """
 ERROR_REASON_ZOOM_BAD_RESPONSE: ErrorReason.ValueType  # 25
 """INTERNAL. Zoom responded with a redirect, which is not followed, so nothing was done; its response to a read or to a token request is
-JSON, but not the documented one; a list repeats a page token or ends with a page that is not JSON; or a download is compressed or
-starts at a different position.
+JSON, but not the documented one (the code or refresh token may be used); a list repeats a page token or ends with a page that is not
+JSON; or a download is compressed or starts at a different position.
 
 Example: {"reason": "ZOOM_BAD_RESPONSE", "domain": "zoomgate", "metadata": {"http_status": "200"}}
 """
