@@ -29,7 +29,7 @@ class Call(NamedTuple):
 
 
 current_call: ContextVar[Call] = ContextVar("current_call")
-"""The call that the current task serves. Set after the caller is authenticated and authorized."""
+"""The call that the current task serves. Set after the caller is authenticated; `user_email` is set after it is authorized."""
 
 current_access_check: ContextVar[Callable[[str], bool]] = ContextVar("current_access_check")
 """Function that checks the current stream's authorization again. Returns whether the caller may see a user, and raises an error if the

@@ -29,7 +29,7 @@ CREATE = "/zoomgate.v1.MeetingsService/CreateMeeting"
 POST = "/zoomgate.v1.ProxyService/Post"
 JSON = {"Content-Type": "application/json"}
 KEY = f"Bearer {caller_key('service')}"
-RECEIVE_TIMEOUT, DISCARD_TIMEOUT = 1.0, 0.5
+RECEIVE_TIMEOUT = 1.0
 
 
 @dataclass(frozen=True)
@@ -136,9 +136,7 @@ async def zoomgate(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ha
     """Run a service with a connected user."""
     async with running(
         tmp_path_factory.mktemp("data"),
-        timing=replace(
-            Timing(), connect=connect.Timing(receive_timeout=RECEIVE_TIMEOUT, discard_timeout=DISCARD_TIMEOUT)
-        ),
+        timing=replace(Timing(), connect=connect.Timing(receive_timeout=RECEIVE_TIMEOUT)),
     ) as harness:
         await harness.connect()
         yield harness
@@ -326,7 +324,8 @@ async def test_rejected_request_is_logged_and_counted_as_a_call(
     else:
         assert response.short[1:] == (code.lower(), reason)
     assert response.headers["x-request-id"] == request_id
-    assert logged(log, request_id) == (code, reason)
+    caller = "" if name in ("unknown", "credential") else "service"
+    assert logged(log, request_id) == (code, reason, caller)
     assert await count(zoomgate, method, code) == before + 1
     audited = reason in ("CALLER_NOT_ALLOWED", "CALLER_UNAUTHENTICATED")
     audit = (zoomgate.data_dir / "audit.jsonl").read_text(encoding="utf-8")
@@ -347,11 +346,11 @@ async def count(zoomgate: Harness, method: str, code: str) -> float:
     return float(found[1]) if found else 0.0
 
 
-def logged(log: LogStream, request_id: str) -> tuple[str, str]:
-    """Return the status and the reason of a call in the access log."""
+def logged(log: LogStream, request_id: str) -> tuple[str, str, str]:
+    """Return the status, the reason and the caller of a call in the access log."""
     lines = [json.loads(line) for line in log.getvalue().splitlines() if f'"{request_id}"' in line]
     (entry,) = [line for line in lines if line["event"] == "rpc"]
-    return entry["status"], entry["reason"]
+    return entry["status"], entry["reason"], entry.get("caller", "")
 
 
 async def test_longest_timeout_is_accepted(zoomgate: Harness) -> None:
@@ -482,7 +481,7 @@ async def test_body_of_one_gibibyte_is_not_read(
             )
             with suppress(ConnectionError, asyncio.IncompleteReadError):
                 assert (await response).short == (status, code, reason)
-        assert logged(log, request_id) == (code.upper(), reason)
+        assert logged(log, request_id)[:2] == (code.upper(), reason)
         assert sent < 4 * MAX_REQUEST_BYTES
 
 
@@ -525,6 +524,19 @@ async def test_response_is_received_while_the_body_is_sent(zoomgate: Harness, un
                 await asyncio.sleep(0)
             connection.writer.write(b"{}")
             assert (await connection.receive()).short == (401, "unauthenticated", "CALLER_UNAUTHENTICATED")
+
+
+@pytest.mark.parametrize(("key", "status"), [(KEY, 429), (None, 401)], ids=["known", "none"])
+async def test_response_is_received_after_a_large_body_is_sent(
+    zoomgate: Harness, unaffected: None, key: str | None, status: int
+) -> None:
+    """A client that sends the whole body before it reads receives the response, and then the connection is closed."""
+    async with Connection.open(zoomgate) as connection:
+        connection.send(bytes(20_000_000), key=key)
+        await connection.writer.drain()
+        response = await connection.receive()
+        assert (response.status, response.headers["connection"]) == (status, "close")
+        assert await connection.is_closed()
 
 
 @pytest.mark.parametrize("key", [KEY, None], ids=["known", "none"])

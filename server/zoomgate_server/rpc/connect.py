@@ -24,6 +24,7 @@ from google.rpc import error_details_pb2, status_pb2
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from zoomgate_server import request_body
+from zoomgate_server.call_context import current_unknown_outcome
 from zoomgate_server.clock import Clock
 from zoomgate_server.concurrency_limit import ConcurrencyLimit
 from zoomgate_server.errors import (
@@ -34,6 +35,7 @@ from zoomgate_server.errors import (
     NotSupported,
     RequestTooLarge,
     ShuttingDown,
+    ZoomOutcomeUnknown,
 )
 from zoomgate_server.rpc import json_request
 from zoomgate_server.rpc.middleware.access_log import REQUEST_ID
@@ -61,9 +63,6 @@ LARGE_REQUEST_BYTES = 256 * 1024
 
 MAX_LARGE_REQUESTS = 4
 """Maximum number of concurrent calls with large requests."""
-
-MAX_DISCARDED_BYTES = 64 * 1024
-"""Maximum size of a body that is read although the request is rejected."""
 
 _SYSTEM = "connectrpc"
 """The RPC system, as OpenTelemetry names it."""
@@ -113,12 +112,10 @@ class Timing:
     Attributes:
         receive_timeout: Maximum time to receive a request: to wait for other large requests, and to read the body.
         slot_share: The share of this time, or of the caller's if that is less, for which a large request waits for others.
-        discard_timeout: Maximum time to read a body that is discarded.
     """
 
     receive_timeout: float = 10.0
     slot_share: float = 0.8
-    discard_timeout: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,9 +255,7 @@ class ConnectEndpoint:
             response.headers["Access-Control-Allow-Origin"] = origin
             response.headers["Access-Control-Expose-Headers"] = "X-Request-Id"
             response.headers["Vary"] = "Origin"
-        if not request.content.is_eof():
-            await self._discard_body(request)
-        if self._is_closing or not request.content.is_eof():
+        if self._is_closing:
             response.force_close()
         return response
 
@@ -278,6 +273,11 @@ class ConnectEndpoint:
             try:
                 async with asyncio.timeout(context.time_remaining()) as timeout:
                     response = await rpc.behavior(message, context)
+                    current_unknown_outcome.set(
+                        ZoomOutcomeUnknown(
+                            "This server is shutting down, and the response was lost; check before retrying"
+                        )
+                    )
                     return await self._convert(response.ByteSize(), context.codec.encode, response)
             except TimeoutError:
                 if not timeout.expired():
@@ -370,16 +370,6 @@ class ConnectEndpoint:
         if size <= MAX_INLINE_BYTES:
             return convert(*arguments)
         return await asyncio.get_running_loop().run_in_executor(self._converter, convert, *arguments)
-
-    async def _discard_body(self, request: web.Request) -> None:
-        """Discard a short body. If the connection were closed while the caller is sending, the response would be lost."""
-        remaining = MAX_DISCARDED_BYTES
-        if (request.content_length or 0) > remaining:
-            return
-        with contextlib.suppress(TimeoutError, ConnectionError):
-            async with asyncio.timeout(self._timing.discard_timeout):
-                while remaining >= 0 and (chunk := await request.content.readany()):
-                    remaining -= len(chunk)
 
 
 async def _reject_unknown(_request: web.Request, context: _Context) -> None:

@@ -60,6 +60,9 @@ RPC = r"/{service:zoomgate\.v1\.[A-Za-z]+}/{method}"
 _RPC_ROUTE = "/{service}/{method}"
 """The same route as in metrics and logs."""
 
+_MAX_SHORT_BODY = 64 * 1024
+"""Maximum size in bytes of a body after which the connection of a rejected request can be used again."""
+
 RpcHandler = Callable[[web.Request, str], Awaitable[web.Response]]
 """A handler of RPCs. Receives a request and the address of the client."""
 
@@ -114,9 +117,11 @@ class Timing:
     Attributes:
         open_timeout: Maximum time that the consent pages wait while the service is starting. Zoom delivers a code only once, so an
             immediate failure would lose the code.
+        discard: Maximum time for which the body of a rejected request is read.
     """
 
     open_timeout: float = 10.0
+    discard: float = 1.0
     webhooks: webhook_endpoint.Timing = webhook_endpoint.Timing()
 
 
@@ -195,7 +200,7 @@ class WebServer:
             max_field_size=MAX_REQUEST_LINE,
             shutdown_timeout=5.0,
             auto_decompress=False,  # prevents decompression bombs, and signatures cover the bytes as sent
-            lingering_time=0.0,  # otherwise aiohttp continues to read a rejected body
+            lingering_time=0.0,  # see `_middleware`
             handler_cancellation=True,  # see `_middleware`
         )
         await runner.setup()
@@ -234,8 +239,27 @@ class WebServer:
         """Respond to a request. If the sender disconnects, an RPC is canceled; all other work is completed."""
         resource = request.match_info.route.resource
         route = resource.canonical if resource is not None else "other"
-        response = self._trace(request, route, handler)
-        return await (response if route == _RPC_ROUTE else self._requests.shield(response))
+        responding = self._trace(request, route, handler)
+        if route != _RPC_ROUTE:
+            return await self._requests.shield(responding)
+        response = await responding
+        if request.content.is_eof():
+            return response
+        if request.content_length is not None and request.content_length <= _MAX_SHORT_BODY:
+            await self._discard_body(request)  # then the connection can be used again
+        if not request.content.is_eof():
+            # closing the connection of a caller that is sending would reset it, and the response would be lost
+            response.force_close()
+            await response.prepare(request)
+            await response.write_eof()
+            await self._discard_body(request)
+        return response
+
+    async def _discard_body(self, request: web.Request) -> None:
+        with contextlib.suppress(TimeoutError, ConnectionError):
+            async with asyncio.timeout(self._timing.discard):
+                while await request.content.readany():
+                    pass
 
     async def _trace(
         self,

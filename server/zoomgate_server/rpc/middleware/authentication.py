@@ -139,6 +139,8 @@ class Authentication:
                 principal = self._authenticate(credentials)
                 if members:
                     principal = self._with_member(principal, members)
+                call = Call(current_request_id.get(""), principal, deadline, method=name)
+                current_call.set(call)
                 policy = access_policy.check_method(principal, path)
                 message = await method.receive(request, context)
                 if policy.defaults_to_member and principal.member is not None:
@@ -150,7 +152,8 @@ class Authentication:
                 self._audit_rejection(principal, error, name, user_email, context)
                 raise
             user_email = named[0][0] if named and len(named[0]) == 1 else ""
-            current_call.set(Call(current_request_id.get(""), principal, deadline, user_email, name))
+            if user_email:
+                current_call.set(call._replace(user_email=user_email))
             if method.streams:
                 current_access_check.set(functools.partial(self._recheck, credentials, members, path))
             try:
