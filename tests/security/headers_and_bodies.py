@@ -176,7 +176,7 @@ ROWS = [
             post(json=Value(number_value=float(number))),
             fields("json"),
         )
-        for number in ("nan", "inf", "-inf", "1e300", "9007199254740994")
+        for number in ("nan", "inf", "-inf", "1e300", "9007199254740993", "-9007199254740993")
     ),
     Row(
         "a nested integer that is too large",

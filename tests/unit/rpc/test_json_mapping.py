@@ -96,6 +96,13 @@ def test_json_value_round_trips_through_a_value(data: object) -> None:
         assert json_value.plain(value) == data
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_integers_that_a_double_may_have_rounded_are_additional_fields_as_strings(sign: int) -> None:
+    numbers = [sign * number for number in (2**53 - 1, 2**53, 2**53 + 1)]
+    meeting = parse(orjson.dumps({"id": 1, "new": numbers}))
+    assert meeting.additional_fields["new"] == [numbers[0], *map(str, numbers[1:])]
+
+
 def parse(body: bytes) -> meeting_pb2.Meeting:
     response = MeetingsService.GetMeeting.read(ZoomResponse(200, (), body))
     assert response is not None
@@ -295,6 +302,6 @@ def _has_large(data: object) -> bool:
     number = isinstance(data, int | float) and not isinstance(data, bool)
     return number and (
         not math.isfinite(data)
-        or abs(data) > 2**53
+        or abs(data) >= 2**53
         or (isinstance(data, float) and math.isclose(data, round(data), rel_tol=0))
     )

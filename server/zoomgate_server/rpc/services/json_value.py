@@ -1,6 +1,6 @@
 """Conversion between JSON and protobuf's `Value`, faster than protobuf's own conversion and with a limited depth.
 
-A `Value` stores numbers as finite doubles, which cannot represent all integers outside ±2^53. Protobuf parsers reject messages nested
+A `Value` stores numbers as finite doubles, which cannot represent all integers from 2^53 on. Protobuf parsers reject messages nested
 deeper than 100 levels, which corresponds to about 33 levels of a `Value`.
 """
 
@@ -14,8 +14,8 @@ from google.protobuf import struct_pb2
 from zoomgate_server.errors import InvalidRequest
 from zoomgate_server.zoom import tolerant_json
 
-MAX_EXACT = 2**53
-"""Bound of the integers that a double represents exactly."""
+MAX_EXACT = 2**53 - 1
+"""The largest integer whose double represents no other integer."""
 
 MAX_DEPTH = 30
 """Maximum nesting depth of a `Value`, chosen so that every protobuf parser accepts the `Value`."""
@@ -28,8 +28,8 @@ def fill(target: struct_pb2.Value, data: Any, depth: int = MAX_DEPTH, *, lossles
     """Store parsed JSON in a `Value`. Numbers that are not finite become strings, such as `Infinity`, as in protobuf's JSON.
 
     Args:
-        lossless: Whether to store integers outside ±2^53 as strings of digits, and values nested too deeply as JSON text. Otherwise, such
-            integers become the nearest double.
+        lossless: Whether to store integers outside ±(2^53 - 1) as strings of digits, and values nested too deeply as JSON text. Otherwise,
+            such integers become the nearest double.
 
     Raises:
         RecursionError: The JSON is nested deeper than `depth`. Not raised if `lossless`.
@@ -77,7 +77,7 @@ def plain(value: struct_pb2.Value, field: str = "", *, max_depth: int = MAX_DEPT
     """Return a `Value` as a Python object that can be encoded as JSON. Whole numbers become integers.
 
     Raises:
-        InvalidRequest: A number is not finite, an integer is outside ±2^53, a value is unset, or the value is nested too deeply.
+        InvalidRequest: A number is not finite, an integer is outside ±(2^53 - 1), a value is unset, or the value is nested too deeply.
     """
     match value.WhichOneof("kind"):
         case "null_value":
@@ -123,7 +123,7 @@ def _number(number: float, field: str) -> int | float:
         if abs(number) > MAX_EXACT:
             raise InvalidRequest.of(
                 field,
-                "contains an integer outside ±2^53, which would lose precision; "
+                "contains an integer outside ±(2^53 - 1), which would lose precision; "
                 "send it as a string, or use the field raw of a proxy request",
             )
         return int(number)

@@ -49,9 +49,9 @@ class MeetingType(_MeetingType, metaclass=_MeetingTypeEnumTypeWrapper):
     string constants are enums; its delimited strings are repeated fields.
 
     Zoom fields that these messages do not define, or whose type or value does not match, such as null, are stored in `additional_fields`
-    under Zoom's name, and so are the items of a list of objects that are not objects. There, integers outside ±2^53 are stored as decimal
-    strings, because a Struct cannot represent them exactly, numbers beyond a double and NaN as strings such as `Infinity`, and values nested
-    deeper than 20 levels as JSON strings. Characters that are not valid Unicode become U+FFFD everywhere.
+    under Zoom's name, and so are the items of a list of objects that are not objects. There, integers outside ±(2^53 - 1) are stored as
+    decimal strings, because a Struct cannot represent them exactly, numbers beyond a double and NaN as strings such as `Infinity`, and values
+    nested deeper than 20 levels as JSON strings. Characters that are not valid Unicode become U+FFFD everywhere.
 
     In requests, keys of `additional_fields` are passed to Zoom unchanged. Thus a field that these messages define can have a value that they
     do not, but only while the field itself is unset, unless both are lists of objects. Output-only fields are ignored in requests. Thus

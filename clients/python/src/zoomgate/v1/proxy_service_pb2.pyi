@@ -84,8 +84,8 @@ class ZoomResponse(google.protobuf.message.Message):
     @property
     def json(self) -> google.protobuf.struct_pb2.Value:
         """The body parsed as JSON, if `parse_json` was set and the body is JSON. Unset if the body is larger than 1 MiB or nested deeper than 30
-        levels, or if the response would exceed the size limit. Numbers are doubles, so integers outside ±2^53 lose digits here; numbers beyond a
-        double are strings such as `Infinity`, and characters that are not valid Unicode are U+FFFD. `body` is unchanged.
+        levels, or if the response would exceed the size limit. Numbers are doubles, so integers outside ±(2^53 - 1) lose digits here; numbers
+        beyond a double are strings such as `Infinity`, and characters that are not valid Unicode are U+FFFD. `body` is unchanged.
         """
 
     def __init__(
@@ -261,7 +261,7 @@ class PostRequest(google.protobuf.message.Message):
 
     @property
     def json(self) -> google.protobuf.struct_pb2.Value:
-        """A JSON body. Integers outside ±2^53 are rejected because a Value cannot represent them exactly; send such a body in `raw`."""
+        """A JSON body. Integers outside ±(2^53 - 1) are rejected because a Value cannot represent them exactly; send such a body in `raw`."""
 
     def __init__(
         self,
