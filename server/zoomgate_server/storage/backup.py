@@ -27,6 +27,14 @@ from zoomgate_server.storage.timing import SqliteTiming
 
 _COMPANION_SUFFIXES = ("-wal", "-shm", "-journal")
 
+_WRITE_ERRORS = (
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR_WRITE,
+    sqlite3.SQLITE_IOERR_FSYNC,
+    sqlite3.SQLITE_IOERR_TRUNCATE,
+)
+"""The errors of a copy that concern the new file. SQLite does not report which of the two files failed."""
+
 
 class BackupError(Exception):
     """A backup cannot be created or restored. The message is one sentence for the operator. No incomplete file is left behind."""
@@ -57,11 +65,10 @@ def copy_file(
     Raises:
         BackupError: The source is not a store that this release can read, the target exists, or the copy cannot be written or verified.
     """
-    with _draft(target) as draft, _readable(source) as connection:
+    records: int = 0
+    reported = 0
+    with _draft(target) as draft:
         os.close(os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
-        connection.execute("BEGIN")  # one snapshot for the count and the copy
-        records: int = connection.execute("SELECT count(*) FROM record").fetchone()[0]
-        reported = 0
 
         def report_progress(_: int, remaining: int, pages: int) -> None:
             nonlocal reported
@@ -69,8 +76,15 @@ def copy_file(
             on_records(done - reported)
             reported = done
 
-        with closing(sqlite3.connect(draft, isolation_level=None)) as copy:
-            connection.backup(copy, pages=pages_per_report, progress=report_progress)
+        with closing(sqlite3.connect(draft, isolation_level=None)) as copy, _readable(source) as connection:
+            connection.execute("BEGIN")  # one snapshot for the count and the copy
+            records = connection.execute("SELECT count(*) FROM record").fetchone()[0]
+            try:
+                connection.backup(copy, pages=pages_per_report, progress=report_progress)
+            except sqlite3.Error as error:
+                if error.sqlite_errorcode in _WRITE_ERRORS:
+                    raise _not_written(target, error) from None
+                raise
         _finish(draft, records)
     return records
 
@@ -188,13 +202,17 @@ def _draft(target: Path) -> Iterator[Path]:
     except FileExistsError:
         raise exists from None
     except (StoreOpenError, sqlite3.Error, OSError) as error:
-        reason = getattr(error, "sqlite_errorname", None) or getattr(error, "strerror", None) or str(error)
-        raise BackupError(
-            f"{target} could not be written ({reason}); check its directory and the free disk space"
-        ) from None
+        raise _not_written(target, error) from None
     finally:
         for suffix in ("", *_COMPANION_SUFFIXES):
             draft.with_name(draft.name + suffix).unlink(missing_ok=True)
+
+
+def _not_written(target: Path, error: Exception) -> BackupError:
+    reason = getattr(error, "sqlite_errorname", None) or getattr(error, "strerror", None) or str(error)
+    return BackupError(
+        f"{target} could not be written ({reason}); check its directory and the free disk space"
+    )
 
 
 def _finish(draft: Path, records: int) -> None:

@@ -143,6 +143,35 @@ class TestBackup:
         assert "never overwritten" in stderr_of(await command("store", "backup", "dangling"))
         assert sorted(path.name for path in Path().iterdir()) == ["backup.db", "dangling", "data"]
 
+    @pytest.mark.parametrize(
+        ("prefix", "reason"),
+        [
+            ("ulimit -f 256; ", "SQLITE_IOERR_WRITE"),
+            ("mount -t tmpfs -o mode=700,size=64k tmpfs full && ", "SQLITE_FULL"),
+        ],
+    )
+    @pytest.mark.usefixtures("service")
+    async def test_full_disk_of_the_copy_is_reported(self, prefix: str, reason: str) -> None:
+        with closing(sqlite3.connect("data/zoomgate.db")) as store:
+            store.execute("CREATE TABLE filler AS SELECT zeroblob(1000000)")
+            store.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # the command also writes to the log
+        Path("full").mkdir()
+        result = await asyncio.to_thread(
+            subprocess.run,
+            [
+                *("unshare", "--map-root-user", "--mount", "sh", "-c", prefix + 'exec "$@"', "sh"),
+                *(sys.executable, "-m", "zoomgate_server", "store", "backup", "full/backup.db"),
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if result.stderr.startswith(("unshare: ", "mount: ")):
+            pytest.skip(result.stderr)
+        assert result.stderr == (
+            f"zoomgate: full/backup.db could not be written ({reason}); check its directory and the free disk space\n"
+        )
+
     @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 1), (signal.SIGTERM, 143)])
     @pytest.mark.usefixtures("service")
     async def test_stopped_backup_leaves_no_incomplete_file(self, number: signal.Signals, code: int) -> None:
