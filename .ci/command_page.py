@@ -40,6 +40,7 @@ Exit codes:
 | 5 | the service or Zoom cannot be reached, or timed out |
 | 6 | the user must consent: run `zoomgate connect USER` |
 | 7 | a change may or may not have been made: check before you run the command again |
+| 129 | stopped by SIGHUP, as when a terminal closes |
 | 143 | stopped by SIGTERM, which ends a command in the same way as Ctrl+C |
 """
 

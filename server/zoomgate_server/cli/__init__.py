@@ -114,7 +114,7 @@ def cli() -> None:
     """Manage users' Zoom authorizations and call Zoom for your services.
 
     Exit codes: 0 success, 1 failure, 2 invalid usage, 3 not found, 4 not allowed, 5 service unreachable,
-    6 the user must consent, 7 a change may or may not have been made, 143 stopped by SIGTERM.
+    6 the user must consent, 7 a change may or may not have been made, 129 stopped by SIGHUP, 143 stopped by SIGTERM.
 
     Example: zoomgate run
     """
@@ -123,29 +123,30 @@ def cli() -> None:
 def main() -> None:
     """Run the command line; exit with an error message if a path cannot be used or the output cannot be written.
 
-    Characters that the output encoding cannot represent are escaped. SIGTERM ends a command as Ctrl+C does, with exit code 143.
+    Characters that the output encoding cannot represent are escaped. SIGTERM and SIGHUP end a command as Ctrl+C does, with exit codes 143
+    and 129, unless they are ignored, as SIGHUP is with `nohup`.
     """
     _open_standard_streams()
     # gRPC's own messages would appear between the lines of the JSON log and before error messages
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
-    is_terminated = False
+    stopped_by = 0
 
-    def terminate(*_: object) -> None:
-        nonlocal is_terminated
-        is_terminated = True
+    def stop(number: int, _: object) -> None:
+        nonlocal stopped_by
+        if stopped_by:  # a shell and the kernel may both send SIGHUP when a terminal closes
+            return
+        stopped_by = number
         if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a background job of a shell script
             signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.raise_signal(signal.SIGINT)
 
-    signal.signal(signal.SIGTERM, terminate)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, stop)
     try:
         cli()
-    except SystemExit:
-        if is_terminated:
-            raise SystemExit(128 + signal.SIGTERM) from None
-        raise
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             problem = f"output is incomplete ({error.strerror}); free some disk space"
@@ -157,6 +158,9 @@ def main() -> None:
             raise
         click.echo(f"zoomgate: {problem}", err=True)
         raise SystemExit(1) from None
+    finally:
+        if stopped_by:
+            raise SystemExit(128 + stopped_by)
 
 
 def _open_standard_streams() -> None:

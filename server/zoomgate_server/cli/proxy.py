@@ -123,9 +123,12 @@ def download(client: Client, *, user: str, url: str, file: str, as_json: bool) -
 
     Example: zoomgate proxy download monica@example.com https://zoom.us/rec/download/abc meeting.mp4
     """
+    if not file:
+        fail("the name of FILE is empty; name a file, or use - for standard output", USAGE)
     to_stdout = file == "-"
-    if to_stdout and sys.stdout.isatty():
-        fail("standard output is a terminal; redirect it, or name a file", USAGE)
+    if to_stdout and (sys.__stdout__ is None or sys.stdout.isatty()):
+        state = "closed" if sys.__stdout__ is None else "a terminal"
+        fail(f"standard output is {state}; redirect it, or name a file", USAGE)
     try:
         with counter("downloading", "bytes") as count:
             head = client.download(user, url, sys.stdout.buffer if to_stdout else file, on_progress=count)

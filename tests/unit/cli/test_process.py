@@ -409,6 +409,7 @@ def test_standard_streams_may_be_closed(tmp_path: Path) -> None:
         ("connections delete monica@example.com", "<&-", 1),
         ("proxy post monica@example.com /users/me/meetings -d - --server 127.0.0.1:1", "<&-", 5),
         ("meetings create monica@example.com --details -", "<&-", 2),
+        ("proxy download monica@example.com /file - --server 127.0.0.1:1", ">&-", 2),
     ):
         result = subprocess.run(  # noqa: S602 - only a shell can close streams
             f"{command} {arguments} {streams}",

@@ -750,15 +750,17 @@ async def test_file_is_downloaded(harness: Harness, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("launcher", "number", "code"),
+    ("launcher", "numbers", "code"),
     [
-        ((), signal.SIGINT, 1),
-        ((), signal.SIGTERM, 143),
-        (("env", "--ignore-signal=INT"), signal.SIGTERM, 143),  # as in a background job of a shell script
+        ((), [signal.SIGINT], 1),
+        ((), [signal.SIGTERM], 143),
+        (("env", "--ignore-signal=INT"), [signal.SIGTERM], 143),  # as in a background job of a shell script
+        ((), [signal.SIGHUP, signal.SIGHUP], 129),  # as when a terminal closes
+        (("env", "--ignore-signal=HUP"), [signal.SIGHUP, signal.SIGTERM], 143),  # as with nohup
     ],
 )
 async def test_stopped_download_leaves_no_file(
-    tmp_path: Path, launcher: tuple[str, ...], number: signal.Signals, code: int
+    tmp_path: Path, launcher: tuple[str, ...], numbers: list[signal.Signals], code: int
 ) -> None:
     """The download has received some bytes, and stalls."""
     target = tmp_path / "target"
@@ -773,10 +775,16 @@ async def test_stopped_download_leaves_no_file(
         while not list(target.iterdir()):
             assert process.returncode is None
             await asyncio.sleep(0.01)
-        process.send_signal(number)
+        for number in numbers:
+            process.send_signal(number)
         _, errors = await process.communicate()
     assert (process.returncode, errors.strip()) == (code, b"Aborted!")
     assert list(target.iterdir()) == []
+
+
+async def test_empty_name_of_a_downloaded_file_is_rejected(harness: Harness) -> None:
+    _, errors = await zoomgate(harness, "proxy", "download", MONICA, "/file", "", code=2)
+    assert errors == "zoomgate: the name of FILE is empty; name a file, or use - for standard output\n"
 
 
 async def test_progress_of_a_download_is_shown_only_on_a_terminal(harness: Harness, tmp_path: Path) -> None:
