@@ -4,8 +4,10 @@ import asyncio
 import io
 import json
 import os
+import pty
+import select
 import stat
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing
 from operator import attrgetter
 from pathlib import Path
@@ -105,14 +107,16 @@ async def test_all_bytes_are_written_to_an_unbuffered_file(service: Service, run
 
 
 async def test_fifo_is_written_and_stays_a_fifo(service: Service, run: Run, tmp_path: Path) -> None:
+    """The file is larger than the buffer of the FIFO."""
     _, raw = service
-    raw.responses = [part(b"abcdef")]
+    body = b"abcdef" * 50_000
+    raw.responses = [part(body, size=len(body))]
     path = tmp_path / "fifo"
     os.mkfifo(path)
     received = asyncio.get_running_loop().run_in_executor(None, path.read_bytes)
     await run("download", MONICA, "/file", path)
     assert path.is_fifo()
-    assert await received == b"abcdef"
+    assert await received == body
 
 
 async def test_event_loop_is_not_blocked_while_a_fifo_has_no_reader(service: Service, tmp_path: Path) -> None:
@@ -130,6 +134,52 @@ async def test_event_loop_is_not_blocked_while_a_fifo_has_no_reader(service: Ser
         await asyncio.sleep(0)
         assert await asyncio.to_thread(path.read_bytes) == b"abcdef"
         await download
+
+
+@pytest.fixture(params=["FIFO", "terminal"])
+def unread(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, int]]:
+    """Return the path of a FIFO or terminal, and the file descriptor of a reader that does not read."""
+    if request.param == "FIFO":
+        path = str(tmp_path / "fifo")
+        os.mkfifo(path)
+        opened = [os.open(path, os.O_RDONLY | os.O_NONBLOCK)]
+    else:
+        opened = list(pty.openpty())
+        path = os.ttyname(opened[1])
+    yield path, opened[0]
+    for descriptor in opened:
+        os.close(descriptor)
+
+
+async def test_timeout_of_a_download_includes_the_wait_for_the_first_reader_of_a_fifo(
+    run: Run, tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(errors.DeadlineExceeded, match="did not accept"):
+        await run("download", MONICA, "/file", tmp_path / "fifo", timeout=0.2)
+
+
+async def test_timeout_of_a_download_ends_the_wait_for_a_reader_that_does_not_read(
+    service: Service, run: Run, unread: tuple[str, int]
+) -> None:
+    _, raw = service
+    raw.responses = [part(bytes(300_000), size=300_000)]
+    with pytest.raises(errors.DeadlineExceeded):
+        await run("download", MONICA, "/file", unread[0], timeout=1.0)
+
+
+async def test_canceled_download_does_not_wait_for_a_reader_that_does_not_read(
+    service: Service, unread: tuple[str, int]
+) -> None:
+    zoomgate, raw = service
+    raw.responses = [part(bytes(300_000), size=300_000)]
+    path, reader = unread
+    async with AsyncClient(zoomgate.grpc_address, key=caller_key("service")) as client:
+        download = asyncio.create_task(client.download(MONICA, "/file", path))
+        await asyncio.to_thread(select.select, [reader], [], [])
+        download.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await download
 
 
 async def test_timeout_of_a_download_ends_a_response_that_stalls(

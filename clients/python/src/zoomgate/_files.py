@@ -2,22 +2,24 @@
 
 import asyncio
 import errno
+import io
 import json
 import os
 import secrets
+import select
 import stat
 import time
 from collections.abc import AsyncGenerator, Generator, Iterable, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeAlias, TypeGuard
 
 import grpc
 
 from zoomgate._methods import check_timeout
 from zoomgate._requests import build
 from zoomgate._resumption import Backoff
-from zoomgate.errors import UnexpectedStatus, ZoomgateError
+from zoomgate.errors import DeadlineExceeded, UnexpectedStatus, ZoomgateError
 from zoomgate.v1.proxy_service_pb2 import (
     DownloadHead,
     DownloadRequest,
@@ -37,8 +39,8 @@ _FILE = (200, 206)
 
 _TIMEOUT = 408
 
-_READER_POLL_SECONDS = 0.1
-"""Interval at which a FIFO without a reader is opened again."""
+_POLL_SECONDS = 0.1
+"""Interval at which a FIFO without a reader is opened again, and at which the deadline is checked if a FIFO or device accepts no bytes."""
 
 
 class Transfer:
@@ -69,6 +71,14 @@ class Transfer:
     def timeout(self) -> float | None:
         """The time left in seconds, or None for no limit."""
         return None if self._deadline is None else max(self._deadline - time.monotonic(), 0.0)
+
+    def poll_interval(self) -> float:
+        """Return the time in seconds to wait for a FIFO or device before the next attempt. Raise `DeadlineExceeded` if none is left."""
+        if self.timeout == 0.0:
+            raise DeadlineExceeded(
+                grpc.StatusCode.DEADLINE_EXCEEDED, "the FIFO or device did not accept the file in time"
+            )
+        return _POLL_SECONDS
 
     def request(self) -> DownloadRequest:
         """Return the request for the rest of the file."""
@@ -119,18 +129,31 @@ class Transfer:
         return pause
 
 
+class _Stream(io.FileIO):
+    """A FIFO or a terminal or other character device that was opened in non-blocking mode."""
+
+
+_Output: TypeAlias = BinaryIO | _Stream
+
+
 @contextmanager
-def opened(file: str | os.PathLike[str] | BinaryIO) -> Generator[BinaryIO, None, None]:
+def opened(file: str | os.PathLike[str] | BinaryIO, transfer: Transfer) -> Generator[_Output, None, None]:
     """Yield a file to write to.
 
     If `file` is the path of a regular file or of no file, a temporary file in the same directory replaces it after the block has ended
     without an error, and is deleted otherwise. The mode of the replaced file is kept, and a symbolic link keeps its place. Devices and
-    FIFOs are written directly.
+    FIFOs are written directly, a FIFO once it has a reader.
     """
     if not isinstance(file, str | os.PathLike):
         yield file
         return
     path = Path(file)
+    if _is_stream(file):
+        while (stream := _open_stream(file)) is None:
+            time.sleep(transfer.poll_interval())
+        with stream:
+            yield stream
+        return
     if path.exists() and not path.is_file():
         with path.open("wb") as output:
             yield output
@@ -148,43 +171,73 @@ def opened(file: str | os.PathLike[str] | BinaryIO) -> Generator[BinaryIO, None,
 
 
 @asynccontextmanager
-async def opened_async(file: str | os.PathLike[str] | BinaryIO) -> AsyncGenerator[BinaryIO, None]:
-    """Asyncio variant of `opened`, which does not block the event loop while a FIFO has no reader."""
-    path = _fifo(file)
-    with opened(file) if path is None else await _open_fifo(path) as output:
-        yield output
-
-
-def _fifo(file: str | os.PathLike[str] | BinaryIO) -> Path | None:
-    """Return the path of a FIFO, or None for other files."""
-    return Path(file) if isinstance(file, str | os.PathLike) and Path(file).is_fifo() else None
-
-
-async def _open_fifo(path: Path) -> BinaryIO:
-    """Open a FIFO once it has a reader. Not in a thread, since a thread that waits for the reader could not be canceled."""
-    while True:
-        try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
-        except OSError as error:
-            if error.errno != errno.ENXIO:
-                raise
-            await asyncio.sleep(_READER_POLL_SECONDS)
+async def opened_async(
+    file: str | os.PathLike[str] | BinaryIO, transfer: Transfer
+) -> AsyncGenerator[_Output, None]:
+    """Asyncio variant of `opened`, which blocks the event loop neither without a reader nor while a canceled write is in progress."""
+    async with AsyncExitStack() as stack:
+        if _is_stream(file):
+            while (stream := _open_stream(file)) is None:  # noqa: ASYNC110 - no event reports a reader
+                await asyncio.sleep(transfer.poll_interval())
+            yield stack.enter_context(stream)
         else:
-            os.set_blocking(descriptor, True)
-            return os.fdopen(descriptor, "wb")
+            manager = opened(file, transfer)
+            output = manager.__enter__()
+            stack.push_async_exit(lambda *error: asyncio.to_thread(manager.__exit__, *error))
+            yield output
 
 
-def write(file: BinaryIO, data: bytes) -> None:
-    """Write all bytes to a file. An unbuffered file may accept fewer at a time.
+def _is_stream(file: str | os.PathLike[str] | BinaryIO) -> TypeGuard[str | os.PathLike[str]]:
+    return isinstance(file, str | os.PathLike) and (Path(file).is_fifo() or Path(file).is_char_device())
+
+
+def _open_stream(path: str | os.PathLike[str]) -> _Stream | None:
+    """Open a FIFO or a character device. Return None if it is a FIFO without a reader."""
+    try:
+        return _Stream(os.open(path, os.O_WRONLY | os.O_NONBLOCK), "wb")
+    except OSError as error:
+        if error.errno == errno.ENXIO and Path(path).is_fifo():
+            return None
+        raise
+
+
+def write(file: _Output, data: bytes, transfer: Transfer) -> None:
+    """Write all bytes to a file, and wait while a FIFO or device accepts none.
 
     Raises:
         OSError: The file accepts no bytes.
+        DeadlineExceeded: The FIFO or device accepted no more bytes until the deadline.
     """
+    while data := _write_available(file, data):
+        _wait_for_reader(file, transfer)
+
+
+async def write_async(file: _Output, data: bytes, transfer: Transfer) -> None:
+    """Asyncio variant of `write`. A FIFO or device is written in the event loop, so that it is not closed during a write."""
+    if not isinstance(file, _Stream):
+        await asyncio.to_thread(write, file, data, transfer)
+        return
+    while data := _write_available(file, data):
+        await asyncio.to_thread(_wait_for_reader, file, transfer)
+
+
+def _write_available(file: _Output, data: bytes) -> bytes:
+    """Write bytes to a file. Return those that a FIFO or device does not accept yet."""
     while data:
-        count = file.write(data)
+        count = file.write(data)  # an unbuffered file may accept fewer at a time
         if not count:
+            if isinstance(file, _Stream):
+                break
             raise BlockingIOError(errno.EAGAIN, "the file accepts no bytes; open it in blocking mode")
         data = data[count:]
+    return data
+
+
+def _wait_for_reader(file: _Output, transfer: Transfer) -> None:
+    """Wait until a FIFO or device may accept bytes, but not longer than the interval at which the deadline is checked."""
+    poll = select.poll()
+    poll.register(file, select.POLLOUT)
+    poll.poll(transfer.poll_interval() * 1000)
 
 
 def pages_request(

@@ -13,7 +13,16 @@ import grpc
 import grpc.aio
 
 from zoomgate import _channel
-from zoomgate._files import Query, Transfer, opened, opened_async, pages_request, parse_page, write
+from zoomgate._files import (
+    Query,
+    Transfer,
+    opened,
+    opened_async,
+    pages_request,
+    parse_page,
+    write,
+    write_async,
+)
 from zoomgate._methods import Session, check_timeout
 from zoomgate._resumption import Backoff, is_temporary
 from zoomgate._token_cache import AsyncCachedGetToken, CachedGetToken, caching_methods
@@ -204,8 +213,8 @@ class Client(_BaseClient):
             url: A `download_url` of Zoom, or a path of its API.
             file: The path of the file, which appears or is replaced only when the download is complete, or of a device or FIFO; or a binary
                 file to write to.
-            timeout: The maximum time of the whole download in seconds, including resumptions, but not the wait for a reader of a FIFO. None
-                for no limit.
+            timeout: The maximum time of the whole download in seconds, including resumptions and the waits for a FIFO or terminal, but not
+                the time for which writing to any other file blocks. None for no limit.
             on_progress: Called with the number of bytes received and the size of the file, or None if the size is unknown.
 
         Returns:
@@ -217,13 +226,13 @@ class Client(_BaseClient):
             ZoomgateError: The download failed. With the reason DOWNLOAD_NOT_RESUMABLE, it can be started again.
         """
         transfer = Transfer(user_email, url, timeout)
-        with opened(file) as output:
+        with opened(file, transfer) as output:
             while not transfer.is_complete:
                 try:
                     stream = self.proxy.download(transfer.request(), timeout=transfer.timeout)
                     with contextlib.closing(stream):
                         for response in stream:
-                            write(output, transfer.accept(response))
+                            write(output, transfer.accept(response), transfer)
                             on_progress(transfer.received, transfer.size)
                     transfer.end()
                 except ZoomgateError as error:
@@ -382,15 +391,15 @@ class AsyncClient(_BaseClient):
         timeout: float | None = None,
         on_progress: Callable[[int, int | None], None] = lambda _received, _size: None,
     ) -> DownloadHead:
-        """Download a file, and resume the download if the connection is lost. See `Client.download`. Writes in a thread."""
+        """Download a file, and resume the download if the connection is lost. See `Client.download`. Does not block the event loop."""
         transfer = Transfer(user_email, url, timeout)
-        async with opened_async(file) as output:
+        async with opened_async(file, transfer) as output:
             while not transfer.is_complete:
                 try:
                     stream = self.proxy.download(transfer.request(), timeout=transfer.timeout)
                     async with contextlib.aclosing(stream):
                         async for response in stream:
-                            await asyncio.to_thread(write, output, transfer.accept(response))
+                            await write_async(output, transfer.accept(response), transfer)
                             on_progress(transfer.received, transfer.size)
                     transfer.end()
                 except ZoomgateError as error:
