@@ -433,7 +433,7 @@ async def test_other_content_types_are_rejected(
     assert response.headers["accept-post"] == "application/json, application/proto"
 
 
-@pytest.mark.parametrize("charset", ["utf-8", "UTF-8", '"utf-8"', '"UTF-8"'])
+@pytest.mark.parametrize("charset", ["utf8", "utf-8", "UTF-8", '"utf-8"', '"UTF-8"'])
 async def test_charset_utf_8_is_accepted(zoomgate: Harness, charset: str) -> None:
     headers: dict[str, str | list[str]] = {"Content-Type": f"Application/JSON; charset={charset}"}
     response = await exchange(zoomgate, with_user('"minValidity": "0s"'), headers=headers)

@@ -385,7 +385,7 @@ def _origin(request: web.Request) -> str | None:
 
 def _codec(request: web.Request) -> _Codec | None:
     """Return the codec for a content type, which may state its charset."""
-    is_utf_8 = (request.charset or "utf-8").lower() == "utf-8"
+    is_utf_8 = (request.charset or "utf-8").lower() in ("utf-8", "utf8")
     return _CODECS.get(request.content_type.lower()) if is_utf_8 else None
 
 
