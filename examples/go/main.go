@@ -68,6 +68,19 @@ func errorInfo(err error) *errdetails.ErrorInfo {
 	return nil
 }
 
+// resumable returns whether a watch that ended with the error can be resumed: the service is unavailable, has too many watches, or a proxy
+// reset the stream.
+func resumable(err error) bool {
+	switch status.Code(err) {
+	case codes.Unavailable, codes.Canceled, codes.ResourceExhausted:
+		return true
+	case codes.Internal, codes.Unknown:
+		return errorInfo(err) == nil
+	default:
+		return false
+	}
+}
+
 // watch returns the events of users. It resumes an interrupted stream after the last event, and ends the stream with the loop.
 // If the service cannot be reached before the first event, it returns the error.
 func watch(
@@ -88,11 +101,10 @@ func watch(
 					}
 				}
 			}
-			code := status.Code(err)
 			switch {
 			case errorInfo(err).GetReason() == "RESUME_TOKEN_EXPIRED":
 				request.ResumeToken = "" // the stream starts again with a snapshot
-			case ctx.Err() == nil && request.ResumeToken != "" && (code == codes.Unavailable || code == codes.Canceled):
+			case ctx.Err() == nil && request.ResumeToken != "" && resumable(err):
 				select {
 				case <-time.After(time.Second):
 				case <-ctx.Done():

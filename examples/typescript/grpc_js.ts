@@ -30,9 +30,6 @@ import {
   MeetingsServiceClient,
 } from "./gen-grpc-js/zoomgate/v1/meetings_service.js";
 
-/** The codes of an unavailable service and of a connection that was lost or reset. */
-const INTERRUPTED = new Set([status.UNAVAILABLE, status.CANCELLED]);
-
 /** Return the options of a client that retries calls, detects lost connections, and sends the caller's key. */
 function clientOptions(key: string) {
   return {
@@ -74,6 +71,13 @@ function reason(error: unknown): string | undefined {
     .find(({ domain }) => domain === "zoomgate")?.reason;
 }
 
+/** Return whether the service is unavailable, has too many watches, or a proxy reset the stream. */
+function isResumable(error: unknown): boolean {
+  const { code } = error as ServiceError;
+  const isReset = code === status.INTERNAL || code === status.UNKNOWN;
+  return [status.UNAVAILABLE, status.CANCELLED, status.RESOURCE_EXHAUSTED].includes(code) || (isReset && !reason(error));
+}
+
 /**
  * Yield the events of users. Resume an interrupted stream after the last event, and end the stream with the loop.
  * If the service cannot be reached before the first event, throw the error.
@@ -91,7 +95,7 @@ async function* watch(auth: AuthServiceClient, userEmails: string[], options: Ca
     } catch (error) {
       if (reason(error) === "RESUME_TOKEN_EXPIRED") {
         resumeToken = ""; // the stream starts again with a snapshot
-      } else if (resumeToken && INTERRUPTED.has((error as ServiceError).code)) {
+      } else if (resumeToken && isResumable(error)) {
         await setTimeout(1_000);
       } else {
         throw error;
@@ -153,6 +157,6 @@ try {
   await main(process.env.ZOOMGATE_SERVER ?? "127.0.0.1:50051", process.env.ZOOMGATE_KEY ?? "", userEmail);
 } catch (error) {
   const name = reason(error);
-  console.error(name ? `${name}: ${(error as ServiceError).details}` : error);
+  console.error(name ? `${name}: ${(error as ServiceError).details}` : String(error));
   process.exit(1);
 }

@@ -56,6 +56,13 @@ function reason(error: unknown): string | undefined {
   return details.find((info) => info.domain === "zoomgate")?.reason;
 }
 
+/** Return whether the service is unavailable, has too many watches, or a proxy reset the stream. */
+function isResumable(error: unknown): boolean {
+  const { code } = ConnectError.from(error);
+  const isReset = code === Code.Internal || code === Code.Unknown;
+  return INTERRUPTED.has(code) || code === Code.ResourceExhausted || (isReset && !reason(error));
+}
+
 /**
  * Yield the events of users. Resume an interrupted stream after the last event, and end the stream with the loop.
  * If the service cannot be reached before the first event, throw the error.
@@ -69,9 +76,10 @@ async function* watch(auth: Auth, userEmails: string[], signal: AbortSignal) {
         resumeToken = event.resumeToken;
       }
     } catch (error) {
+      signal.throwIfAborted();
       if (reason(error) === "RESUME_TOKEN_EXPIRED") {
         resumeToken = ""; // the stream starts again with a snapshot
-      } else if (resumeToken && INTERRUPTED.has(ConnectError.from(error).code)) {
+      } else if (resumeToken && isResumable(error)) {
         await setTimeout(1_000, undefined, { signal });
       } else {
         throw error;
@@ -127,6 +135,6 @@ try {
   await main(process.env.ZOOMGATE_SERVER ?? "127.0.0.1:50051", process.env.ZOOMGATE_KEY ?? "", userEmail);
 } catch (error) {
   const name = reason(error);
-  console.error(name ? `${name}: ${ConnectError.from(error).rawMessage}` : error);
+  console.error(name ? `${name}: ${ConnectError.from(error).rawMessage}` : String(error));
   process.exit(1);
 }

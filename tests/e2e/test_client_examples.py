@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import sys
 import textwrap
 from collections.abc import AsyncIterator
@@ -87,6 +88,30 @@ async def zoomgate(tmp_path: Path) -> AsyncIterator[str]:
         yield (await read_until(output, r"ready grpc=(\S+)"))[1]
 
 
+@asynccontextmanager
+async def nginx(directory: Path, upstream: int) -> AsyncIterator[int]:
+    """Run nginx in front of a gRPC server on a local port, and yield its port."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    (directory / "nginx.conf").write_text(
+        f"""daemon off; master_process off; pid nginx.pid; error_log /dev/stdout notice;
+        events {{ }}
+        http {{
+          access_log off;
+          client_body_temp_path temporary; proxy_temp_path temporary; fastcgi_temp_path temporary;
+          uwsgi_temp_path temporary; scgi_temp_path temporary;
+          server {{
+            listen 127.0.0.1:{port} http2;
+            location / {{ grpc_pass grpc://127.0.0.1:{upstream}; }}
+          }}
+        }}"""
+    )
+    command = [require("nginx", "see .ci/run"), "-p", str(directory), "-e", "stderr", "-c", "nginx.conf"]
+    async with program(*command, cwd=directory) as output:
+        await read_until(output, "event method")
+        yield port
+
+
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """Return a directory with the examples and proto files, without anything built."""
@@ -113,18 +138,27 @@ def commands(language: str, kind: str = "sh") -> str:
 @pytest.mark.timeout(600)
 @each_language
 async def test_example_resumes_an_interrupted_watch(language: str, zoomgate: str, checkout: Path) -> None:
-    """The user consents while the connection is lost. A watch that did not resume would report the user in a new snapshot."""
+    """The client loses its connection to a proxy, then the proxy loses the service and resets the stream, while the user consents.
+
+    A watch that did not resume would report the user in a new snapshot.
+    """
     host, _, port = zoomgate.partition(":")
     script = commands(language)
-    async with tcp_proxy((host, int(port))) as proxy:
-        address = f"127.0.0.1:{proxy.port}"
+    async with (
+        tcp_proxy((host, int(port))) as upstream,
+        nginx(checkout, upstream.port) as reverse_proxy,
+        tcp_proxy(("127.0.0.1", reverse_proxy)) as network,
+    ):
+        address = f"127.0.0.1:{network.port}"
         async with program("bash", "-c", script, cwd=checkout, ZOOMGATE_SERVER=address) as output:
             url = await read_until(output, rf"{MONICA} must open this URL: (\S+)")
-            proxy.set_mode(Mode.CUT)
-            proxy.disconnect()
+            network.disconnect()
+            await read_until(output, "SYNCED\n")
+            upstream.set_mode(Mode.CUT)
+            upstream.disconnect()
             async with browser() as session:
                 await consent(session, url[1], MONICA)
-            proxy.set_mode(Mode.FORWARD)
+            upstream.set_mode(Mode.FORWARD)
             rest = (await output.read()).decode()
     assert "CREATED\n" in rest
     assert "INITIAL" not in rest
@@ -142,7 +176,10 @@ async def test_example_reports_that_no_service_listens(language: str, checkout: 
 
 
 class InterruptedService(AuthServiceServicer):
-    """A service that ends each watch after a snapshot, accepts no resume token, and asks callers to retry BeginAuthorization once."""
+    """A service that ends a watch after its snapshot, and allows one retry of BeginAuthorization.
+
+    It rejects the first resumption since it is overloaded, and the second since the resume token has expired.
+    """
 
     def __init__(self) -> None:
         self.resume_tokens: list[str] = []
@@ -152,6 +189,8 @@ class InterruptedService(AuthServiceServicer):
         self, request: pb.WatchConnectionsRequest, context: Any
     ) -> AsyncIterator[pb.WatchConnectionsResponse]:
         self.resume_tokens.append(request.resume_token)
+        if len(self.resume_tokens) == 2:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many active watches")
         if request.resume_token:
             reason = error_details_pb2.ErrorInfo(domain="zoomgate", reason="RESUME_TOKEN_EXPIRED")
             status = Status(code=grpc.StatusCode.OUT_OF_RANGE.value[0])
@@ -186,7 +225,7 @@ async def test_example_replaces_an_expired_resume_token_and_retries_until_a_nega
     async with program("bash", "-c", script, cwd=checkout, ZOOMGATE_SERVER=f"127.0.0.1:{port}") as output:
         assert "no authorizations today" in (await output.read()).decode()
     await server.stop(None)
-    assert service.resume_tokens == ["", "token", ""]
+    assert service.resume_tokens == ["", "token", "token", ""]
     assert service.authorizations == (1 if language == "Rust" else 2)  # tonic does not retry
 
 

@@ -59,6 +59,22 @@ fn reason(status: &Status) -> Option<String> {
         .map(|info| info.reason)
 }
 
+/// Returns whether the service is unavailable, has too many watches, or the stream was reset.
+fn is_resumable(status: &Status) -> bool {
+    match status.code() {
+        Code::Unavailable | Code::Cancelled | Code::ResourceExhausted => true,
+        Code::Internal | Code::Unknown => reason(status).is_none(), // tonic reports a lost connection as UNKNOWN
+        _ => false,
+    }
+}
+
+/// Returns a request with a deadline, which the service receives.
+fn unary<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(Duration::from_secs(30));
+    request
+}
+
 /// The events of users. Dropping it ends the stream.
 struct Watch {
     auth: Auth,
@@ -91,14 +107,9 @@ impl Watch {
                 Err(status) => status,
             };
             self.stream = None;
-            // tonic reports a lost connection as UNKNOWN.
-            let interrupted = matches!(
-                status.code(),
-                Code::Unavailable | Code::Cancelled | Code::Unknown
-            );
             if reason(&status).as_deref() == Some("RESUME_TOKEN_EXPIRED") {
                 self.request.resume_token.clear(); // the stream starts again with a snapshot
-            } else if interrupted && !self.request.resume_token.is_empty() {
+            } else if !self.request.resume_token.is_empty() && is_resumable(&status) {
                 sleep(Duration::from_secs(1)).await;
             } else {
                 return Err(status);
@@ -140,7 +151,7 @@ async fn connect(mut auth: Auth, user_email: &str) -> Result<(), Status> {
                 user_email: user_email.into(),
                 ..Default::default()
             };
-            let begun = auth.begin_authorization(request).await?.into_inner();
+            let begun = auth.begin_authorization(unary(request)).await?.into_inner();
             println!(
                 "{user_email} must open this URL: {}",
                 begun.authorization_url
@@ -158,7 +169,7 @@ async fn run(channel: Channel, key: CallerKey, user_email: String) -> Result<(),
 
     let mut meetings = MeetingsServiceClient::with_interceptor(channel, key);
     let created = meetings
-        .create_meeting(CreateMeetingRequest {
+        .create_meeting(unary(CreateMeetingRequest {
             user_email: user_email.clone(),
             meeting_details: Some(MeetingDetails {
                 topic: Some("Planning".into()),
@@ -166,24 +177,24 @@ async fn run(channel: Channel, key: CallerKey, user_email: String) -> Result<(),
                 ..Default::default()
             }),
             ..Default::default()
-        })
+        }))
         .await?;
     let meeting = created.into_inner().meeting.unwrap_or_default();
     println!("created meeting {}: {}", meeting.id, meeting.join_url);
 
     meetings
-        .delete_meeting(DeleteMeetingRequest {
+        .delete_meeting(unary(DeleteMeetingRequest {
             user_email: user_email.clone(),
             meeting_id: meeting.id,
             ..Default::default()
-        })
+        }))
         .await?;
     let request = GetMeetingRequest {
         user_email,
         meeting_id: meeting.id,
         ..Default::default()
     };
-    match meetings.get_meeting(request).await {
+    match meetings.get_meeting(unary(request)).await {
         Err(status) if reason(&status).as_deref() == Some("MEETING_NOT_FOUND") => {
             println!("deleted the meeting");
             Ok(())

@@ -111,8 +111,8 @@ public final class Main {
     try {
       run(authenticate(channel, System.getenv().getOrDefault("ZOOMGATE_KEY", "")), arguments[0]);
     } catch (StatusRuntimeException error) {
-      System.err.println(
-          reason(error).map(name -> name + ": " + error.getStatus().getDescription()).orElse(error.getMessage()));
+      var message = error.getCause() == null ? error.getMessage() : error.getMessage() + ": " + error.getCause().getMessage();
+      System.err.println(reason(error).map(name -> name + ": " + error.getStatus().getDescription()).orElse(message));
       System.exit(1);
     } finally {
       channel.shutdownNow();

@@ -1,8 +1,8 @@
+import com.google.protobuf.InvalidProtocolBufferException;
 import dev.zoomgate.v1.AuthServiceGrpc.AuthServiceBlockingStub;
 import dev.zoomgate.v1.WatchConnectionsRequest;
 import dev.zoomgate.v1.WatchConnectionsResponse;
 import io.grpc.Context;
-import io.grpc.Status.Code;
 import io.grpc.StatusRuntimeException;
 import java.util.Iterator;
 import java.util.List;
@@ -32,16 +32,24 @@ final class Watch implements AutoCloseable {
         return event;
       } catch (StatusRuntimeException error) {
         stream = null;
-        var code = error.getStatus().getCode();
         if (Main.reason(error).equals(Optional.of("RESUME_TOKEN_EXPIRED"))) {
           request.clearResumeToken(); // the stream starts again with a snapshot
-        } else if (!request.getResumeToken().isEmpty() && (code == Code.UNAVAILABLE || code == Code.CANCELLED)) {
+        } else if (!request.getResumeToken().isEmpty() && isResumable(error)) {
           Thread.sleep(1_000);
         } else {
           throw error;
         }
       }
     }
+  }
+
+  /** Returns whether the service is unavailable, has too many watches, or a proxy reset the stream. */
+  private static boolean isResumable(StatusRuntimeException error) throws InvalidProtocolBufferException {
+    return switch (error.getStatus().getCode()) {
+      case UNAVAILABLE, CANCELLED, RESOURCE_EXHAUSTED -> true;
+      case INTERNAL, UNKNOWN -> Main.reason(error).isEmpty();
+      default -> false;
+    };
   }
 
   /** Ends the stream. */
