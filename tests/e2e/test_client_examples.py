@@ -237,6 +237,16 @@ async def succeed(script: str, cwd: Path, **environ: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+async def test_typescript_examples_compile_in_a_project_of_their_own(tmp_path: Path) -> None:
+    script = commands("TypeScript", "bash") + commands("TypeScript with grpc-js", "bash")
+    (tmp_path / "package.json").write_text('{"type": "module"}')
+    for name in ("main.ts", "browser.ts", "grpc_js.ts", "tsconfig.json"):
+        shutil.copy(ROOT / "examples/typescript" / name, tmp_path)
+    await succeed(script.replace("ZOOMGATE/", f"{ROOT}/") + "npx tsc", tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 async def test_java_example_compiles_with_the_stubs_of_buf(checkout: Path) -> None:
     await succeed(commands("Java", "bash"), checkout)
     await succeed(
