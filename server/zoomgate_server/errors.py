@@ -272,9 +272,11 @@ class ZoomRefusedNotFound(ZoomgateError):
 class DeadlineTooShort(ZoomgateError):
     """Too little of the caller's deadline is left to call Zoom, or the request did not arrive in time. Nothing was sent."""
 
+    message = "Not enough time was left before the deadline to call Zoom; nothing was sent"
+
 
 class DeadlineExceeded(ZoomgateError):
-    """The caller's deadline passed during the call, which may have taken effect."""
+    """The caller's deadline passed during the call, which may have taken effect unless it was a read."""
 
     message = "The deadline has passed; the call may have taken effect"
 

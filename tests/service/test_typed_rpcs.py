@@ -143,7 +143,9 @@ async def test_undocumented_response_to_a_read_is_an_error(service: Service, nam
 async def test_write_without_the_documented_response_has_an_unknown_outcome(
     service: Service, name: str, status: str, body: bytes
 ) -> None:
-    assert (await error_of(service, name, http_response(status, body))).short == UNKNOWN
+    error = await error_of(service, name, http_response(status, body))
+    assert error.short == UNKNOWN
+    assert f"HTTP status {status[:3]}" in error.message
 
 
 @pytest.mark.parametrize("name", READS)
@@ -153,6 +155,7 @@ async def test_read_without_a_response_of_zoom_can_be_retried(
 ) -> None:
     error = await error_of(service, name, http_response("502 Bad Gateway", body))
     assert error.short == ("UNAVAILABLE", "ZOOM_UNAVAILABLE")
+    assert "HTTP status 502" in error.message
     assert error.retry_after is not None
 
 

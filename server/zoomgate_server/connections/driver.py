@@ -24,7 +24,7 @@ from zoomgate_server.storage.record_store import Record, StoreError, UserEmailTa
 from zoomgate_server.user_email import InvalidUserEmail, canonical_email
 from zoomgate_server.zoom import endpoints, response_headers, tolerant_json
 from zoomgate_server.zoom import errors as zoom_errors
-from zoomgate_server.zoom.client import ZoomClient
+from zoomgate_server.zoom.client import ZoomClient, outage_on_timeout
 from zoomgate_server.zoom.oauth import OAuthClient
 from zoomgate_server.zoom.request import ZoomResponse
 from zoomgate_server.zoom.token_outcome import Revoked
@@ -164,7 +164,8 @@ class EffectDriver:
 
     async def _read_zoom_user(self, access_token: str) -> effects.ZoomUser | None:
         request = endpoints.current_user()
-        response = await self._zoom.send(request, access_token, timeout=VERIFICATION_SECONDS)
+        with outage_on_timeout(True):
+            response = await self._zoom.send(request, access_token, timeout=VERIFICATION_SECONDS)
         zoom_user = _parse_zoom_user(response) if response.status == 200 else None
         if zoom_user is not None or zoom_errors.is_token_rejected(response):
             return zoom_user

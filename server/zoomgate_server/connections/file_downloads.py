@@ -19,7 +19,7 @@ from zoomgate_server.errors import (
     ZoomResponseTooLarge,
     ZoomUnavailable,
 )
-from zoomgate_server.zoom.client import unavailable
+from zoomgate_server.zoom.client import outage_on_timeout, unavailable
 from zoomgate_server.zoom.file_client import FileClient, FileRequest, FileResponse, Interrupted
 
 
@@ -150,9 +150,10 @@ class FileDownloads:
 
     async def _open(self, call: Call, user_email: str, request: FileRequest) -> FileResponse:
         """Request a file or its rest, and check that the response contains what was requested."""
-        call = call._replace(deadline=self._deadline(call))
-        send = functools.partial(self._send, call, request)
-        response = await self._zoom_calls.send_with(call, user_email, request.as_zoom_request(), send)
+        limited = call._replace(deadline=self._deadline(call))
+        send = functools.partial(self._send, limited, request)
+        with outage_on_timeout(limited.deadline < call.deadline):
+            response = await self._zoom_calls.send_with(limited, user_email, request.as_zoom_request(), send)
         if failure := _mismatch(request, response):
             response.close()
             raise failure

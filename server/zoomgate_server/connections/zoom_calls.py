@@ -64,7 +64,7 @@ class ZoomCalls:
 
         Raises:
             ServerOverloaded: Too many calls to Zoom are running; nothing was sent.
-            ZoomUnavailable, ZoomOutcomeUnknown, ZoomResponseTooLarge, DeadlineTooShort: See `ZoomClient.send`.
+            ZoomUnavailable, ZoomOutcomeUnknown, ZoomResponseTooLarge, DeadlineTooShort, DeadlineExceeded: See `ZoomClient.send`.
             ZoomgateError: See `send_with`.
         """
         return await self.send_with(call, user_email, request, functools.partial(self._send, call, request))

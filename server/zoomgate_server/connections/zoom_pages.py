@@ -10,6 +10,7 @@ from zoomgate_server.clock import Clock
 from zoomgate_server.connections.zoom_calls import ZoomCalls
 from zoomgate_server.errors import CallerNotAllowed, ZoomBadResponse
 from zoomgate_server.zoom import tolerant_json
+from zoomgate_server.zoom.client import outage_on_timeout
 from zoomgate_server.zoom.request import Target, ZoomRequest, ZoomResponse
 from zoomgate_server.zoom.urls import MAX_VALUE, encode_query
 
@@ -62,7 +63,8 @@ class ZoomPages:
             if not permit(user_email):
                 raise CallerNotAllowed
             deadline = min(call.deadline, self._clock.monotonic() + self._timing.page)
-            response = await self._zoom_calls.send(call._replace(deadline=deadline), user_email, request)
+            with outage_on_timeout(deadline < call.deadline):
+                response = await self._zoom_calls.send(call._replace(deadline=deadline), user_email, request)
             yield response
             if not 200 <= response.status < 300:
                 return

@@ -1,8 +1,10 @@
 """Client of Zoom's REST API: one connection pool to one pinned origin."""
 
 import asyncio
+import contextlib
 import math
 import re
+from collections.abc import Iterator
 
 import aiohttp
 from aiohttp.client_middlewares import ClientHandlerType
@@ -10,6 +12,7 @@ from yarl import URL
 
 from zoomgate_server.call_context import current_unknown_outcome
 from zoomgate_server.errors import (
+    DeadlineExceeded,
     DeadlineTooShort,
     ZoomgateError,
     ZoomOutcomeUnknown,
@@ -60,13 +63,18 @@ class ZoomClient:
     async def send(self, request: ZoomRequest, access_token: str, *, timeout: float) -> ZoomResponse:
         """Send a request to a validated target, and return any complete response, whatever its status. Redirects are not followed.
 
+        Args:
+            timeout: Seconds until the deadline of the call.
+
         Raises:
-            DeadlineTooShort: Less than 0.3 seconds are left; nothing was sent.
-            ZoomUnavailable: Nothing was sent, or a read received no complete response.
+            DeadlineTooShort: Less than 0.3 seconds are left, or too little to connect; nothing was sent.
+            DeadlineExceeded: A read received no complete response before the deadline.
+            ZoomUnavailable: Nothing was sent, or the response to a read was lost.
             ZoomOutcomeUnknown: A write may have been sent and received no complete response.
             ZoomResponseTooLarge: The response body exceeds the limit.
         """
         check_timeout(timeout)
+        connect = min(CONNECT_SECONDS, timeout * _CONNECT_SHARE)
         headers = {"Authorization": f"Bearer {access_token}"}
         if request.content_type is not None:
             headers["Content-Type"] = request.content_type
@@ -86,7 +94,7 @@ class ZoomClient:
                     skip_auto_headers=None if request.is_read else ("Content-Type",),
                     timeout=aiohttp.ClientTimeout(
                         total=timeout,
-                        connect=min(CONNECT_SECONDS, timeout * _CONNECT_SHARE),
+                        connect=connect,
                         ceil_threshold=math.inf,  # otherwise aiohttp rounds long timeouts up, beyond the caller's deadline
                     ),
                     middlewares=(_prevent_resend,) if request.method in _RETRIED_BY_AIOHTTP else None,
@@ -96,9 +104,13 @@ class ZoomClient:
                 return ZoomResponse(response.status, self._headers(response), body)
         except bounded_body.BodyTooLarge as error:
             raise response_too_large(request, response.status, error.size, self._limit) from None
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
+        except aiohttp.ConnectionTimeoutError:
+            raise (DeadlineTooShort() if connect < CONNECT_SECONDS else unavailable()) from None
+        except aiohttp.ClientConnectorError:
             raise unavailable() from None
-        except (aiohttp.ClientError, TimeoutError, OSError):
+        except TimeoutError:
+            raise deadline_passed(request) from None
+        except (aiohttp.ClientError, OSError):
             raise response_lost(request) from None
         except asyncio.CancelledError:
             if not request.is_read:
@@ -145,16 +157,39 @@ async def _prevent_resend(
 def check_timeout(timeout: float) -> None:
     """Check that there is enough time for a call, in seconds."""
     if timeout < MIN_SECONDS:
-        raise DeadlineTooShort("not enough time left before the deadline to call Zoom; nothing was sent")
+        raise DeadlineTooShort
 
 
 def unavailable(retry_after: float = response_headers.DEFAULT_SECONDS, **metadata: str) -> ZoomUnavailable:
     """Return the error for a call that changed nothing in Zoom."""
-    return ZoomUnavailable(
-        "Zoom cannot be reached, or did not respond properly; retry in a moment",
-        metadata=metadata,
-        retry_after=retry_after,
+    status = metadata.get("http_status")
+    cause = (
+        f"did not respond properly (HTTP status {status})"
+        if status
+        else "cannot be reached, or did not respond completely"
     )
+    return ZoomUnavailable(f"Zoom {cause}; retry in a moment", metadata=metadata, retry_after=retry_after)
+
+
+def deadline_passed(request: ZoomRequest) -> ZoomgateError:
+    """Return the error for a request that was sent but received no response before the deadline of the call."""
+    if request.is_read:
+        return DeadlineExceeded("Zoom did not respond before the deadline of the call; set a longer deadline")
+    return ZoomOutcomeUnknown(
+        "The deadline of the call ended before Zoom responded, and the call may have taken effect; check before retrying, and set a longer"
+        " deadline"
+    )
+
+
+@contextlib.contextmanager
+def outage_on_timeout(condition: bool) -> Iterator[None]:
+    """Report a read without a response as an outage of Zoom if the time limit was not the caller's deadline, which is the condition."""
+    try:
+        yield
+    except DeadlineExceeded:
+        if not condition:
+            raise
+        raise unavailable() from None
 
 
 def response_lost(
@@ -163,9 +198,10 @@ def response_lost(
     """Return the error for a request that was sent but received no response that proves its outcome."""
     if request.is_read:
         return unavailable(retry_after, **metadata)
+    status = metadata.get("http_status")
+    cause = f"Zoom did not respond properly (HTTP status {status})" if status else "Zoom's response was lost"
     return ZoomOutcomeUnknown(
-        "Zoom's response was lost or is unreadable, and the call may have taken effect; check before retrying",
-        metadata=metadata,
+        f"{cause}, and the call may have taken effect; check before retrying", metadata=metadata
     )
 
 

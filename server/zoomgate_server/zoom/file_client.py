@@ -11,7 +11,13 @@ from yarl import URL
 
 from zoomgate_server.errors import RedirectNotAllowed, ZoomBadResponse
 from zoomgate_server.zoom import bounded_body, response_headers
-from zoomgate_server.zoom.client import CONNECT_SECONDS, check_timeout, response_too_large, unavailable
+from zoomgate_server.zoom.client import (
+    CONNECT_SECONDS,
+    check_timeout,
+    deadline_passed,
+    response_too_large,
+    unavailable,
+)
 from zoomgate_server.zoom.file_urls import FileHosts, FileUrl
 from zoomgate_server.zoom.request import Target, ZoomRequest, ZoomResponse, is_allowed_header
 from zoomgate_server.zoom.session import open_session
@@ -149,14 +155,16 @@ class FileClient:
 
         Raises:
             DeadlineTooShort: Less than 0.3 seconds are left; nothing was sent.
-            ZoomUnavailable: No response was received within the timeout.
+            DeadlineExceeded: No response was received within the timeout.
+            ZoomUnavailable: Zoom could not be reached, or the response was lost.
             RedirectNotAllowed: A redirect to a host that is not allowed, without https, or one too many.
             ZoomBadResponse: The file is compressed.
             ZoomResponseTooLarge: The body of a failure exceeds the limit.
         """
         check_timeout(timeout)
+        deadline = asyncio.timeout(timeout)
         try:
-            async with asyncio.timeout(timeout):
+            async with deadline:
                 response = await self._follow(request, access_token)
                 return await self._converted(response)
         except bounded_body.BodyTooLarge as error:
@@ -164,7 +172,9 @@ class FileClient:
                 request.as_zoom_request(), response.status, error.size, self._limit
             ) from None
         except (aiohttp.ClientError, TimeoutError, OSError):
-            raise unavailable() from None
+            raise (
+                deadline_passed(request.as_zoom_request()) if deadline.expired() else unavailable()
+            ) from None
 
     async def _converted(self, response: aiohttp.ClientResponse) -> FileResponse:
         headers = response_headers.select(response.headers, _FORWARDED)

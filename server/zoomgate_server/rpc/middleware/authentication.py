@@ -38,6 +38,7 @@ from zoomgate_server.rpc.middleware import access_policy
 from zoomgate_server.rpc.middleware.error_status import reason_of
 from zoomgate_server.rpc.middleware.pipeline import Context, Handler, Method
 from zoomgate_server.user_email import InvalidUserEmail, canonical_email
+from zoomgate_server.zoom.client import outage_on_timeout
 
 AUTHORIZATION = "authorization"
 MEMBER_TOKEN = "zoomgate-member-token"
@@ -134,7 +135,9 @@ class Authentication:
             principal: Principal | None = None
             user_email = ""
             credentials, members = _credentials(current_metadata.get())
-            deadline = self._deadline(context.time_remaining(), streams=method.streams)
+            remaining = context.time_remaining()
+            deadline = self._deadline(remaining, streams=method.streams)
+            is_limited = not method.streams and (remaining is None or remaining > self._timing.max_limit)
             try:
                 principal = self._authenticate(credentials)
                 if members:
@@ -157,7 +160,8 @@ class Authentication:
             if method.streams:
                 current_access_check.set(functools.partial(self._recheck, credentials, members, path))
             try:
-                return await respond(message, context)
+                with outage_on_timeout(is_limited):
+                    return await respond(message, context)
             except AUDITED_REJECTIONS as error:
                 self._audit_rejection(principal, error, name, user_email, context)
                 raise

@@ -258,8 +258,8 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     Example: {"reason": "DOWNLOAD_NOT_RESUMABLE", "domain": "zoomgate", "metadata": {"cause": "FILE_CHANGED"}}
     """
     ERROR_REASON_DEADLINE_EXCEEDED: _ErrorReason.ValueType  # 41
-    """DEADLINE_EXCEEDED. The deadline passed during a call over HTTP, which may have taken effect. The gRPC library returns the same code without
-    a reason.
+    """DEADLINE_EXCEEDED. The deadline passed before Zoom responded to a read, or during a call over HTTP, which may have taken effect unless it
+    was a read. Set a longer deadline. The gRPC library returns the same code without a reason.
 
     Example: {"reason": "DEADLINE_EXCEEDED", "domain": "zoomgate", "metadata": {}}
     """
@@ -519,8 +519,8 @@ continue with the offset and the ETag.
 Example: {"reason": "DOWNLOAD_NOT_RESUMABLE", "domain": "zoomgate", "metadata": {"cause": "FILE_CHANGED"}}
 """
 ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason.ValueType  # 41
-"""DEADLINE_EXCEEDED. The deadline passed during a call over HTTP, which may have taken effect. The gRPC library returns the same code without
-a reason.
+"""DEADLINE_EXCEEDED. The deadline passed before Zoom responded to a read, or during a call over HTTP, which may have taken effect unless it
+was a read. Set a longer deadline. The gRPC library returns the same code without a reason.
 
 Example: {"reason": "DEADLINE_EXCEEDED", "domain": "zoomgate", "metadata": {}}
 """

@@ -213,7 +213,7 @@ class MeetingsServiceStub(typing.Generic[_MeetingsServiceCreateMeetingType, _Mee
     - RESOURCE_EXHAUSTED / ZOOM_RATE_LIMITED, ZOOM_RESPONSE_TOO_LARGE or SERVER_OVERLOADED
     - INTERNAL / APP_CREDENTIALS_REJECTED, KEY_UNAVAILABLE, RECORD_VERSION, ZOOM_BAD_RESPONSE or INTERNAL
     - DATA_LOSS / RECORD_UNREADABLE
-    - DEADLINE_EXCEEDED / DEADLINE_TOO_SHORT
+    - DEADLINE_EXCEEDED / DEADLINE_TOO_SHORT or DEADLINE_EXCEEDED
     - ZOOM_REFUSED, with a code that depends on Zoom's HTTP status (see ErrorReason)
 
     The RPC comments list only errors in addition to these.
@@ -509,7 +509,7 @@ class MeetingsServiceServicer(metaclass=abc.ABCMeta):
     - RESOURCE_EXHAUSTED / ZOOM_RATE_LIMITED, ZOOM_RESPONSE_TOO_LARGE or SERVER_OVERLOADED
     - INTERNAL / APP_CREDENTIALS_REJECTED, KEY_UNAVAILABLE, RECORD_VERSION, ZOOM_BAD_RESPONSE or INTERNAL
     - DATA_LOSS / RECORD_UNREADABLE
-    - DEADLINE_EXCEEDED / DEADLINE_TOO_SHORT
+    - DEADLINE_EXCEEDED / DEADLINE_TOO_SHORT or DEADLINE_EXCEEDED
     - ZOOM_REFUSED, with a code that depends on Zoom's HTTP status (see ErrorReason)
 
     The RPC comments list only errors in addition to these.
