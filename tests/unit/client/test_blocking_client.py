@@ -317,6 +317,49 @@ def test_write_has_no_effect_if_the_connection_was_never_established(target: str
     assert raised.value.reason == ""
 
 
+@pytest.mark.parametrize("kind", [Client, zoomgate.AsyncClient])
+@pytest.mark.parametrize(
+    "target",
+    [
+        "",
+        "127.0.0.1",
+        "zoomgate",
+        "http://127.0.0.1:50051",
+        "https://zoomgate:443",
+        "zoomgate:443/",
+        ":50051",
+        "a:1,b:1",
+        "::1",
+        "a:b",
+    ],
+)
+async def test_target_that_is_not_an_address_is_rejected(kind: type, target: str) -> None:
+    with pytest.raises(ValueError, match="pass HOST:PORT"):
+        kind(target)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "zoomgate:50051",
+        "[::1]:50051",
+        "[fe80::1%eth0]:1",
+        "dns:///zoomgate",
+        "ipv4:127.0.0.1:1,127.0.0.1:2",
+        "unix:/run/zoomgate.sock",
+    ],
+)
+def test_target_that_grpc_resolves_is_accepted(target: str) -> None:
+    Client(target).close()
+
+
+@pytest.mark.parametrize("kind", [Client, zoomgate.AsyncClient])
+async def test_client_without_a_default_timeout_is_rejected(kind: type) -> None:
+    """In a call, None stands for the default timeout, so the client must have one."""
+    with pytest.raises(ValueError, match="timeout is None"):
+        kind(timeout=None)
+
+
 @pytest.mark.parametrize("timeout", [-1, -0.001, float("inf"), float("nan"), 1e10])
 def test_invalid_timeout_is_rejected(client: Client, timeout: float) -> None:
     """GRPC would end the call at once."""

@@ -51,6 +51,9 @@ _RETRY_POLICY = {
     "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
 }
 _KEY = re.compile(r"[!-~]{1,4096}", re.ASCII)
+_SCHEMES = ("dns:", "ipv4:", "ipv6:", "unix:", "unix-abstract:", "vsock:", "xds:")
+"""The schemes of names that gRPC resolves (https://github.com/grpc/grpc/blob/master/doc/naming.md)."""
+_HOST_PORT = re.compile(r"(?:\[[^\[\]]+\]|[^\s:/?#\[\]]+):[0-9]{1,5}", re.ASCII)
 
 
 def retry_safe(service: ServiceDescriptor) -> frozenset[str]:
@@ -115,6 +118,18 @@ def credentials(
             raise ValueError("root_certificates cannot be combined with tls=False; omit one of them")
         return None
     return grpc.ssl_channel_credentials(root_certificates)
+
+
+def check_target(target: str) -> None:
+    """Check that a target is HOST:PORT or a name with a scheme that gRPC resolves.
+
+    Raises:
+        ValueError: gRPC could not use the target, or would use port 443.
+    """
+    if not target.startswith(_SCHEMES) and not _HOST_PORT.fullmatch(target):
+        raise ValueError(
+            f"target is {target!r}; pass HOST:PORT, such as 127.0.0.1:50051, or a name such as dns:///zoomgate:50051"
+        )
 
 
 def check_key(key: str) -> None:

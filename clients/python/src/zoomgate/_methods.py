@@ -26,13 +26,13 @@ _PAGE_SIZE = 300
 """The number of items per page unless the request sets it: the maximum of Zoom's lists."""
 
 
-def check_timeout(seconds: float) -> float:
+def check_timeout(seconds: float | None) -> float:
     """Return a timeout.
 
     Raises:
-        ValueError: The timeout is negative, NaN, or longer than 366 days.
+        ValueError: The timeout is None, negative, NaN, or longer than 366 days.
     """
-    if not 0 <= seconds <= _MAX_TIMEOUT:
+    if seconds is None or not 0 <= seconds <= _MAX_TIMEOUT:
         raise ValueError(f"timeout is {seconds}; pass a number of seconds from 0 to {_MAX_TIMEOUT:.0f}")
     return seconds
 

@@ -90,7 +90,7 @@ class Client(_BaseClient):
                 certificates shipped with gRPC.
             tls: Whether to use TLS. Defaults to True, except for loopback addresses without `root_certificates`. For other addresses,
                 False sends the key in plaintext; use False only if the network itself is encrypted, as in a service mesh.
-            timeout: The default timeout of a call in seconds.
+            timeout: The default timeout of a call in seconds. It also applies to calls with the timeout None.
             options: gRPC channel options. They override the options that the client sets.
             channel: An existing channel to use. The client does not close the channel, and ignores `target`, `tls`, `root_certificates` and
                 `options`.
@@ -105,6 +105,7 @@ class Client(_BaseClient):
         self._session = Session(key, timeout)
         self._owned: grpc.Channel | None = None
         if channel is None:
+            _channel.check_target(target)
             credentials = _channel.credentials(target, root_certificates, tls)
             arguments = _channel.options(target, options)
             channel = self._owned = (
@@ -329,6 +330,7 @@ class AsyncClient(_BaseClient):
         self._session = Session(key, timeout, loop)
         self._owned: grpc.aio.Channel | None = None
         if channel is None:
+            _channel.check_target(target)
             credentials = _channel.credentials(target, root_certificates, tls)
             arguments = _channel.options(target, options)
             channel = self._owned = (
