@@ -162,7 +162,7 @@ async def test_timeout_includes_the_start_of_the_watch(kind: str) -> None:
         for _ in range(2):
             await caller.get_token(timeout=10.0)
     await server.stop(None)
-    assert remaining[0] <= 8.0 < remaining[1]
+    assert remaining[0] < 9.0 < remaining[1]  # gRPC rounds timeouts
 
 
 async def test_request_message_is_served_from_the_cache(zoomgate: Harness) -> None:
