@@ -242,8 +242,10 @@ def _remedy(error: errors.ZoomgateError, user: str) -> str:
         return "specify the file of your key with --key-file, or set ZOOMGATE_KEY"
     if isinstance(error, errors.NotAllowed) and error.reason == "CALLER_NOT_ALLOWED":
         return "the operator can grant permissions in the caller's entry in the callers file"
+    connect = f"`zoomgate connect {user}`"
+    if error.reason == "IDENTITY_MISMATCH":
+        return f"run {connect} again and sign in to Zoom with the requested address, or add `--zoom-email ADDRESS`"
     if isinstance(error, errors.ConsentRequired):
-        connect = f"`zoomgate connect {user}`"
         if error.code() is grpc.StatusCode.NOT_FOUND:
             return f"list connections with `zoomgate connections list`, or connect the user with {connect}"
         return f"run {connect}"

@@ -111,6 +111,24 @@ async def test_connect_ends_when_the_user_declines(harness: Harness) -> None:
     assert "AUTHORIZATION_DECLINED: The user declined the consent in Zoom (access_denied" in errors.decode()
 
 
+async def test_consent_of_a_different_zoom_user_names_the_remedies(harness: Harness) -> None:
+    """Running the same command again would not help."""
+    process = await asyncio.create_subprocess_exec(
+        *(*COMMAND, "connect", BASIL),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=process_environ(harness),
+    )
+    assert process.stdout is not None
+    link = (await process.stdout.readline()).decode().strip()
+    async with browser() as session:
+        await consent(session, link, OMAR)
+    _, errors = await process.communicate()
+    assert process.returncode == 6
+    assert "IDENTITY_MISMATCH" in errors.decode()
+    assert "sign in to Zoom with the requested address, or add `--zoom-email ADDRESS`" in errors.decode()
+
+
 @pytest.mark.parametrize("json_option", [(), ("--json",)])
 async def test_user_with_a_different_zoom_address_is_connected_from_the_terminal(
     harness: Harness, json_option: tuple[str, ...]
