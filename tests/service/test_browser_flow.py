@@ -500,6 +500,7 @@ async def test_start_page_names_the_user(zoomgate: Harness) -> None:
             text = await page.text()
             assert MONICA in text
             assert "Continue to Zoom" in text
+            assert "never sees your Zoom password" in text
             assert "Set-Cookie" not in page.headers
 
 

@@ -181,6 +181,7 @@ class Pages:
     def __init__(self, *, brand_name: str, brand_color: str, connect_url: str) -> None:
         self._app = brand_name
         self._connect_url = connect_url
+        self._footer = f"<footer>{escape(brand_name)} never sees your Zoom password. You enter it only on Zoom's website.</footer>"
         ink = "#ffffff" if _luminance(brand_color) < _EQUAL_LUMINANCE else "#000000"
         self._style = _STYLE.replace("BRAND", brand_color).replace("INK", ink)
         digest = b64encode(hashlib.sha256(self._style.encode()).digest()).decode()
@@ -203,6 +204,7 @@ class Pages:
             f"{_button(continue_url, 'Continue to Zoom')}"
             f"<h2>Not your {addresses}, or not expecting this?</h2>"
             "<p>Close this page. No access has been granted.</p>",
+            self._footer,
         )
 
     def home(self, version: str, not_ready_reason: str, links: Mapping[str, str]) -> str:
@@ -215,7 +217,7 @@ class Pages:
         items = _list(f'<a href="{escape(url)}">{escape(text)}</a>' for text, url in links.items())
         return self._page(
             "Zoomgate is running",
-            "<p>Zoomgate stores users' Zoom authorizations and calls Zoom for other services, which use its gRPC API.</p>"
+            "<p>Zoomgate stores users' Zoom authorizations and calls Zoom for other services.</p>"
             f"<p>Version {escape(version)}, {escape(readiness)}</p>{items}",
         )
 
@@ -254,7 +256,7 @@ class Pages:
                 "<h2>To disconnect later</h2>"
                 "<p>You can remove the app in the Zoom App Marketplace under Manage, Added Apps.</p>"
             )
-        return self._page(outcome.title.format(app=self._app), "".join(parts))
+        return self._page(outcome.title.format(app=self._app), "".join(parts), self._footer)
 
     def _granted(self, scopes: Iterable[str]) -> str:
         sentences, others = describe_scopes(scopes)
@@ -270,13 +272,12 @@ class Pages:
     def _text(self, text: str) -> str:
         return escape(text).replace("{app}", escape(self._app))
 
-    def _page(self, title: str, body: str) -> str:
+    def _page(self, title: str, body: str, footer: str = "") -> str:
         return (
             '<!doctype html><html lang="en"><head><meta charset="utf-8">'
             '<meta name="viewport" content="width=device-width,initial-scale=1">'
             f"<title>{escape(title)}</title><style>{self._style}</style></head>"
-            f'<body><main><p class="app">{escape(self._app)}</p><h1>{escape(title)}</h1>{body}</main>'
-            f"<footer>{escape(self._app)} never sees your Zoom password. You enter it only on Zoom's website.</footer></body></html>"
+            f'<body><main><p class="app">{escape(self._app)}</p><h1>{escape(title)}</h1>{body}</main>{footer}</body></html>'
         )
 
 
