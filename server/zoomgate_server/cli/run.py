@@ -140,6 +140,7 @@ async def _serve(
     def announce(started: ServiceAddresses) -> None:
         if simulator is not None:
             simulator.webhooks.url = f"http://{started.http}/webhooks/zoom"
+            simulator.zoom.redirect_uri = loaded.redirect_uri or f"http://{started.http}/oauth/callback"
         _audit_created_keys(loaded, created)
         ready(started)
         click.echo(_guide(started, loaded, simulator), color=None)

@@ -15,9 +15,10 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from html import unescape
 from importlib.metadata import version
 from pathlib import Path
-from urllib.parse import urljoin
+from urllib.parse import parse_qs, urljoin, urlsplit
 
 import click
 import pytest
@@ -238,7 +239,30 @@ def test_root_of_the_development_server_describes_the_service(
                 assert response.status == 200
         stop(process)
     assert f"Version {version('zoomgate-server')}, ready" in page
+    assert "password" not in page
     assert len(links) == 3
+
+
+@pytest.mark.parametrize("redirect_uri", ["", "https://www.example.com/zoom"])
+def test_code_of_the_command_on_the_overview_page_can_be_exchanged(tmp_path: Path, redirect_uri: str) -> None:
+    """The consent that the simulator grants without a browser has the redirect URI of the service."""
+    environ = {"ZOOMGATE_REDIRECT_URI": redirect_uri} if redirect_uri else {}
+    with start_process(tmp_path, *RUN, environ=environ) as process:
+        guide = read_until(process, r"to stop\.$")
+        overview = re.search(r"overview page: (\S+)", guide)
+        address = re.search(r"grpc=(\S+)", guide)
+        assert overview is not None
+        assert address is not None
+        with urllib.request.urlopen(overview[1], timeout=SECONDS) as response:
+            commands = re.findall(r"<pre><code>(curl .*?)</code></pre>", response.read().decode())
+        (command,) = (command for command in commands if "/_sim/authorize" in command)
+        consent = subprocess.run(
+            shlex.split(unescape(command)), capture_output=True, check=True, timeout=SECONDS
+        )
+        (code,) = parse_qs(urlsplit(json.loads(consent.stdout)["location"]).query)["code"]
+        with Client(address[1]) as client:
+            assert client.auth.create_token(user_email="monica@example.com", code=code).success
+        stop(process)
 
 
 def test_printed_commands_work_unchanged(tmp_path: Path) -> None:

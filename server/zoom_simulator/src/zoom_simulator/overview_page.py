@@ -145,7 +145,7 @@ def _users(state: ZoomState, url: str) -> _Section:
             + _curl(
                 f"{url}/_sim/authorize",
                 user=next(iter(users.values())).email,
-                redirect_uri="http://127.0.0.1/",
+                redirect_uri=state.redirect_uri,
             )
         )
     return _Section("Users", len(users), content)

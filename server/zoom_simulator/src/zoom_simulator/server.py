@@ -25,8 +25,6 @@ from zoom_simulator.request_log import RequestLog
 from zoom_simulator.state import ZoomState
 from zoom_simulator.webhooks import APP_REMOVED, USER_EVENTS, Webhooks
 
-_REDIRECT_URI = "http://127.0.0.1/"
-
 _server_log = logging.getLogger("aiohttp.server.zoom_simulator")
 _server_log.addFilter(  # malformed HTTP, such as a URL that is not ASCII, is an error of the client
     lambda record: not record.exc_info or not isinstance(record.exc_info[1], HttpProcessingError)
@@ -141,8 +139,8 @@ class Simulator:
         Raises:
             UnknownUser: No user has this email address; see `SimulatorOptions.users`.
         """
-        code = self.zoom.issue_code(self.zoom.user(email), _REDIRECT_URI)
-        issued = self.zoom.exchange(code, _REDIRECT_URI, "")
+        code = self.zoom.issue_code(self.zoom.user(email), self.zoom.redirect_uri)
+        issued = self.zoom.exchange(code, self.zoom.redirect_uri, "")
         return Tokens(issued["access_token"], issued["refresh_token"])
 
     def trigger_event(self, event: str, email: str) -> None:

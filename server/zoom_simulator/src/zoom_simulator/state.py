@@ -12,7 +12,14 @@ from zoom_simulator.clock import Clock
 from zoom_simulator.errors import ApiError, TokenError
 from zoom_simulator.field_types import read_fields
 from zoom_simulator.meetings import Meeting
-from zoom_simulator.options import Participant, SeededMeeting, SimulatedUser, SimulatorOptions, email_key
+from zoom_simulator.options import (
+    LOOPBACK_REDIRECTS,
+    Participant,
+    SeededMeeting,
+    SimulatedUser,
+    SimulatorOptions,
+    email_key,
+)
 from zoom_simulator.past_meetings import Instance
 from zoom_simulator.randomness import Randomness
 from zoom_simulator.rate_limits import DailyLimit, DailyLimits
@@ -79,10 +86,13 @@ class ZoomState:
     Attributes:
         users: The users by the keys of their email addresses; see `email_key`.
         grants: Each user's latest grant, by the same key.
+        redirect_uri: The redirect URI of the app, used for consents without a browser.
     """
 
     def __init__(self, options: SimulatorOptions, wall: Callable[[], float]) -> None:
         self.options = options
+        configured = (uri for uri in options.redirect_uris if uri != LOOPBACK_REDIRECTS)
+        self.redirect_uri = next(configured, "http://127.0.0.1/")
         self.wall = Clock(wall, options.frozen_clock)
         self.random = Randomness(options.seed)
         self.users: dict[str, SimulatedUser] = {}
