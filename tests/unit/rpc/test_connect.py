@@ -1,0 +1,57 @@
+"""Tests of the endpoint for RPCs over HTTP that need an RPC of their own."""
+
+from typing import Any
+
+import aiohttp
+import grpc.aio
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from zoomgate.v1 import proxy_service_pb2 as pb
+from zoomgate_server.app.metric_labels import new_metrics
+from zoomgate_server.clock import SystemClock
+from zoomgate_server.concurrency_limit import ConcurrencyLimit, Limit
+from zoomgate_server.rpc.connect import MAX_INLINE_BYTES, ConnectEndpoint
+from zoomgate_server.rpc.middleware.drain import Drain
+from zoomgate_server.rpc.middleware.error_status import convert_errors
+from zoomgate_server.rpc.middleware.pipeline import Handler, Method, Pipeline
+
+
+async def test_call_whose_response_is_converted_at_the_end_of_the_drain_has_an_unknown_outcome() -> None:
+    """A retry could repeat a write that has taken effect."""
+    drain = Drain()
+
+    async def post(_request: Any, _context: Any) -> pb.PostResponse:
+        drain.end_calls_after(0)
+        return pb.PostResponse(response=pb.ZoomResponse(body=bytes(64 * MAX_INLINE_BYTES)))
+
+    pipeline = Pipeline(grpc.aio.server(), [convert_errors, drain.wrap, receive])
+    handler = grpc.unary_unary_rpc_method_handler(
+        post, pb.PostRequest.FromString, pb.PostResponse.SerializeToString
+    )
+    pipeline.add_registered_method_handlers("zoomgate.v1.ProxyService", {"Post": handler})
+    endpoint = ConnectEndpoint(
+        pipeline,
+        clock=SystemClock(),
+        large_requests=ConcurrencyLimit(Limit.LARGE_REQUESTS, 1, SystemClock(), new_metrics("test")),
+        max_request_bytes=1000,
+    )
+
+    async def handle(request: web.Request) -> web.Response:
+        return await endpoint.handle(request, "")
+
+    app = web.Application()
+    app.router.add_post("/{service}/{method}", handle)
+    async with TestServer(app) as server, aiohttp.ClientSession() as session:
+        async with session.post(server.make_url("/zoomgate.v1.ProxyService/Post"), json={}) as response:
+            assert (await response.json())["details"][0]["debug"]["reason"] == "ZOOM_OUTCOME_UNKNOWN"
+        await endpoint.stop(1.0)
+
+
+def receive(method: Method, respond: Handler) -> Handler:
+    """Receive the requests. A stage of the pipeline, instead of the one that authenticates callers."""
+
+    async def respond_to_received(request: Any, context: Any) -> Any:
+        return await respond(await method.receive(request, context), context)
+
+    return respond_to_received
