@@ -27,6 +27,7 @@ from zoomgate_server.errors import (
     CallerNotAllowed,
     CallerUnauthenticated,
     CodeRefused,
+    DeadlineExceeded,
     HeaderNotAllowed,
     InvalidPath,
     InvalidRequest,
@@ -38,7 +39,7 @@ from zoomgate_server.rpc.middleware import access_policy
 from zoomgate_server.rpc.middleware.error_status import reason_of
 from zoomgate_server.rpc.middleware.pipeline import Context, Handler, Method
 from zoomgate_server.user_email import InvalidUserEmail, canonical_email
-from zoomgate_server.zoom.client import outage_on_timeout
+from zoomgate_server.zoom.client import unavailable
 
 AUTHORIZATION = "authorization"
 MEMBER_TOKEN = "zoomgate-member-token"
@@ -160,8 +161,10 @@ class Authentication:
             if method.streams:
                 current_access_check.set(functools.partial(self._recheck, credentials, members, path))
             try:
-                with outage_on_timeout(is_limited):
-                    return await respond(message, context)
+                return await respond(message, context)
+            except DeadlineExceeded as error:
+                # if the time limit was not the caller's, Zoom is too slow
+                raise (unavailable() if is_limited else error) from None
             except AUDITED_REJECTIONS as error:
                 self._audit_rejection(principal, error, name, user_email, context)
                 raise

@@ -18,34 +18,36 @@ class Drain:
     """
 
     def __init__(self) -> None:
-        self._running: dict[asyncio.Timeout, Method] = {}
-        self._ends_at: float | None = None
-        self._streams_end_at: float | None = None
+        self._running: dict[asyncio.Task[Any] | None, Method] = {}
+        self._ended: set[asyncio.Task[Any] | None] = set()
 
     def end_calls_after(self, seconds: float) -> None:
         """End the streams soon, and the other calls that are still running after this time."""
-        now = asyncio.get_running_loop().time()
-        self._streams_end_at, self._ends_at = now + STREAM_SECONDS, now + seconds
-        for timeout, method in self._running.items():
-            timeout.reschedule(self._end_of(method))
+        loop = asyncio.get_running_loop()
+        loop.call_later(STREAM_SECONDS, self._end, True)
+        loop.call_later(seconds, self._end, False)
+
+    def _end(self, streams: bool) -> None:
+        for task, method in self._running.items():
+            if task is not None and method.streams == streams:
+                self._ended.add(task)
+                task.cancel()
 
     def wrap(self, method: Method, respond: Handler) -> Handler:
         """Add the end of the drain to a method."""
 
         async def respond_in_time(request: Any, context: Context) -> Any:
-            timeout = asyncio.timeout_at(self._end_of(method))
+            task = asyncio.current_task()
+            self._running[task] = method
             try:
-                async with timeout:
-                    self._running[timeout] = method
-                    return await respond(request, context)
-            except TimeoutError:
-                if not timeout.expired():
+                return await respond(request, context)
+            except asyncio.CancelledError:
+                # if the caller has canceled the call, too, there is no response
+                if task is None or task not in self._ended or task.uncancel():
                     raise
                 raise current_unknown_outcome.get() or ShuttingDown() from None
             finally:
-                self._running.pop(timeout, None)
+                del self._running[task]
+                self._ended.discard(task)
 
         return respond_in_time
-
-    def _end_of(self, method: Method) -> float | None:
-        return self._streams_end_at if method.streams else self._ends_at
