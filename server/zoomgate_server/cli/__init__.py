@@ -135,7 +135,9 @@ def main() -> None:
 
     def stop(number: int, _: object) -> None:
         nonlocal stopped_by
-        if stopped_by:  # a shell and the kernel may both send SIGHUP when a terminal closes
+        if (
+            number == stopped_by == signal.SIGHUP
+        ):  # a shell and the kernel may both send it when a terminal closes
             return
         stopped_by = number
         if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a background job of a shell script

@@ -784,13 +784,13 @@ async def test_stopped_download_leaves_no_file(
     target = tmp_path / "target"
     target.mkdir()
     async with serving_upstream(tmp_path / "data") as (harness, raw):
-        raw.responses = [Endless(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nab")]
+        raw.responses = [Endless(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n" + bytes(500_000))]
         process = await asyncio.create_subprocess_exec(
             *(*launcher, *COMMAND, "proxy", "download", MONICA, "/file", str(target / "file")),
             stderr=subprocess.PIPE,
             env=process_environ(harness),
         )
-        while not list(target.iterdir()):
+        while not any(path.stat().st_size for path in target.iterdir()):
             assert process.returncode is None
             await asyncio.sleep(0.01)
         for number in numbers:
