@@ -135,11 +135,10 @@ def main() -> None:
 
     def stop(number: int, _: object) -> None:
         nonlocal stopped_by
-        if (
-            number == stopped_by == signal.SIGHUP
-        ):  # a shell and the kernel may both send it when a terminal closes
-            return
         stopped_by = number
+        if number == signal.SIGHUP:
+            # a shell and the kernel may both send it when a terminal closes
+            signal.signal(number, signal.SIG_IGN)
         if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a background job of a shell script
             signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.raise_signal(signal.SIGINT)
