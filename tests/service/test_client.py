@@ -441,7 +441,7 @@ async def test_closing_a_client_ends_a_watch_that_waits_before_it_resumes(kind: 
     waiting = asyncio.create_task(call(step, events))
     await call(client.auth.get_token)  # the response arrives after the end of the stream
     await call(client.close)
-    with pytest.raises((RuntimeError, errors.ServiceUnavailable)):  # it may not have begun to wait
+    with pytest.raises((RuntimeError, errors.ServiceUnavailable)):  # it may not have started to wait
         await asyncio.wait_for(waiting, 20)
     await server.stop(None)
 

@@ -195,7 +195,7 @@ async def test_timeout_of_a_download_ends_a_response_that_stalls(
 async def test_timeout_of_a_download_includes_its_resumptions(
     service: Service, run: Run, tmp_path: Path
 ) -> None:
-    """Zoom does not deliver the rest. Without a timeout, the client gives up after twelve requests."""
+    """Zoom does not deliver the rest. Without a timeout, the client fails after twelve requests."""
     _, raw = service
     raw.responses = [stalling(part(b"ab")), DOWN]
     with pytest.raises(errors.ZoomgateError):

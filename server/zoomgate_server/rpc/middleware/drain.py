@@ -1,4 +1,4 @@
-"""The end of calls that are still running when the time for them after SIGTERM is over."""
+"""End of the calls that are still running at the end of the drain."""
 
 import asyncio
 from typing import Any
