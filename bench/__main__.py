@@ -1,8 +1,9 @@
-"""Benchmarks that compare the service with the baseline. The two are measured alternately, in several rounds.
+"""Compare the service with the baseline. The two are measured alternately, in several rounds.
 
-Run `python -m bench [ROUNDS] [CALLS]`. Compare only ratios within one run, because machines are noisy.
+Compare only ratios within one run, because machines are noisy.
 """
 
+import argparse
 import asyncio
 import contextlib
 import os
@@ -51,6 +52,12 @@ TOOLS = {"h2load": "nghttp2-client", "nginx": "nginx-light", "openssl": "openssl
 async def main() -> int:
     """Run all benchmarks, print their results, and return the exit code."""
     logs.configure("warning", "console")
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("rounds", type=int, nargs="?", default=5, help="default: %(default)s")
+    parser.add_argument(
+        "calls", type=int, nargs="?", default=5000, help="calls per round and RPC; default: %(default)s"
+    )
+    arguments = parser.parse_args()
     missing = [tool for tool in TOOLS if shutil.which(tool) is None]
     if missing:
         packages = " ".join(TOOLS[tool] for tool in missing)
@@ -59,8 +66,7 @@ async def main() -> int:
             file=sys.stderr,
         )
         return 1
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 5
-    calls = int(sys.argv[2]) if len(sys.argv) > 2 else 5000
+    count, calls = arguments.rounds, arguments.calls
     loop = asyncio.get_running_loop()
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)

@@ -8,12 +8,13 @@ from collections.abc import Iterator
 import grpc
 import grpc.aio
 
+from bench import upstream
 from zoomgate import AsyncClient, Client
 from zoomgate.v1 import auth_service_pb2, auth_service_pb2_grpc
 
 CALLS = 2000
 CACHED_READS = 200_000
-_REQUEST = auth_service_pb2.GetTokenRequest(user_email="monica@example.com")
+_REQUEST = auth_service_pb2.GetTokenRequest(user_email=upstream.USER)
 _SECONDS = 30.0
 
 
