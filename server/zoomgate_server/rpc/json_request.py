@@ -100,17 +100,17 @@ def _fill(message: Message, document: Any, path: str) -> None:
     """Store a JSON object in a message. `path` is the path of the message with a dot, or empty."""
     leaves: dict[str, Any] = {}
     for field, value in _members(document, message.DESCRIPTOR, path):
-        items = value if field.is_repeated and isinstance(value, list) else [value]
+        items = field.items(path, value)
         if not field.is_nested:
-            if not all(map(field.is_canonical, items)):
-                raise _invalid(field, path)
+            for item_path, item in items:
+                if not field.is_canonical(item):
+                    raise _invalid(field, item_path)
             leaves[field.json_name] = value
-        elif field.is_repeated and items is not value:
-            raise _invalid(field, path)
+        elif field.is_repeated and not isinstance(value, list):
+            raise _invalid(field, path + field.name)
         else:
             target = getattr(message, field.name)
-            for index, item in enumerate(items):
-                item_path = path + field.name + (f"[{index}]" if field.is_repeated else "")
+            for item_path, item in items:
                 if not isinstance(item, dict | _Duplicate):
                     raise InvalidRequest.of(item_path, "has an invalid value; send an object")
                 nested = target.add() if field.is_repeated else target
@@ -119,7 +119,7 @@ def _fill(message: Message, document: Any, path: str) -> None:
     try:
         json_format.ParseDict(leaves, message)
     except _INVALID:
-        raise _invalid(_first_invalid(leaves, type(message)), path) from None
+        raise _first_invalid(leaves, type(message), path) from None
 
 
 def _members(
@@ -146,19 +146,22 @@ def _members(
         yield field, value
 
 
-def _first_invalid(leaves: dict[str, Any], kind: type[Message]) -> "_Field":
-    """Return the first invalid field. The errors of `json_format` name it only in their text, beside its value."""
+def _first_invalid(leaves: dict[str, Any], kind: type[Message], path: str) -> InvalidRequest:
+    """Return the error for the first invalid value. The errors of `json_format` name its field only in their text, beside the value."""
     for name, value in leaves.items():
-        try:
-            json_format.ParseDict({name: value}, kind())
-        except _INVALID:
-            return _fields(kind.DESCRIPTOR)[name]
-    raise AssertionError("each field alone is valid")
+        field = _fields(kind.DESCRIPTOR)[name]
+        for item_path, item in field.items(path, value):
+            try:
+                json_format.ParseDict({name: item if item is value else [item]}, kind())
+            except _INVALID:
+                return _invalid(field, item_path)
+    raise AssertionError("each value alone is valid")
 
 
 def _invalid(field: "_Field", path: str) -> InvalidRequest:
-    expected = f"an array, each entry {field.form}" if field.is_repeated else field.form
-    return InvalidRequest.of(path + field.name, f"has an invalid value; send {expected}")
+    is_item = not field.is_repeated or path.endswith("]")
+    expected = field.form if is_item else f"an array, each entry {field.form}"
+    return InvalidRequest.of(path, f"has an invalid value; send {expected}")
 
 
 def _unknown(name: str, message: _Descriptor, path: str) -> InvalidRequest:
@@ -193,6 +196,14 @@ class _Field:
     accepts_null: bool
     form: str
     strings: re.Pattern[str] | None
+
+    def items(self, prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
+        """Yield the items of an array, or the value that is none, with their paths."""
+        if self.is_repeated and isinstance(value, list):
+            for index, item in enumerate(value):
+                yield f"{prefix}{self.name}[{index}]", item
+        else:
+            yield prefix + self.name, value
 
     def is_canonical(self, value: Any) -> bool:
         """Return whether a value has the JSON form of the field, as far as `json_format` does not check it."""

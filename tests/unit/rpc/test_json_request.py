@@ -230,7 +230,17 @@ def test_other_value_is_rejected_with_the_path_of_its_field(kind: str, value: st
     with pytest.raises(InvalidRequest) as caught:
         parse(kind, value)
     (violation,) = caught.value.violations
-    assert violation.field.removesuffix("[0]") == field.name
+    is_item = field.is_repeated and value.startswith("[")
+    assert violation.field == field.name + ("[0]" if is_item else "")
+
+
+@pytest.mark.parametrize("value", ['["STATE_ACTIVE", "x"]', "[1, 2147483648]", "[1, null, 3]"])
+def test_error_of_an_item_states_its_index_and_its_form(value: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        parse("repeated enum", value)
+    (violation,) = caught.value.violations
+    assert violation.field == "states[1]"
+    assert violation.description.startswith("has an invalid value; send one of STATE_")
 
 
 @pytest.mark.parametrize("mask", ["settings.waiting_room", "topic," * 4_000], ids=["proto paths", "too long"])
