@@ -210,7 +210,7 @@ INVALID = [
     (
         CREATE,
         '"meetingDetails": {"recurrence": {"weeklyDays": [2.5]}}',
-        "meeting_details.recurrence.weekly_days",
+        "meeting_details.recurrence.weekly_days[0]",
     ),
     (POST, f'"url": "/users/me", "json": {{"a": {"9" * 4_000}}}', "json"),
     (GET_TOKEN, '"validity": 1', "validity"),
@@ -278,6 +278,22 @@ async def test_absurd_timeout_is_rejected(zoomgate: Harness, unaffected: None, v
     )
     assert response.short == (400, "invalid_argument", "MALFORMED_REQUEST")
     assert "Connect-Timeout-Ms" in response.error["message"]
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("Connect-Timeout-Ms", ["5000", "1"]),
+        ("Connect-Protocol-Version", ["1", "2"]),
+        ("Content-Encoding", ["identity", "gzip"]),
+        ("Content-Type", ["application/json", "application/proto"]),
+    ],
+)
+async def test_second_value_of_a_header_is_not_ignored(
+    zoomgate: Harness, unaffected: None, name: str, values: list[str]
+) -> None:
+    response = await exchange(zoomgate, with_user('"minValidity": "0s"'), headers={name: values})
+    assert response.status in (400, 415, 501)
 
 
 @pytest.mark.parametrize(

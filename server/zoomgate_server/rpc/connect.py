@@ -158,7 +158,7 @@ class _Context:
         self._metadata = tuple((name.lower(), value) for name, value in headers.items())
         self._client = client
         self._clock = clock
-        milliseconds = headers.get(TIMEOUT_HEADER, "")
+        milliseconds = _combined(headers, TIMEOUT_HEADER) or ""
         has_deadline = _TIMEOUT.fullmatch(milliseconds)
         self.deadline = clock.monotonic() + int(milliseconds) / 1000 if has_deadline else None
         self._initial: tuple[tuple[str, Any], ...] = ()
@@ -245,7 +245,7 @@ class ConnectEndpoint:
 
     async def handle(self, request: web.Request, client: str) -> web.Response:
         """Respond to a request for `/package.Service/Method`. `client` is the address of the sender."""
-        origin = _origin(request)
+        origin = _combined(request.headers, "Origin")
         is_allowed = origin in self._allowed_origins
         if is_allowed and request.method == "OPTIONS":
             response = web.Response(status=204, headers=_PREFLIGHT_HEADERS)
@@ -332,7 +332,7 @@ class ConnectEndpoint:
         """Check what precedes the body of a request, and set the codec of the call."""
         if self._is_closing:
             raise ShuttingDown
-        origin = _origin(request)
+        origin = _combined(request.headers, "Origin")
         # a script that cannot read responses must not be able to cause effects either
         if origin is not None and origin not in self._allowed_origins:
             raise CallerNotAllowed(
@@ -346,13 +346,13 @@ class ConnectEndpoint:
             text = f"The content type is not supported; send {' or '.join(_CODECS)}, in UTF-8"
             raise context.unsupported(text, http_status=415, headers={"Accept-Post": ", ".join(_CODECS)})
         context.codec = codec
-        if request.headers.get(VERSION_HEADER, "1") != "1":
+        if _combined(request.headers, VERSION_HEADER) not in (None, "1"):
             text = f"This version of the protocol is not supported; set {VERSION_HEADER} to 1, or omit it"
             raise MalformedRequest(text, metadata={"type": name})
         if TIMEOUT_HEADER in request.headers and context.deadline is None:
             text = f"{TIMEOUT_HEADER} is invalid; send a number of milliseconds with at most 10 digits"
             raise MalformedRequest(text, metadata={"type": name})
-        if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        if (_combined(request.headers, "Content-Encoding") or "identity").lower() != "identity":
             raise NotSupported("Compressed messages are not supported; send the message uncompressed")
 
     async def _read(self, request: web.Request, context: _Context, slot_deadline: float) -> bytes:
@@ -377,10 +377,10 @@ async def _reject_unknown(_request: web.Request, context: _Context) -> None:
     raise context.unsupported(text, http_status=404)
 
 
-def _origin(request: web.Request) -> str | None:
-    """Return the origin of the web page that sent a request. Several origins are returned as one, which is not allowed."""
-    origins = request.headers.getall("Origin", None)
-    return None if origins is None else ", ".join(origins)
+def _combined(headers: CIMultiDictProxy[str], name: str) -> str | None:
+    """Return the values of a header as one, or None without any (https://www.rfc-editor.org/rfc/rfc9110#section-5.3)."""
+    values = headers.getall(name, None)
+    return None if values is None else ", ".join(values)
 
 
 def _codec(request: web.Request) -> _Codec | None:
