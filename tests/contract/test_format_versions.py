@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from structlog.testing import capture_logs
 
+from support.captured_logs import capture_logs
 from support.effect_driver import create_driver
 from support.harness import OMAR, browser, consent, running
 from support.memory_store import MemoryStore

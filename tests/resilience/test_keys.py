@@ -4,9 +4,8 @@ import asyncio
 import shutil
 from pathlib import Path
 
-from structlog.testing import capture_logs
-
 from resilience.place import Place
+from support.captured_logs import capture_logs
 from support.harness import MONICA, OMAR, running, serving
 from zoomgate.v1 import auth_service_pb2 as auth
 from zoomgate_server.app.timing import Timing

@@ -9,9 +9,9 @@ import aiohttp
 import grpc
 import grpc.aio
 import pytest
-from structlog.testing import capture_logs
 
 from resilience.place import Place
+from support.captured_logs import capture_logs
 from support.harness import MONICA, OMAR, Harness, running, serving
 from zoom_simulator import RefreshTokenReuse, Rules, SimulatorOptions
 from zoomgate.v1 import auth_service_pb2 as pb
@@ -88,7 +88,7 @@ async def test_cached_newer_token_is_used_before_the_older_one_is_tried(
             checked = pb.CheckTokenRequest(user_email=MONICA)
             assert not (await zoomgate.call(zoomgate.auth.CheckToken, checked)).expired
     logged = [line for line in lines if line["event"] == "connection.rolled_back"]
-    assert [(line["log_level"], line["generation"], line["seen"]) for line in logged] == [("error", 1, 2)]
+    assert [(line["level"], line["generation"], line["seen"]) for line in logged] == [("error", 1, 2)]
     assert await rollbacks_detected(zoomgate) == 3
     rejected = zoomgate.stat("token.refresh_token.refused")
     if zoomgate.simulator.options is TOLERANT:

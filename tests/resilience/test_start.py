@@ -18,8 +18,8 @@ import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from pymongo import MongoClient
-from structlog.testing import capture_logs
 
+from support.captured_logs import capture_logs
 from support.harness import MONICA, running
 from support.mongodb import MongoServer, OwnServer
 from support.tcp_proxy import Mode, tcp_proxy
@@ -103,7 +103,7 @@ async def test_start_waits_for_the_store(tmp_path: Path) -> None:
         started = asyncio.create_task(starting.__aenter__())
         while sum(line["event"] == "store.unreachable" for line in lines) < 2:
             await asyncio.sleep(0.01)
-    assert {line["log_level"] for line in lines} == {"warning"}
+    assert {line["level"] for line in lines} == {"warning"}
     probe = health_pb2.HealthCheckRequest()
     async with (
         grpc.aio.insecure_channel(f"127.0.0.1:{grpc_port}") as channel,
@@ -164,7 +164,7 @@ async def test_pages_wait_for_the_store_only_for_a_limited_time(tmp_path: Path, 
                     assert page.headers["Location"] == "/oauth/result?outcome=try_later"
         with pytest.raises(StartCancelled):
             await starting
-    assert not [line for line in lines if line["log_level"] == "error"]
+    assert not [line for line in lines if line["level"] == "error"]
     assert [path.name for path in tmp_path.iterdir()] == ["keys.json"]
 
 

@@ -9,15 +9,15 @@ import io
 import logging
 import re
 import sys
+import traceback
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any, NoReturn, TextIO
+from typing import Any, TextIO
 
 import orjson
-import structlog
 
 from zoomgate_server.telemetry.log_writer import LogWriter
 from zoomgate_server.telemetry.spans import current_span
@@ -57,9 +57,45 @@ _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARN
 EventDict = MutableMapping[str, Any]
 
 
-def get(name: str) -> Any:
-    """Return a logger. Events below the configured level are dropped before formatting."""
-    return structlog.get_logger(source=name)
+class Logger:
+    """The logger of a source. Events below the configured level are dropped before formatting."""
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+
+    def debug(self, event: str, **fields: Any) -> None:
+        """Log an event that is needed only to analyze a problem."""
+        self.log("debug", event, fields)
+
+    def info(self, event: str, **fields: Any) -> None:
+        """Log an event of normal operation."""
+        self.log("info", event, fields)
+
+    def warning(self, event: str, **fields: Any) -> None:
+        """Log a problem that the service can handle."""
+        self.log("warning", event, fields)
+
+    def error(self, event: str, **fields: Any) -> None:
+        """Log a failure."""
+        self.log("error", event, fields)
+
+    def exception(self, event: str, **fields: Any) -> None:
+        """Log a failure with the traceback of the exception that is being handled."""
+        self.log("error", event, fields, traceback.format_exc())
+
+    def log(self, level: str, event: str, fields: Mapping[str, Any], exception: str = "") -> None:
+        """Log an event with a level and, optionally, the text of a traceback."""
+        if _LEVELS[level] < _output.min_level:
+            return
+        line = {"source": self._source, **fields, "event": event, "level": level}
+        if exception:
+            line["exception"] = exception.removesuffix("\n")
+        write_line({**redact(line), "time": datetime.now(UTC), **current_span.get().log_fields})
+
+
+def get(name: str) -> Logger:
+    """Return the logger of a source."""
+    return Logger(name)
 
 
 @dataclass(slots=True)
@@ -68,7 +104,7 @@ class _Output:
 
     stream: TextIO
     min_level: int
-    to_console_line: structlog.dev.ConsoleRenderer | None = None
+    to_console_line: Callable[[None, str, EventDict], str] | None = None
     writer: LogWriter | None = None
     on_drop: Callable[[], None] = lambda: None
 
@@ -148,35 +184,27 @@ def configure(level: str, log_format: str, stream: TextIO | None = None) -> None
         log_format: `json` for one JSON object per line, `console` for human-readable lines, or `auto` for `console` on a terminal.
         stream: The destination. Defaults to standard error.
     """
-    if structlog.is_configured():
+    if _output.min_level < logging.CRITICAL:
         return
     if log_format == "auto":
         log_format = "console" if sys.stderr.isatty() else "json"
     _output.stream = stream or sys.stderr
     _output.min_level = _LEVELS[level]
     if log_format == "console":
-        _output.to_console_line = structlog.dev.ConsoleRenderer(
+        from structlog import dev  # noqa: PLC0415 - slow to import, and used only on a terminal
+
+        _output.to_console_line = dev.ConsoleRenderer(
             colors=sys.stderr.isatty(),
-            exception_formatter=structlog.dev.plain_traceback,
+            exception_formatter=dev.plain_traceback,
             timestamp_key="time",  # time first, in a readable format
         )
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.format_exc_info,
-            redact,
-            _write,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
-        cache_logger_on_first_use=True,
-    )
     root = logging.getLogger()
     root.handlers[:] = [_LibraryHandler()]
     root.setLevel(max(_LEVELS[level], logging.INFO))
     logging.captureWarnings(capture=True)
 
 
-def redact(_logger: Any, _method: str, event: EventDict) -> EventDict:
+def redact(event: Mapping[str, Any]) -> dict[str, Any]:
     """Mask secrets by key and by pattern, and escape control and bidirectional characters."""
     return {key: _clean(key, value, 0) for key, value in event.items()}
 
@@ -202,13 +230,6 @@ def escape(text: str) -> str:
         else character.encode("unicode_escape").decode("ascii")
         for character in text
     )
-
-
-def _write(_logger: Any, _method: str, event: EventDict) -> NoReturn:
-    event["time"] = datetime.now(UTC)
-    event.update(current_span.get().log_fields)
-    write_line(event)
-    raise structlog.DropEvent  # no output by structlog
 
 
 @lru_cache(maxsize=1024)
@@ -237,7 +258,7 @@ def _clean(key: str, value: Any, depth: int) -> Any:
 
 
 class _LibraryHandler(logging.Handler):
-    """A standard logging handler that forwards records to structlog."""
+    """A standard logging handler that writes the records of libraries in the same format."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Log a record."""
@@ -245,9 +266,9 @@ class _LibraryHandler(logging.Handler):
             message = record.getMessage()
         except Exception:  # noqa: BLE001 - a library's mismatch between format and arguments must not fail its caller
             message = str(record.msg)
-        fields: dict[str, Any] = {"source": record.name}
-        if record.exc_info and record.exc_info[0] is not None:
-            fields["exc_info"] = record.exc_info
         # libraries may define levels
         level = min(max(record.levelno // 10 * 10, logging.INFO), logging.ERROR)
-        structlog.get_logger().log(level, message, **fields)
+        exception = ""
+        if record.exc_info and record.exc_info[0] is not None:
+            exception = "".join(traceback.format_exception(*record.exc_info))
+        Logger(record.name).log(logging.getLevelName(level).lower(), message, {}, exception)

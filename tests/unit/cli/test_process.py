@@ -315,6 +315,17 @@ def test_run_with_a_zoom_app_does_not_load_the_simulator(tmp_path: Path) -> None
         assert process.wait(SECONDS) == 0
 
 
+def test_service_loads_no_unused_modules() -> None:
+    """JSON log lines need no console renderer."""
+    code = (
+        "import sys; from zoomgate_server.app import lifecycle; from zoomgate_server.cli import serve;"
+        "serve.logs.configure('info', 'json');"
+        "print(sorted({'structlog', 'rich.console', 'pygments'} & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout == "[]\n"
+
+
 def test_run_with_a_zoom_app_requires_a_key(tmp_path: Path) -> None:
     """A caller key is created, and the printed commands use it."""
     with start_process(tmp_path, "run", *FREE, environ=ZOOM) as process:

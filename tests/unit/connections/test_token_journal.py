@@ -15,8 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from structlog.testing import capture_logs
 
+from support.captured_logs import capture_logs
 from support.file_modes import enforced_file_modes
 from support.file_size_limit import file_size_limit
 from zoomgate_server.connections.token_journal import Entry, Origin, Timing, TokenJournal

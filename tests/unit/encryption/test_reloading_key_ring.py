@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from structlog.testing import capture_logs
 
+from support.captured_logs import capture_logs
 from zoomgate_server.encryption import key_file
 from zoomgate_server.encryption.cipher import KeyRing
 from zoomgate_server.encryption.reloading_key_ring import ReloadingKeyRing, Timing
@@ -131,7 +131,7 @@ def test_unusable_file_leaves_the_previous_ring_in_use(path: Path, fault: str) -
         for _ in range(3):
             clock.now += Timing().poll_interval
             assert ring.open(ring.seal(b"text", b"a"), b"a") == b"text"
-    assert [(line["log_level"], line["event"]) for line in lines] == [("warning", "key_ring.reload_failed")]
+    assert [(line["level"], line["event"]) for line in lines] == [("warning", "key_ring.reload_failed")]
     assert not [row["secret"] for row in json.loads(content)["keys"] if row["secret"] in str(lines)]
     path.write_bytes(content)
     path.chmod(0o600)

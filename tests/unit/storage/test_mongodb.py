@@ -21,8 +21,8 @@ from pymongo.monitoring import (
     CommandStartedEvent,
     CommandSucceededEvent,
 )
-from structlog.testing import capture_logs
 
+from support.captured_logs import capture_logs
 from support.mongodb import MongoServer, OwnServer, failing_commands
 from support.tcp_proxy import Mode, TcpProxy, tcp_proxy
 from zoomgate_server.storage import mongodb as mongodb_store
@@ -204,7 +204,7 @@ async def test_standalone_server_is_used_with_a_warning(tmp_path: Path) -> None:
             store = await MongoStore.open(uri)
         assert await store.put(RECORD, 0)
         await store.close()
-        assert ("store.standalone", "warning") in [(line["event"], line["log_level"]) for line in lines]
+        assert ("store.standalone", "warning") in [(line["event"], line["level"]) for line in lines]
         assert "is a single server" in (await check(uri)).problems[0]
 
 

@@ -2,7 +2,6 @@
 
 import collections
 import contextlib
-import io
 import logging
 import os
 import re
@@ -13,10 +12,10 @@ import time
 
 import orjson
 import pytest
-import structlog
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from support.captured_logs import capture_logs
 from zoomgate_server.telemetry import log_writer, logs
 
 SECRET_KEYS = [
@@ -43,7 +42,7 @@ NESTED = st.recursive(
 
 
 def log_line(**fields: object) -> str:
-    return orjson.dumps(logs.redact(None, "info", dict(fields)), default=str).decode()
+    return orjson.dumps(logs.redact(fields), default=str).decode()
 
 
 @settings(max_examples=300, deadline=None)
@@ -97,23 +96,13 @@ def test_library_record_with_mismatched_arguments_raises_no_error() -> None:
 
 
 def test_library_records_are_masked() -> None:
-    out = io.StringIO()
-    handler = logs._LibraryHandler()
     record = logging.LogRecord(
         "aiohttp.server", logging.ERROR, "", 1, "bad line GET /?code=%s", (CANARY,), None
     )
-    saved_config = structlog.get_config()
-    structlog.configure(
-        processors=[logs.redact, structlog.processors.JSONRenderer()],
-        logger_factory=structlog.WriteLoggerFactory(file=out),
-        cache_logger_on_first_use=False,
-    )
-    try:
-        handler.emit(record)
-    finally:
-        structlog.configure(**saved_config)
-    assert "aiohttp.server" in out.getvalue()
-    assert CANARY not in out.getvalue()
+    with capture_logs() as events:
+        logs._LibraryHandler().emit(record)
+    assert [event["source"] for event in events] == ["aiohttp.server"]
+    assert CANARY not in str(events)
 
 
 CONSOLE_LOGGING = """
