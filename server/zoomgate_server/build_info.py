@@ -11,6 +11,7 @@ UNKNOWN = "unknown"
 _PACKAGE = Path(__file__).parent
 
 
+@functools.cache
 def version() -> str:
     """Return the version of the installed distribution."""
     return metadata.version("zoomgate-server")
