@@ -1,6 +1,5 @@
 """Fixtures for all tests."""
 
-import io
 import os
 import re
 from collections.abc import AsyncIterator, Iterator
@@ -9,6 +8,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from support.captured_logs import STREAM, LogStream
 from support.harness import Harness, running
 from support.mongodb import URI, URI_VARIABLE, mongodb, mongodb_server, mongodb_uri  # noqa: F401 - fixtures
 from zoomgate_server.encryption import key_file
@@ -28,27 +28,14 @@ SECRETS = re.compile(r"sim-[ar]t-\w+|zgk_\w+|zoomgate-dev-secret|hunter2@|=hunte
 """Pattern that matches the secrets used in the tests: tokens, keys, client secrets, codes and tickets."""
 
 
-class LogStream(io.StringIO):
-    """A stream that can be closed at the other end."""
-
-    is_closed_by_reader = False
-
-    def write(self, text: str) -> int:
-        if self.is_closed_by_reader:
-            raise BrokenPipeError(32, "Broken pipe")
-        return super().write(text)
-
-
 @pytest.fixture(scope="session", autouse=True)
 def log() -> Iterator[LogStream]:
     """Return all log lines written by the tests so far. After the last test, check that no line contains a secret."""
-    lines = LogStream()
-    logs.configure("debug", "json", lines)  # commands that tests run in this process cannot change this
-    yield lines
-    match = SECRETS.search(lines.getvalue())
-    assert match is None, (
-        f"a secret was logged: {lines.getvalue()[max(0, match.start() - 300) : match.end()]}"
-    )
+    logs.configure("debug", "json", STREAM)  # commands that tests run in this process cannot change this
+    yield STREAM
+    text = STREAM.getvalue()
+    match = SECRETS.search(text)
+    assert match is None, f"a secret was logged: {text[max(0, match.start() - 300) : match.end()]}"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

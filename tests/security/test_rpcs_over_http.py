@@ -13,9 +13,9 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
-from conftest import LogStream
 from security.memory import peak_of
 from security.row import REMEDY
+from support.captured_logs import LogStream
 from support.harness import MONICA, Harness, caller_key, running
 from zoomgate_server.app.timing import Timing
 from zoomgate_server.rpc import connect

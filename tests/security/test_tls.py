@@ -9,7 +9,7 @@ from pathlib import Path
 import grpc.aio
 import pytest
 
-from conftest import LogStream
+from support.captured_logs import LogStream
 from support.certificates import replace_file, write_pair
 from support.harness import MONICA, Harness, caller_key, running
 from zoomgate import AsyncClient, Client, errors

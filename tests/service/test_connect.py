@@ -15,7 +15,7 @@ from aiohttp import web
 from aiohttp.test_utils import RawTestServer
 from google.protobuf.empty_pb2 import Empty
 
-from conftest import LogStream
+from support.captured_logs import LogStream
 from support.clock import AdvancingClock
 from support.harness import BASIL, MONICA, Harness, browser, consent, metadata, running, serving
 from zoom_simulator import Simulator, SimulatorOptions

@@ -14,8 +14,8 @@ from typing import Any
 import grpc.aio
 import pytest
 
-from conftest import LogStream
 from security.memory import peak_of
+from support.captured_logs import LogStream
 from support.harness import (
     MONICA,
     SECONDS,

@@ -13,7 +13,8 @@ import grpc.aio
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from conftest import SECRETS, LogStream
+from conftest import SECRETS
+from support.captured_logs import LogStream
 from support.connect_channel import BINARY, JSON, over
 from support.harness import (
     BASIL,

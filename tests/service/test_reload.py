@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from conftest import LogStream
+from support.captured_logs import LogStream
 from support.harness import MONICA, Harness, caller_entry, caller_key, running, write_callers
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate_server.app import reloadable_files

@@ -19,7 +19,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from yarl import URL
 
-from conftest import LogStream
+from support.captured_logs import LogStream
 from support.connect_channel import GRPC, JSON, over
 from support.faulty_store import Gate
 from support.harness import MONICA, OMAR, Harness, RpcError, browser, consent_form, serving

@@ -15,7 +15,7 @@ from aiohttp.test_utils import RawTestServer
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from conftest import LogStream
+from support.captured_logs import LogStream
 from support.harness import ADMIN, SECONDS, RpcError, caller_key, metadata, service
 from zoomgate.v1 import auth_service_pb2 as pb
 from zoomgate.v1 import auth_service_pb2_grpc
