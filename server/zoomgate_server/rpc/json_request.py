@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
 from itertools import islice
+from types import UnionType
 from typing import Any, TypeVar
 
 from google.protobuf import json_format
@@ -104,10 +105,10 @@ def _fill(message: Message, document: Any, path: str) -> None:
         if not field.is_nested:
             for item_path, item in items:
                 if not field.is_canonical(item):
-                    raise _invalid(field, item_path)
+                    raise _invalid(field, item_path, item)
             leaves[field.json_name] = value
         elif field.is_repeated and not isinstance(value, list):
-            raise _invalid(field, path + field.name)
+            raise _invalid(field, path + field.name, value)
         else:
             target = getattr(message, field.name)
             for item_path, item in items:
@@ -154,13 +155,16 @@ def _first_invalid(leaves: dict[str, Any], kind: type[Message], path: str) -> In
             try:
                 json_format.ParseDict({name: item if item is value else [item]}, kind())
             except _INVALID:
-                return _invalid(field, item_path)
+                return _invalid(field, item_path, item)
     raise AssertionError("each value alone is valid")
 
 
-def _invalid(field: "_Field", path: str) -> InvalidRequest:
-    is_item = not field.is_repeated or path.endswith("]")
-    expected = field.form if is_item else f"an array, each entry {field.form}"
+def _invalid(field: "_Field", path: str, value: Any) -> InvalidRequest:
+    form = field.form
+    if field.is_repeated and not path.endswith("]"):
+        expected = f"an array, each entry {form.text}"
+    else:
+        expected = form.text + form.conditions if isinstance(value, form.type) else form.text
     return InvalidRequest.of(path, f"has an invalid value; send {expected}")
 
 
@@ -177,14 +181,29 @@ def _shown(name: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class _Form:
+    """The JSON form of a value.
+
+    Attributes:
+        text: What to send.
+        strings: The strings that are values; all that `json_format` accepts if None.
+        type: The type of the values.
+        conditions: What values of this type can violate. It is omitted from the error for a value of another type.
+    """
+
+    text: str
+    strings: re.Pattern[str] | None = None
+    type: UnionType | type = object
+    conditions: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class _Field:
     """A field of a message.
 
     Attributes:
         oneof: The oneof that contains the field, or the field's own name.
         is_nested: Whether its values are messages that have fields in JSON, too.
-        form: What to send.
-        strings: The strings that are values; all that `json_format` accepts if None.
     """
 
     name: str
@@ -194,8 +213,7 @@ class _Field:
     is_nested: bool
     is_enum: bool
     accepts_null: bool
-    form: str
-    strings: re.Pattern[str] | None
+    form: _Form
 
     def items(self, prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
         """Yield the items of an array, or the value that is none, with their paths."""
@@ -208,7 +226,7 @@ class _Field:
     def is_canonical(self, value: Any) -> bool:
         """Return whether a value has the JSON form of the field, as far as `json_format` does not check it."""
         if isinstance(value, str):
-            return self.strings is None or self.strings.fullmatch(value) is not None
+            return self.form.strings is None or self.form.strings.fullmatch(value) is not None
         return not self.is_enum or type(value) is int
 
 
@@ -225,12 +243,14 @@ def _fields(message: _Descriptor) -> dict[str, _Field]:
 
 def _field(field: _Descriptor) -> _Field:
     kind, enum, oneof = field.message_type, field.enum_type, field.containing_oneof
-    form, strings = _SCALARS.get(field.type, ("a number", None))
+    form = _SCALARS.get(field.type, _Form("a number"))
     if enum is not None:
-        form = f"one of {', '.join(value.name for value in enum.values if value.number)}"
-        strings = re.compile("|".join(value.name for value in enum.values))
+        form = _Form(
+            f"one of {', '.join(value.name for value in enum.values if value.number)}",
+            re.compile("|".join(value.name for value in enum.values)),
+        )
     elif kind is not None:
-        form, strings = _WELL_KNOWN.get(kind.full_name, ("an object", None))
+        form = _WELL_KNOWN.get(kind.full_name, _Form("an object"))
     return _Field(
         name=field.name,
         json_name=field.json_name,
@@ -242,7 +262,6 @@ def _field(field: _Descriptor) -> _Field:
         is_enum=enum is not None,
         accepts_null=kind is not None and kind.full_name == "google.protobuf.Value",
         form=form,
-        strings=strings,
     )
 
 
@@ -253,23 +272,24 @@ _TIMESTAMP = re.compile(
 )
 _DURATION = re.compile(r"-?[0-9]{1,12}(?:\.[0-9]{1,9})?s")
 _FIELD_MASK = re.compile(rf"[^_]{{0,{MAX_MASK_CHARACTERS}}}")
-_JSON_CONDITIONS = "that is not nested too deeply, with distinct names and valid Unicode"
+_JSON_CONDITIONS = " that is not nested too deeply, with distinct names and valid Unicode"
 
-_SCALARS: dict[int, tuple[str, re.Pattern[str] | None]] = {
-    FieldDescriptor.TYPE_BOOL: ("true or false", None),
-    FieldDescriptor.TYPE_INT32: ("an integer of 32 bits", _NUMBER),
-    FieldDescriptor.TYPE_INT64: ("an integer of 64 bits, as a string or number", _NUMBER),
-    FieldDescriptor.TYPE_STRING: ("a string of valid Unicode", None),
-    FieldDescriptor.TYPE_BYTES: ("a string in Base64", _BASE64),
+_SCALARS = {
+    FieldDescriptor.TYPE_BOOL: _Form("true or false"),
+    FieldDescriptor.TYPE_INT32: _Form("an integer of 32 bits", _NUMBER),
+    FieldDescriptor.TYPE_INT64: _Form("an integer of 64 bits, as a string or number", _NUMBER),
+    FieldDescriptor.TYPE_STRING: _Form("a string", type=str, conditions=" of valid Unicode"),
+    FieldDescriptor.TYPE_BYTES: _Form("a string in Base64", _BASE64),
 }
-_WELL_KNOWN: dict[str, tuple[str, re.Pattern[str] | None]] = {
-    "google.protobuf.Timestamp": ("a time such as 2030-01-07T09:00:00Z", _TIMESTAMP),
-    "google.protobuf.Duration": ("a duration such as 1.5s", _DURATION),
-    "google.protobuf.FieldMask": (
-        f"paths in lowerCamelCase such as topic,settings.waitingRoom, at most {MAX_MASK_CHARACTERS} characters",
+_WELL_KNOWN = {
+    "google.protobuf.Timestamp": _Form("a time such as 2030-01-07T09:00:00Z", _TIMESTAMP),
+    "google.protobuf.Duration": _Form("a duration such as 1.5s", _DURATION),
+    "google.protobuf.FieldMask": _Form(
+        "a string of paths in lowerCamelCase such as topic,settings.waitingRoom",
         _FIELD_MASK,
+        type=str,
+        conditions=f", at most {MAX_MASK_CHARACTERS} characters",
     ),
-    "google.protobuf.Struct": (f"an object {_JSON_CONDITIONS}", None),
-    "google.protobuf.Value": (f"a JSON value {_JSON_CONDITIONS}", None),
+    "google.protobuf.Struct": _Form("an object", type=dict | _Duplicate, conditions=_JSON_CONDITIONS),
+    "google.protobuf.Value": _Form("a JSON value", conditions=_JSON_CONDITIONS),
 }
-"""What to send, and the strings among the values."""

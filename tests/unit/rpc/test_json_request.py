@@ -243,6 +243,48 @@ def test_error_of_an_item_states_its_index_and_its_form(value: str) -> None:
     assert violation.description.startswith("has an invalid value; send one of STATE_")
 
 
+def error_of(kind: str, value: str) -> str:
+    """Return the error for an invalid value."""
+    with pytest.raises(InvalidRequest) as caught:
+        parse(kind, value)
+    (violation,) = caught.value.violations
+    return violation.description
+
+
+STRING, OBJECT = "a string", "an object"
+PATHS = "a string of paths in lowerCamelCase such as topic,settings.waitingRoom"
+
+
+@pytest.mark.parametrize(
+    ("kind", "form"),
+    [
+        ("string", STRING),
+        ("optional string", STRING),
+        ("bytes", "a string in Base64"),
+        ("bool", "true or false"),
+        ("FieldMask", PATHS),
+        ("Struct", OBJECT),
+        ("message", OBJECT),
+    ],
+)
+def test_error_for_another_type_names_the_type_and_no_further_conditions(kind: str, form: str) -> None:
+    assert error_of(kind, "5") == f"has an invalid value; send {form}"
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "form"),
+    [
+        ("string", '"\\ud800"', f"{STRING} of valid Unicode"),
+        ("FieldMask", '"start_time"', f"{PATHS}, at most 20000 characters"),
+        ("Struct", '{"a": "\\ud800"}', f"{OBJECT} that is not nested too deeply"),
+        ("Struct", '{"a": 1, "a": 2}', f"{OBJECT} that is not nested too deeply"),
+        ("Value", '"\\ud800"', "a JSON value that is not nested too deeply"),
+    ],
+)
+def test_error_for_the_right_type_names_its_conditions(kind: str, value: str, form: str) -> None:
+    assert error_of(kind, value).startswith(f"has an invalid value; send {form}")
+
+
 @pytest.mark.parametrize("mask", ["settings.waiting_room", "topic," * 4_000], ids=["proto paths", "too long"])
 def test_error_of_a_field_mask_states_its_form_and_limit(mask: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
