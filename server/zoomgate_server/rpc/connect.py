@@ -322,7 +322,10 @@ class ConnectEndpoint:
             text = f"The request is larger than {limit} bytes; send less"
             raise RequestTooLarge(text, metadata={"limit_bytes": str(limit)}) from None
         except TimeoutError:
-            text = f"The request did not arrive within its timeout and {timeout:g} seconds; nothing was done, so send it again"
+            if remaining is not None and remaining < timeout:
+                text = f"The timeout ended before the call was started; nothing was done, so send it again with a longer {TIMEOUT_HEADER}"
+            else:
+                text = f"The request did not arrive within {timeout:g} seconds; nothing was done, so send it again"
             raise DeadlineTooShort(text) from None
         except ConnectionError:
             text = "The connection was closed before the request had arrived; send it again"
