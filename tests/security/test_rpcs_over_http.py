@@ -401,10 +401,18 @@ async def test_two_credentials_are_rejected(
         "/zoomgate.v1.AuthService/GetToken%2f",
         "/zoomgate.v1.Missing/GetToken",
         "/zoomgate.v1.AuthService/gettoken",
+        "/zoomgate.v1.AuthService/GetToken/",
+        "/zoomgate.v1.AuthService/GetToken/x",
+        "/zoomgate.v1.AuthService//GetToken",
+        "/zoomgate.v1.AuthService/",
+        "/zoomgate.v1.Auth_Service1/GetToken",
+        "/zoomgate.v1/AuthService/GetToken",
     ],
 )
 async def test_unknown_method_is_rejected(zoomgate: Harness, unaffected: None, path: str) -> None:
-    assert (await exchange(zoomgate, b"{}", path)).short == (404, "unimplemented", "NOT_SUPPORTED")
+    response = await exchange(zoomgate, b"{}", path)
+    assert response.short == (404, "unimplemented", "NOT_SUPPORTED")
+    assert response.headers["x-request-id"]
 
 
 @pytest.mark.parametrize(

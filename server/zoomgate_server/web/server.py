@@ -54,8 +54,8 @@ MAX_PARAMETER = 2048
 _FIRST_FAULT = 500
 """The first HTTP status that is a fault of the service."""
 
-RPC = r"/{service:zoomgate\.v1\.[A-Za-z]+}/{method}"
-"""The route of the RPCs."""
+RPC = r"/{service:zoomgate\.v1[^/]*}/{method:.*}"
+"""The route of the RPCs. It includes misspelled paths, whose callers receive an error with a reason."""
 
 _RPC_ROUTE = "/{service}/{method}"
 """The same route as in metrics and logs."""
