@@ -33,6 +33,7 @@ from zoomgate_server.telemetry.metrics import Metrics
 APP, OTHER = "https://app.example.com", "https://evil.example"
 POST = "/zoomgate.v1.ProxyService/Post"
 VALIDATE, CREATE = "/zoomgate.v1.AuthService/ValidateUser", "/zoomgate.v1.MeetingsService/CreateMeeting"
+GET = "/zoomgate.v1.MeetingsService/GetMeeting"
 
 
 @pytest.fixture
@@ -182,6 +183,27 @@ async def test_call_is_canceled_if_the_caller_disconnects(zoomgate: Harness) -> 
         )
 
     await when(is_canceled)
+    zoomgate.simulator.faults.clear()
+
+
+@pytest.mark.parametrize(
+    ("path", "milliseconds", "expected"),
+    [
+        (CREATE, "800", (500, "unknown", "ZOOM_OUTCOME_UNKNOWN")),
+        (GET, "800", (504, "deadline_exceeded", "DEADLINE_EXCEEDED")),
+        (CREATE, "499", (504, "deadline_exceeded", "DEADLINE_TOO_SHORT")),
+        (GET, "499", (504, "deadline_exceeded", "DEADLINE_TOO_SHORT")),
+    ],
+    ids=["write", "read", "write not sent", "read not sent"],
+)
+async def test_error_of_a_passed_timeout_states_whether_the_call_may_have_taken_effect(
+    zoomgate: Harness, path: str, milliseconds: str, expected: tuple[int, str, str]
+) -> None:
+    await zoomgate.connect()
+    zoomgate.simulator.faults.add(Fault("meetings", "delay", seconds=600))
+    fields = {"meetingId": "1"} if path == GET else {}
+    response, body = await send(zoomgate, path, fields=fields, **{"Connect-Timeout-Ms": milliseconds})
+    assert (response.status, body["code"], body["details"][0]["debug"]["reason"]) == expected
     zoomgate.simulator.faults.clear()
 
 
