@@ -1,5 +1,6 @@
 """Tests for the codes, reasons and documentation of errors."""
 
+import ast
 import re
 import string
 from pathlib import Path
@@ -88,6 +89,24 @@ def test_status_with_long_texts_is_within_the_size_limits(
     status = status_of(error)
     assert len(quote(status.message, safe=string.printable)) <= 1024
     assert sum(len(detail.value) for detail in status.details) <= 4096
+
+
+def test_messages_start_with_a_capital_letter() -> None:
+    """Only violations, which follow the name of their field, start in lower case."""
+    names = {kind.__name__ for kind in CLASSES}
+    messages = [
+        ast.get_source_segment(source, call.args[0]) or ""
+        for path in (ROOT / "server/zoomgate_server").rglob("*.py")
+        for source in [path.read_text(encoding="utf-8")]
+        for call in ast.walk(ast.parse(source))
+        if isinstance(call, ast.Call)
+        and isinstance(call.func, ast.Name)
+        and call.func.id in names
+        and call.args
+    ]
+    literals = [message for message in messages if message.endswith('"')]
+    assert len(literals) > 20
+    assert [message for message in literals if re.match(r'f?"[a-z]', message)] == []
 
 
 def test_reasons_in_records_are_error_reasons() -> None:

@@ -33,7 +33,7 @@ class PendingLimits:
                 times.popleft()
             if len(times) >= limit:
                 raise ServerOverloaded(
-                    f"too many pending authorizations for this {key[0]} (at most {limit} in 10 minutes); retry later",
+                    f"Too many pending authorizations for this {key[0]} (at most {limit} in 10 minutes); retry later",
                     metadata={"limit": f"pending_authorizations_per_{key[0]}"},
                     retry_after=times[0] + STATE_SECONDS - now,
                 )

@@ -359,7 +359,7 @@ class AccessTokens:
         except TimeoutError:
             if remaining < MIN_SECONDS:
                 raise DeadlineTooShort(
-                    "not enough time left before the deadline to read the token; nothing was sent"
+                    "Not enough time was left before the deadline to read the token; nothing was sent"
                 ) from None
             raise StoreError("the store did not respond before the deadline of the call") from None
 
