@@ -247,6 +247,24 @@ async def test_typescript_examples_compile_in_a_project_of_their_own(tmp_path: P
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+async def test_go_example_compiles_in_a_module_of_its_own(tmp_path: Path) -> None:
+    """The module requires at least the version of grpc-go with which the example is tested."""
+    example = ROOT / "examples/go"
+    (tmp_path / "go.mod").write_text("module example.com/app\n")
+    main = (example / "main.go").read_text().replace("zoomgate.dev/examples/go/", "example.com/app/")
+    (tmp_path / "main.go").write_text(main)
+    await succeed(commands("Go", "bash").replace("ZOOMGATE/", f"{ROOT}/") + "go vet .", tmp_path)
+
+    def version(directory: Path) -> list[int]:
+        match = re.search(r"google\.golang\.org/grpc v([\d.]+)", (directory / "go.mod").read_text())
+        assert match is not None
+        return [int(part) for part in match[1].split(".")]
+
+    assert version(tmp_path) >= version(example)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 async def test_java_example_compiles_with_the_stubs_of_buf(checkout: Path) -> None:
     await succeed(commands("Java", "bash"), checkout)
     await succeed(
