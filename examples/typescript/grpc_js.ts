@@ -92,6 +92,7 @@ async function* watch(auth: AuthServiceClient, userEmails: string[], options: Ca
         yield event;
         resumeToken = event.resumeToken;
       }
+      throw Object.assign(new Error("the stream ended"), { code: status.UNAVAILABLE });
     } catch (error) {
       if (reason(error) === "RESUME_TOKEN_EXPIRED") {
         resumeToken = ""; // the stream starts again with a snapshot

@@ -75,6 +75,7 @@ async function* watch(auth: Auth, userEmails: string[], signal: AbortSignal) {
         yield event;
         resumeToken = event.resumeToken;
       }
+      throw new ConnectError("the stream ended", Code.Unavailable);
     } catch (error) {
       signal.throwIfAborted();
       if (reason(error) === "RESUME_TOKEN_EXPIRED") {

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing, closing, suppress
 from functools import partial
@@ -463,6 +464,39 @@ async def test_watch_resumes_after_a_stream_reset() -> None:
         listening.close()  # the channels of the clients may still reconnect
         await proxy.close()
     assert proxy.resume_tokens == ["", "t1", "t2", "", "t4"]
+
+
+@pytest.mark.parametrize("kind", ["blocking", "asyncio"])
+async def test_watch_that_ends_without_an_error_resumes_after_a_pause(kind: str) -> None:
+    """An intermediary may end a stream with OK. Without a pause, the client would call the service in a loop."""
+    resume_tokens: list[str] = []
+
+    class Ending(AuthServiceServicer):
+        async def WatchConnections(self, request: Any, _: Any) -> AsyncIterator[WatchConnectionsResponse]:
+            resume_tokens.append(request.resume_token)
+            if len(resume_tokens) in (1, 5):
+                yield WatchConnectionsResponse(resume_token=f"t{len(resume_tokens)}")
+
+    server = grpc.aio.server()
+    add_AuthServiceServicer_to_server(Ending(), server)
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    await server.start()
+    async with AsyncClient(address) as client:
+        with Client(address) as blocking:
+            events: Any = client.watch() if kind == "asyncio" else blocking.watch()
+
+            async def step() -> Any:
+                return await (anext(events) if kind == "asyncio" else asyncio.to_thread(next, events))
+
+            assert (await step()).resume_token == "t1"
+            ended = time.monotonic()
+            assert (await step()).resume_token == "t5"
+            assert time.monotonic() - ended >= 0.1 + 0.2 + 0.4 + 0.8
+            events = client.watch() if kind == "asyncio" else blocking.watch()
+            with pytest.raises(errors.ServiceUnavailable):
+                await step()  # before the first event, a watch is not resumed
+    await server.stop(None)
+    assert resume_tokens == ["", "t1", "t1", "t1", "t1", ""]
 
 
 @pytest.mark.slow

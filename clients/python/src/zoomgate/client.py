@@ -26,7 +26,13 @@ from zoomgate._files import (
 from zoomgate._methods import Session, check_timeout
 from zoomgate._resumption import Backoff, is_temporary
 from zoomgate._token_cache import AsyncCachedGetToken, CachedGetToken, caching_methods
-from zoomgate.errors import AuthorizationFailed, DeadlineExceeded, NotConnected, ZoomgateError
+from zoomgate.errors import (
+    AuthorizationFailed,
+    DeadlineExceeded,
+    NotConnected,
+    ServiceUnavailable,
+    ZoomgateError,
+)
 from zoomgate.services import (
     AsyncAuth,
     AsyncMeetings,
@@ -171,6 +177,7 @@ class Client(_BaseClient):
                     for event in stream:
                         position.advance(event)
                         yield event
+                raise ServiceUnavailable(grpc.StatusCode.UNAVAILABLE, "the watch ended")
             except ZoomgateError as error:
                 self._session.pause(position.pause_after(error, closed=self._session.closed))
 
@@ -372,6 +379,7 @@ class AsyncClient(_BaseClient):
                     async for event in stream:
                         position.advance(event)
                         yield event
+                raise ServiceUnavailable(grpc.StatusCode.UNAVAILABLE, "the watch ended")
             except ZoomgateError as error:
                 await self._session.pause_async(position.pause_after(error, closed=self._session.closed))
 

@@ -3,6 +3,7 @@ import dev.zoomgate.v1.AuthServiceGrpc.AuthServiceBlockingStub;
 import dev.zoomgate.v1.WatchConnectionsRequest;
 import dev.zoomgate.v1.WatchConnectionsResponse;
 import io.grpc.Context;
+import io.grpc.Status;
 import io.grpc.StatusRuntimeException;
 import java.util.Iterator;
 import java.util.List;
@@ -26,6 +27,9 @@ final class Watch implements AutoCloseable {
       try {
         if (stream == null) {
           stream = context.call(() -> auth.watchConnections(request.build()));
+        }
+        if (!stream.hasNext()) {
+          throw Status.UNAVAILABLE.withDescription("the stream ended").asRuntimeException();
         }
         var event = stream.next();
         request.setResumeToken(event.getResumeToken());
