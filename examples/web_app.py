@@ -13,7 +13,7 @@ from html import escape
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from zoomgate import AsyncClient, ConsentRequired, ZoomgateError
+from zoomgate import AsyncClient, AuthorizationFailed, ConsentRequired, ZoomgateError
 
 ZOOMGATE = web.AppKey("zoomgate", AsyncClient)
 SESSIONS = web.AppKey("sessions", dict[str, dict[str, str]])
@@ -108,6 +108,8 @@ async def error_pages(request: web.Request, handler: Handler) -> web.StreamRespo
     """Convert exceptions of the client to error pages."""
     try:
         return await handler(request)
+    except AuthorizationFailed as error:
+        return page(f"<p>Zoom was not connected: {escape(error.message)}. <a href='/'>Back</a>.</p>", 409)
     except ConsentRequired:
         return page("<p>Connect Zoom first. <a href='/'>Back</a>.</p>", 409)
     except ZoomgateError as error:

@@ -11,7 +11,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from support.harness import BASIL, MONICA, browser, consent, hidden_fields
+from support.harness import BASIL, MONICA, OMAR, browser, consent, hidden_fields
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -148,20 +148,29 @@ async def site(zoomgate: str, port: int) -> AsyncIterator[str]:
 
 @pytest.mark.parametrize("zoomgate", ["/connected"], indirect=True)
 async def test_web_app_connects_its_user(site: str) -> None:
-    """A user signs in, consents in Zoom and books a meeting. A different browser cannot complete the authorization."""
+    """A user signs in, consents as a different Zoom user, then as the right one, and books a meeting.
+
+    A different browser cannot complete the authorization.
+    """
 
     async def text(response: aiohttp.ClientResponse) -> str:
         return await response.text()
+
+    async def consent_as(user: aiohttp.ClientSession, zoom_user: str) -> str:
+        consent_page = await user.post(f"{site}/connect")
+        form = hidden_fields(await text(consent_page)) | {"user": zoom_user, "decision": "allow"}
+        redirect = await user.post(consent_page.url.with_query(None), data=form, allow_redirects=False)
+        return redirect.headers["Location"]
 
     async with browser() as user, browser() as other:
         home = await user.post(f"{site}/sign-in", data={"email": MONICA})
         assert "Zoom is not connected" in await text(home)
         rejected = await user.post(f"{site}/book")
         assert rejected.status == 409
-        consent_page = await user.post(f"{site}/connect")
-        form = hidden_fields(await text(consent_page)) | {"user": MONICA, "decision": "allow"}
-        redirect = await user.post(consent_page.url.with_query(None), data=form, allow_redirects=False)
-        callback = redirect.headers["Location"]
+        failed = await user.get(await consent_as(user, OMAR))
+        assert failed.status == 409
+        assert "different email address" in await text(failed)
+        callback = await consent_as(user, MONICA)
         assert callback.startswith(f"{site.rstrip('/')}/connected?")
         other_browser = await other.get(callback)
         assert other_browser.status == 400

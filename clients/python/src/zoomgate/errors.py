@@ -124,7 +124,10 @@ class ConsentRequired(ZoomgateError):
 
 
 class AuthorizationFailed(ConsentRequired):
-    """The user declined, or the authorization failed; `reason` and `message` are those of the error. Start a new authorization."""
+    """The user declined, a different Zoom user consented, or the authorization failed otherwise; `reason` and `message` give the cause.
+
+    Start a new authorization once the cause is removed.
+    """
 
 
 class NotConnected(ConsentRequired):
@@ -183,6 +186,9 @@ _BY_REASON: Mapping[str, type[ZoomgateError]] = {
     "ZOOM_NOT_CONNECTED": NotConnected,
     "ZOOM_REAUTH_REQUIRED": ReauthRequired,
     "ZOOM_SCOPE_MISSING": ScopeMissing,
+    "AUTHORIZATION_DECLINED": AuthorizationFailed,
+    "IDENTITY_MISMATCH": AuthorizationFailed,
+    "ZOOM_USER_ALREADY_CONNECTED": AuthorizationFailed,
     "ZOOM_RATE_LIMITED": RateLimited,
     "SERVER_OVERLOADED": RateLimited,
     "ZOOM_OUTCOME_UNKNOWN": OutcomeUnknown,
