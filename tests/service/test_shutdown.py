@@ -128,6 +128,31 @@ async def draining(zoomgate: Harness) -> None:
         await asyncio.sleep(0)
 
 
+async def test_request_of_a_browser_that_has_disconnected_is_completed(tmp_path: Path) -> None:
+    """The store is not closed during the request."""
+    gate, records = Gate(after_effect=False), []
+
+    async def read(proceed: Any, *arguments: Any) -> Any:
+        records.append(await gate(proceed, *arguments))
+        return records[-1]
+
+    async with Simulator(SimulatorOptions(port=0)) as zoom, AsyncExitStack() as service:
+        zoomgate = await service.enter_async_context(serving(zoom, tmp_path))
+        started = await zoomgate.begin_authorization(OMAR)
+        with zoomgate.store.intercept("get", read):
+            async with browser() as session:
+                request = asyncio.create_task(session.get(started.authorization_url))
+                await gate.reached.wait()
+                request.cancel()
+            stopping = asyncio.create_task(service.aclose())
+            await draining(zoomgate)
+            await asyncio.wait([stopping], timeout=0.2)
+            assert not stopping.done()
+            gate.opened.set()
+            await stopping
+    assert records
+
+
 OUTCOME_UNKNOWN = ("UNKNOWN", "ZOOM_OUTCOME_UNKNOWN")
 SHUTTING_DOWN = ("UNAVAILABLE", "SHUTTING_DOWN")
 

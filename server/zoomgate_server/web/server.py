@@ -54,6 +54,9 @@ MAX_PARAMETER = 2048
 _FIRST_FAULT = 500
 """The first HTTP status that is a fault of the service."""
 
+_SHUTDOWN_SECONDS = 5.0
+"""Maximum time to wait for requests in progress at the shutdown, and then for those whose senders have disconnected."""
+
 RPC = r"/{service:zoomgate\.v1[^/]*}/{method:.*}"
 """The route of the RPCs. It includes misspelled paths, whose callers receive an error with a reason."""
 
@@ -198,7 +201,7 @@ class WebServer:
             handle_signals=False,
             max_line_size=MAX_REQUEST_LINE,
             max_field_size=MAX_REQUEST_LINE,
-            shutdown_timeout=5.0,
+            shutdown_timeout=_SHUTDOWN_SECONDS,
             auto_decompress=False,  # prevents decompression bombs, and signatures cover the bytes as sent
             lingering_time=0.0,  # see `_middleware`
             handler_cancellation=True,  # see `_middleware`
@@ -226,11 +229,12 @@ class WebServer:
         self._not_ready = not_ready_reason
 
     async def stop(self) -> None:
-        """Stop listening and finish the requests in progress. Idempotent."""
+        """Stop listening and finish the requests in progress, also those whose senders have disconnected. Idempotent."""
         self._opened.set()
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
+            await self._requests.drain(_SHUTDOWN_SECONDS)
 
     @web.middleware
     async def _middleware(
