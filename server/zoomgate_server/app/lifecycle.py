@@ -43,7 +43,7 @@ from zoomgate_server.storage.record_store import StoreError
 from zoomgate_server.telemetry import background_tasks, logs, spans
 from zoomgate_server.telemetry.metrics import Metrics
 from zoomgate_server.web.pages import Pages
-from zoomgate_server.web.server import WebServer
+from zoomgate_server.web.server import Backend, WebServer
 
 _log = logs.get("zoomgate.app")
 
@@ -194,10 +194,12 @@ async def run(
         stack.push_async_callback(web.stop)
         connect = _connect_endpoint(settings, pipeline, clock, metrics, timing)
         web.open(
-            components.browser_flow,
-            components.webhooks,
-            components.connection_counts.update,
-            None if connect is None else connect.handle,
+            Backend(
+                browser_flow=components.browser_flow,
+                webhooks=components.webhooks,
+                before_metrics=components.connection_counts.update,
+                rpc=None if connect is None else connect.handle,
+            )
         )
         stack.enter_context(
             background_tasks.supervised(

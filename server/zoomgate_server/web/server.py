@@ -75,15 +75,31 @@ class Timing:
     webhooks: webhook_endpoint.Timing = webhook_endpoint.Timing()
 
 
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """The parts of the service that process requests. They are available once the store is.
+
+    Attributes:
+        before_metrics: Updates the gauges before each scrape.
+        rpc: None if no RPCs are served.
+    """
+
+    browser_flow: BrowserFlow
+    webhooks: WebhookReceiver
+    before_metrics: Callable[[], Awaitable[None]]
+    rpc: RpcHandler | None
+
+
 class WebServer:
-    """HTTP server for the `/oauth/` pages, `/healthz`, `/readyz`, `/metrics` and `/webhooks/zoom`.
+    """HTTP server for the `/oauth/` pages, `/healthz`, `/readyz`, `/metrics`, `/webhooks/zoom`, RPCs, and the page at `/`.
 
     The server can start before the store is available. `/healthz` then succeeds immediately, and `/readyz` reports what is missing.
 
     Args:
         webhooks_enabled: Whether a webhook secret is configured. Without one, `/webhooks/zoom` returns 404.
         secure: Whether browsers use https. With https, the cookie is `Secure` with the `__Host-` prefix, and HSTS is enabled.
-        trusted_proxies: The networks of the reverse proxies. If any are configured, the `/oauth/` pages are served only through them.
+        trusted_proxies: The networks of the reverse proxies. If any are configured, the `/oauth/` pages and RPCs are served only
+            through them.
         metrics_networks: The networks of the clients that may scrape `/metrics`. If none are configured, all clients except the
             trusted proxies.
         home_links: Further links of the page at `/`, as URLs by their texts. If None, there is no page at `/`.
@@ -113,16 +129,13 @@ class WebServer:
         self._webhooks_enabled = webhooks_enabled
         self._secure = secure
         self._timing = timing
-        self._browser_flow: BrowserFlow | None = None
-        self._webhooks: WebhookReceiver | None = None
-        self._before_metrics: Callable[[], Awaitable[None]] | None = None
+        self._backend: Backend | None = None
         self._opened = asyncio.Event()
         self._not_ready = "store"
         self._proxies = trusted_proxies
         self._metrics_networks = metrics_networks
         self._runner: web.AppRunner | None = None
         self._has_rpc = has_rpc
-        self._rpc: RpcHandler | None = None
         self._requests = background_tasks.TaskSet()
 
     async def start(self, listener: socket.socket) -> None:
@@ -154,18 +167,9 @@ class WebServer:
         self._runner = runner
         await web.SockSite(runner, listener).start()
 
-    def open(
-        self,
-        browser_flow: BrowserFlow,
-        webhooks: WebhookReceiver,
-        before_metrics: Callable[[], Awaitable[None]],
-        rpc: "RpcHandler | None" = None,
-    ) -> None:
-        """Start serving the consent pages, webhooks and RPCs. `before_metrics` updates the gauges before each scrape."""
-        self._rpc = rpc
-        self._browser_flow = browser_flow
-        self._webhooks = webhooks
-        self._before_metrics = before_metrics
+    def open(self, backend: Backend) -> None:
+        """Start serving the consent pages, webhooks and RPCs."""
+        self._backend = backend
         self._opened.set()
 
     def set_ready(self, not_ready_reason: str = "") -> None:
@@ -306,16 +310,16 @@ class WebServer:
         return web.Response(text=page, content_type="text/html")
 
     async def _webhook(self, request: web.Request) -> web.StreamResponse:
-        if self._webhooks is None:
+        if self._backend is None:
             return web.Response(status=503)  # Zoom retries
         return await webhook_endpoint.handle(
-            self._webhooks, request, self._client(request), self._timing.webhooks
+            self._backend.webhooks, request, self._client(request), self._timing.webhooks
         )
 
     async def _call_rpc(self, request: web.Request) -> web.StreamResponse:
-        if self._rpc is None:
+        if self._backend is None or self._backend.rpc is None:
             return web.Response(status=503)
-        return await self._rpc(request, self._client(request))
+        return await self._backend.rpc(request, self._client(request))
 
     async def _healthz(self, _request: web.Request) -> web.StreamResponse:
         return web.Response(text="ok\n")
@@ -326,8 +330,8 @@ class WebServer:
         return web.Response(text="ready\n")
 
     async def _render_metrics(self, _request: web.Request) -> web.StreamResponse:
-        if self._before_metrics is not None:
-            await self._before_metrics()
+        if self._backend is not None:
+            await self._backend.before_metrics()
         return web.Response(
             body=self._metrics.render(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
         )
@@ -336,9 +340,9 @@ class WebServer:
         """Return the authorization flow; wait up to `open_timeout`, then raise StoreUnavailable, while the service is starting."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._opened.wait(), self._timing.open_timeout)
-        if self._browser_flow is None:
+        if self._backend is None:
             raise StoreUnavailable
-        return self._browser_flow
+        return self._backend.browser_flow
 
 
 def _is_in(networks: Sequence[IPv4Network | IPv6Network], address: str | None) -> bool:
