@@ -25,7 +25,7 @@ service. With `--json`, it is one line of JSON with `code` and `message` and, un
 `requestId`. Errors of the command itself, such as an invalid option, have only `code` and `message`. An unknown option is reported as text.
 
 ```text
-zoomgate: PERMISSION_DENIED / CALLER_NOT_ALLOWED: This caller may not act for this user; the operator can grant … (request 2b7e…)
+zoomgate: PERMISSION_DENIED / CALLER_NOT_ALLOWED: The caller does not have permission for this call; use the key of … (request 2b7e…)
 ```
 
 Exit codes:

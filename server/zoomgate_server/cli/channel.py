@@ -241,7 +241,10 @@ def _remedy(error: errors.ZoomgateError, user: str) -> str:
     if isinstance(error, errors.Unauthenticated):
         return "specify the file of your key with --key-file, or set ZOOMGATE_KEY"
     if isinstance(error, errors.NotAllowed) and error.reason == "CALLER_NOT_ALLOWED":
-        return "the operator can grant permissions in the caller's entry in the callers file"
+        return (
+            "use the key of a caller that may make this call (--key-file or ZOOMGATE_KEY; administrators cannot connect users or"
+            " call Zoom), or have the operator grant the permission in the callers file"
+        )
     connect = f"`zoomgate connect {user}`"
     if error.reason == "IDENTITY_MISMATCH":
         return f"run {connect} again and sign in to Zoom with the requested address, or add `--zoom-email ADDRESS`"

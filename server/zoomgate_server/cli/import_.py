@@ -28,6 +28,15 @@ from zoomgate_server.rate_limiter import RateLimiter
 
 _NOT_DONE = (RowStatus.REJECTED, RowStatus.REAUTH_REQUIRED, RowStatus.INCOMPLETE)
 
+_LINK = "send each the link that `zoomgate connect USER` prints"
+
+_CONSENT = {
+    # the page of a Wix site completes only authorizations that it has started itself
+    "velo-users": "let each use a button on the site that calls authorizeUser",
+    "nango": _LINK,
+    "jsonl": _LINK,
+}
+
 _CLEANUP = {
     "velo-users": "the collection ZoomUsers and the secret velo-zoom-integration-client-secret in Wix",
     "nango": "the connections in Nango, which would otherwise continue to refresh them",
@@ -224,9 +233,7 @@ def _report(
     if importer.problem:
         note(f"zoomgate: {importer.problem}")
     if counts[RowStatus.REAUTH_REQUIRED]:
-        note(
-            f"{counted(counts[RowStatus.REAUTH_REQUIRED], 'user')} must consent; send each the link that `zoomgate connect USER` prints"
-        )
+        note(f"{counted(counts[RowStatus.REAUTH_REQUIRED], 'user')} must consent; {_CONSENT[source.name]}")
     if counts[RowStatus.REJECTED]:
         note(
             f"{counted(counts[RowStatus.REJECTED], 'row')} rejected; see {path} for the reasons, and import the corrected file with"

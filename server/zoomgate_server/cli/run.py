@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from zoomgate_server import private_file, settings
+from zoomgate_server.authorization.browser_binding import start_url_of
 from zoomgate_server.cli.audit_log import AuditLog
 from zoomgate_server.cli.caller_key import CALLER_KEY_FILE, MEMBER_KEY_FILE, CallerKeyError, digest, obtain
 from zoomgate_server.cli.output import fail
@@ -276,6 +277,16 @@ Call as the member {MEMBER}, who can act only for herself, instead of the caller
   {member_call} -d '{{"userEmail": "{MEMBER}"}}' \\
     {service}.AuthService/ValidateUser
 """
+    consent = f"""Connect a user: run this command, open authorization_url in a browser, continue to Zoom, choose {user} and allow access.
+  {call} -d '{{"userEmail": "{user}"}}' {service}.AuthService/BeginAuthorization
+Or open the browser and wait for the consent with one command:
+  {zoomgate} connect {user} {options}
+"""
+    if loaded.redirect_uri and start_url_of(loaded.redirect_uri) is None:
+        consent = f"""Connect a user: run this command, open the link, choose {user} and allow access. Zoom then redirects the browser to
+{loaded.redirect_uri}, which is not a page of this service; paste the URL from the browser's address bar.
+  {zoomgate} connect {user} --paste {options}
+"""
     over_http = f"""
 Or call without gRPC (see docs/http.md):
   curl http://{started.http}/zoomgate.v1.MeetingsService/CreateMeeting -H 'Content-Type: application/json'{header} \\
@@ -284,11 +295,7 @@ Or call without gRPC (see docs/http.md):
     return f"""{head}
 What to try next:
 
-Connect a user: run this command, open authorization_url in a browser, continue to Zoom, choose {user} and allow access.
-  {call} -d '{{"userEmail": "{user}"}}' {service}.AuthService/BeginAuthorization
-Or open the browser and wait for the consent with one command:
-  {zoomgate} connect {user} {options}
-
+{consent}
 Then call Zoom on the user's behalf:
   {call} -d '{{"userEmail": "{user}", "meetingDetails": {{"topic": "First meeting"}}}}' {service}.MeetingsService/CreateMeeting
   {call} -d '{{"userEmail": "{user}", "meetingId": MEETING_ID}}' {service}.MeetingsService/GetMeeting

@@ -243,8 +243,8 @@ def _inline_query_problems(query: str, secrets: frozenset[str] = frozenset()) ->
     """Yield the problems of an encoded query. `secrets` are the secret parameters that are allowed."""
     if len(query) > MAX_QUERY or not _QUERY.fullmatch(query):
         yield (
-            f"contains a query with more than {MAX_QUERY} characters, an unescaped reserved character, or a % without two hex digits;"
-            " use the query field, which is encoded automatically"
+            f"contains a query with more than {MAX_QUERY} characters, an unescaped reserved or non-ASCII character, or a % without two"
+            " hex digits; use the query field, which is encoded automatically"
         )
         return
     for part in _SEPARATOR.split(query):

@@ -144,9 +144,9 @@ async def test_rejected_refresh_tokens_require_consent(workspace: Workspace, zoo
     exported_user(zoom, FIRST)
     foreign = replace(used, email=SECOND, refresh="sim-rt-of-another-app", access="")
     workspace.write("ZoomUsers.csv", as_csv([used, foreign, exported_user(zoom, THIRD)]))
-    counts = await velo(workspace, code=1)
+    output = await workspace.run("import", "velo-users", "ZoomUsers.csv", *FAST, code=1)
     assert workspace.statuses("ZoomUsers.csv") == ["reauth_required", "reauth_required", "stored"]
-    assert counts["reauth_required"] == 2
+    assert "2 users must consent; let each use a button on the site that calls authorizeUser\n" in output.err
     assert (
         "it was used after the export, revoked, or has expired"
         in workspace.results("ZoomUsers.csv")[0]["reason"]
@@ -331,7 +331,7 @@ async def test_caller_without_permission_is_rejected_at_the_first_row(
     workspace.write("ZoomUsers.csv", as_csv([exported_user(zoom, user.email) for user in USERS[:3]]))
     blind = Workspace.of(workspace.folder, service, "blind")
     output = await blind.run("import", "velo-users", "ZoomUsers.csv", *FAST, code=4)
-    assert "the operator can grant permissions in the caller's entry in the callers file" in output.err
+    assert "use the key of a caller that may make this call" in output.err
     assert workspace.results("ZoomUsers.csv") == []
     administrator = Workspace.of(workspace.folder, service, "admin")
     assert (await velo(administrator))["stored"] == 3

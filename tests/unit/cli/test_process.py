@@ -215,6 +215,22 @@ def test_run_starts_everything_and_prints_a_guide(tmp_path: Path) -> None:
     assert "\x1b" not in text
 
 
+@pytest.mark.parametrize(
+    ("redirect_uri", "paste"),
+    [("https://www.example.com/zoom", True), ("https://www.example.com/oauth/callback", False)],
+)
+def test_guide_connects_users_with_the_pasted_url_if_zoom_redirects_to_a_different_page(
+    tmp_path: Path, redirect_uri: str, paste: bool
+) -> None:
+    with start_process(tmp_path, *RUN, environ={"ZOOMGATE_REDIRECT_URI": redirect_uri}) as process:
+        guide = read_until(process, r"to stop\.$")
+        stop(process)
+    (command,) = re.findall(r"^  .* connect monica@example\.com .*$", guide, re.MULTILINE)
+    assert ("--paste" in command) == paste
+    assert (f"{redirect_uri}, which is not a page of this service" in guide) == paste
+    assert ("BeginAuthorization" in guide) != paste
+
+
 def home_page(text: str) -> str:
     """Return the page at the root of the HTTP server of a command that printed the text."""
     address = re.search(r"^zoomgate: ready grpc=\S+ http=(\S+)$", text, re.MULTILINE)

@@ -192,6 +192,12 @@ async def test_connect_completes_with_the_pasted_url(
     assert text in (errors if code else output).decode()
 
 
+async def test_connect_with_the_key_of_an_administrator_names_the_key(harness: Harness) -> None:
+    _, errors = await zoomgate(harness, "connect", BASIL, code=4, caller="admin")
+    assert "use the key of a caller that may make this call" in errors
+    assert "administrators cannot connect users" in errors
+
+
 async def test_connect_without_the_pasted_url_names_what_is_missing(harness: Harness) -> None:
     _, errors = await zoomgate(harness, "connect", BASIL, "--paste", code=1)
     assert "standard input is empty" in errors

@@ -146,6 +146,11 @@ def test_limits_are_inclusive() -> None:
         assert [violation.field for violation in rejected.value.violations] == ["query"]
 
 
+def test_non_ascii_characters_in_a_query_are_named() -> None:
+    with pytest.raises(InvalidPath, match="an unescaped reserved or non-ASCII character"):
+        urls.parse_target("/users/me?name=Ünal")
+
+
 @pytest.mark.parametrize(
     "name", ["access_token", "ACCESS_TOKEN", "api_key", "%61ccess_token", "%2561ccess_token"]
 )
