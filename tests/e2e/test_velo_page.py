@@ -1,9 +1,12 @@
 """Tests for the commands and code of docs/migrate-from-velo.md, run in order."""
 
+import json
 import re
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
@@ -49,7 +52,7 @@ def _serve(
 def test_commands_and_code_of_the_page_work(tmp_path: Path) -> None:
     """All commands succeed in order, the code runs in Node, and the outputs match the page."""
     node = require("node", "apt-get install nodejs")
-    simulated_users = (*DEFAULT_USERS, SimulatedUser("nina@example.com"))
+    simulated_users = (*DEFAULT_USERS, SimulatedUser("nina@example.com"), SimulatedUser("paul@example.com"))
     with running(SimulatorOptions(port=0, users=simulated_users)) as zoom:
         _run_page(tmp_path, zoom, node)
 
@@ -91,6 +94,8 @@ def _run_page(directory: Path, zoom: RunningSimulator, node: str) -> None:
                 service, (grpc_address, http_address) = _serve(directory, environ, settings)
                 environ["ZOOMGATE_SERVER"] = grpc_address
                 site["ZOOMGATE_URL"] = f"http://{http_address}"
+            elif "--paste" in block:
+                printed = _connect_with_pasted_url(settings + block, directory, environ, zoom)
             else:
                 if block.startswith("chmod"):
                     (directory / "ZoomUsers.csv").write_text(as_csv(users))
@@ -101,6 +106,32 @@ def _run_page(directory: Path, zoom: RunningSimulator, node: str) -> None:
             service.communicate()
     assert not list(directory.glob("ZoomUsers*"))
     assert zoom.counters().get("token.refresh_token.refused", 0) == 0
+
+
+def _connect_with_pasted_url(
+    script: str, directory: Path, environ: dict[str, str], zoom: RunningSimulator
+) -> str:
+    """Run `zoomgate connect --paste`, consent with the Zoom account of the command, and return the rest of its output."""
+    with subprocess.Popen(
+        ["bash", "-ec", script],
+        cwd=directory,
+        env=environ,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        (zoom_email,) = re.findall(r"--zoom-email (\S+)", script)
+        body = dict(parse_qsl(urlsplit(process.stdout.readline().strip()).query)) | {"user": zoom_email}
+        consent = urllib.request.Request(
+            f"{zoom.url}/_sim/authorize", json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(consent, timeout=30) as response:
+            location = json.load(response)["location"]
+        printed, _ = process.communicate(f"{location}\n", timeout=60)
+    assert process.returncode == 0
+    assert zoom_email in printed
+    return printed
 
 
 def _run(command: list[str], directory: Path, environ: dict[str, str]) -> str:

@@ -4,7 +4,7 @@ import asyncio
 import os
 from pathlib import Path
 
-from support.harness import caller_key, running
+from support.harness import CALLERS, caller_key, running, service
 from support.toolchain import require
 from zoom_simulator import SimulatorOptions
 
@@ -23,7 +23,8 @@ async def test_functions_of_the_package_work(tmp_path: Path) -> None:
         "ZOOMGATE_FORCED_REFRESH_SECONDS": "0",
     }
     simulator = SimulatorOptions(port=0, redirect_uris=(PAGE,))
-    async with running(tmp_path, environ=environ, simulator=simulator) as zoomgate:
+    callers = CALLERS | {"access-only": service("access-only", refresh_tokens=False)}
+    async with running(tmp_path, environ=environ, simulator=simulator, callers=callers) as zoomgate:
         options = zoomgate.simulator.options
         process = await asyncio.create_subprocess_exec(
             *(node, "--test", "--import", str(VELO / "register.mjs"), str(VELO / "functions.test.mjs")),
@@ -32,6 +33,7 @@ async def test_functions_of_the_package_work(tmp_path: Path) -> None:
                 "ZOOMGATE_URL": zoomgate.http_url,
                 "ZOOMGATE_KEY": caller_key("service"),
                 "ZOOMGATE_KEY_WITHOUT_TOKENS": caller_key("blind"),
+                "ZOOMGATE_KEY_WITHOUT_REFRESH_TOKENS": caller_key("access-only"),
                 "ZOOM_OAUTH_URL": zoomgate.simulator.oauth_url,
                 "ZOOM_CLIENT_ID": options.client_id,
                 "ZOOM_CLIENT_SECRET": options.client_secret,

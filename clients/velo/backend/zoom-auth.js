@@ -51,6 +51,6 @@ function zoomToken({ token }) {
     token_type: token.tokenType,
     expires_in: Number(token.expiresIn),
     scope: token.scope,
-    refresh_token: token.refreshToken,
+    ...(token.refreshToken && { refresh_token: token.refreshToken }),
   };
 }

@@ -97,7 +97,7 @@ class CallerFlow:
         """
         self._check_return_to(request.return_to)
         self._limits.add(call.principal.name, request.user_email)
-        state = secrets.token_urlsafe(32)
+        state = secrets.token_urlsafe(32)  # `initZoom` in clients/velo recognizes this form
         verifier = secrets.token_urlsafe(32)
         expire_at = await self._authorizations.create(
             state,

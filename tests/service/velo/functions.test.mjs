@@ -6,6 +6,7 @@ import { beforeEach, test } from 'node:test';
 
 import * as backend from '@example/zoomgate-backend';
 import * as page from '@example/zoomgate';
+import { call } from '../../../clients/velo/backend/zoomgate/rpc.js';
 import { site } from './wix/site.mjs';
 
 const MONICA = 'monica@example.com';
@@ -78,6 +79,25 @@ async function connect(user, options) {
   return page.initZoom();
 }
 
+/** Let a different server than Zoomgate respond to the calls of the modules. */
+async function serveAsZoomgate(context, respond) {
+  const server = createServer(respond).listen(0, '127.0.0.1');
+  await new Promise((resolve) => server.once('listening', resolve));
+  const { zoomgateUrl } = site.config.zoom;
+  context.after(() => {
+    site.config.zoom.zoomgateUrl = zoomgateUrl;
+    server.closeAllConnections();
+    server.close();
+  });
+  site.config.zoom.zoomgateUrl = `http://127.0.0.1:${server.address().port}`;
+}
+
+/** Let Zoom respond to the calls of the modules with a status and a body. */
+function zoomResponds(context, status, text) {
+  const body = Buffer.from(text).toString('base64');
+  return serveAsZoomgate(context, (_, response) => response.end(JSON.stringify({ response: { status, body } })));
+}
+
 beforeEach(() => {
   Object.assign(site, { member: undefined, url: new URL(PAGE), env: 'browser', requests: [] });
 });
@@ -95,6 +115,7 @@ test('the page module imports no backend module other than the web module', asyn
   const imported = [...source.matchAll(/^import .* from '(.+)';$/gm)].map(([, module]) => module);
   assert.deepEqual(imported, [
     'wix-location-frontend',
+    'wix-members-frontend',
     'wix-window-frontend',
     'backend/zoom-api-wrapper.jsw',
   ]);
@@ -111,7 +132,10 @@ test('the page of the README connects the member and creates a meeting', async (
   let load;
   globalThis.$w = Object.assign((name) => elements[name], { onReady: (run) => (load = run) });
   const { connect_click, meet_click } = await import('page-of-the-readme');
+  await connect_click();
+  assert.equal(elements['#status'].text, 'Log in first');
   site.member = MONICA;
+  elements['#status'].text = '';
   await load();
   assert.equal(elements['#status'].text, '');
   await connect_click();
@@ -120,6 +144,10 @@ test('the page of the README connects the member and creates a meeting', async (
   assert.equal(elements['#status'].text, `${MONICA} is connected`);
   await meet_click();
   assert.match(elements['#status'].text, /^https:.*zoom.us\/j\//);
+  await connect_click();
+  site.url = await consent(site.url, MONICA, 'deny');
+  await load();
+  assert.match(elements['#status'].text, /^AUTHORIZATION_DECLINED: /);
 });
 
 test('initZoom removes the code from the URL, so that a reload of the page does nothing', async () => {
@@ -137,6 +165,26 @@ test('initZoom does nothing while Wix renders the page on its servers', async ()
   site.env = 'browser';
   const connected = await page.initZoom({ code: page.getQueryParams().code });
   assert.deepEqual(connected, { userEmail: MONICA, options: {} });
+});
+
+for (const query of ['?code=x&state=google-1234567', '?state=own', `?state=${'s'.repeat(43)}`, '?code=x', '?error=x']) {
+  test(`initZoom ignores the parameters of other integrations: ${query}`, async () => {
+    site.member = MONICA;
+    site.url = new URL(query, PAGE);
+    assert.equal(await page.initZoom(), undefined);
+    assert.equal(site.url.href, PAGE + query);
+    assert.deepEqual(site.requests, []);
+  });
+}
+
+test('initZoom connects a member who logs in after the redirect', async () => {
+  site.member = MONICA;
+  await page.authorizeUser({ userEmail: MONICA });
+  site.url = await consent(site.url, MONICA);
+  site.member = undefined;
+  await assert.rejects(page.initZoom(), { message: 'Member is not logged in' });
+  site.member = MONICA;
+  assert.equal((await page.initZoom()).userEmail, MONICA);
 });
 
 test('initZoom fails if the user declines', async () => {
@@ -159,6 +207,22 @@ test('initZoom fails if a different Zoom user consents', async () => {
   await page.authorizeUser({ userEmail: MONICA });
   site.url = await consent(site.url, OMAR);
   await assert.rejects(page.initZoom(), { message: /^IDENTITY_MISMATCH: / });
+});
+
+test('a member whom the key of the site has connected to a Zoom account with a different address can consent again', async () => {
+  const office = 'basil@office.example';
+  const zoomEmail = 'basil@example.com';
+  const started = await call('AuthService/BeginAuthorization', { userEmail: office, zoomEmail });
+  site.url = await consent(started.authorizationUrl, zoomEmail);
+  const callbackUrl = site.url.href;
+  await assert.rejects(page.initZoom(), { message: 'Member is not logged in' });
+  assert.equal(site.url.href, callbackUrl);
+  await call('AuthService/CompleteAuthorization', { callbackUrl });
+  assert.equal((await backend.getRequest({ url: '/users/me', userEmail: office })).status, 200);
+  site.member = office;
+  await page.authorizeUser({ userEmail: office });
+  site.url = await consent(site.url, zoomEmail);
+  assert.equal((await page.initZoom()).userEmail, office);
 });
 
 test('createMeeting, getMeeting and deleteMeeting use the names and values of Zoom’s API', async () => {
@@ -191,12 +255,7 @@ for (const [status, body] of [
   [502, '[]'],
 ]) {
   test(`a response that is not Zoomgate’s is reported with its status: ${status} ${body}`, async (context) => {
-    const proxy = createServer((_, response) => response.writeHead(status).end(body)).listen(0, '127.0.0.1');
-    await new Promise((resolve) => proxy.once('listening', resolve));
-    const { zoomgateUrl } = site.config.zoom;
-    context.after(() => (site.config.zoom.zoomgateUrl = zoomgateUrl));
-    context.after(() => proxy.close());
-    site.config.zoom.zoomgateUrl = `http://127.0.0.1:${proxy.address().port}`;
+    await serveAsZoomgate(context, (_, response) => response.writeHead(status).end(body));
     await assert.rejects(backend.getToken(MONICA), { code: 'unknown', message: new RegExp(`HTTP status ${status}`) });
   });
 }
@@ -206,6 +265,66 @@ test('createMeeting accepts empty details', async () => {
   const meeting = await backend.createMeeting({ userEmail: MONICA, meetingDetails: {} });
   assert.match(meeting.join_url, /^https:/);
 });
+
+for (const [status, text, isRefusal] of [
+  [500, '{"code":1,"message":"Internal error"}', false],
+  [502, '<html>Bad Gateway</html>', false],
+  [408, '{"message":"Request timeout"}', false],
+  [403, '<html>Forbidden</html>', false],
+  [302, '', false],
+  [201, '{"id":81234567', false],
+  [201, '', false],
+  [400, '{"code":300,"message":"Invalid field."}', true],
+]) {
+  test(`a write is reported as failed only if Zoom rejected it: ${status} ${text}`, async (context) => {
+    site.member = MONICA;
+    await zoomResponds(context, status, text);
+    const message = new RegExp(`${isRefusal ? '^Zoom responded' : '^ZOOM_OUTCOME_UNKNOWN: '}.*HTTP status ${status}`);
+    await assert.rejects(backend.createMeeting({ userEmail: MONICA }), { message });
+    await assert.rejects(backend.deleteMeeting({ userEmail: MONICA, meetingId: '1' }), { message });
+  });
+}
+
+for (const [status, text, reason] of [
+  [500, '{"code":1,"message":"Internal error"}', 'ZOOM_UNAVAILABLE'],
+  [302, '', 'ZOOM_BAD_RESPONSE'],
+  [200, '{"id":81234567', 'ZOOM_BAD_RESPONSE'],
+]) {
+  test(`a read without a usable response fails with ${reason}: ${status} ${text}`, async (context) => {
+    site.member = MONICA;
+    await zoomResponds(context, status, text);
+    const message = new RegExp(`^${reason}: .*HTTP status ${status}`);
+    await assert.rejects(backend.getMeeting({ userEmail: MONICA, meetingId: '1' }), { message });
+  });
+}
+
+for (const [name, run, outcome] of [
+  ['createMeeting', () => backend.createMeeting({ userEmail: MONICA }), 'the call may have taken effect'],
+  ['getMeeting', () => backend.getMeeting({ userEmail: MONICA, meetingId: '1' }), 'retry later'],
+]) {
+  test(`${name} ends before Wix stops it if Zoomgate does not respond`, async (context) => {
+    site.member = MONICA;
+    let called;
+    const request = new Promise((resolve) => (called = resolve));
+    await serveAsZoomgate(context, called);
+    context.mock.timers.enable({ apis: ['setTimeout'] });
+    const message = `DEADLINE_EXCEEDED: Zoomgate did not respond in time; ${outcome}`;
+    const rejection = assert.rejects(run(), { message });
+    await request;
+    context.mock.timers.tick(13_500);
+    await rejection;
+  });
+}
+
+for (const meetingId of [undefined, null, '']) {
+  test(`a missing meeting ID is rejected without a request: ${meetingId}`, async () => {
+    site.member = MONICA;
+    for (const run of [backend.getMeeting, backend.deleteMeeting]) {
+      await assert.rejects(run({ userEmail: MONICA, meetingId }), { message: /^meetingId is missing/ });
+    }
+    assert.deepEqual(site.requests, []);
+  });
+}
 
 test('a meeting ID cannot lead to a different path of Zoom’s API', async () => {
   await connect(MONICA);
@@ -236,7 +355,7 @@ for (const [name, run] of [
   ['initZoom', () => page.initZoom({ code: 'x' })],
 ]) {
   test(`${name} rejects visitors without a request`, async () => {
-    site.url = new URL('?state=x', PAGE);
+    site.url = new URL(`?state=${'s'.repeat(43)}`, PAGE);
     await assert.rejects(run(), { message: 'Member is not logged in' });
     assert.deepEqual(site.requests, []);
   });
@@ -277,6 +396,18 @@ test('createToken stores tokens that the key may not receive', async () => {
   assert.equal((await backend.getRequest({ url: '/users/me', userEmail: MONICA })).status, 200);
 });
 
+test('the tokens contain a refresh token only if the key may receive one', async (context) => {
+  const key = site.secrets['zoomgate-caller-key'];
+  context.after(() => (site.secrets['zoomgate-caller-key'] = key));
+  site.secrets['zoomgate-caller-key'] = process.env.ZOOMGATE_KEY_WITHOUT_REFRESH_TOKENS;
+  const { refresh_token } = await newTokens(OMAR);
+  const requested = await backend.requestToken({ refresh_token, userEmail: OMAR });
+  const created = await backend.createToken({ code: await newCode(OMAR), userEmail: OMAR });
+  for (const token of [created, requested]) {
+    assert.deepEqual(Object.keys(token), ['access_token', 'token_type', 'expires_in', 'scope']);
+  }
+});
+
 test('createTokenWrapper stores tokens without returning them, and reports a rejected code', async () => {
   site.member = MONICA;
   assert.deepEqual(await backend.createTokenWrapper({ code: await newCode(MONICA) }), { success: true });
@@ -306,6 +437,33 @@ test('isTokenExpired compares the lifetime with the date', async () => {
   assert.deepEqual(await backend.isTokenExpired({ expiresIn, updatedDate: new Date() }), { success: false });
   const updatedDate = '2026-01-01T00:00:00.000Z';
   assert.deepEqual(await backend.isTokenExpired({ expiresIn, updatedDate }), { success: true });
+});
+
+for (const [field, identifiers] of [
+  ['updatedDate', { expiresIn: 3600 }],
+  ['updatedDate', { expiresIn: 3600, updatedDate: null }],
+  ['updatedDate', { expiresIn: 3600, updatedDate: 'yesterday' }],
+  ['expiresIn', { updatedDate: new Date() }],
+  ['expiresIn', { expiresIn: null, updatedDate: new Date() }],
+  ['expiresIn', { expiresIn: 3599.5, updatedDate: new Date() }],
+]) {
+  test(`isTokenExpired names the invalid ${field} of ${JSON.stringify(identifiers)}`, async () => {
+    const message = new RegExp(`^${field} is invalid; `);
+    await assert.rejects(backend.isTokenExpired(identifiers), { message });
+  });
+}
+
+test('characters that a URL cannot contain are escaped as by fetch, and only once', async (context) => {
+  await connect(MONICA);
+  const query = 'a=Ünal 1&b=%C3%9C&c=100%25';
+  assert.equal((await backend.getRequest({ url: `/users/me?${query}`, userEmail: MONICA })).status, 200);
+  let sent;
+  await serveAsZoomgate(context, async (request, response) => {
+    sent = JSON.parse(Buffer.concat(await request.toArray())).url;
+    response.end(JSON.stringify({ response: { status: 204 } }));
+  });
+  await backend.getRequest({ url: `https://api.zoom.us/v2/users/me?${query}`, userEmail: MONICA });
+  assert.equal(sent, new URL(`https://api.zoom.us/v2/users/me?${query}`).href);
 });
 
 test('getRequest, postRequest, patchRequest and deleteRequest return Zoom’s response', async () => {
@@ -347,7 +505,7 @@ test('an error has the code, the reason and the details of Zoomgate', async () =
 test('a response that is not from Zoomgate is reported with its status', async () => {
   const { zoomgateUrl } = site.config.zoom;
   site.config.zoom.zoomgateUrl = `${zoomgateUrl}/elsewhere`;
-  const failure = { code: 'unknown', reason: undefined, message: /elsewhere responded with HTTP status 404/ };
+  const failure = { code: 'unknown', reason: undefined, message: /^zoomgateUrl responded with HTTP status 404.*ZOOMGATE_CONNECT_RPC/ };
   await assert.rejects(backend.getToken(MONICA), failure);
   site.config.zoom.zoomgateUrl = zoomgateUrl;
 });

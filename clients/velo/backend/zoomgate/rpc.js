@@ -5,8 +5,15 @@ import { getSecret } from 'wix-secrets-backend';
 /** The name of the caller's key in Wix's Secrets Manager. */
 const KEY_SECRET = 'zoomgate-caller-key';
 
-/** Wix stops functions that pages call after 14 seconds (https://support.wix.com/en/article/velo-about-backend-limitations). */
+/**
+ * Wix stops functions that pages call after 14 seconds (https://support.wix.com/en/article/velo-about-backend-limitations). Zoomgate ends a
+ * call after the first time; if no response arrives, the call ends here after the second one.
+ */
 const TIMEOUT_MS = 12_000;
+const RESPONSE_TIMEOUT_MS = 12_500;
+
+/** The RPCs that can be repeated safely. */
+const REPEATABLE = ['AuthService/BeginAuthorization', 'AuthService/CheckToken', 'AuthService/GetToken', 'ProxyService/Get'];
 
 const isObject = (value) => typeof value === 'object' && value !== null && !Array.isArray(value);
 
@@ -31,6 +38,10 @@ export class ZoomgateError extends Error {
     /** The time after which to retry, such as `1.5s`, if a retry can succeed. */
     this.retryDelay = detail('RetryInfo')?.retryDelay;
   }
+
+  static of(code, reason, message) {
+    return new ZoomgateError({ code, message, details: [{ type: 'google.rpc.ErrorInfo', debug: { reason } }] });
+  }
 }
 
 /**
@@ -40,7 +51,7 @@ export class ZoomgateError extends Error {
  * @param {object} request the request message in its JSON form
  * @param {string} [memberEmail] the member to whom Zoomgate limits the call; by default, the call is not limited to a member
  * @returns {Promise<any>}
- * @throws {ZoomgateError} the response is an error
+ * @throws {ZoomgateError} the response is an error, or there is none in time
  * @throws {Error} Wix's error if Zoomgate cannot be reached or the secret is missing; an error if `zoomgateUrl` is missing
  */
 export async function call(method, request, memberEmail) {
@@ -55,15 +66,37 @@ export async function call(method, request, memberEmail) {
   };
   if (memberEmail !== undefined) headers['Zoomgate-Member-Email'] = memberEmail;
   const body = JSON.stringify(request);
-  const response = await fetch(`${zoomgateUrl}/zoomgate.v1.${method}`, { method: 'POST', headers, body });
-  const message = await response.json().catch(() => undefined);
+  const [response, message] = await withTimeout(method, async () => {
+    const response = await fetch(`${zoomgateUrl}/zoomgate.v1.${method}`, { method: 'POST', headers, body });
+    return [response, await response.json().catch(() => undefined)];
+  });
   if (response.ok && isObject(message)) return message;
   if (!response.ok && typeof message?.code === 'string' && typeof message.message === 'string') {
     throw new ZoomgateError(message);
   }
-  // an intermediary has responded, for example with a page
-  const text = `${zoomgateUrl} responded with HTTP status ${response.status}, but not as Zoomgate does; check zoomgateUrl`;
+  // an intermediary has responded, for example with a page; visitors can read the message, so it does not contain the URL
+  const text =
+    `zoomgateUrl responded with HTTP status ${response.status}, but not as Zoomgate does; check zoomgateUrl,` +
+    ' whether ZOOMGATE_CONNECT_RPC is on, and whether the proxy forwards the paths that start with /zoomgate.v1.';
   throw new ZoomgateError({ code: 'unknown', message: text });
+}
+
+/** Return the result of a call, or fail if it does not end in time. */
+async function withTimeout(method, run) {
+  let timer;
+  const timeout = new Promise((_, reject) => {
+    const effect = REPEATABLE.includes(method) ? 'retry later' : 'the call may have taken effect';
+    const message = `Zoomgate did not respond in time; ${effect}`;
+    timer = setTimeout(
+      () => reject(ZoomgateError.of('deadline_exceeded', 'DEADLINE_EXCEEDED', message)),
+      RESPONSE_TIMEOUT_MS,
+    );
+  });
+  try {
+    return await Promise.race([run(), timeout]);
+  } finally {
+    clearTimeout(timer);
+  }
 }
 
 /**
@@ -76,7 +109,9 @@ export async function call(method, request, memberEmail) {
  * @throws {Error} see `call`
  */
 export async function callZoom(method, { url, userEmail, dataToSend }, memberEmail) {
-  const request = { userEmail, url, json: dataToSend };
+  // the characters that a URL cannot contain are escaped, as by `fetch`; what is escaped already remains unchanged
+  const escaped = encodeURI(url ?? '').replaceAll('%25', '%');
+  const request = { userEmail, url: escaped, json: dataToSend };
   const { response } = await call(`ProxyService/${method}`, request, memberEmail);
   const { status, headers = [], body } = response;
   return new Response(body ? Buffer.from(body, 'base64') : null, {
