@@ -554,15 +554,15 @@ MUTANTS = (
     Mutant(
         "call_of_different_owner",
         access_tokens,
-        "        check_owner(call, token.owner)\n        if token.expires - self._clock.monotonic() > preferred_validity:\n",
-        "        if token.expires - self._clock.monotonic() > preferred_validity:\n",
+        "            check_owner(call, token.owner)\n            if token.expires - self._clock.monotonic() > preferred_validity:\n",
+        "            if token.expires - self._clock.monotonic() > preferred_validity:\n",
     ),
     Mutant(
         "owner_not_checked_after_refresh",
         access_tokens,
-        "            token = await self._read_together(call, user_email)\n        check_owner(call, token.owner)\n"
+        "            token = await self._read_together(user_email, call.deadline)\n        check_owner(call, token.owner)\n"
         "        return token\n",
-        "            token = await self._read_together(call, user_email)\n        return token\n",
+        "            token = await self._read_together(user_email, call.deadline)\n        return token\n",
     ),
     Mutant(
         "owner_not_checked_after_rejection",

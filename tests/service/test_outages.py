@@ -1,8 +1,13 @@
-"""Tests for Zoom outages, rejected app credentials and a full disk: calls fail, but no user's connection changes."""
+"""Tests for outages of Zoom and the store, rejected app credentials and a full disk.
+
+Calls may fail, but not if a valid token is cached, and no user's connection changes.
+"""
 
 import asyncio
 import resource
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -13,6 +18,7 @@ from zoom_simulator import Simulator, SimulatorOptions
 from zoom_simulator.faults import Fault
 from zoom_simulator.options import DEFAULT_USERS, SimulatedUser
 from zoomgate.v1 import auth_service_pb2 as pb
+from zoomgate.v1 import meetings_service_pb2 as meetings
 from zoomgate.v1.connection_pb2 import Connection
 from zoomgate_server.connections.refresh.circuit_breaker import (
     APP_REJECTION_USERS,
@@ -21,10 +27,15 @@ from zoomgate_server.connections.refresh.circuit_breaker import (
     UNREACHABLE_USERS,
 )
 from zoomgate_server.connections.refresh.protocol import Timing
+from zoomgate_server.storage.record_store import StoreError
 
 USERS = tuple(f"user{number}@example.com" for number in range(6))
 OPTIONS = SimulatorOptions(port=0, users=(*DEFAULT_USERS, *(SimulatedUser(email) for email in USERS)))
 NO_REFRESH_INTERVAL = {"ZOOMGATE_FORCED_REFRESH_SECONDS": "0"}
+EXPIRING = replace(OPTIONS, access_token_seconds=95)
+"""Zoom issues tokens that are refreshed at the next call, and are valid until the test ends."""
+
+LIST_MEETINGS = meetings.ListMeetingsRequest(user_email=MONICA)
 
 
 async def failed_refresh(zoomgate: Harness, user: str) -> RpcError:
@@ -209,3 +220,35 @@ async def test_full_disk_fails_refreshes_before_zoom_is_called(tmp_path: Path) -
         assert error.short == ("UNAVAILABLE", "STORE_UNAVAILABLE")
         assert zoomgate.stat("token.refresh_token.issued") == 0
         assert await refresh(zoomgate, USERS[0]) == 2
+
+
+async def test_slow_refresh_does_not_fail_calls_with_a_valid_token(tmp_path: Path) -> None:
+    """Later calls read the token, because the lease has removed it from the cache. The refresh continues, and its token is stored."""
+    async with running(tmp_path / "data", simulator=EXPIRING) as zoomgate:
+        await zoomgate.connect()
+        zoomgate.simulator.faults.add(Fault("token", "delay", seconds=7.0))
+        for _ in range(3):
+            await zoomgate.call(zoomgate.meetings.ListMeetings, LIST_MEETINGS, seconds=4.0)
+        request = pb.GetTokenRequest(user_email=MONICA)
+        async with asyncio.timeout(10.0):
+            while (await zoomgate.call(zoomgate.auth.GetToken, request)).token.generation == 1:
+                await asyncio.sleep(0.1)
+        assert zoomgate.stat("token.refresh_token.issued") == 1
+
+
+@pytest.mark.parametrize("seconds", [0.0, 600.0], ids=["failing", "hanging"])
+async def test_failing_read_does_not_fail_calls_with_a_valid_cached_token(
+    tmp_path: Path, seconds: float
+) -> None:
+    async def fail(_proceed: Any, *_: Any) -> Any:
+        await asyncio.sleep(seconds)
+        raise StoreError("injected")
+
+    async with running(tmp_path / "data", simulator=EXPIRING) as zoomgate:
+        await zoomgate.connect()
+        await zoomgate.call(zoomgate.auth.GetToken, pb.GetTokenRequest(user_email=MONICA))
+        with zoomgate.store.intercept("find", fail):
+            await zoomgate.call(zoomgate.meetings.ListMeetings, LIST_MEETINGS, seconds=2.0)
+            other = meetings.ListMeetingsRequest(user_email=OMAR)
+            error = await zoomgate.error_of(zoomgate.meetings.ListMeetings, other, seconds=2.0)
+            assert error.short == ("UNAVAILABLE", "STORE_UNAVAILABLE")

@@ -39,8 +39,12 @@ value, a refresh could invalidate a token that other callers still use."""
 CAPACITY = 100_000
 """Maximum number of cached tokens, and also of other users whose latest version is remembered. The oldest entry is evicted first."""
 
+_MIN_FALLBACK_VALIDITY = 5.0
+"""Minimum remaining lifetime of a token that is returned after its refresh has failed."""
+
 _KEEP_CURRENT_TOKEN_ON = (
     AppCredentialsRejected,
+    DeadlineTooShort,
     RefreshInProgress,
     ServerOverloaded,
     StoreError,
@@ -49,7 +53,7 @@ _KEEP_CURRENT_TOKEN_ON = (
     ZoomRateLimited,
     ZoomUnavailable,
 )
-"""Refresh failures after which the current token is still returned if it is valid for long enough."""
+"""Failures of a read or refresh after which the current token is still returned if it is valid for long enough."""
 
 _log = logs.get("zoomgate.connections")
 
@@ -62,10 +66,12 @@ class Timing:
         change_visibility: Maximum age at which a refreshed record is cached without reading it again. The next poll of the change feed
             reports any later change.
         max_issued_ahead: If a token was issued further in the future than this, the store's clock was set back afterwards.
+        refresh_wait: Maximum time that a call waits for a read or a refresh if the current token is still valid.
     """
 
     change_visibility: float = 5.0
     max_issued_ahead: float = 60.0
+    refresh_wait: float = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,8 +214,7 @@ class AccessTokens:
             CallerNotAllowed: The connection belongs to a different member.
             StoreError, RecordFault: The connection could not be read.
         """
-        latest = self._cached.get(user_email)
-        token = (None if latest is None else latest.token) or await self._read_together(call, user_email)
+        token = await self._cached_or_read(call, user_email)
         _check_same_user(token, zoom_user_id)
         check_owner(call, token.owner)
 
@@ -286,36 +291,59 @@ class AccessTokens:
     ) -> AccessToken:
         """Return a token that is valid for `min_validity` seconds.
 
-        A token with a remaining lifetime of less than `preferred_validity` seconds is also refreshed, but is returned if the refresh fails.
+        A token with a remaining lifetime of less than `preferred_validity` seconds is also refreshed, but is returned if the refresh fails
+        or takes too long.
         """
+        fallback_validity = max(min_validity, _MIN_FALLBACK_VALIDITY)
         latest = self._cached.get(user_email)
         token = None if latest is None else latest.token
-        if token is None or token.expires - self._clock.monotonic() <= preferred_validity:
-            token = await self._read_together(call, user_email)
-            latest = self._cached.get(user_email)
-        check_owner(call, token.owner)
-        if token.expires - self._clock.monotonic() > preferred_validity:
-            if latest is not None:
-                latest.used = True
-            return token
         try:
-            record = await self._refresh(call, token)
-        except _KEEP_CURRENT_TOKEN_ON:
-            if token.expires - self._clock.monotonic() > max(min_validity, 5.0):
+            if token is None or token.expires - self._clock.monotonic() <= preferred_validity:
+                token = await self._read_together(
+                    user_email, self._wait_until(call, token, fallback_validity)
+                )
+                latest = self._cached.get(user_email)
+            check_owner(call, token.owner)
+            if token.expires - self._clock.monotonic() > preferred_validity:
+                if latest is not None:
+                    latest.used = True
                 return token
-            raise
+            record = await self._refresh(token, self._wait_until(call, token, fallback_validity))
+        except _KEEP_CURRENT_TOKEN_ON:
+            if token is None or not self._is_valid(token, fallback_validity):
+                raise
+            # a change during the wait, such as the lease of the refresh or a disconnection, has removed the token from the cache
+            token = await self._cached_or_read(call, user_email)
+            if not self._is_valid(token, fallback_validity):
+                raise
+            check_owner(call, token.owner)
+            return token
         return await self._cache_refreshed(call, user_email, record)
 
+    def _is_valid(self, token: AccessToken, seconds: float) -> bool:
+        """Return whether a token is valid for more than `seconds`."""
+        return token.expires - self._clock.monotonic() > seconds
+
+    def _wait_until(self, call: Call, current: AccessToken | None, fallback_validity: float) -> float:
+        """Return the time until which a call waits for a newer token. If the current token is valid, enough time remains to use it."""
+        seconds = self._timing.refresh_wait
+        if current is None or not self._is_valid(current, fallback_validity + seconds):
+            return call.deadline
+        now = self._clock.monotonic()
+        return now + min(seconds, (call.deadline - now) / 2)
+
     async def _force_refresh(self, call: Call, user_email: str, token: AccessToken) -> AccessToken:
-        return await self._cache_refreshed(call, user_email, await self._refresh(call, token, forced=True))
+        return await self._cache_refreshed(
+            call, user_email, await self._refresh(token, call.deadline, forced=True)
+        )
 
     async def _refresh(
-        self, call: Call, token: AccessToken, *, forced: bool = False
+        self, token: AccessToken, deadline: float, *, forced: bool = False
     ) -> ConnectionRecord | None:
         """Refresh a token and return its record, or None if the Zoom user is no longer connected."""
         try:
             return await self._refresher.refresh(
-                token.zoom_user_id, seen_generation=token.generation, deadline=call.deadline, forced=forced
+                token.zoom_user_id, seen_generation=token.generation, deadline=deadline, forced=forced
             )
         except NotConnected:
             return None
@@ -330,7 +358,7 @@ class AccessTokens:
         if record is not None and record.user_email == user_email and self._is_covered_by_change_feed(record):
             token = self._cache(record)
         else:
-            token = await self._read_together(call, user_email)
+            token = await self._read_together(user_email, call.deadline)
         check_owner(call, token.owner)
         return token
 
@@ -342,8 +370,14 @@ class AccessTokens:
         """
         return self._connections.now() - record.update_time <= self._timing.change_visibility
 
-    async def _read_together(self, call: Call, user_email: str) -> AccessToken:
-        """Read the user's token with `_read`, sharing one read among concurrent callers."""
+    async def _cached_or_read(self, call: Call, user_email: str) -> AccessToken:
+        """Return the user's token, valid or not, from the cache if it has not changed since."""
+        latest = self._cached.get(user_email)
+        token = None if latest is None else latest.token
+        return token or await self._read_together(user_email, call.deadline)
+
+    async def _read_together(self, user_email: str, deadline: float) -> AccessToken:
+        """Read the user's token with `_read`, sharing one read among concurrent callers. It continues after the deadline."""
         pending_read = self._reads.get(user_email)
         if pending_read is None:
             pending_read = asyncio.get_running_loop().create_task(
@@ -352,7 +386,7 @@ class AccessTokens:
             self._reads[user_email] = pending_read
             pending_read.add_done_callback(partial(self._forget_read, user_email))
             pending_read.add_done_callback(retrieve_exception)
-        remaining = call.deadline - self._clock.monotonic()
+        remaining = deadline - self._clock.monotonic()
         try:
             async with asyncio.timeout(max(0.0, remaining)):
                 return await asyncio.shield(pending_read)

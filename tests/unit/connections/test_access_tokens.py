@@ -9,10 +9,10 @@ import pytest
 from support.faulty_store import FaultyStore, Gate
 from support.memory_store import MemoryStore
 from zoomgate_server.call_context import Call
-from zoomgate_server.connections.access_tokens import AccessToken, AccessTokens
+from zoomgate_server.connections.access_tokens import AccessToken, AccessTokens, Timing
 from zoomgate_server.connections.lifecycle.decisions import active_lease
 from zoomgate_server.connections.record import ConnectionRecord, Lease, State
-from zoomgate_server.connections.refresh.protocol import Timing
+from zoomgate_server.connections.refresh import protocol
 from zoomgate_server.connections.repository import ConnectionRepository
 from zoomgate_server.connections.token_pair import TokenPair
 from zoomgate_server.encryption.cipher import Key, KeyRing
@@ -55,7 +55,7 @@ class RefresherOfOtherProcess:
         raise RefreshInProgress("injected")
 
     def is_leased(self, record: ConnectionRecord, now: float) -> bool:
-        return active_lease(record, now, Timing()) is not None
+        return active_lease(record, now, protocol.Timing()) is not None
 
 
 class World:
@@ -85,6 +85,7 @@ class World:
             clock=clock,
             metrics=Metrics("0", []),
             capacity=capacity,
+            timing=Timing(refresh_wait=0.05),
         )
 
     def _count_read(self) -> None:
@@ -349,3 +350,42 @@ async def test_refreshed_record_with_another_address_is_not_used_for_the_previou
     world.refresher.refreshed = renamed
     with world.faulty_store.intercept("find", rename_before_second_read), pytest.raises(NotConnected):
         await world.token()
+
+
+async def disconnect(world: World) -> None:
+    """Disconnect the user, as a different process would, and report the change."""
+    await world.store(replace(record(1, validity=60.0), state=State.DISCONNECTED, tokens=None))
+    change = Change(RecordKey("app", Kind.USER, f"z-{USER}"), 2, State.DISCONNECTED.value, NOW, USER)
+    world.tokens.drop_changed(change)
+
+
+async def test_user_who_was_disconnected_during_the_refresh_is_not_served_with_the_current_token() -> None:
+    world = World()
+    await world.store(record(1, validity=60.0))
+    assert (await world.token()).generation == 1, "the refresh is still running"
+    refresh = world.refresher.refresh
+
+    async def disconnect_and_refresh(*args: Any, **kwargs: Any) -> ConnectionRecord:
+        await disconnect(world)
+        return await refresh(*args, **kwargs)
+
+    world.refresher.refresh = disconnect_and_refresh  # type: ignore[method-assign]
+    with pytest.raises(NotConnected):
+        await world.token()
+
+
+async def test_user_who_was_disconnected_during_a_slow_read_is_not_served_with_the_current_token() -> None:
+    world = World()
+    await world.store(record(1, validity=60.0))
+    assert (await world.token()).generation == 1
+    gate = Gate(after_effect=False)
+    with world.faulty_store.intercept("find", gate):
+        assert (await world.token()).generation == 1, "the store does not respond, and has reported no change"
+        call = asyncio.create_task(world.token())
+        await asyncio.sleep(0)
+        await disconnect(world)
+        await asyncio.sleep(0.1)
+        assert not call.done()
+        gate.opened.set()
+        with pytest.raises(NotConnected):
+            await call
