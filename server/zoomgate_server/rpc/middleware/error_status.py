@@ -140,6 +140,8 @@ def convert_errors(method: Method, respond: Handler) -> Handler:
             *status.trailing_metadata,
             *_pushback(failure, context.time_remaining()),
         )
+        # its traceback refers to this frame, and such a cycle would keep the request until the next garbage collection
+        del failure
         await context.abort(status.code, status.details, trailing)
         return None
 

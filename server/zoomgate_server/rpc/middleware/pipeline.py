@@ -78,6 +78,22 @@ def decoded(kind: type[_M], decode: Callable[[bytes], _M], request: bytes) -> _M
         ) from None
 
 
+def _release_request(respond: Handler) -> Handler:
+    """Release the request of an aborted call when the call ends.
+
+    grpc.aio keeps the error in a reference cycle. The frames of its traceback would keep the request until the next garbage collection.
+    """
+
+    async def respond_and_release(request: Any, context: Context) -> Any:
+        try:
+            return await respond(request, context)
+        except grpc.aio.AbortError as error:
+            del request, context
+            raise error.with_traceback(None)
+
+    return respond_and_release
+
+
 @dataclass(frozen=True, slots=True)
 class UnaryMethod:
     """A unary RPC, as registered.
@@ -140,15 +156,15 @@ class Pipeline(grpc.GenericRpcHandler):
         receive = partial(_receive_encoded, kind)
         if handler.unary_unary:
             self.unary.append(UnaryMethod(path, kind, handler.unary_unary))
-            respond = self.compose(Method(path, receive), handler.unary_unary)
+            respond = _release_request(self.compose(Method(path, receive), handler.unary_unary))
             return grpc.unary_unary_rpc_method_handler(respond, None, encode)
         if handler.unary_stream:
             method = Method(path, receive, streams=True)
-            respond = self.compose(method, self._streamed(handler.unary_stream))
+            respond = _release_request(self.compose(method, self._streamed(handler.unary_stream)))
             return grpc.unary_stream_rpc_method_handler(respond, None, encode)
         if handler.stream_stream:
             method = Method(path, receive_decoded, streams=True)
-            respond = self.compose(method, self._streamed(handler.stream_stream))
+            respond = _release_request(self.compose(method, self._streamed(handler.stream_stream)))
             return grpc.stream_stream_rpc_method_handler(respond, decode, encode)
         raise TypeError(f"{path}: client streaming is not supported")
 

@@ -1,0 +1,101 @@
+"""Tests for the memory of requests: what a rejected or open call keeps must not add up."""
+
+import contextlib
+import gc
+import io
+from collections.abc import AsyncIterator, Iterator
+
+import aiohttp
+import grpc.aio
+import pytest
+import pytest_asyncio
+from google.protobuf.message import Message
+
+from security.memory import peak_of
+from support.harness import MONICA, Harness, caller_key, metadata
+from support.raw_upstream import http_response, serving_upstream
+from zoomgate.v1 import auth_service_pb2 as auth
+from zoomgate.v1 import meetings_service_pb2 as meetings
+from zoomgate.v1 import proxy_service_pb2 as proxy
+from zoomgate.v1.meeting_pb2 import MeetingDetails
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+CALLS = 40
+LARGE = "x" * 4_000_000
+GET_TOKEN = "/zoomgate.v1.AuthService/GetToken"
+UPDATE = "/zoomgate.v1.MeetingsService/UpdateMeeting"
+DOWNLOAD = "/zoomgate.v1.ProxyService/Download"
+REJECTED = {
+    "without a credential": (GET_TOKEN, auth.GetTokenRequest(user_email=LARGE), False, "UNAUTHENTICATED"),
+    "invalid": (GET_TOKEN, auth.GetTokenRequest(user_email=LARGE), True, "INVALID_ARGUMENT"),
+    "with an undocumented response from Zoom": (
+        UPDATE,
+        meetings.UpdateMeetingRequest(
+            user_email=MONICA,
+            meeting_id=1,
+            meeting_details=MeetingDetails(agenda="x", additional_fields={"x": LARGE}),
+        ),
+        True,
+        "INTERNAL",
+    ),
+    "a stream": (DOWNLOAD, proxy.DownloadRequest(user_email=MONICA, url=LARGE), True, "INVALID_ARGUMENT"),
+}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def zoomgate(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Harness]:
+    """Run a service with a connected user, for whom Zoom returns undocumented responses."""
+    async with serving_upstream(tmp_path_factory.mktemp("data")) as (harness, upstream):
+        upstream.responses = [http_response("404 Not Found", b"[]")]
+        yield harness
+
+
+@contextlib.contextmanager
+def without_garbage_collection() -> Iterator[None]:
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+async def error_over_grpc(channel: grpc.aio.Channel, path: str, body: bytes, *, authenticated: bool) -> str:
+    """Return the code of an error. The client keeps no request."""
+    method = channel.unary_stream if path == DOWNLOAD else channel.unary_unary
+    call = method(path, request_serializer=lambda _: body)(
+        None, metadata=metadata() if authenticated else (), timeout=20
+    )
+    return (await call.code()).name
+
+
+@pytest.mark.parametrize(("path", "message", "authenticated", "code"), REJECTED.values(), ids=REJECTED)
+async def test_rejected_request_is_released_over_grpc(
+    zoomgate: Harness, path: str, message: Message, authenticated: bool, code: str
+) -> None:
+    """The memory of a request is freed when its call ends, not only by the cyclic garbage collector."""
+    body = message.SerializeToString()
+    async with grpc.aio.insecure_channel(zoomgate.grpc_address) as channel:
+        with peak_of(megabytes=60), without_garbage_collection():
+            for _ in range(CALLS):
+                assert await error_over_grpc(channel, path, body, authenticated=authenticated) == code
+
+
+@pytest.mark.parametrize(
+    ("path", "message", "code"),
+    [
+        (path, message, code)
+        for path, message, authenticated, code in REJECTED.values()
+        if authenticated and path != DOWNLOAD
+    ],
+)
+async def test_rejected_request_is_released_over_connect(
+    zoomgate: Harness, path: str, message: Message, code: str
+) -> None:
+    body = message.SerializeToString()
+    headers = {"Authorization": f"Bearer {caller_key('service')}", "Content-Type": "application/proto"}
+    async with aiohttp.ClientSession(zoomgate.http_url, headers=headers) as session:
+        with peak_of(megabytes=60), without_garbage_collection():
+            for _ in range(CALLS):
+                async with session.post(path, data=io.BytesIO(body)) as response:
+                    assert (await response.json())["code"] == code.lower()
