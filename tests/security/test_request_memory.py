@@ -10,6 +10,7 @@ import grpc.aio
 import pytest
 import pytest_asyncio
 from google.protobuf.message import Message
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from security.memory import peak_of
 from support.harness import MONICA, Harness, caller_key, metadata
@@ -99,3 +100,20 @@ async def test_rejected_request_is_released_over_connect(
             for _ in range(CALLS):
                 async with session.post(path, data=io.BytesIO(body)) as response:
                     assert (await response.json())["code"] == code.lower()
+
+
+@pytest.mark.parametrize("method", ["Check", "Watch"])
+async def test_large_request_without_a_credential_is_rejected(zoomgate: Harness, method: str) -> None:
+    """A watch would keep it until its end."""
+    async with grpc.aio.insecure_channel(zoomgate.grpc_address) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        accepted = health_pb2.HealthCheckRequest(service="x" * 1000)
+        rejected = health_pb2.HealthCheckRequest(service="x" * 1024)
+        if method == "Watch":
+            watch = stub.Watch(accepted, timeout=20)
+            assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+            watch.cancel()
+            assert (await stub.Watch(rejected, timeout=20).code()).name == "RESOURCE_EXHAUSTED"
+        else:
+            assert (await stub.Check(accepted, timeout=20).code()).name == "NOT_FOUND"
+            assert (await stub.Check(rejected, timeout=20).code()).name == "RESOURCE_EXHAUSTED"

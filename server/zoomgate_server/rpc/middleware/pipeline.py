@@ -16,8 +16,11 @@ import grpc
 import grpc.aio
 from google.protobuf.message import Message
 
-from zoomgate_server.errors import MalformedRequest, ServerOverloaded, ZoomgateError
-from zoomgate_server.rpc.middleware.access_policy import method_name
+from zoomgate_server.errors import MalformedRequest, RequestTooLarge, ServerOverloaded, ZoomgateError
+from zoomgate_server.rpc.middleware.access_policy import OPEN_METHODS, method_name
+
+MAX_OPEN_REQUEST_BYTES = 1024
+"""Maximum size of a request that requires no credential. A health check contains only a name, which a watch keeps until its end."""
 
 _M = TypeVar("_M", bound=Message)
 Context = Any  # grpc.aio.ServicerContext is generic in the message types, and they differ per method
@@ -56,7 +59,12 @@ async def receive_decoded(request: Any, _context: Context) -> Any:
     return request
 
 
-async def _receive_encoded(kind: type[Message], request: bytes, _context: Context) -> Message:
+async def _receive_encoded(
+    kind: type[Message], limit: int | None, request: bytes, _context: Context
+) -> Message:
+    if limit is not None and len(request) > limit:
+        text = f"The request is larger than {limit} bytes; send less"
+        raise RequestTooLarge(text, metadata={"limit_bytes": str(limit)})
     return decoded(kind, kind.FromString, request)
 
 
@@ -153,7 +161,7 @@ class Pipeline(grpc.GenericRpcHandler):
         """Return a handler whose stages decode the requests; the requests of a stream are decoded by gRPC."""
         decode, encode = handler.request_deserializer, handler.response_serializer
         kind = decode.__self__
-        receive = partial(_receive_encoded, kind)
+        receive = partial(_receive_encoded, kind, MAX_OPEN_REQUEST_BYTES if path in OPEN_METHODS else None)
         if handler.unary_unary:
             self.unary.append(UnaryMethod(path, kind, handler.unary_unary))
             respond = _release_request(self.compose(Method(path, receive), handler.unary_unary))
