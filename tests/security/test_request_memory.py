@@ -10,6 +10,7 @@ import grpc.aio
 import pytest
 import pytest_asyncio
 from google.protobuf.message import Message
+from google.protobuf.struct_pb2 import Value
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from security.memory import peak_of
@@ -19,6 +20,8 @@ from zoomgate.v1 import auth_service_pb2 as auth
 from zoomgate.v1 import meetings_service_pb2 as meetings
 from zoomgate.v1 import proxy_service_pb2 as proxy
 from zoomgate.v1.meeting_pb2 import MeetingDetails
+from zoomgate_server.errors import MalformedRequest
+from zoomgate_server.rpc.middleware import pipeline
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -100,6 +103,36 @@ async def test_rejected_request_is_released_over_connect(
             for _ in range(CALLS):
                 async with session.post(path, data=io.BytesIO(body)) as response:
                     assert (await response.json())["code"] == code.lower()
+
+
+def of_values(count: int) -> list[Message]:
+    """Return requests with about this number of values, at different levels."""
+    update = meetings.UpdateMeetingRequest(user_email=MONICA, meeting_id=1)
+    for _ in range(count):
+        update.meeting_details.tracking_fields.add()
+    nested = proxy.PostRequest(user_email=MONICA, url="/users/me")
+    for _ in range(count // 100):
+        nested.json.list_value.values.add().list_value.values.extend([Value(bool_value=True)] * 100)
+    in_map = proxy.PostRequest(user_email=MONICA, url="/users/me")
+    for number in range(count):
+        in_map.json.struct_value.fields[str(number)].bool_value = True
+    states = auth.WatchConnectionsRequest(user_emails=["a@b.de"] * count)
+    return [update, nested, in_map, states]
+
+
+@pytest.mark.parametrize("index", range(4))
+@pytest.mark.parametrize(("count", "is_malformed"), [(19_000, False), (21_000, True), (200_000, True)])
+async def test_message_with_too_many_values_is_rejected_before_it_is_processed(
+    index: int, count: int, is_malformed: bool
+) -> None:
+    request = of_values(count)[index]
+    kind = type(request)
+    body = request.SerializeToString()
+    if is_malformed:
+        with pytest.raises(MalformedRequest, match="20000 values"):
+            pipeline.decoded(kind, kind.FromString, body)
+    else:
+        assert pipeline.decoded(kind, kind.FromString, body) == request
 
 
 @pytest.mark.parametrize("method", ["Check", "Watch"])

@@ -6,7 +6,7 @@ the caller is authenticated, and with a Zoomgate error instead of a gRPC error.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +17,7 @@ import grpc.aio
 from google.protobuf.message import Message
 
 from zoomgate_server.errors import MalformedRequest, RequestTooLarge, ServerOverloaded, ZoomgateError
+from zoomgate_server.rpc.json_request import MAX_VALUES
 from zoomgate_server.rpc.middleware.access_policy import OPEN_METHODS, method_name
 
 MAX_OPEN_REQUEST_BYTES = 1024
@@ -72,10 +73,10 @@ def decoded(kind: type[_M], decode: Callable[[bytes], _M], request: bytes) -> _M
     """Return the message in an encoded request.
 
     Raises:
-        MalformedRequest: The request cannot be decoded.
+        MalformedRequest: The request cannot be decoded, or has too many values.
     """
     try:
-        return decode(request)
+        message = decode(request)
     except ZoomgateError:
         raise
     except Exception:  # noqa: BLE001 - protobuf runtimes raise different exceptions, and callers must not receive the texts
@@ -84,6 +85,30 @@ def decoded(kind: type[_M], decode: Callable[[bytes], _M], request: bytes) -> _M
             " deeper than 30 levels",
             metadata={"type": kind.DESCRIPTOR.full_name},
         ) from None
+    # an entry takes at least one byte
+    if len(request) > MAX_VALUES and _without_entries(message, MAX_VALUES) < 0:
+        text = f"The message has more than {MAX_VALUES} values; send fewer"
+        raise MalformedRequest(text, metadata={"type": kind.DESCRIPTOR.full_name})
+    return message
+
+
+def _without_entries(message: Message, count: int) -> int:
+    """Return `count` minus the number of entries of the repeated fields and maps; once that is negative, the rest is not counted."""
+    for field, value in message.ListFields():
+        nested: Iterable[Any] = ()
+        if field.is_repeated:
+            count -= len(value)
+            nested = value.values() if hasattr(value, "values") else value
+        elif field.message_type is not None:
+            nested = (value,)
+        if count < 0:
+            return count
+        for item in nested:
+            if not isinstance(item, Message):
+                break
+            if (count := _without_entries(item, count)) < 0:
+                return count
+    return count
 
 
 def _release_request(respond: Handler) -> Handler:
@@ -97,7 +122,7 @@ def _release_request(respond: Handler) -> Handler:
             return await respond(request, context)
         except grpc.aio.AbortError as error:
             del request, context
-            raise error.with_traceback(None)
+            raise error.with_traceback(None) from None
 
     return respond_and_release
 
