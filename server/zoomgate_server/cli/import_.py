@@ -68,7 +68,9 @@ _options = combined(
         help="Only validate FILE. Nothing is sent, stored or written, and no service is needed.",
     ),
     click.option(
-        "--replace", is_flag=True, help="Replace existing connections that are older than the imported row."
+        "--replace",
+        is_flag=True,
+        help="Replace existing connections that are older than the imported row. Rows that an earlier run skipped are imported again.",
     ),
     rate_option(5000, 20, "Maximum number of rows per second. Each row requires one or two calls to Zoom."),
     click.option(
@@ -161,9 +163,9 @@ async def _import(
         }
         timing = click.get_current_context().ensure_object(Timing)
         importer = Importer(client, RateLimiter(rate), replace=replace, timing=timing)
-        with contextlib.closing(Results.open(path, header)) as written:
+        with contextlib.closing(Results.open(path, header, retry_skipped=replace)) as written:
             asyncio.get_running_loop().add_signal_handler(signal.SIGINT, importer.stop)
-            remaining = scan.rows - written.last_row + len(written.incomplete)
+            remaining = scan.rows - written.last_row + len(written.retried)
             with progress("importing", remaining, "rows") as advance:
                 await importer.run(source, scan, written, advance)
     _report(source, path, scan.rows, written, importer, as_json=as_json)
@@ -239,11 +241,11 @@ def _report(
             f"{counted(counts[RowStatus.REJECTED], 'row')} rejected; see {path} for the reasons, and import the corrected file with"
             " a different results file (--results)"
         )
-    if remaining or results.incomplete:
+    if remaining or results.retried:
         note("run the same command again to continue; no refresh token is used twice")
     else:
         note(f"when all users are connected, delete {source.path}, {path}, and {_CLEANUP[source.name]}")
     if importer.no_response:
         raise SystemExit(UNREACHABLE)
-    if remaining or any(counts[status] for status in _NOT_DONE):
+    if remaining or results.retried or any(counts[status] for status in _NOT_DONE):
         raise SystemExit(FAILURE)

@@ -178,6 +178,30 @@ async def test_connected_and_disconnected_users_are_skipped(
         await service.call(service.auth.GetToken, pb.GetTokenRequest(user_email=user))
 
 
+async def test_skipped_rows_are_imported_again_with_replace(
+    workspace: Workspace, service: Harness, zoom: RunningSimulator
+) -> None:
+    """The results file of the first run is continued; older and stored rows are not affected, and counts are of the last results."""
+    connected = [exported_user(zoom, user, expired=False) for user in (FIRST, SECOND)]
+    workspace.write("ZoomUsers.csv", as_csv(connected))
+    await velo(workspace)
+    newer = replace(exported_user(zoom, FIRST, expired=False), updated=time.time() + 300)
+    older = replace(connected[1], refresh="sim-rt-older")
+    rows = [newer, older, exported_user(zoom, THIRD, expired=False)]
+    workspace.write("ZoomUsers.csv", as_csv(rows))
+    for arguments, stored in (([], 1), ([], 1), (["--replace"], 2), (["--replace"], 2), ([], 2)):
+        counts = await velo(workspace, "--results", "results", *arguments)
+        assert (counts["stored"], counts["skipped"], counts["left"]) == (stored, 3 - stored, 0)
+    entries = [json.loads(line) for line in (workspace.folder / "results").read_text().splitlines()[1:]]
+    assert [(entry["row"], entry["status"]) for entry in entries[3:]] == [
+        (1, "stored"),
+        (2, "skipped"),
+        (2, "skipped"),
+    ]
+    for user in (FIRST, SECOND, THIRD):
+        await service.call(service.auth.GetToken, pb.GetTokenRequest(user_email=user))
+
+
 async def test_stored_tokens_that_zoom_has_since_rejected_require_consent(
     workspace: Workspace, service: Harness, zoom: RunningSimulator
 ) -> None:

@@ -211,9 +211,9 @@ def _remaining_rows(
     source: Source, scan: Scan, results: Results
 ) -> Iterator[tuple[Row | InvalidRow, Row | Outcome]]:
     """Yield the rows without a final result, each with its outcome, or again with the row if it must be imported."""
-    last_row, incomplete = results.last_row, frozenset(results.incomplete)
+    last_row, retried = results.last_row, frozenset(results.retried)
     for row in source.read():
-        if row.number <= last_row and row.number not in incomplete:
+        if row.number <= last_row and row.number not in retried:
             continue
         if isinstance(row, InvalidRow):
             yield row, Outcome(RowStatus.REJECTED, row.reason)

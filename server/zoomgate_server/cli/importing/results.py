@@ -1,7 +1,7 @@
 """The results file, which reports the result of each row and allows an interrupted import to resume.
 
 The file contains one line per row in the order of the rows, so the last line shows the progress of the import. An incomplete row also has a
-line; when a later run completes the row, a second line is added.
+line; when a later run imports the row again, a second line is added. With the option --replace, skipped rows are imported again, too.
 """
 
 import contextlib
@@ -55,7 +55,7 @@ class Results:
     Attributes:
         counts: The number of rows by status, over all runs.
         last_row: The number of the last row with a result; all previous rows also have a result.
-        incomplete: The numbers of incomplete rows.
+        retried: The numbers of rows with a result that must be imported again.
     """
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
@@ -63,14 +63,16 @@ class Results:
         self._file = file
         self.counts: Counter[str] = Counter()
         self.last_row = 0
-        self.incomplete: set[int] = set()
+        self.retried: set[int] = set()
+        self._repeatable: dict[int, RowStatus] = {}
 
     @classmethod
-    def open(cls, path: Path, header: dict[str, Any]) -> "Results":
+    def open(cls, path: Path, header: dict[str, Any], *, retry_skipped: bool = False) -> "Results":
         """Create the file with mode 0600, or open the file of the same import to append to it.
 
         Args:
             header: The first line of the file, which identifies the import.
+            retry_skipped: Whether rows that were skipped must be imported again.
 
         Raises:
             ResultsFileError: The file is in use, belongs to a different import, or cannot be written.
@@ -83,6 +85,11 @@ class Results:
                     raise ResultsFileError(f"{path} is a pipe or a device; set a regular file with --results")
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 results._read(_line(header))
+                results.retried = {
+                    row
+                    for row, status in results._repeatable.items()
+                    if retry_skipped or status is RowStatus.INCOMPLETE
+                }
             except BlockingIOError:
                 raise ResultsFileError(
                     f"another import is writing to {path}; wait until the other import has finished"
@@ -104,6 +111,9 @@ class Results:
         except OSError as error:
             raise _not_writable(self._path, error) from None
         self._count(row.number, outcome.status)
+        self.retried.discard(row.number)
+        if outcome.status is RowStatus.INCOMPLETE:
+            self.retried.add(row.number)
 
     def close(self) -> None:
         """Sync the file to disk and close it.
@@ -146,12 +156,11 @@ class Results:
 
     def _count(self, row: int, status: RowStatus) -> None:
         if row <= self.last_row:
-            self.counts[RowStatus.INCOMPLETE] -= 1
-            self.incomplete.discard(row)
+            self.counts[self._repeatable.pop(row)] -= 1
         self.last_row = max(self.last_row, row)
         self.counts[status] += 1
-        if status is RowStatus.INCOMPLETE:
-            self.incomplete.add(row)
+        if status in (RowStatus.INCOMPLETE, RowStatus.SKIPPED):
+            self._repeatable[row] = status
 
     def _write(self, line: bytes) -> None:
         rest = memoryview(line)
