@@ -96,6 +96,17 @@ def test_response_to_a_call_during_a_change_is_not_cached(cache: TokenCache) -> 
     assert cache.get(MONICA) is None
 
 
+def test_response_to_a_call_during_a_drop_is_not_cached(cache: TokenCache) -> None:
+    """The client itself has refreshed the token or disconnected the user, which the watch has not reported yet."""
+    before = cache.version(MONICA)
+    cache.drop(MONICA)
+    cache.apply(reported())
+    cache.put(MONICA, before, time.monotonic(), token())
+    assert cache.get(MONICA) is None
+    call(cache, token())  # the refresh or disconnection has failed
+    assert cache.get(MONICA) is not None
+
+
 def test_address_that_the_service_rejects_has_no_cached_token() -> None:
     """The lower case of the Kelvin sign is an ASCII letter."""
     assert _plain_user(None, (), {"user_email": "Kim@example.com"}) == "kim@example.com"

@@ -60,7 +60,6 @@ class _Version(NamedTuple):
 class _CachedToken:
     """A serialized response, and the reading of the clock at which its token expires."""
 
-    version: _Version
     expires: float
     response: bytes
 
@@ -95,7 +94,7 @@ class TokenCache:
                 request_id=self.denied.request_id,
             )
         cached, now = self._tokens.get(user_email), self.clock()
-        if cached is None or now >= self._alive_until or self._versions.get(user_email) != cached.version:
+        if cached is None or now >= self._alive_until:
             return None
         seconds = cached.expires - now
         if seconds < _MIN_VALIDITY_SECONDS:
@@ -114,21 +113,26 @@ class TokenCache:
         """Cache a response if it is of the version that was reported before the call.
 
         Args:
-            version: The version before the call. If it has changed since, `get` does not return the response.
+            version: The version before the call. If it was replaced since, even by an equal one, the response is not cached.
             started: Reading of the clock before the call.
         """
         if version is None or version.generation != response.token.generation:
             return
         expires = started + response.token.expires_in
+        cached = _CachedToken(expires, response.SerializeToString())
         with self._lock:
-            self._tokens[user_email] = _CachedToken(version, expires, response.SerializeToString())
+            if self._versions.get(user_email) is not version:
+                return
+            self._tokens[user_email] = cached
             if len(self._tokens) > MAX_TOKENS:
                 del self._tokens[next(iter(self._tokens))]
 
     def drop(self, user_email: str) -> None:
-        """Remove a token."""
+        """Remove a token, and do not cache the responses to calls in progress."""
         with self._lock:
             self._tokens.pop(user_email, None)
+            if user_email in self._versions:
+                self._versions[user_email] = _Version(*self._versions[user_email])
 
     def apply(self, event: WatchConnectionsResponse) -> None:
         """Process an event of the watch."""
