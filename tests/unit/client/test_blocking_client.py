@@ -126,6 +126,21 @@ def test_invalid_field_is_named_with_the_expected_type(
     assert str(raised.value) == problem
 
 
+@pytest.mark.parametrize("kind", [Client, zoomgate.AsyncClient])
+@pytest.mark.parametrize("cache_tokens", [False, True])
+@pytest.mark.parametrize("request_", ["monica@example.com", auth.ValidateUserRequest(user_email="x")])
+async def test_request_of_a_different_type_is_rejected(kind: Any, cache_tokens: bool, request_: Any) -> None:
+    client = kind("127.0.0.1:1", cache_tokens=cache_tokens)
+    with pytest.raises(TypeError, match="pass a GetTokenRequest, or its fields by name"):
+        await client.auth.get_token(request_)
+    with pytest.raises(TypeError, match="pass a WatchConnectionsRequest"):
+        client.auth.watch_connections(request_)
+    if kind is zoomgate.AsyncClient:
+        await client.close()
+    else:
+        client.close()
+
+
 def test_surrogate_is_reported_as_the_character_that_cannot_be_encoded(client: Client) -> None:
     with pytest.raises(UnicodeEncodeError, match="surrogates not allowed"):
         client.auth.get_token(user_email="\udcff")
@@ -284,6 +299,25 @@ def test_write_that_the_service_does_not_implement_has_no_effect(
     call = pool.submit(client.meetings.create_meeting, user_email="x")
     respond(channel, CREATE, code=grpc.StatusCode.UNIMPLEMENTED, details="Method not found!")
     assert type(call.exception()) is errors.ZoomgateError
+
+
+@pytest.mark.parametrize(
+    ("details", "kind"),
+    [
+        ("SERVER: Received message larger than max (5 vs. 4)", errors.ZoomgateError),
+        ("CLIENT: Received message larger than max (5 vs. 4)", errors.OutcomeUnknown),
+    ],
+)
+def test_write_has_no_effect_if_its_request_but_not_its_response_is_too_large(
+    client: Client,
+    channel: grpc_testing.Channel,
+    pool: ThreadPoolExecutor,
+    details: str,
+    kind: type[zoomgate.ZoomgateError],
+) -> None:
+    call = pool.submit(client.meetings.create_meeting, user_email="x")
+    respond(channel, CREATE, code=grpc.StatusCode.RESOURCE_EXHAUSTED, details=details)
+    assert type(call.exception()) is kind
 
 
 @pytest.mark.parametrize(

@@ -118,6 +118,11 @@ class _BaseMethod(Generic[Request, Response]):
     def _message(self, request: Request | None, fields: dict[str, Any]) -> Request:
         if request is None:
             return build(self._request_type, fields)
+        if not isinstance(request, self._request_type):
+            expected = self._request_type.DESCRIPTOR.name
+            raise TypeError(
+                f"the request is of type {type(request).__name__}; pass a {expected}, or its fields by name"
+            )
         if fields:
             raise TypeError("pass either a request or its fields, but not both")
         return request

@@ -22,6 +22,8 @@ _NEVER_CONNECTED = (
     "errors resolving",
 )
 """The beginnings of gRPC's messages if the connection was never established, and the call not sent. gRPC reports this only as text."""
+_REQUEST_TOO_LARGE = "SERVER: Received message larger than max"
+"""The beginning of gRPC's message if the server rejected a request for its size. For a response, it starts with CLIENT."""
 
 
 @dataclass(frozen=True)
@@ -229,7 +231,7 @@ def from_rpc_error(error: Any, request_id: str = "", *, retry_safe: bool = False
     reason = info.reason if info.domain == _DOMAIN else ""
     message = error.details() or ""
     never_ran = code is grpc.StatusCode.UNIMPLEMENTED or (
-        code is grpc.StatusCode.UNAVAILABLE and message.startswith(_NEVER_CONNECTED)
+        message.startswith(_NEVER_CONNECTED if code is grpc.StatusCode.UNAVAILABLE else _REQUEST_TOO_LARGE)
     )
     kind = _BY_REASON.get(reason) or _BY_CODE.get(code, ZoomgateError)
     if not retry_safe and (reason == "ZOOM_RESPONSE_TOO_LARGE" or (not reason and not never_ran)):
