@@ -167,6 +167,14 @@ def test_unknown_variables_are_rejected() -> None:
     settings.load({"ZOOMGATE_SERVER": "x", "ZOOMGATE_KEY": "y"})
 
 
+def test_allowed_origins_require_rpcs_over_http() -> None:
+    environ = {"ZOOMGATE_ALLOWED_ORIGINS": "https://app.example.com"}
+    assert problem(environ).startswith(
+        "ZOOMGATE_ALLOWED_ORIGINS requires RPCs over HTTP; set ZOOMGATE_CONNECT_RPC to on"
+    )
+    assert settings.load(environ | {"ZOOMGATE_CONNECT_RPC": "on"}).allowed_origins
+
+
 def test_webhook_secrets_are_read_newest_first_from_one_source(tmp_path: Path) -> None:
     """The environment takes precedence over the secrets directory; both are optional; an invalid secret is rejected."""
 
@@ -635,10 +643,8 @@ def test_pipe_in_place_of_a_file_is_rejected(
     ],
 )
 def test_origins_have_the_form_in_which_browsers_send_them(origin: str, sent: str) -> None:
-    assert settings.load({"ZOOMGATE_ALLOWED_ORIGINS": f"{origin}, https://b.example"}).allowed_origins == (
-        sent,
-        "https://b.example",
-    )
+    environ = {"ZOOMGATE_ALLOWED_ORIGINS": f"{origin}, https://b.example", "ZOOMGATE_CONNECT_RPC": "on"}
+    assert settings.load(environ).allowed_origins == (sent, "https://b.example")
 
 
 @pytest.mark.parametrize(

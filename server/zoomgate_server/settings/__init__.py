@@ -273,6 +273,10 @@ def load(environ: Mapping[str, str], options: Mapping[str, str] | None = None) -
     for row in SETTINGS:
         values[row.name] = sources.value(row, values)
     _check_listeners(sources, values)
+    if values["allowed_origins"] and not values["connect_rpc"]:
+        sources.reject(
+            "allowed_origins", "requires RPCs over HTTP; set ZOOMGATE_CONNECT_RPC to on, or remove it"
+        )
     _check_client(sources)
     values["client_secret"] = _client_secrets(sources, values)
     values["webhook_secret"] = _webhook_secrets(sources, values)
