@@ -18,7 +18,8 @@ import grpc.aio
 import orjson
 from aiohttp import web
 from google.protobuf import any as any_message
-from google.protobuf import json_format
+from google.protobuf import descriptor_pool, json_format
+from google.protobuf.descriptor_pb2 import MethodOptions
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from multidict import CIMultiDict, CIMultiDictProxy
@@ -268,16 +269,20 @@ class ConnectEndpoint:
 
     def _handler(self, pipeline: Pipeline, rpc: UnaryMethod) -> Handler:
         """Return the handler of an RPC, with all stages. It receives an HTTP request, and returns the encoded response."""
+        service, _, name = rpc.path.removeprefix("/").partition("/")
+        options = descriptor_pool.Default().FindServiceByName(service).methods_by_name[name].GetOptions()
+        has_side_effects = options.idempotency_level != MethodOptions.NO_SIDE_EFFECTS
 
         async def respond(message: Message, context: _Context) -> bytes:
             try:
                 async with asyncio.timeout(context.time_remaining()) as timeout:
                     response = await rpc.behavior(message, context)
-                    current_unknown_outcome.set(
-                        ZoomOutcomeUnknown(
-                            "This server is shutting down, and the response was lost; check before retrying"
+                    if has_side_effects:
+                        current_unknown_outcome.set(
+                            ZoomOutcomeUnknown(
+                                "This server is shutting down, and the response was lost; check before retrying"
+                            )
                         )
-                    )
                     return await self._convert(response.ByteSize(), context.codec.encode, response)
             except TimeoutError:
                 if not timeout.expired():

@@ -4,6 +4,7 @@ from typing import Any
 
 import aiohttp
 import grpc.aio
+import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
@@ -17,19 +18,28 @@ from zoomgate_server.rpc.middleware.error_status import convert_errors
 from zoomgate_server.rpc.middleware.pipeline import Handler, Method, Pipeline
 
 
-async def test_call_whose_response_is_converted_at_the_end_of_the_drain_has_an_unknown_outcome() -> None:
-    """A retry could repeat a write that has taken effect."""
+@pytest.mark.parametrize(
+    ("method", "request_type", "response_type", "reason"),
+    [
+        ("Post", pb.PostRequest, pb.PostResponse, "ZOOM_OUTCOME_UNKNOWN"),
+        ("Get", pb.GetRequest, pb.GetResponse, "SHUTTING_DOWN"),
+    ],
+)
+async def test_call_whose_response_is_converted_at_the_end_of_the_drain_states_whether_it_may_be_repeated(
+    method: str, request_type: Any, response_type: Any, reason: str
+) -> None:
+    """A retry could repeat a write that has taken effect, but not a read."""
     drain = Drain()
 
-    async def post(_request: Any, _context: Any) -> pb.PostResponse:
+    async def respond(_request: Any, _context: Any) -> Any:
         drain.end_calls_after(0)
-        return pb.PostResponse(response=pb.ZoomResponse(body=bytes(64 * MAX_INLINE_BYTES)))
+        return response_type(response=pb.ZoomResponse(body=bytes(64 * MAX_INLINE_BYTES)))
 
     pipeline = Pipeline(grpc.aio.server(), [convert_errors, drain.wrap, receive])
     handler = grpc.unary_unary_rpc_method_handler(
-        post, pb.PostRequest.FromString, pb.PostResponse.SerializeToString
+        respond, request_type.FromString, response_type.SerializeToString
     )
-    pipeline.add_registered_method_handlers("zoomgate.v1.ProxyService", {"Post": handler})
+    pipeline.add_registered_method_handlers("zoomgate.v1.ProxyService", {method: handler})
     endpoint = ConnectEndpoint(
         pipeline,
         clock=SystemClock(),
@@ -43,8 +53,9 @@ async def test_call_whose_response_is_converted_at_the_end_of_the_drain_has_an_u
     app = web.Application()
     app.router.add_post("/{service}/{method}", handle)
     async with TestServer(app) as server, aiohttp.ClientSession() as session:
-        async with session.post(server.make_url("/zoomgate.v1.ProxyService/Post"), json={}) as response:
-            assert (await response.json())["details"][0]["debug"]["reason"] == "ZOOM_OUTCOME_UNKNOWN"
+        url = server.make_url(f"/zoomgate.v1.ProxyService/{method}")
+        async with session.post(url, json={}) as response:
+            assert (await response.json())["details"][0]["debug"]["reason"] == reason
         await endpoint.stop(1.0)
 
 
