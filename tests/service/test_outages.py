@@ -12,6 +12,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from support.captured_logs import capture_logs
 from support.clock import AdvancingClock
 from support.harness import MONICA, OMAR, Harness, RpcError, running, serving
 from zoom_simulator import Simulator, SimulatorOptions
@@ -252,3 +253,23 @@ async def test_failing_read_does_not_fail_calls_with_a_valid_cached_token(
             other = meetings.ListMeetingsRequest(user_email=OMAR)
             error = await zoomgate.error_of(zoomgate.meetings.ListMeetings, other, seconds=2.0)
             assert error.short == ("UNAVAILABLE", "STORE_UNAVAILABLE")
+
+
+async def test_cause_of_a_store_failure_is_logged(tmp_path: Path) -> None:
+    """The log names the remedy if the file of the store was deleted; callers do not receive it."""
+    problem = "the store's file was deleted while it was open; restart the service"
+    async with running(tmp_path / "data", simulator=OPTIONS) as zoomgate:
+        for path in (tmp_path / "data").glob("*.db*"):
+            path.unlink()
+        with capture_logs() as lines:
+            request = meetings.ListMeetingsRequest(user_email=MONICA)
+            error = await zoomgate.error_of(zoomgate.meetings.ListMeetings, request)
+            async with asyncio.timeout(10.0):
+                while not any(line["event"] == "change_feed.store_failed" for line in lines):
+                    await asyncio.sleep(0.1)
+        assert error.short == ("UNAVAILABLE", "STORE_UNAVAILABLE")
+        assert "deleted" not in error.message
+        assert {(line["event"], line.get("problem") or line.get("cause")) for line in lines} >= {
+            ("rpc.rejected", problem),
+            ("change_feed.store_failed", problem),
+        }

@@ -51,8 +51,8 @@ class ConnectionCountGauge:
         self._next = self._clock.monotonic() + COUNT_INTERVAL
         try:
             await self._scan()
-        except StoreError:
-            _log.warning("connections.count_failed")
+        except StoreError as error:
+            _log.warning("connections.count_failed", problem=str(error))
 
     async def _scan(self) -> None:
         """Count up to `max_counted` connections, and at most once those in each state."""

@@ -114,8 +114,8 @@ class RetentionPolicy:
             try:
                 await self._prune_all(self.find_expired())
                 await self._prune_all(self.find_overdue_reauth())
-            except StoreError:
-                _log.warning("retention.store_failed")
+            except StoreError as error:
+                _log.warning("retention.store_failed", problem=str(error))
 
     async def find_overdue_reauth(self) -> AsyncIterator[Overdue]:
         """Yield the connections that have needed a new consent for too long."""

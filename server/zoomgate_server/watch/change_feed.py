@@ -205,8 +205,8 @@ class ChangeFeed:
         while True:
             try:
                 await self.poll()
-            except StoreError:
-                _log.warning("change_feed.store_failed")
+            except StoreError as error:
+                _log.warning("change_feed.store_failed", problem=str(error))
             await asyncio.sleep(self.timing.poll_interval)
 
     async def run_publisher(self) -> None:
@@ -216,8 +216,8 @@ class ChangeFeed:
             self._must_publish.clear()
             try:
                 await self.publish()
-            except StoreError:  # retried after the next poll
-                _log.warning("change_feed.store_failed")
+            except StoreError as error:  # retried after the next poll
+                _log.warning("change_feed.store_failed", problem=str(error))
 
     async def wait_until_started(self) -> None:
         """Wait until the first poll has succeeded or the process is shutting down."""

@@ -121,8 +121,8 @@ def convert_errors(method: Method, respond: Handler) -> Handler:
                 "The call was aborted by the server; retry"
             )
             _log.warning("rpc.abandoned", method=method.name, request_id=request_id)
-        except StoreError:
-            failure = errors.StoreUnavailable()
+        except StoreError as error:
+            failure = errors.StoreUnavailable(internal=str(error))
         except Exception:  # noqa: BLE001 - the text is logged, but must not be sent to the caller
             _log.exception("rpc.failed", method=method.name, request_id=request_id)
             failure = errors.Unexpected(
