@@ -32,6 +32,7 @@ from zoomgate_server.telemetry.metrics import Metrics
 
 APP, OTHER = "https://app.example.com", "https://evil.example"
 POST = "/zoomgate.v1.ProxyService/Post"
+GET_TOKEN = "/zoomgate.v1.AuthService/GetToken"
 VALIDATE, CREATE = "/zoomgate.v1.AuthService/ValidateUser", "/zoomgate.v1.MeetingsService/CreateMeeting"
 GET = "/zoomgate.v1.MeetingsService/GetMeeting"
 
@@ -277,7 +278,7 @@ async def test_large_request_is_not_read_while_it_waits() -> None:
     slots = ConcurrencyLimit(Limit.LARGE_REQUESTS, 1, SystemClock(), gauges)
     pipeline = Pipeline(grpc.aio.server(), [without_authentication])
     handler = grpc.unary_unary_rpc_method_handler(respond_empty, Empty.FromString, Empty.SerializeToString)
-    pipeline.add_registered_method_handlers("test.Service", {"Call": handler})
+    pipeline.add_registered_method_handlers("zoomgate.v1.AuthService", {"GetToken": handler})
     endpoint = ConnectEndpoint(
         pipeline, clock=SystemClock(), large_requests=slots, max_request_bytes=MAX_REQUEST_BYTES
     )
@@ -294,7 +295,7 @@ async def test_large_request_is_not_read_while_it_waits() -> None:
     async with RawTestServer(handle) as server:
         host, port = str(server.host), server.port
         reader, writer = await asyncio.open_connection(host, port)
-        head = f"POST /test.Service/Call HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nConnection: close\r\n"
+        head = f"POST {GET_TOKEN} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nConnection: close\r\n"
         writer.write(f"{head}Content-Length: {MAX_REQUEST_BYTES}\r\n\r\n{{}}".encode())
         async with slots.slot():
             writer.write(b" " * (MAX_REQUEST_BYTES - 2))

@@ -164,7 +164,7 @@ async def test_invalid_zoom_address_is_a_usage_error(harness: Harness) -> None:
 
 @pytest.mark.parametrize(
     ("decision", "code", "text"),
-    [("allow", 0, BASIL), ("deny", 1, "access_denied")],
+    [("allow", 0, BASIL), ("deny", 6, "access_denied")],
 )
 async def test_connect_completes_with_the_pasted_url(
     tmp_path: Path, decision: str, code: int, text: str
