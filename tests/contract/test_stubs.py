@@ -65,7 +65,7 @@ async def main():
     await server.start()
     try:
         async with zoomgate.AsyncClient(address, key="key") as client:
-            await client.auth.get_connection("monica@example.com")
+            await client.auth.get_connection(user_email="monica@example.com")
     except zoomgate.NotFound as error:
         print(error.request_id)
     finally:
