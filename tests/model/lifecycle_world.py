@@ -119,8 +119,6 @@ class Task:
         zoom_email: The address of the Zoom user whom Zoom has reported last.
         fingerprint: The fingerprint of the mark that the task has written.
         clock_read_at: When the task last read the clock, to check whether its lease covers a call.
-        has_waited: Whether the task has slept since Zoom last identified its user.
-        has_retried: Whether the task tries again to link a pair that is in the journal. Its mark must show the pair.
         is_deferred: Whether the task has left its pair in the journal for a later task.
         has_audited_pair: Whether the task has audited what became of its pair.
         unaudited: The addresses whose connection the task has ended, with the number of audit events before. The end must be audited.
@@ -140,8 +138,6 @@ class Task:
     clock_read_at: float = 0.0
     is_deferred: bool = False
     has_audited_pair: bool = False
-    has_waited: bool = False
-    has_retried: bool = False
     unaudited: list[tuple[str, int]] = field(default_factory=list)
     held: list[str] = field(default_factory=list)
     issued: set[str] = field(default_factory=set)
@@ -157,13 +153,6 @@ class World:
 
     Args:
         tape: The decisions of the history. None to draw them with `seed`.
-
-    Attributes:
-        interrupt: Called in places of a written history where other tasks may run.
-        before_effect: Called before each effect of a task.
-        effects: The number of effects so far.
-        replica: The replica on which tasks start. None to draw it.
-        address_times: When the latest consent that was stored under the address of a Zoom user's record was marked.
     """
 
     def __init__(self, tape: list[int] | None, seed: int = 0, protocols: Protocols = SHIPPED) -> None:
@@ -176,9 +165,6 @@ class World:
         self.calm = False
         self.disturbances: frozenset[str] = frozenset()
         self.interrupt: Callable[[], None] | None = None
-        self.before_effect: Callable[[Task], None] | None = None
-        self.effects = 0
-        self.replica: int | None = None
         self.supplied: TokenPair | None = None
         self.records: dict[str, ConnectionRecord] = {}
         self.marks: dict[str, ExchangeMark] = {}
@@ -198,12 +184,10 @@ class World:
         self.previous_emails: set[str] = set()
         self.disconnections: list[tuple[str, str, float]] = []
         self.displaced: set[str] = set()
-        self.address_times: dict[str, float] = {}
         self.renamed: list[str] = []
         self.audited: list[str] = []
         self.events: list[tuple[str, float, int, Cause]] = []
         self.requests: list[LinkRequest] = []
-        self.consents: list[tuple[str, str, str, str]] = []
         self.away: tuple[dict[str, ConnectionRecord], dict[str, ExchangeMark]] | None = None
         self.backup: tuple[dict[str, ConnectionRecord], dict[str, ExchangeMark]] = ({}, {})
         self.backup_at = self.now
@@ -306,7 +290,7 @@ class World:
             case "ExchangeRefreshToken":
                 return self._refresh(task, effect.refresh_token)
             case "ReadZoomUser":
-                task.zoom_email, task.has_waited = "", False
+                task.zoom_email = ""
                 if self.burst and not self.calm:
                     return ZoomUnavailable("503") if self.burst.pop() == "503" else None
                 if not self._accepts_access_token(effect.access_token):
@@ -394,13 +378,12 @@ class World:
         if secret not in self.sent:
             return False
         sender, unknown = self.sent[secret]
-        # documented: the pair may be in the journal of a replica that is down for longer than the mark counts, and only the record
-        # of its address shows that it is stored
+        # documented: the pair may be in the journal of a replica that is down for longer than the mark counts
         unknown = unknown or any(
             entry.fingerprint == _fingerprint(secret)
             for replica, journal in enumerate(self.journals)
             for entry in journal.values()
-            if not self.up[replica] and not (self._is_stored(entry) and entry.user_email == task.subject)
+            if not self.up[replica] and not self._is_stored(entry)
         )
         # Zoom can only reject it again
         is_dead = secret in self.grant_of and not self.grant_of[secret].alive
@@ -467,7 +450,7 @@ class World:
             for _, zoom_user_id, at in self.disconnections
         ):
             return
-        if not grant.stored and (self._stood_still() or self.now - grant.marked_at > TIMING.grace):
+        if not grant.stored and self._stood_still():
             return  # documented: a refresh more than three minutes later forgets the exchange
         if not grant.stored and self.now - grant.marked_at > DAY:
             return  # documented: an exchange without an outcome delays a revocation for only a day
@@ -489,8 +472,6 @@ class World:
 
     def _access_store(self, task: Task, began: float) -> Any:
         effect = task.effect
-        if type(effect).__name__ in ("Find", "Read") and task.has_waited and task in self.claims.values():
-            task.has_retried = True
         match type(effect).__name__:
             case "Find":
                 record = self.holder_of(effect.user_email)
@@ -530,9 +511,7 @@ class World:
         others = [other for other in self.tasks if other.fingerprint == fingerprint and other is not task]
         for secret, (sender, _) in self.sent.items():
             if _fingerprint(secret) == fingerprint and any(
-                ((other.name == sender or other.name.startswith("replay")) and not other.has_retried)
-                or other.name.startswith("import")
-                for other in others
+                other.name == sender or other.name.startswith("import") for other in others
             ):
                 self.unmarked.add(secret)
 
@@ -574,7 +553,7 @@ class World:
         if stored is not None and record.generation < stored.generation:
             self.fail("I6", f"the generation of {record.zoom_user_id} decreased")
         if stored is not None and stored.user_email and not record.user_email:
-            if stored.zoom_email and 0 <= task.marked_at < self.address_times.get(record.zoom_user_id, 0.0):
+            if stored.zoom_email and 0 <= task.marked_at < stored.address_time:
                 self.fail("I4", f"{task.name} takes {stored.user_email} from a later consent")
             self.renamed = [address for address in self.renamed if address != stored.user_email]  # taken
         if stored is not None and _is_connected(record):
@@ -625,17 +604,7 @@ class World:
             )
             if email == task.expected_email and not (ended or is_lost):
                 self.fail("I4", f"{task.name} does not connect {record.zoom_user_id}")
-            return
-        keeps_address = keeps and stored is not None and stored.user_email == record.user_email
-        is_requested = email == task.expected_email or not task.is_explicit
-        if (
-            record.user_email == task.subject
-            and email == (record.zoom_email or task.subject)
-            and is_requested
-        ):
-            earlier = self.address_times.get(record.zoom_user_id, 0.0) if keeps_address else 0.0
-            self.address_times[record.zoom_user_id] = max(earlier, task.marked_at)
-        if keeps_address and stored is not None:
+        elif keeps and stored is not None and stored.user_email == record.user_email:
             requested = email == task.expected_email and stored.user_email not in (task.subject, email)
             if requested and not (stored.zoom_email or is_lost):
                 self.fail("I4", f"{task.name} does not rename {stored.user_email}")
@@ -673,8 +642,6 @@ class World:
         entry: Entry | None = None,
     ) -> Task:
         """Start a protocol on a replica. The entry names the user whom a link is requested for."""
-        if replica is None:
-            replica = self.replica
         chosen = self.draw(2) if replica is None else replica
         if not self.up[chosen]:
             chosen = 1 - chosen
@@ -724,20 +691,13 @@ class World:
         """Perform the next effect of a task, or a part of it."""
         if task.done:
             return
-        if task.call is None and task.access is None:
-            effect = task.effect
-            self.effects += 1
-            if self.before_effect is not None:
-                self.before_effect(task)
-            if task.done or task.effect is not effect:
-                return
         self.now += (0.2, 0.2, 1.0, 4.0)[self.draw(4)]
         name = type(task.effect).__name__
         if name == "Sleep":
             if task.wake_at is None:
                 task.wake_at = self.now + task.effect.seconds
             else:
-                task.wake_at, task.has_waited = None, True
+                task.wake_at = None
                 self._advance(task, None)
         elif name in ZOOM_EFFECTS:
             self._call_zoom(task, name)
@@ -755,37 +715,18 @@ class World:
 
     def fail_store(self, task: Task) -> None:
         """Let a task's access to the store fail."""
-        if type(task.effect).__name__ in STORE_EFFECTS and not task.done:
-            self._advance(task, *self._fail_access(task, "before"))
+        name = type(task.effect).__name__
+        if name in STORE_EFFECTS and not task.done:
+            self.disturbed = True
+            self.log(f"the store fails before {name} of {task.name}")
+            self._advance(task, None, StoreError("injected"))
 
     def lose_confirmation(self, task: Task) -> None:
-        """Let a task access the store, and receive an error."""
-        if type(task.effect).__name__ in STORE_EFFECTS and not task.done:
+        """Let a task write a record, and receive an error."""
+        if type(task.effect).__name__ == "Put" and not task.done:
+            self.disturbed = True
             self._try_access(task, self.now)
-            self._advance(task, *self._fail_access(task, "after"))
-
-    def _fail_access(self, task: Task, when: str) -> tuple[None, StoreError]:
-        """Return what a task receives from an access to the store that fails."""
-        name = type(task.effect).__name__
-        self.disturbed = True
-        self.log(f"the store fails {when} {name} of {task.name}")
-        if name in ("ReadMark", "PutMark") and not task.has_audited_pair:
-            # documented: the mark does not show that a pair is waiting
-            self.unmarked |= {secret for secret in self.sent if self.sent[secret][0] == task.name}
-        return None, StoreError("injected")
-
-    def lose_request(self, task: Task) -> None:
-        """Let a task's request to Zoom be lost."""
-        name = type(task.effect).__name__
-        if name in ZOOM_EFFECTS and not task.done:
-            self._lose_call(task, name, "the request is lost")
-
-    def lose_response(self, task: Task) -> None:
-        """Let Zoom's response to a task's request be lost."""
-        name = type(task.effect).__name__
-        if name in ZOOM_EFFECTS and not task.done:
-            task.call = (self._respond(task),)
-            self._lose_call(task, name, "the response is lost")
+            self._advance(task, None, StoreError("injected"))
 
     def run_all(self, until: str = "") -> None:
         """Run all tasks until their next effect has a name, or until they sleep or end."""
@@ -852,7 +793,12 @@ class World:
             if failure != 1:
                 task.access = self._try_access(task, task.access)
             if failure:
-                task.access = self._fail_access(task, "before" if failure == 1 else "after")
+                self.disturbed = True
+                self.log(f"the store fails {'before' if failure == 1 else 'after'} {name} of {task.name}")
+                task.access = (None, StoreError("injected"))
+                if name in ("ReadMark", "PutMark") and not task.has_audited_pair:
+                    # documented: the mark does not show that a pair is waiting
+                    self.unmarked |= {secret for secret in self.sent if self.sent[secret][0] == task.name}
             if 88 <= choice < 92 and "slow calls" in self.disturbances:
                 return  # the response is slow
         self._advance(task, *task.access)
@@ -940,8 +886,6 @@ class World:
             if _fingerprint(secret) in waiting:
                 self.sent[secret] = (sender, True)
         for task in [task for task in self.tasks if task.replica == replica]:
-            if task.name.startswith("import"):  # documented: the mark does not show that the pair is stored
-                self.unmarked |= {token for token in self.sent if _fingerprint(token) == task.fingerprint}
             self._lose_response(task)
             for token in task.held if type(task.effect).__name__ in ("Now", "AppendJournal") else ():
                 if self.grant_of[token].refresh_token == token:
@@ -971,13 +915,6 @@ class World:
                 self._timeout(task)
         self.now += seconds
         self.log(f"{seconds:.0f} s pass")
-
-    def pause(self, seconds: float) -> None:
-        """Let time pass before the next effect."""
-        if seconds:
-            self.disturbed = True
-            self.now += seconds
-            self.log(f"{seconds:.0f} s pass")
 
     def _timeout(self, task: Task) -> None:
         task.call = (LOST_CALLS.get(type(task.effect).__name__, Unknown("timeout")),)
@@ -1031,7 +968,7 @@ class World:
         self.previous_versions += [(float("inf"), record) for record in self.records.values()]
         self.records, self.marks = records, marks
         self.unmarked |= set(self.sent)
-        self.marks_lost_at, self.renamed, self.address_times = self.now, [], {}
+        self.marks_lost_at, self.renamed = self.now, []
         for task in self.tasks:
             task.unaudited = []
 
@@ -1046,7 +983,6 @@ class World:
     ) -> Task:
         """Let a Zoom user consent for an address, and exchange the code."""
         code = f"code-{next(self._names)}"
-        self.consents.append((address, zoom_user_id, zoom_email, owner))
         self.codes[code] = zoom_user_id
         self.sent[code] = ("", False)
         self.log(f"{zoom_user_id} ({self.emails[zoom_user_id]}) consents for {address} {zoom_email}")
@@ -1082,13 +1018,12 @@ class World:
         self.events.append((zoom_user_id, self.now + self.rules.ahead, 1 + self.draw(2), cause))
 
     def repeat(self) -> None:
-        """Send the latest code or token again, as a caller does whose call has timed out."""
+        """Send the latest code again, as a caller does whose call has timed out."""
         if self.requests:
             request = self.requests[-1]
             draft = replace(request.draft, entry_id=f"holder-{next(self._names)}")
             protocol = self.protocols.exchange.exchange(replace(request, draft=draft))
-            name = "import" if request.context.skips else "repetition"
-            self.start(name, protocol, draft.user_email, entry=draft)
+            self.start("repetition", protocol, draft.user_email, entry=draft)
 
     def supply(self, address: str, pair: TokenPair, *, is_import: bool) -> Task:
         """Let a caller supply a pair of a different system."""
@@ -1104,7 +1039,6 @@ class World:
             owner="key|o1",
         )
         request = LinkRequest(draft, self.context(skips))
-        self.requests.append(request)
         name = "import" if is_import else "request"
         return self.start(name, self.protocols.exchange.exchange(request), address, entry=draft)
 
@@ -1208,7 +1142,7 @@ class World:
             task = self.start("replay", protocol, entry.user_email, replica, entry=linked)
             if linked is not None:
                 task.issued.add(entry.tokens.refresh_token)
-                task.marked_at, task.fingerprint = entry.marked_at, entry.fingerprint
+                task.marked_at = entry.marked_at
             if not task.done and entry.entry_id in self.journals[replica]:
                 self.claims[entry.entry_id] = task
 
