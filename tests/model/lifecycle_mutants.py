@@ -554,8 +554,8 @@ MUTANTS = (
     Mutant(
         "call_of_different_owner",
         access_tokens,
-        "            check_owner(call, token.owner)\n            if token.expires - self._clock.monotonic() > preferred_validity:\n",
-        "            if token.expires - self._clock.monotonic() > preferred_validity:\n",
+        "            check_owner(call, token.owner)\n            if self._is_valid(token, preferred_validity):\n",
+        "            if self._is_valid(token, preferred_validity):\n",
     ),
     Mutant(
         "owner_not_checked_after_refresh",

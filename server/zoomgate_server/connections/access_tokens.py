@@ -42,6 +42,9 @@ CAPACITY = 100_000
 _MIN_FALLBACK_VALIDITY = 5.0
 """Minimum remaining lifetime of a token that is returned after its refresh has failed."""
 
+_SECONDS_TO_USE_TOKEN = 1.0
+"""Time before the deadline that remains for using the current token after waiting for a newer one."""
+
 _KEEP_CURRENT_TOKEN_ON = (
     AppCredentialsRejected,
     DeadlineTooShort,
@@ -298,13 +301,13 @@ class AccessTokens:
         latest = self._cached.get(user_email)
         token = None if latest is None else latest.token
         try:
-            if token is None or token.expires - self._clock.monotonic() <= preferred_validity:
+            if token is None or not self._is_valid(token, preferred_validity):
                 token = await self._read_together(
                     user_email, self._wait_until(call, token, fallback_validity)
                 )
                 latest = self._cached.get(user_email)
             check_owner(call, token.owner)
-            if token.expires - self._clock.monotonic() > preferred_validity:
+            if self._is_valid(token, preferred_validity):
                 if latest is not None:
                     latest.used = True
                 return token
@@ -325,12 +328,11 @@ class AccessTokens:
         return token.expires - self._clock.monotonic() > seconds
 
     def _wait_until(self, call: Call, current: AccessToken | None, fallback_validity: float) -> float:
-        """Return the time until which a call waits for a newer token. If the current token is valid, enough time remains to use it."""
+        """Return the time until which a call waits for a newer token. If the current token is valid, time remains to use it."""
         seconds = self._timing.refresh_wait
         if current is None or not self._is_valid(current, fallback_validity + seconds):
             return call.deadline
-        now = self._clock.monotonic()
-        return now + min(seconds, (call.deadline - now) / 2)
+        return min(self._clock.monotonic() + seconds, call.deadline - _SECONDS_TO_USE_TOKEN)
 
     async def _force_refresh(self, call: Call, user_email: str, token: AccessToken) -> AccessToken:
         return await self._cache_refreshed(
@@ -395,7 +397,7 @@ class AccessTokens:
                 raise DeadlineTooShort(
                     "Not enough time was left before the deadline to read the token; nothing was sent"
                 ) from None
-            raise StoreError("the store did not respond before the deadline of the call") from None
+            raise StoreError("the store did not respond in time") from None
 
     def _forget_read(self, user_email: str, read: asyncio.Task[AccessToken]) -> None:
         if self._reads.get(user_email) is read:

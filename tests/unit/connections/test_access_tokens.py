@@ -42,14 +42,19 @@ class RefresherOfOtherProcess:
 
     Attributes:
         refreshed: The record that the other process has stored; None while its refresh is running.
+        deadlines: Until when the callers waited.
     """
 
     def __init__(self) -> None:
         self.requested: list[int] = []
+        self.deadlines: list[float] = []
         self.refreshed: ConnectionRecord | None = None
 
-    async def refresh(self, zoom_user_id: str, *, seen_generation: int, **_: Any) -> ConnectionRecord:
+    async def refresh(
+        self, zoom_user_id: str, *, seen_generation: int, deadline: float, **_: Any
+    ) -> ConnectionRecord:
         self.requested.append(seen_generation)
+        self.deadlines.append(deadline)
         if self.refreshed is not None:
             return self.refreshed
         raise RefreshInProgress("injected")
@@ -357,6 +362,18 @@ async def disconnect(world: World) -> None:
     await world.store(replace(record(1, validity=60.0), state=State.DISCONNECTED, tokens=None))
     change = Change(RecordKey("app", Kind.USER, f"z-{USER}"), 2, State.DISCONNECTED.value, NOW, USER)
     world.tokens.drop_changed(change)
+
+
+@pytest.mark.parametrize("seconds", [0.5, 1.02, 60.0])
+async def test_call_with_a_valid_token_keeps_a_second_of_its_deadline_for_using_the_token(
+    seconds: float,
+) -> None:
+    world = World()
+    await world.store(record(1, validity=60.0))
+    call = CALL._replace(deadline=NOW + seconds)
+    for _ in range(2):  # the token is read, then cached
+        assert (await world.tokens.for_call(call, USER)).generation == 1
+    assert max(world.refresher.deadlines) <= NOW + min(0.05, seconds - 1.0)
 
 
 async def test_user_who_was_disconnected_during_the_refresh_is_not_served_with_the_current_token() -> None:
