@@ -47,6 +47,7 @@ from zoomgate_server.rpc.middleware.pipeline import (
     Pipeline,
     UnaryMethod,
     decoded,
+    parse_binary,
     receive_decoded,
 )
 
@@ -135,7 +136,7 @@ _JSON = _Codec(
 )
 _BINARY = _Codec(
     "application/proto",
-    lambda kind, body: kind.FromString(body),
+    parse_binary,
     lambda message: message.SerializeToString(),
 )
 _CODECS = {codec.content_type: codec for codec in (_JSON, _BINARY)}

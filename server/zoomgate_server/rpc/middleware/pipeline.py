@@ -66,17 +66,17 @@ async def _receive_encoded(
     if limit is not None and len(request) > limit:
         text = f"The request is larger than {limit} bytes; send less"
         raise RequestTooLarge(text, metadata={"limit_bytes": str(limit)})
-    return decoded(kind, kind.FromString, request)
+    return decoded(kind, partial(parse_binary, kind), request)
 
 
 def decoded(kind: type[_M], decode: Callable[[bytes], _M], request: bytes) -> _M:
     """Return the message in an encoded request.
 
     Raises:
-        MalformedRequest: The request cannot be decoded, or has too many values.
+        MalformedRequest: The request cannot be decoded.
     """
     try:
-        message = decode(request)
+        return decode(request)
     except ZoomgateError:
         raise
     except Exception:  # noqa: BLE001 - protobuf runtimes raise different exceptions, and callers must not receive the texts
@@ -85,15 +85,24 @@ def decoded(kind: type[_M], decode: Callable[[bytes], _M], request: bytes) -> _M
             " deeper than 30 levels",
             metadata={"type": kind.DESCRIPTOR.full_name},
         ) from None
+
+
+def parse_binary(kind: type[_M], request: bytes) -> _M:
+    """Return the message in a binary request.
+
+    Raises:
+        MalformedRequest: The message has too many values.
+    """
+    message = kind.FromString(request)
     # an entry takes at least one byte
-    if len(request) > MAX_VALUES and _without_entries(message, MAX_VALUES) < 0:
+    if len(request) > MAX_VALUES and _remaining_entries(message, MAX_VALUES) < 0:
         text = f"The message has more than {MAX_VALUES} values; send fewer"
         raise MalformedRequest(text, metadata={"type": kind.DESCRIPTOR.full_name})
     return message
 
 
-def _without_entries(message: Message, count: int) -> int:
-    """Return `count` minus the number of entries of the repeated fields and maps; once that is negative, the rest is not counted."""
+def _remaining_entries(message: Message, count: int) -> int:
+    """Return how many more entries of repeated fields and maps `count` allows; negative if there are too many."""
     for field, value in message.ListFields():
         nested: Iterable[Any] = ()
         if field.is_repeated:
@@ -106,7 +115,7 @@ def _without_entries(message: Message, count: int) -> int:
         for item in nested:
             if not isinstance(item, Message):
                 break
-            if (count := _without_entries(item, count)) < 0:
+            if (count := _remaining_entries(item, count)) < 0:
                 return count
     return count
 
@@ -189,15 +198,15 @@ class Pipeline(grpc.GenericRpcHandler):
         receive = partial(_receive_encoded, kind, MAX_OPEN_REQUEST_BYTES if path in OPEN_METHODS else None)
         if handler.unary_unary:
             self.unary.append(UnaryMethod(path, kind, handler.unary_unary))
-            respond = _release_request(self.compose(Method(path, receive), handler.unary_unary))
+            respond = self.compose(Method(path, receive), handler.unary_unary)
             return grpc.unary_unary_rpc_method_handler(respond, None, encode)
         if handler.unary_stream:
             method = Method(path, receive, streams=True)
-            respond = _release_request(self.compose(method, self._streamed(handler.unary_stream)))
+            respond = self.compose(method, self._streamed(handler.unary_stream))
             return grpc.unary_stream_rpc_method_handler(respond, None, encode)
         if handler.stream_stream:
             method = Method(path, receive_decoded, streams=True)
-            respond = _release_request(self.compose(method, self._streamed(handler.stream_stream)))
+            respond = self.compose(method, self._streamed(handler.stream_stream))
             return grpc.stream_stream_rpc_method_handler(respond, decode, encode)
         raise TypeError(f"{path}: client streaming is not supported")
 
@@ -205,7 +214,7 @@ class Pipeline(grpc.GenericRpcHandler):
         """Return a handler with the stages around it."""
         for stage in self._stages:
             respond = stage(method, respond)
-        return respond
+        return _release_request(respond)
 
     def _streamed(self, behavior: Callable[[Any, Context], Any]) -> Handler:
         """Convert a generator handler into a handler that writes the responses to the stream."""
