@@ -1,5 +1,7 @@
 """Tests for the JSON forms of values (https://protobuf.dev/programming-guides/json/)."""
 
+import json
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from zoomgate.v1 import meetings_service_pb2 as meetings
 from zoomgate.v1 import proxy_service_pb2 as proxy
 from zoomgate_server.errors import InvalidRequest, MalformedRequest
 from zoomgate_server.rpc import json_request
+from zoomgate_server.rpc.middleware.pipeline import decoded
 
 FIELDS: dict[str, tuple[type[Message], str]] = {
     "string": (auth.BeginAuthorizationRequest, "zoomEmail"),
@@ -283,6 +286,15 @@ def test_error_for_another_type_names_the_type_and_no_further_conditions(kind: s
 )
 def test_error_for_the_right_type_names_its_conditions(kind: str, value: str, form: str) -> None:
     assert error_of(kind, value).startswith(f"has an invalid value; send {form}")
+
+
+def test_paths_of_a_field_mask_are_not_counted_as_values() -> None:
+    kind = meetings.UpdateMeetingRequest
+    settings = {"alternativeHosts": ["a"] * 12_000}
+    body = json.dumps({"updateMask": ",".join(["a"] * 10_000), "meetingDetails": {"settings": settings}})
+    message = decoded(kind, partial(json_request.parse, kind), body.encode())
+    hosts = message.meeting_details.settings.alternative_hosts
+    assert len(message.update_mask.paths) + len(hosts) > json_request.MAX_VALUES
 
 
 @pytest.mark.parametrize("mask", ["settings.waiting_room", "topic," * 4_000], ids=["proto paths", "too long"])
