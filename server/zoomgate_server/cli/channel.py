@@ -248,7 +248,8 @@ def _remedy(error: errors.ZoomgateError, user: str) -> str:
     connect = f"`zoomgate connect {user}`"
     if error.reason == "IDENTITY_MISMATCH":
         return f"run {connect} again and sign in to Zoom with the requested address, or add `--zoom-email ADDRESS`"
-    if isinstance(error, errors.ConsentRequired):
+    # the message of a failed authorization states the remedy
+    if isinstance(error, errors.ConsentRequired) and not isinstance(error, errors.AuthorizationFailed):
         if error.code() is grpc.StatusCode.NOT_FOUND:
             return f"list connections with `zoomgate connections list`, or connect the user with {connect}"
         return f"run {connect}"

@@ -190,6 +190,7 @@ async def test_connect_completes_with_the_pasted_url(
         output, errors = await process.communicate(f"{callback_url}\n".encode())
     assert process.returncode == code, errors
     assert text in (errors if code else output).decode()
+    assert "run `zoomgate connect" not in errors.decode(), "the message states the remedy"
 
 
 async def test_connect_with_the_key_of_an_administrator_names_the_key(harness: Harness) -> None:
