@@ -53,6 +53,7 @@ _MAX_DEPTH = 8
 _HARMLESS = re.compile(r"[A-Za-z0-9@._-]{0,254}", re.ASCII)
 _CLEAN = re.compile(r"[\x20-\x7e]*")
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+_LEVEL_NAMES = {level: name for name, level in _LEVELS.items()}
 
 EventDict = MutableMapping[str, Any]
 
@@ -271,4 +272,4 @@ class _LibraryHandler(logging.Handler):
         exception = ""
         if record.exc_info and record.exc_info[0] is not None:
             exception = "".join(traceback.format_exception(*record.exc_info))
-        Logger(record.name).log(logging.getLevelName(level).lower(), message, {}, exception)
+        Logger(record.name).log(_LEVEL_NAMES[level], message, {}, exception)

@@ -95,6 +95,18 @@ def test_library_record_with_mismatched_arguments_raises_no_error() -> None:
     logs._LibraryHandler().emit(record)
 
 
+def test_library_record_with_a_renamed_level_raises_no_error() -> None:
+    record = logging.LogRecord("grpc", logging.WARNING, "", 1, "text", (), None)
+    name = logging.getLevelName(logging.WARNING)
+    logging.addLevelName(logging.WARNING, "WARN")
+    try:
+        with capture_logs() as events:
+            logs._LibraryHandler().emit(record)
+    finally:
+        logging.addLevelName(logging.WARNING, name)
+    assert [event["level"] for event in events] == ["warning"]
+
+
 def test_library_records_are_masked() -> None:
     record = logging.LogRecord(
         "aiohttp.server", logging.ERROR, "", 1, "bad line GET /?code=%s", (CANARY,), None
