@@ -165,7 +165,7 @@ async def _import(
         importer = Importer(client, RateLimiter(rate), replace=replace, timing=timing)
         with contextlib.closing(Results.open(path, header, retry_skipped=replace)) as written:
             asyncio.get_running_loop().add_signal_handler(signal.SIGINT, importer.stop)
-            remaining = scan.rows - written.last_row + len(written.retried)
+            remaining = scan.rows - written.last_row + len(written.to_retry)
             with progress("importing", remaining, "rows") as advance:
                 await importer.run(source, scan, written, advance)
     _report(source, path, scan.rows, written, importer, as_json=as_json)
@@ -241,11 +241,11 @@ def _report(
             f"{counted(counts[RowStatus.REJECTED], 'row')} rejected; see {path} for the reasons, and import the corrected file with"
             " a different results file (--results)"
         )
-    if remaining or results.retried:
+    if remaining or results.to_retry:
         note("run the same command again to continue; no refresh token is used twice")
     else:
         note(f"when all users are connected, delete {source.path}, {path}, and {_CLEANUP[source.name]}")
     if importer.no_response:
         raise SystemExit(UNREACHABLE)
-    if remaining or results.retried or any(counts[status] for status in _NOT_DONE):
+    if remaining or results.to_retry or any(counts[status] for status in _NOT_DONE):
         raise SystemExit(FAILURE)

@@ -211,9 +211,9 @@ def _remaining_rows(
     source: Source, scan: Scan, results: Results
 ) -> Iterator[tuple[Row | InvalidRow, Row | Outcome]]:
     """Yield the rows without a final result, each with its outcome, or again with the row if it must be imported."""
-    last_row, retried = results.last_row, frozenset(results.retried)
+    last_row, to_retry = results.last_row, frozenset(results.to_retry)
     for row in source.read():
-        if row.number <= last_row and row.number not in retried:
+        if row.number <= last_row and row.number not in to_retry:
             continue
         if isinstance(row, InvalidRow):
             yield row, Outcome(RowStatus.REJECTED, row.reason)

@@ -1,7 +1,8 @@
 """The results file, which reports the result of each row and allows an interrupted import to resume.
 
-The file contains one line per row in the order of the rows, so the last line shows the progress of the import. An incomplete row also has a
-line; when a later run imports the row again, a second line is added. With the option --replace, skipped rows are imported again, too.
+The file contains one line per row in the order of the rows, so the highest row number shows the progress of the import. An incomplete row
+also has a line; when a later run imports the row again, a line is added, which then applies. With the option --replace, skipped rows are
+imported again, too.
 """
 
 import contextlib
@@ -55,7 +56,7 @@ class Results:
     Attributes:
         counts: The number of rows by status, over all runs.
         last_row: The number of the last row with a result; all previous rows also have a result.
-        retried: The numbers of rows with a result that must be imported again.
+        to_retry: The numbers of rows with a result that must be imported again.
     """
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
@@ -63,7 +64,7 @@ class Results:
         self._file = file
         self.counts: Counter[str] = Counter()
         self.last_row = 0
-        self.retried: set[int] = set()
+        self.to_retry: set[int] = set()
         self._repeatable: dict[int, RowStatus] = {}
 
     @classmethod
@@ -85,7 +86,7 @@ class Results:
                     raise ResultsFileError(f"{path} is a pipe or a device; set a regular file with --results")
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 results._read(_line(header))
-                results.retried = {
+                results.to_retry = {
                     row
                     for row, status in results._repeatable.items()
                     if retry_skipped or status is RowStatus.INCOMPLETE
@@ -111,9 +112,9 @@ class Results:
         except OSError as error:
             raise _not_writable(self._path, error) from None
         self._count(row.number, outcome.status)
-        self.retried.discard(row.number)
+        self.to_retry.discard(row.number)
         if outcome.status is RowStatus.INCOMPLETE:
-            self.retried.add(row.number)
+            self.to_retry.add(row.number)
 
     def close(self) -> None:
         """Sync the file to disk and close it.
