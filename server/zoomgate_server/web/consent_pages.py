@@ -181,7 +181,7 @@ def error_response(error: Exception) -> web.Response:
 
 
 def fail_span(error: Exception) -> None:
-    """Record an error in the span of the request. It is a fault of the service if the status of the result page says so."""
+    """Record an error in the span of the request. It is a fault of the service if the result page has a 5xx status."""
     is_fault = OUTCOMES[_outcome(error)].status >= FIRST_FAULT
     spans.current_span.get().fail(type(error).__name__, is_fault=is_fault)
 

@@ -42,7 +42,7 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     Example: {"reason": "INVALID_FIELD", "domain": "zoomgate", "metadata": {"fields": "user_email"}}
     """
     ERROR_REASON_MALFORMED_REQUEST: _ErrorReason.ValueType  # 4
-    """INVALID_ARGUMENT. The request could not be parsed as the method's request message.
+    """INVALID_ARGUMENT. The request could not be parsed as the method's request message, or has more than 20,000 values.
 
     Example: {"reason": "MALFORMED_REQUEST", "domain": "zoomgate", "metadata": {"type": "zoomgate.v1.GetTokenRequest"}}
     """
@@ -264,7 +264,8 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     Example: {"reason": "DEADLINE_EXCEEDED", "domain": "zoomgate", "metadata": {}}
     """
     ERROR_REASON_REQUEST_TOO_LARGE: _ErrorReason.ValueType  # 42
-    """RESOURCE_EXHAUSTED. A request over HTTP exceeds the size limit. The gRPC library returns the same code without a reason.
+    """RESOURCE_EXHAUSTED. A request over HTTP, or a health check, exceeds the size limit. The gRPC library returns the same code without a
+    reason.
 
     Example: {"reason": "REQUEST_TOO_LARGE", "domain": "zoomgate", "metadata": {"limit_bytes": "4194304"}}
     """
@@ -303,7 +304,7 @@ the wrong type is reported alone.
 Example: {"reason": "INVALID_FIELD", "domain": "zoomgate", "metadata": {"fields": "user_email"}}
 """
 ERROR_REASON_MALFORMED_REQUEST: ErrorReason.ValueType  # 4
-"""INVALID_ARGUMENT. The request could not be parsed as the method's request message.
+"""INVALID_ARGUMENT. The request could not be parsed as the method's request message, or has more than 20,000 values.
 
 Example: {"reason": "MALFORMED_REQUEST", "domain": "zoomgate", "metadata": {"type": "zoomgate.v1.GetTokenRequest"}}
 """
@@ -525,7 +526,8 @@ was a read. Set a longer deadline. The gRPC library returns the same code withou
 Example: {"reason": "DEADLINE_EXCEEDED", "domain": "zoomgate", "metadata": {}}
 """
 ERROR_REASON_REQUEST_TOO_LARGE: ErrorReason.ValueType  # 42
-"""RESOURCE_EXHAUSTED. A request over HTTP exceeds the size limit. The gRPC library returns the same code without a reason.
+"""RESOURCE_EXHAUSTED. A request over HTTP, or a health check, exceeds the size limit. The gRPC library returns the same code without a
+reason.
 
 Example: {"reason": "REQUEST_TOO_LARGE", "domain": "zoomgate", "metadata": {"limit_bytes": "4194304"}}
 """
