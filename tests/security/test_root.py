@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -23,12 +24,17 @@ from zoomgate_server.encryption.envelope import Envelope
 from zoomgate_server.storage import backup
 from zoomgate_server.storage.sqlite import SqliteStore
 
+TESTS = Path(__file__).parents[1]
+
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as two users"),
+    pytest.mark.skipif(
+        not all(folder.stat().st_mode & stat.S_IXOTH for folder in TESTS.parents),
+        reason="other users cannot read this checkout, which the commands run from",
+    ),
     pytest.mark.timeout(600),
 ]
 
-TESTS = Path(__file__).parents[1]
 COMMANDS = {
     "callers add to a file": "callers add calendar --role service --file {data}/callers.toml",
     "callers add to a new file": "callers add calendar --role service --file {data}/new.toml",
