@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -36,6 +37,16 @@ def log() -> Iterator[LogStream]:
     text = STREAM.getvalue()
     match = SECRETS.search(text)
     assert match is None, f"a secret was logged: {text[max(0, match.start() - 300) : match.end()]}"
+
+
+@pytest.fixture(autouse=True)
+def signal_handlers() -> Iterator[None]:
+    """Check that a test does not change how this process handles signals, since the processes of later tests inherit what is ignored."""
+    numbers = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in numbers}
+    yield
+    after = {number: signal.getsignal(number) for number in numbers}
+    assert after == before
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

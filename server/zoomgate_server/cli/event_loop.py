@@ -16,9 +16,16 @@ _T = TypeVar("_T")
 
 @contextlib.contextmanager
 def service_signals() -> Iterator[None]:
-    """Ignore SIGHUP until the service handles it, and all signals after its shutdown, since they would change the exit status."""
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    yield
+    """Ignore SIGHUP until the service handles it, and all signals after its shutdown, since they would change the exit status.
+
+    If the service fails, SIGHUP is handled as before.
+    """
+    previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        yield
+    except BaseException:
+        signal.signal(signal.SIGHUP, previous)
+        raise
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 
