@@ -52,6 +52,10 @@ class FailingAuthService(auth_service_pb2_grpc.AuthServiceServicer):
         """Succeed."""
         return pb.CheckTokenResponse(expired=True)
 
+    async def RefreshToken(self, request: Any, context: Any) -> Any:
+        """Wait until the call is canceled."""
+        await asyncio.Event().wait()
+
     async def GetAuthorization(self, request: Any, context: Any) -> Any:
         """Return a time that JSON cannot represent."""
         return pb.GetAuthorizationResponse(expire_time=Timestamp(seconds=2**60))
@@ -75,16 +79,23 @@ def pipeline(server: grpc.aio.Server, *last: Stage) -> Pipeline:
     return cast("Pipeline", registrar)
 
 
-@pytest.fixture
-async def channel() -> AsyncIterator[grpc.aio.Channel]:
-    """Return a channel to the failing servicer behind the real stages."""
+@asynccontextmanager
+async def serving(*last: Stage) -> AsyncIterator[grpc.aio.Channel]:
+    """Serve the failing servicer. Yield a channel to it."""
     server = grpc.aio.server()
-    pipeline(server)
+    pipeline(server, *last)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         yield channel
     await server.stop(None)
+
+
+@pytest.fixture
+async def channel() -> AsyncIterator[grpc.aio.Channel]:
+    """Return a channel to the failing servicer behind the real stages."""
+    async with serving() as channel:
+        yield channel
 
 
 @asynccontextmanager
@@ -189,6 +200,37 @@ async def test_failed_call_returns_the_request_id(channel: grpc.aio.Channel) -> 
             )
         assert ("x-request-id", "find-me") in tuple(exc_info.value.trailing_metadata())
         assert RpcError.of(exc_info.value).reason
+
+
+@pytest.mark.parametrize("status", ["DEADLINE_EXCEEDED", "CANCELLED"])
+async def test_end_of_a_call_by_its_caller_is_logged_with_its_cause(log: LogStream, status: str) -> None:
+    """gRPC cancels the call in both cases."""
+    start = len(log.getvalue())
+    started = asyncio.Event()
+
+    def note_start(_method: Method, respond: Handler) -> Handler:
+        def respond_and_note(request: Any, context: Context) -> Any:
+            started.set()
+            return respond(request, context)
+
+        return respond_and_note
+
+    async with serving(note_start) as channel:
+        call = auth_service_pb2_grpc.AuthServiceStub(channel).RefreshToken(
+            pb.RefreshTokenRequest(user_email="monica@example.com"),
+            metadata=(*metadata("service"), ("x-request-id", status)),
+            timeout=0.5 if status == "DEADLINE_EXCEEDED" else None,
+        )
+        ended = asyncio.ensure_future(call.code())
+        if status == "CANCELLED":
+            await started.wait()
+            call.cancel()
+        assert (await ended).name == status
+        async with asyncio.timeout(SECONDS):
+            while not (lines := [text for text in log.getvalue()[start:].splitlines() if status in text]):
+                await asyncio.sleep(0.01)
+    (line,) = map(json.loads, lines)
+    assert (line["event"], line["status"]) == ("rpc", status)
 
 
 async def test_call_succeeds_if_the_log_cannot_be_written(channel: grpc.aio.Channel, log: Any) -> None:

@@ -44,7 +44,7 @@ class AccessLog:
             request_id = _request_id(metadata)
             current_request_id.set(request_id)
             context.set_trailing_metadata(((REQUEST_ID, request_id),))
-            canceled = False
+            code = ""
             span = spans.NOT_RECORDED
             if tracer is not None:
                 span = tracer.start(rpc_method, attributes, traceparent=_traceparent(metadata))
@@ -52,11 +52,11 @@ class AccessLog:
                 try:
                     return await respond(request, context)
                 except asyncio.CancelledError:
-                    canceled = True
+                    code = _cancellation_code(context)
                     raise
                 finally:
                     seconds = time.perf_counter() - started
-                    code = "CANCELLED" if canceled else _code(context)
+                    code = code or _code(context)
                     observe(code, seconds)
                     span.set("rpc.response.status_code", code)
                     if code != "OK":
@@ -94,6 +94,12 @@ def _code(context: Context) -> str:
     if code is None or code == 0:
         return "OK"
     return code.name if isinstance(code, grpc.StatusCode) else str(code)
+
+
+def _cancellation_code(context: Context) -> str:
+    """Return what the caller received: the deadline has passed, for which gRPC cancels the call as well, or the caller has canceled it."""
+    remaining = context.time_remaining()
+    return "CANCELLED" if remaining is None or remaining > 0 else "DEADLINE_EXCEEDED"
 
 
 def _traceparent(metadata: Iterable[tuple[str, Any]]) -> str:
