@@ -272,13 +272,13 @@ class ConnectEndpoint:
         """Return the handler of an RPC, with all stages. It receives an HTTP request, and returns the encoded response."""
         service, _, name = rpc.path.removeprefix("/").partition("/")
         options = descriptor_pool.Default().FindServiceByName(service).methods_by_name[name].GetOptions()
-        has_side_effects = options.idempotency_level != MethodOptions.NO_SIDE_EFFECTS
+        is_repeatable = options.idempotency_level != MethodOptions.IDEMPOTENCY_UNKNOWN
 
         async def respond(message: Message, context: _Context) -> bytes:
             try:
                 async with asyncio.timeout(context.time_remaining()) as timeout:
                     response = await rpc.behavior(message, context)
-                    if has_side_effects:
+                    if not is_repeatable:
                         current_unknown_outcome.set(
                             ZoomOutcomeUnknown(
                                 "This server is shutting down, and the response was lost; check before retrying"

@@ -8,7 +8,8 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from zoomgate.v1 import proxy_service_pb2 as pb
+from zoomgate.v1 import auth_service_pb2 as auth
+from zoomgate.v1 import proxy_service_pb2 as proxy
 from zoomgate_server.app.metric_labels import new_metrics
 from zoomgate_server.clock import SystemClock
 from zoomgate_server.concurrency_limit import ConcurrencyLimit, Limit
@@ -18,28 +19,51 @@ from zoomgate_server.rpc.middleware.error_status import convert_errors
 from zoomgate_server.rpc.middleware.pipeline import Handler, Method, Pipeline
 
 
+BODY = bytes(64 * MAX_INLINE_BYTES)
+
+
 @pytest.mark.parametrize(
-    ("method", "request_type", "response_type", "reason"),
+    ("service", "method", "request_type", "response", "reason"),
     [
-        ("Post", pb.PostRequest, pb.PostResponse, "ZOOM_OUTCOME_UNKNOWN"),
-        ("Get", pb.GetRequest, pb.GetResponse, "SHUTTING_DOWN"),
+        (
+            "ProxyService",
+            "Post",
+            proxy.PostRequest,
+            proxy.PostResponse(response=proxy.ZoomResponse(body=BODY)),
+            "ZOOM_OUTCOME_UNKNOWN",
+        ),
+        (
+            "ProxyService",
+            "Get",
+            proxy.GetRequest,
+            proxy.GetResponse(response=proxy.ZoomResponse(body=BODY)),
+            "SHUTTING_DOWN",
+        ),
+        (
+            "AuthService",
+            "RefreshToken",
+            auth.RefreshTokenRequest,
+            auth.RefreshTokenResponse(token=auth.Token(access_token="a" * len(BODY))),
+            "SHUTTING_DOWN",
+        ),
     ],
+    ids=["write", "read", "idempotent"],
 )
 async def test_call_whose_response_is_converted_at_the_end_of_the_drain_states_whether_it_may_be_repeated(
-    method: str, request_type: Any, response_type: Any, reason: str
+    service: str, method: str, request_type: Any, response: Any, reason: str
 ) -> None:
-    """A retry could repeat a write that has taken effect, but not a read."""
+    """A retry could repeat a write that has taken effect, but not a read or what the contract declares as idempotent."""
     drain = Drain()
 
     async def respond(_request: Any, _context: Any) -> Any:
         drain.end_calls_after(0)
-        return response_type(response=pb.ZoomResponse(body=bytes(64 * MAX_INLINE_BYTES)))
+        return response
 
     pipeline = Pipeline(grpc.aio.server(), [convert_errors, drain.wrap, receive])
     handler = grpc.unary_unary_rpc_method_handler(
-        respond, request_type.FromString, response_type.SerializeToString
+        respond, request_type.FromString, type(response).SerializeToString
     )
-    pipeline.add_registered_method_handlers("zoomgate.v1.ProxyService", {method: handler})
+    pipeline.add_registered_method_handlers(f"zoomgate.v1.{service}", {method: handler})
     endpoint = ConnectEndpoint(
         pipeline,
         clock=SystemClock(),
@@ -53,9 +77,9 @@ async def test_call_whose_response_is_converted_at_the_end_of_the_drain_states_w
     app = web.Application()
     app.router.add_post("/{service}/{method}", handle)
     async with TestServer(app) as server, aiohttp.ClientSession() as session:
-        url = server.make_url(f"/zoomgate.v1.ProxyService/{method}")
-        async with session.post(url, json={}) as response:
-            assert (await response.json())["details"][0]["debug"]["reason"] == reason
+        url = server.make_url(f"/zoomgate.v1.{service}/{method}")
+        async with session.post(url, json={}) as failure:
+            assert (await failure.json())["details"][0]["debug"]["reason"] == reason
         await endpoint.stop(1.0)
 
 
