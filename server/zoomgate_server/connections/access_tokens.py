@@ -42,9 +42,6 @@ CAPACITY = 100_000
 _MIN_FALLBACK_VALIDITY = 5.0
 """Minimum remaining lifetime of a token that is returned after its refresh has failed."""
 
-_SECONDS_TO_USE_TOKEN = 1.0
-"""Time before the deadline that remains for using the current token after waiting for a newer one."""
-
 _KEEP_CURRENT_TOKEN_ON = (
     AppCredentialsRejected,
     DeadlineTooShort,
@@ -217,7 +214,7 @@ class AccessTokens:
             CallerNotAllowed: The connection belongs to a different member.
             StoreError, RecordFault: The connection could not be read.
         """
-        token = await self._cached_or_read(call, user_email)
+        token = await self._cached_or_read(user_email, call.deadline)
         _check_same_user(token, zoom_user_id)
         check_owner(call, token.owner)
 
@@ -316,7 +313,7 @@ class AccessTokens:
             if token is None or not self._is_valid(token, fallback_validity):
                 raise
             # a change during the wait, such as the lease of the refresh or a disconnection, has removed the token from the cache
-            token = await self._cached_or_read(call, user_email)
+            token = await self._cached_or_read(user_email, self._wait_until(call, token, fallback_validity))
             if not self._is_valid(token, fallback_validity):
                 raise
             check_owner(call, token.owner)
@@ -328,11 +325,12 @@ class AccessTokens:
         return token.expires - self._clock.monotonic() > seconds
 
     def _wait_until(self, call: Call, current: AccessToken | None, fallback_validity: float) -> float:
-        """Return the time until which a call waits for a newer token. If the current token is valid, time remains to use it."""
+        """Return the time until which a call waits for the store or a newer token. If the current token is valid, time remains to use it."""
         seconds = self._timing.refresh_wait
         if current is None or not self._is_valid(current, fallback_validity + seconds):
             return call.deadline
-        return min(self._clock.monotonic() + seconds, call.deadline - _SECONDS_TO_USE_TOKEN)
+        now = self._clock.monotonic()
+        return now + min(seconds, (call.deadline - now) / 2)
 
     async def _force_refresh(self, call: Call, user_email: str, token: AccessToken) -> AccessToken:
         return await self._cache_refreshed(
@@ -372,11 +370,11 @@ class AccessTokens:
         """
         return self._connections.now() - record.update_time <= self._timing.change_visibility
 
-    async def _cached_or_read(self, call: Call, user_email: str) -> AccessToken:
+    async def _cached_or_read(self, user_email: str, deadline: float) -> AccessToken:
         """Return the user's token, valid or not, from the cache if it has not changed since."""
         latest = self._cached.get(user_email)
         token = None if latest is None else latest.token
-        return token or await self._read_together(user_email, call.deadline)
+        return token or await self._read_together(user_email, deadline)
 
     async def _read_together(self, user_email: str, deadline: float) -> AccessToken:
         """Read the user's token with `_read`, sharing one read among concurrent callers. It continues after the deadline."""
