@@ -548,11 +548,25 @@ test('the error of Wix is thrown if the secret is missing or Zoomgate cannot be 
   await assert.rejects(backend.getToken(MONICA), { message: 'fetch failed' });
 });
 
-test('a missing zoomgateUrl is named', async (context) => {
+test('an invalid key is named, and is not in the error', async (context) => {
+  const { secrets } = site;
+  context.after(() => (site.secrets = secrets));
+  const key = secrets['zoomgate-caller-key'];
+  for (const invalid of [`${key}\ncalendar key`, `\u201c${key}\u201d`, `${key}\u0000`, '']) {
+    site.secrets = { 'zoomgate-caller-key': invalid };
+    await assert.rejects(backend.getToken(MONICA), {
+      message: 'The secret zoomgate-caller-key is invalid; store only the key',
+    });
+  }
+  site.secrets = { 'zoomgate-caller-key': `\ufeff${key}\n` };
+  await assert.rejects(backend.getToken('nobody@example.com'), { reason: 'ZOOM_NOT_CONNECTED' });
+});
+
+test('an invalid zoomgateUrl is named', async (context) => {
   const { config } = site;
   context.after(() => (site.config = config));
-  for (const zoom of [{ clientId: 'app' }, undefined]) {
+  for (const zoom of [{ clientId: 'app' }, { zoomgateUrl: '127.0.0.1:8080' }, { zoomgateUrl: 'https://zoomgate example' }, undefined]) {
     site.config = { zoom };
-    await assert.rejects(backend.getToken(MONICA), { message: /^zoomgateUrl is missing; .*config\.json/ });
+    await assert.rejects(backend.getToken(MONICA), { message: /^zoomgateUrl is missing or not a URL; .*config\.json/ });
   }
 });

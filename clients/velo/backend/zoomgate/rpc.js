@@ -12,8 +12,14 @@ const KEY_SECRET = 'zoomgate-caller-key';
 const TIMEOUT_MS = 12_000;
 const RESPONSE_TIMEOUT_MS = 12_500;
 
-/** The RPCs that can be repeated safely. */
-const REPEATABLE = ['AuthService/BeginAuthorization', 'AuthService/CheckToken', 'AuthService/GetToken', 'ProxyService/Get'];
+/** The RPCs of these modules that can be repeated safely. */
+const REPEATABLE = [
+  'AuthService/BeginAuthorization',
+  'AuthService/CheckToken',
+  'AuthService/GetToken',
+  'AuthService/RefreshToken',
+  'ProxyService/Get',
+];
 
 const isObject = (value) => typeof value === 'object' && value !== null && !Array.isArray(value);
 
@@ -52,14 +58,18 @@ export class ZoomgateError extends Error {
  * @param {string} [memberEmail] the member to whom Zoomgate limits the call; by default, the call is not limited to a member
  * @returns {Promise<any>}
  * @throws {ZoomgateError} the response is an error, or there is none in time
- * @throws {Error} Wix's error if Zoomgate cannot be reached or the secret is missing; an error if `zoomgateUrl` is missing
+ * @throws {Error} Wix's error if Zoomgate cannot be reached or the secret is missing; an error if the key or `zoomgateUrl` is invalid
  */
 export async function call(method, request, memberEmail) {
   const [config, key] = await Promise.all([getPackageConfig('zoom'), getSecret(KEY_SECRET)]);
-  if (!config?.zoomgateUrl) throw new Error('zoomgateUrl is missing; set it in the object zoom of config.json');
+  if (!/^https?:\/\/\S+$/.test(config?.zoomgateUrl ?? '')) {
+    throw new Error('zoomgateUrl is missing or not a URL; set it in the object zoom of config.json');
+  }
+  // the error of `fetch` for an invalid header contains the header, and visitors can read it
+  if (!/^[!-~]+$/.test(key.trim())) throw new Error(`The secret ${KEY_SECRET} is invalid; store only the key`);
   const zoomgateUrl = config.zoomgateUrl.replace(/\/+$/, '');
   const headers = {
-    Authorization: `Bearer ${key}`,
+    Authorization: `Bearer ${key.trim()}`,
     'Content-Type': 'application/json',
     'Connect-Protocol-Version': '1',
     'Connect-Timeout-Ms': String(TIMEOUT_MS),
