@@ -407,6 +407,8 @@ async def test_two_credentials_are_rejected(
         "/zoomgate.v1.AuthService/",
         "/zoomgate.v1.Auth_Service1/GetToken",
         "/zoomgate.v1/AuthService/GetToken",
+        "/zoomgate.v1.AuthService/GetToken%0a",
+        "/zoomgate.v1.AuthService%0a/GetToken",
     ],
 )
 async def test_unknown_method_is_rejected(zoomgate: Harness, unaffected: None, path: str) -> None:

@@ -28,7 +28,7 @@ MAX_REQUEST_LINE = 8 * 1024
 _SHUTDOWN_SECONDS = 5.0
 """Maximum time to wait for requests in progress at the shutdown, and then for those whose senders have disconnected."""
 
-RPC = r"/{service:zoomgate\.v1[^/]*}/{method:.*}"
+RPC = r"/{service:zoomgate\.v1[^/]*}/{method:(?s:.*)}"
 """The route of the RPCs. It includes misspelled paths, whose callers receive an error with a reason."""
 
 _RPC_ROUTE = "/{service}/{method}"
