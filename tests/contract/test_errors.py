@@ -93,20 +93,29 @@ def test_status_with_long_texts_is_within_the_size_limits(
 
 def test_messages_start_with_a_capital_letter() -> None:
     """Only violations, which follow the name of their field, start in lower case."""
+    texts = [text for path in (ROOT / "server/zoomgate_server").rglob("*.py") for text in _messages(path)]
+    assert len(texts) > 100
+    assert [text for text in texts if re.match(r'f?"[a-z]', text)] == []
+
+
+def _messages(path: Path) -> list[str]:
+    """Return the literals of the messages that a module passes to errors, as they are or by a name that the module assigns."""
     names = {kind.__name__ for kind in CLASSES}
+    source = path.read_text(encoding="utf-8")
+    tree = ast.parse(source)
+    assigned: dict[str, list[ast.expr]] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            assigned.setdefault(node.targets[0].id, []).append(node.value)
     messages = [
-        ast.get_source_segment(source, call.args[0]) or ""
-        for path in (ROOT / "server/zoomgate_server").rglob("*.py")
-        for source in [path.read_text(encoding="utf-8")]
-        for call in ast.walk(ast.parse(source))
-        if isinstance(call, ast.Call)
-        and isinstance(call.func, ast.Name)
-        and call.func.id in names
-        and call.args
+        message
+        for call in ast.walk(tree)
+        if isinstance(call, ast.Call) and call.args
+        if getattr(call.func, "attr", getattr(call.func, "id", "")) in names
+        for message in assigned.get(getattr(call.args[0], "id", ""), [call.args[0]])
     ]
-    literals = [message for message in messages if message.endswith('"')]
-    assert len(literals) > 20
-    assert [message for message in literals if re.match(r'f?"[a-z]', message)] == []
+    texts = [ast.get_source_segment(source, message) or "" for message in messages]
+    return [text for text in texts if text.endswith('"')]
 
 
 def test_reasons_in_records_are_error_reasons() -> None:

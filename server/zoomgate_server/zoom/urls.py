@@ -46,7 +46,7 @@ _SEPARATOR = re.compile(r"[&;]")
 
 _SECRET_PARAMETERS = frozenset({"access_token", "api_key"})
 _UNENCODED = "-._~"
-_NO_OAUTH = "the proxy does not forward requests to Zoom's OAuth endpoints"
+_NO_OAUTH = "The proxy does not forward requests to Zoom's OAuth endpoints"
 
 
 def with_normal_origin(url: str) -> str:
