@@ -1,4 +1,4 @@
-"""Tests for the memory of requests: what a rejected or open call keeps must not add up."""
+"""Tests for the memory of requests: what a rejected or open call retains must not add up."""
 
 import contextlib
 import gc
@@ -66,7 +66,7 @@ def without_garbage_collection() -> Iterator[None]:
 
 
 async def error_over_grpc(channel: grpc.aio.Channel, path: str, body: bytes, *, authenticated: bool) -> str:
-    """Return the code of an error. The client keeps no request."""
+    """Return the code of an error. The client retains no request."""
     method = channel.unary_stream if path == DOWNLOAD else channel.unary_unary
     call = method(path, request_serializer=lambda _: body)(
         None, metadata=metadata() if authenticated else (), timeout=20
@@ -106,8 +106,8 @@ async def test_rejected_request_is_released_over_connect(
                     assert (await response.json())["code"] == code.lower()
 
 
-def of_values(count: int) -> list[Message]:
-    """Return requests with about this number of values, at different levels."""
+def of_entries(count: int) -> list[Message]:
+    """Return requests with about this number of entries, at different levels."""
     update = meetings.UpdateMeetingRequest(user_email=MONICA, meeting_id=1)
     for _ in range(count):
         update.meeting_details.tracking_fields.add()
@@ -123,15 +123,15 @@ def of_values(count: int) -> list[Message]:
 
 @pytest.mark.parametrize("index", range(4))
 @pytest.mark.parametrize(("count", "is_malformed"), [(19_000, False), (21_000, True), (200_000, True)])
-async def test_message_with_too_many_values_is_rejected_before_it_is_processed(
+async def test_message_with_too_many_entries_is_rejected_before_it_is_processed(
     index: int, count: int, is_malformed: bool
 ) -> None:
-    request = of_values(count)[index]
+    request = of_entries(count)[index]
     kind = type(request)
     parse = partial(pipeline.parse_binary, kind)
     body = request.SerializeToString()
     if is_malformed:
-        with pytest.raises(MalformedRequest, match="20000 values"):
+        with pytest.raises(MalformedRequest, match="20000 entries"):
             pipeline.decoded(kind, parse, body)
     else:
         assert pipeline.decoded(kind, parse, body) == request
@@ -139,7 +139,7 @@ async def test_message_with_too_many_values_is_rejected_before_it_is_processed(
 
 @pytest.mark.parametrize("method", ["Check", "Watch"])
 async def test_large_request_without_a_credential_is_rejected(zoomgate: Harness, method: str) -> None:
-    """A watch would keep it until its end."""
+    """A watch would retain it until its end."""
     async with grpc.aio.insecure_channel(zoomgate.grpc_address) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         accepted = health_pb2.HealthCheckRequest(service="x" * 1000)

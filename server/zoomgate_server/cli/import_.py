@@ -213,7 +213,7 @@ def _print_summary(scan: Scan, *, as_json: bool) -> None:
         as_json=as_json,
     )
     for row in scan.invalid_rows:
-        note(": ".join(filter(None, (f"line {row.line}", row.user_email, row.reason))))
+        note(": ".join(filter(None, (f"row {row.number}, line {row.line}", row.user_email, row.reason))))
     if scan.rejected > len(scan.invalid_rows):
         note(f"and {scan.rejected - len(scan.invalid_rows)} more")
     if scan.rejected:

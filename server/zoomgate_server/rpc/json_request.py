@@ -72,7 +72,7 @@ def _document(body: bytes) -> dict[str, Any] | _Duplicate:
         raise ValueError(f"The message is not valid JSON ({invalid}); send a JSON object") from None
     except (ValueError, RecursionError):
         raise ValueError(
-            "The message is nested too deeply, or contains NaN, Infinity or a number with too many digits; send less"
+            "The message is nested too deeply, or contains NaN, Infinity or a number with too many digits; send none of these"
         ) from None
     if not isinstance(document, dict | _Duplicate):
         raise ValueError("The message is not a JSON object; send one")

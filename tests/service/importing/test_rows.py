@@ -614,7 +614,7 @@ async def test_row_without_an_address_is_listed_with_its_line_and_reason(workspa
     """The message does not claim that the user is unknown."""
     workspace.write("tokens.jsonl", '{"user_email": "", "refresh_token": "r"}\n')
     errors = (await workspace.run("import", "jsonl", "tokens.jsonl", "--dry-run", code=1)).err
-    assert re.search(r"^line 1: the email address is required", errors, re.MULTILINE)
+    assert re.search(r"^row 1, line 1: the email address is required", errors, re.MULTILINE)
 
 
 async def test_results_contain_no_tokens(workspace: Workspace, zoom: RunningSimulator) -> None:

@@ -140,7 +140,7 @@ def convert_errors(method: Method, respond: Handler) -> Handler:
             *status.trailing_metadata,
             *_pushback(failure, context.time_remaining()),
         )
-        # its traceback refers to this frame, and such a cycle would keep the request until the next garbage collection
+        # its traceback refers to this frame, and such a cycle would retain the request until the next garbage collection
         del failure
         await context.abort(status.code, status.details, trailing)
         return None

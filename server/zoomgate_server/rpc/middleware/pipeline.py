@@ -21,7 +21,7 @@ from zoomgate_server.rpc.json_request import MAX_VALUES
 from zoomgate_server.rpc.middleware.access_policy import OPEN_METHODS, method_name
 
 MAX_OPEN_REQUEST_BYTES = 1024
-"""Maximum size of a request that requires no credential. A health check contains only a name, which a watch keeps until its end."""
+"""Maximum size of a request that requires no credential. A health check contains only a name, which a watch retains until its end."""
 
 _M = TypeVar("_M", bound=Message)
 Context = Any  # grpc.aio.ServicerContext is generic in the message types, and they differ per method
@@ -91,12 +91,12 @@ def parse_binary(kind: type[_M], request: bytes) -> _M:
     """Return the message in a binary request.
 
     Raises:
-        MalformedRequest: The message has too many values.
+        MalformedRequest: The message has too many entries.
     """
     message = kind.FromString(request)
     # an entry takes at least one byte
     if len(request) > MAX_VALUES and _remaining_entries(message, MAX_VALUES) < 0:
-        text = f"The message has more than {MAX_VALUES} values; send fewer"
+        text = f"The message has more than {MAX_VALUES} entries; send fewer"
         raise MalformedRequest(text, metadata={"type": kind.DESCRIPTOR.full_name})
     return message
 
@@ -123,7 +123,7 @@ def _remaining_entries(message: Message, count: int) -> int:
 def _release_request(respond: Handler) -> Handler:
     """Release the request of an aborted call when the call ends.
 
-    grpc.aio keeps the error in a reference cycle. The frames of its traceback would keep the request until the next garbage collection.
+    grpc.aio retains the error in a reference cycle. The frames of its traceback would retain the request until the next garbage collection.
     """
 
     async def respond_and_release(request: Any, context: Context) -> Any:
