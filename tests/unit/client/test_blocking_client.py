@@ -3,6 +3,7 @@
 import pickle
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -495,13 +496,35 @@ def test_wait_for_connection_returns_only_a_newer_consent(
     call = pool.submit(client.wait_for_connection, "x")
     respond(channel, GET_CONNECTION, code=grpc.StatusCode.PERMISSION_DENIED)
     assert isinstance(call.exception(), errors.NotAllowed)
-    call = pool.submit(client.wait_for_connection, "x", timeout=0.001)
+    call = pool.submit(client.wait_for_connection, "x", timeout=0)
     respond(channel, GET_CONNECTION, code=grpc.StatusCode.UNAVAILABLE)
     assert isinstance(call.exception(), errors.ServiceUnavailable)
-    call = pool.submit(client.wait_for_connection, "x", timeout=0.001)
+    call = pool.submit(client.wait_for_connection, "x", timeout=0)
     respond(channel, GET_CONNECTION, code=grpc.StatusCode.NOT_FOUND, trailers=trailers)
     with pytest.raises(TimeoutError, match="x did not consent"):
         call.result()
+
+
+def test_last_poll_of_a_wait_is_at_its_end(
+    client: Client, channel: grpc_testing.Channel, pool: ThreadPoolExecutor
+) -> None:
+    """The interval of the polls does not shorten the wait."""
+    missing = failure_trailers("ZOOM_NOT_CONNECTED")
+    started = time.monotonic()
+    call = pool.submit(client.wait_for_connection, "x", timeout=0.9)
+    for _ in range(2):
+        respond(channel, GET_CONNECTION, code=grpc.StatusCode.NOT_FOUND, trailers=missing)
+    assert isinstance(call.exception(), TimeoutError)
+    assert time.monotonic() - started >= 0.9
+
+
+def test_wait_ends_at_once_if_no_time_is_left_for_the_requested_delay(
+    client: Client, channel: grpc_testing.Channel, pool: ThreadPoolExecutor
+) -> None:
+    call = pool.submit(client.wait_for_connection, "x", timeout=60)
+    trailers = failure_trailers("SERVER_OVERLOADED", RETRY_IN_AN_HOUR)
+    respond(channel, GET_CONNECTION, code=grpc.StatusCode.RESOURCE_EXHAUSTED, trailers=trailers)
+    assert isinstance(call.exception(20), errors.RateLimited)
 
 
 def test_wait_for_connection_continues_after_the_authorization_has_expired(
@@ -531,6 +554,7 @@ def test_wait_for_connection_continues_after_the_authorization_has_expired(
     respond(channel, GET_AUTHORIZATION, pending)
     respond_not_connected()
     respond_invalid_state()
+    respond_not_connected()
     assert isinstance(call.exception(), TimeoutError)
     call = pool.submit(client.wait_for_connection, "x", state="s")
     respond(channel, GET_CONNECTION, auth.GetConnectionResponse(connection=active))

@@ -515,15 +515,16 @@ class _ConnectionWait:
         """
         if error is not None and error.reason == "INVALID_STATE" and self._is_state_valid:
             self.state, error = "", None  # expired, while the connection may still be created
-        pause = max(_POLL_SECONDS, (error and error.retry_delay) or 0.0)
-        is_over = time.monotonic() + pause > self._deadline
+        delay = (error and error.retry_delay) or 0.0
+        remaining = self._deadline - time.monotonic()
+        is_over = remaining <= delay
         if error is not None:
             can_retry = is_temporary(error) or isinstance(error, DeadlineExceeded)
             if closed or is_over or not can_retry:
                 raise error
         if is_over:
             raise TimeoutError(f"{self._user_email} did not consent within {self._timeout:g} seconds")
-        return pause
+        return max(delay, min(_POLL_SECONDS, remaining))  # the last poll is at the end
 
 
 def _is_new(connection: Connection, after: Connection | None) -> bool:
