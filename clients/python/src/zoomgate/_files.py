@@ -116,14 +116,14 @@ class Transfer:
             )
         self.is_complete = True
 
-    def pause_after(self, error: ZoomgateError, *, closed: bool) -> float:
+    def pause_after(self, error: ZoomgateError) -> float:
         """Return the delay in seconds before the download is resumed. Re-raise the error if resuming cannot succeed."""
         self._attempts += 1
         status = error.http_status if isinstance(error, UnexpectedStatus) else None
         is_final = status is not None and status != _TIMEOUT and status < 500
         if is_final or not self.head.etag or self._attempts > MAX_ATTEMPTS:
             raise error
-        pause = self._backoff.pause_after(error, closed=closed)
+        pause = self._backoff.pause_after(error)
         if self.timeout is not None and pause >= self.timeout:
             raise error
         return pause

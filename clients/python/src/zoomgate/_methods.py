@@ -127,16 +127,10 @@ class _BaseMethod(Generic[Request, Response]):
             raise TypeError("pass either a request or its fields, but not both")
         return request
 
-    def _closed_error(self, request_id: str) -> ZoomgateError | None:
-        """Return the error for a call that was canceled because its client was closed.
-
-        Return None if the task was canceled; gRPC reports both cases in the same way.
-        """
+    def _is_canceled_by_close(self) -> bool:
+        """Return whether a call was canceled because its client was closed. gRPC reports the cancellation of the task in the same way."""
         task = asyncio.current_task()
-        if not self._session.closed or (task is not None and task.cancelling()):
-            return None
-        kind = ZoomgateError if self._retry_safe else OutcomeUnknown
-        return kind(grpc.StatusCode.CANCELLED, "the client was closed", request_id=request_id)
+        return self._session.closed and not (task is not None and task.cancelling())
 
     def _failure(self, error: Any, request_id: str) -> ZoomgateError:
         return from_rpc_error(error, request_id, retry_safe=self._retry_safe)
@@ -211,9 +205,10 @@ class AsyncMethod(_BaseMethod[Request, Response]):
         try:
             return await self._call(message, timeout=seconds, metadata=entries)  # type: ignore[no-any-return]
         except asyncio.CancelledError:
-            if closed := self._closed_error(request_id):
-                raise closed from None
-            raise
+            if not self._is_canceled_by_close():
+                raise
+            kind = ZoomgateError if self._retry_safe else OutcomeUnknown
+            raise kind(grpc.StatusCode.CANCELLED, "the client was closed", request_id=request_id) from None
         except grpc.aio.AioRpcError as error:
             raise self._failure(error, request_id) from error
 
@@ -325,7 +320,7 @@ class Stream(_BaseMethod[Request, Response]):
         Raises:
             ZoomgateError: The call failed; raised during iteration. See `zoomgate.errors`.
             TypeError, ValueError: The fields do not match the request type, or the timeout is invalid. Nothing was sent.
-            RuntimeError: The client is closed or was created before a fork. Nothing was sent.
+            RuntimeError: The client is closed, also during iteration, or was created before a fork.
         """
         message = self._message(request, fields)
         entries, request_id = self._session.metadata(metadata)
@@ -335,10 +330,12 @@ class Stream(_BaseMethod[Request, Response]):
     def _responses(
         self, message: Request, timeout: float | None, entries: Any, request_id: str
     ) -> Generator[Response, None, None]:
+        self._session.check()
         call = self._call(message, timeout=timeout, metadata=entries)
         try:
             yield from call
         except grpc.RpcError as error:
+            self._session.check()
             raise self._failure(error, request_id) from error
         finally:
             call.cancel()
@@ -371,7 +368,7 @@ class AsyncStream(_BaseMethod[Request, Response]):
         Raises:
             ZoomgateError: The call failed; raised during iteration. See `zoomgate.errors`.
             TypeError, ValueError: The fields do not match the request type, or the timeout is invalid. Nothing was sent.
-            RuntimeError: The client is closed, or was created before a fork or in a different event loop. Nothing was sent.
+            RuntimeError: The client is closed, also during iteration, or was created before a fork or in a different event loop.
         """
         message = self._message(request, fields)
         entries, request_id = self._session.metadata(metadata)
@@ -381,15 +378,17 @@ class AsyncStream(_BaseMethod[Request, Response]):
     async def _responses(
         self, message: Request, timeout: float | None, entries: Any, request_id: str
     ) -> AsyncGenerator[Response, None]:
+        self._session.check()
         call = self._call(message, timeout=timeout, metadata=entries)
         try:
             async for response in call:
                 yield response
         except asyncio.CancelledError:
-            if closed := self._closed_error(request_id):
-                raise closed from None
+            if self._is_canceled_by_close():
+                self._session.check()
             raise
         except grpc.aio.AioRpcError as error:
+            self._session.check()
             raise self._failure(error, request_id) from error
         finally:
             call.cancel()

@@ -21,9 +21,9 @@ class Backoff:
         """Start again with the initial delay, since data arrived."""
         self._next = _INITIAL_BACKOFF
 
-    def pause_after(self, error: ZoomgateError, *, closed: bool) -> float:
+    def pause_after(self, error: ZoomgateError) -> float:
         """Return the delay in seconds before the stream is resumed. Re-raise the error if resuming cannot succeed."""
-        if closed or not self._next or not is_temporary(error):
+        if not self._next or not is_temporary(error):
             raise error
         pause = max(self._next, error.retry_delay or 0.0)
         self._next = min(2 * self._next, _MAX_BACKOFF)

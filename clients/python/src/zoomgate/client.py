@@ -166,6 +166,7 @@ class Client(_BaseClient):
         Raises:
             ResumeTokenExpired: The token is older than 30 days. Start a new watch without a token.
             ZoomgateError: The call failed before the first event, or failed later for a reason that resuming cannot fix.
+            RuntimeError: The client was closed.
         """
         names, position = tuple(user_emails), _WatchPosition(resume_token)
         while True:
@@ -179,7 +180,7 @@ class Client(_BaseClient):
                         yield event
                 raise ServiceUnavailable(grpc.StatusCode.UNAVAILABLE, "the watch ended")
             except ZoomgateError as error:
-                self._session.pause(position.pause_after(error, closed=self._session.closed))
+                self._session.pause(position.pause_after(error))
 
     def pages(
         self, user_email: str, url: str, *, query: Query = (), max_pages: int = 0, max_items: int = 0
@@ -244,7 +245,7 @@ class Client(_BaseClient):
                             on_progress(transfer.received, transfer.size)
                     transfer.end()
                 except ZoomgateError as error:
-                    self._session.pause(transfer.pause_after(error, closed=self._session.closed))
+                    self._session.pause(transfer.pause_after(error))
         return transfer.head
 
     def wait_for_connection(
@@ -277,11 +278,11 @@ class Client(_BaseClient):
                     wait.check_outcome(self.auth.get_authorization(state=wait.state, timeout=limit))
                 pause = wait.pause_after(None)
             except ZoomgateError as error:
-                pause = wait.pause_after(error, closed=self._session.closed)
+                pause = wait.pause_after(error)
             self._session.pause(pause)
 
     def close(self) -> None:
-        """Close the client. Calls in progress fail, also those that wait before a retry."""
+        """Close the client. Calls in progress fail, and streams such as `watch` raise `RuntimeError`."""
         self._session.close()
         if self._owned is not None:
             self._owned.close()
@@ -381,7 +382,7 @@ class AsyncClient(_BaseClient):
                         yield event
                 raise ServiceUnavailable(grpc.StatusCode.UNAVAILABLE, "the watch ended")
             except ZoomgateError as error:
-                await self._session.pause_async(position.pause_after(error, closed=self._session.closed))
+                await self._session.pause_async(position.pause_after(error))
 
     async def pages(
         self, user_email: str, url: str, *, query: Query = (), max_pages: int = 0, max_items: int = 0
@@ -413,7 +414,7 @@ class AsyncClient(_BaseClient):
                             on_progress(transfer.received, transfer.size)
                     transfer.end()
                 except ZoomgateError as error:
-                    await self._session.pause_async(transfer.pause_after(error, closed=self._session.closed))
+                    await self._session.pause_async(transfer.pause_after(error))
         return transfer.head
 
     async def wait_for_connection(
@@ -438,11 +439,11 @@ class AsyncClient(_BaseClient):
                     wait.check_outcome(await self.auth.get_authorization(state=wait.state, timeout=limit))
                 pause = wait.pause_after(None)
             except ZoomgateError as error:
-                pause = wait.pause_after(error, closed=self._session.closed)
+                pause = wait.pause_after(error)
             await self._session.pause_async(pause)
 
     async def close(self) -> None:
-        """Close the client. Calls in progress fail, also those that wait before a retry."""
+        """Close the client. Calls in progress fail, and streams such as `watch` raise `RuntimeError`."""
         self._session.close()
         if isinstance(self.auth.get_token, AsyncCachedGetToken):
             await self.auth.get_token.stop()
@@ -504,7 +505,7 @@ class _ConnectionWait:
                 grpc.StatusCode.FAILED_PRECONDITION, outcome.error_message, reason=reason
             )
 
-    def pause_after(self, error: ZoomgateError | None, *, closed: bool = False) -> float:
+    def pause_after(self, error: ZoomgateError | None) -> float:
         """Return the delay in seconds before the next poll.
 
         Args:
@@ -520,7 +521,7 @@ class _ConnectionWait:
         is_over = remaining <= delay
         if error is not None:
             can_retry = is_temporary(error) or isinstance(error, DeadlineExceeded)
-            if closed or is_over or not can_retry:
+            if is_over or not can_retry:
                 raise error
         if is_over:
             raise TimeoutError(f"{self._user_email} did not consent within {self._timeout:g} seconds")
