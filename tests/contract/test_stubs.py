@@ -75,6 +75,16 @@ asyncio.run(main())
 """
 """A call of the asyncio client that fails, with metadata from the server."""
 
+INVALID_FIELDS = """
+import zoomgate
+for fields in ({"user_email": 1}, {"meeting_details": {"settings": {"alternative_hosts": "x"}}}):
+    try:
+        zoomgate.Client().meetings.create_meeting(**fields)
+    except TypeError as error:
+        print(error)
+"""
+"""Calls with fields of a wrong type."""
+
 
 def run_command(*command: str, cwd: Path = ROOT, **environ: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
@@ -173,3 +183,5 @@ def test_wheel_works_with_minimum_and_newest_dependencies(
     assert process.returncode == 0, process.stderr
     process = run_command(str(python), "-c", FAILED_CALL, cwd=tmp_path)
     assert process.stdout == "from-the-server\n", process.stderr
+    process = run_command(str(python), "-c", INVALID_FIELDS, cwd=tmp_path)
+    assert process.stdout.count(" is invalid; pass a") == 2, process.stderr

@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 import grpc_testing
 import pytest
-from google.protobuf import any_pb2, duration_pb2
+from google.protobuf import any_pb2, duration_pb2, json_format
 from google.rpc import error_details_pb2, status_pb2
 
 import zoomgate
@@ -68,7 +68,7 @@ def test_call_sends_key_and_request_id(
 ) -> None:
     """Each call gets a new request ID unless the caller passes one."""
     seen = []
-    for extra in ((), (), (("x-request-id", "mine"), ("other", "1"))):
+    for extra in ((), (), (("x-request-id", "mine"), ("other", "1"), ("other-bin", b"\xff"))):
         call = pool.submit(client.auth.get_token, user_email="monica@example.com", metadata=extra)
         metadata, request = respond(
             channel, GET_TOKEN, auth.GetTokenResponse(token=auth.Token(access_token="t"))
@@ -117,6 +117,10 @@ def test_nested_messages_may_be_dictionaries(
          "meeting_details.tracking_fields is invalid; pass a list, each of whose items is a dict or TrackingField"),
         ({"meeting_details": {"settings": {"waiting_room": "yes"}}},
          "meeting_details.settings.waiting_room is invalid; pass a bool"),
+        ({"meeting_details": {"settings": {"alternative_hosts": "omar@example.com"}}},
+         "meeting_details.settings.alternative_hosts is invalid; pass a list, each of whose items is a str"),
+        ({"update_mask": {"paths": "topic"}},
+         "update_mask.paths is invalid; pass a list, each of whose items is a str"),
     ],
 )  # fmt: skip
 def test_invalid_field_is_named_with_the_expected_type(
@@ -140,6 +144,16 @@ async def test_request_of_a_different_type_is_rejected(kind: Any, cache_tokens: 
         await client.close()
     else:
         client.close()
+
+
+def test_struct_may_have_keys_that_are_fields_of_protobuf_messages(
+    client: Client, channel: grpc_testing.Channel, pool: ThreadPoolExecutor
+) -> None:
+    struct = {"fields": "x", "paths": "y", "values": {"fields": "z"}}
+    call = pool.submit(client.meetings.create_meeting, meeting_details={"additional_fields": struct})
+    _, request = respond(channel, CREATE, meetings.CreateMeetingResponse())
+    assert call.result() == meetings.CreateMeetingResponse()
+    assert json_format.MessageToDict(request.meeting_details.additional_fields) == struct
 
 
 def test_surrogate_is_reported_as_the_character_that_cannot_be_encoded(client: Client) -> None:
@@ -396,8 +410,42 @@ async def test_client_without_a_default_timeout_is_rejected(kind: type) -> None:
         kind(timeout=None)
 
 
-@pytest.mark.parametrize("timeout", [-1, -0.001, float("inf"), float("nan"), 1e10])
-def test_invalid_timeout_is_rejected(client: Client, timeout: float) -> None:
+@pytest.mark.parametrize("kind", [Client, zoomgate.AsyncClient])
+async def test_single_address_is_rejected_as_a_list_of_users_to_watch(kind: Any) -> None:
+    """Its letters would be watched."""
+    watch = kind("127.0.0.1:1").watch("monica@example.com")
+    with pytest.raises(TypeError, match="user_emails is invalid; pass a list"):
+        await anext(watch) if kind is zoomgate.AsyncClient else next(watch)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "kind", "problem"),
+    [
+        ({"x-request-id": "canary"}, TypeError, "pass a list of pairs"),
+        ({"ab": "canary"}, TypeError, "pass a list of pairs"),
+        (["canary"], TypeError, "pass a list of pairs"),
+        ([("x-count", 1)], TypeError, "pass a list of pairs"),
+        ([("X-Request-Id", "canary")], ValueError, "'X-Request-Id' is invalid; pass a name of lower-case"),
+        ([("x request", "canary")], ValueError, "'x request' is invalid"),
+        ([("", "canary")], ValueError, "'' is invalid"),
+        ([("x-name", "canary é")], ValueError, "'x-name' is invalid"),
+        ([("x-name", "canary\n")], ValueError, "'x-name' is invalid"),
+        ([("x-name", b"canary")], ValueError, "'x-name' is invalid"),
+        ([("x-bin", "canary")], ValueError, "'x-bin' is invalid"),
+    ],
+)
+def test_invalid_metadata_is_rejected_without_disclosing_values(
+    client: Client, metadata: Any, kind: type[Exception], problem: str
+) -> None:
+    """GRPC would report an internal error, and write it to stderr."""
+    for method in (client.auth.get_token, client.auth.watch_connections):
+        with pytest.raises(kind, match=problem) as raised:
+            method(metadata=metadata)
+        assert "canary" not in str(raised.value)
+
+
+@pytest.mark.parametrize("timeout", ["3", -1, -0.001, float("inf"), float("nan"), 1e10])
+def test_invalid_timeout_is_rejected(client: Client, timeout: Any) -> None:
     """GRPC would end the call at once."""
     with pytest.raises(ValueError, match="timeout is"):
         client.auth.get_token(user_email="x", timeout=timeout)

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Sequence
 from contextlib import suppress
@@ -22,6 +23,7 @@ Metadata = Sequence[tuple[str, str | bytes]]
 _REQUEST_ID = "x-request-id"
 _MAX_TIMEOUT = 366 * 86_400.0
 """Maximum timeout in seconds. gRPC ends calls with much longer timeouts at once."""
+_METADATA_NAME = re.compile(r"[a-z0-9._-]+")
 _PAGE_SIZE = 300
 """The number of items per page unless the request sets it: the maximum of Zoom's lists."""
 
@@ -30,11 +32,33 @@ def check_timeout(seconds: float | None) -> float:
     """Return a timeout.
 
     Raises:
-        ValueError: The timeout is None, negative, NaN, or longer than 366 days.
+        ValueError: The timeout is no number, negative, or longer than 366 days.
     """
-    if seconds is None or not 0 <= seconds <= _MAX_TIMEOUT:
-        raise ValueError(f"timeout is {seconds}; pass a number of seconds from 0 to {_MAX_TIMEOUT:.0f}")
+    if not isinstance(seconds, int | float) or not 0 <= seconds <= _MAX_TIMEOUT:
+        raise ValueError(f"timeout is {seconds!r}; pass a number of seconds from 0 to {_MAX_TIMEOUT:.0f}")
     return seconds
+
+
+def check_metadata(entries: Metadata) -> None:
+    """Check that gRPC can send metadata. The errors do not contain values.
+
+    Raises:
+        TypeError: The metadata does not consist of pairs.
+        ValueError: A name or value is invalid.
+    """
+    for entry in entries:
+        match entry:
+            case (str(name), str(value)):
+                is_valid = value.isascii() and value.isprintable() and not name.endswith("-bin")
+            case (str(name), bytes()):
+                is_valid = name.endswith("-bin")
+            case _:
+                raise TypeError('metadata is invalid; pass a list of pairs, such as [("x-request-id", "1")]')
+        if not is_valid or not _METADATA_NAME.fullmatch(name):
+            raise ValueError(
+                f"metadata {name!r} is invalid; pass a name of lower-case letters, digits, '-', '_' and '.', "
+                "and a value of printable ASCII characters, or bytes if the name ends with -bin"
+            )
 
 
 class Session:
@@ -95,8 +119,9 @@ class Session:
             )
 
     def metadata(self, extra: Metadata) -> tuple[tuple[tuple[str, str | bytes], ...], str]:
-        """Return the metadata of a call and its request ID. Raises the errors of `check`."""
+        """Return the metadata of a call and its request ID. Raises the errors of `check` and `check_metadata`."""
         self.check()
+        check_metadata(extra)
         for name, value in extra:
             if name == _REQUEST_ID:
                 return (*self._credential, *extra), str(value)
@@ -160,7 +185,7 @@ class Method(_BaseMethod[Request, Response]):
 
         Raises:
             ZoomgateError: The call failed; see `zoomgate.errors`.
-            TypeError, ValueError: The fields do not match the request type, or the timeout is invalid. Nothing was sent.
+            TypeError, ValueError: The fields do not match the request type, or the timeout or metadata is invalid. Nothing was sent.
             RuntimeError: The client is closed or was created before a fork. Nothing was sent.
         """
         message = self._message(request, fields)
@@ -196,7 +221,7 @@ class AsyncMethod(_BaseMethod[Request, Response]):
 
         Raises:
             ZoomgateError: The call failed; see `zoomgate.errors`.
-            TypeError, ValueError: The fields do not match the request type, or the timeout is invalid. Nothing was sent.
+            TypeError, ValueError: The fields do not match the request type, or the timeout or metadata is invalid. Nothing was sent.
             RuntimeError: The client is closed, or was created before a fork or in a different event loop. Nothing was sent.
         """
         message = self._message(request, fields)
@@ -319,7 +344,7 @@ class Stream(_BaseMethod[Request, Response]):
 
         Raises:
             ZoomgateError: The call failed; raised during iteration. See `zoomgate.errors`.
-            TypeError, ValueError: The fields do not match the request type, or the timeout is invalid. Nothing was sent.
+            TypeError, ValueError: The fields do not match the request type, or the timeout or metadata is invalid. Nothing was sent.
             RuntimeError: The client is closed, also during iteration, or was created before a fork.
         """
         message = self._message(request, fields)
@@ -367,7 +392,7 @@ class AsyncStream(_BaseMethod[Request, Response]):
 
         Raises:
             ZoomgateError: The call failed; raised during iteration. See `zoomgate.errors`.
-            TypeError, ValueError: The fields do not match the request type, or the timeout is invalid. Nothing was sent.
+            TypeError, ValueError: The fields do not match the request type, or the timeout or metadata is invalid. Nothing was sent.
             RuntimeError: The client is closed, also during iteration, or was created before a fork or in a different event loop.
         """
         message = self._message(request, fields)

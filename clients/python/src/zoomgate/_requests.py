@@ -32,6 +32,7 @@ def build(kind: type[_M], fields: Mapping[str, Any]) -> _M:
     Raises:
         TypeError, ValueError: A field is unknown, or its value has the wrong type or is out of range. The error does not contain the value.
     """
+    _check_lists(kind.DESCRIPTOR, fields)
     try:
         return kind(**fields)
     except UnicodeError:  # names the character, and has no constructor for a message
@@ -39,6 +40,18 @@ def build(kind: type[_M], fields: Mapping[str, Any]) -> _M:
     except (TypeError, ValueError) as error:
         problem = _find_problem(kind, fields) or str(error)
         raise type(error)(problem) from None
+
+
+def _check_lists(descriptor: Any, fields: Mapping[str, Any], parent: str = "") -> None:
+    """Reject a str in place of a list, which protobuf would interpret as the list of its characters."""
+    for name, value in fields.items():
+        field = descriptor.fields_by_name.get(name)
+        if field is None:
+            continue
+        if field.type == FieldDescriptor.TYPE_STRING and _is_repeated(field) and isinstance(value, str):
+            raise TypeError(f"{parent}{name} is invalid; pass {_expected(field)}")
+        if field.message_type is not None and isinstance(value, Mapping):
+            _check_lists(field.message_type, value, f"{parent}{name}.")
 
 
 def _find_problem(kind: type[Message], fields: Mapping[str, Any], parent: str = "") -> str:
@@ -64,17 +77,21 @@ def _find_nested(field: _Field, value: Any, path: str) -> str:
         return ""
     kind = GetMessageClass(field.message_type)
     items = [(path, value)]
-    if field.is_repeated and isinstance(value, list | tuple):
+    if _is_repeated(field) and isinstance(value, list | tuple):
         items = [(f"{path}[{index}]", item) for index, item in enumerate(value)]
     problems = (_find_problem(kind, item, f"{at}.") for at, item in items if isinstance(item, Mapping))
     return next(filter(None, problems), "")
+
+
+def _is_repeated(field: _Field) -> bool:
+    return bool(field.default_value == [])  # protobuf 5 has no `is_repeated`, and protobuf 7 no `label`
 
 
 def _expected(field: _Field) -> str:
     """Describe the values of a field."""
     if field.enum_type is not None:
         names = ", ".join(value.name for value in field.enum_type.values if value.number)
-        return f"a list of {names}" if field.is_repeated else f"one of {names}"
+        return f"a list of {names}" if _is_repeated(field) else f"one of {names}"
     if field.message_type is not None:
         name = field.message_type.full_name
         item = _EXPECTED_MESSAGES.get(name, f"a dict or {field.message_type.name}")
@@ -82,4 +99,4 @@ def _expected(field: _Field) -> str:
         item = "bytes"
     else:
         item = _EXPECTED.get(field.cpp_type, f"an int of {32 if field.cpp_type in _INT32 else 64} bits")
-    return f"a list, each of whose items is {item}" if field.is_repeated else item
+    return f"a list, each of whose items is {item}" if _is_repeated(field) else item

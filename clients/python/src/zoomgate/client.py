@@ -24,6 +24,7 @@ from zoomgate._files import (
     write_async,
 )
 from zoomgate._methods import Session, check_timeout
+from zoomgate._requests import build
 from zoomgate._resumption import Backoff, is_temporary
 from zoomgate._token_cache import AsyncCachedGetToken, CachedGetToken, caching_methods
 from zoomgate.errors import (
@@ -43,7 +44,11 @@ from zoomgate.services import (
     Proxy,
     Registrants,
 )
-from zoomgate.v1.auth_service_pb2 import GetAuthorizationResponse, WatchConnectionsResponse
+from zoomgate.v1.auth_service_pb2 import (
+    GetAuthorizationResponse,
+    WatchConnectionsRequest,
+    WatchConnectionsResponse,
+)
 from zoomgate.v1.connection_pb2 import Connection
 from zoomgate.v1.error_reason_pb2 import ErrorReason
 from zoomgate.v1.proxy_service_pb2 import DownloadHead
@@ -168,19 +173,18 @@ class Client(_BaseClient):
             ZoomgateError: The call failed before the first event, or failed later for a reason that resuming cannot fix.
             RuntimeError: The client was closed.
         """
-        names, position = tuple(user_emails), _WatchPosition(resume_token)
+        request, backoff = _watch_request(user_emails, resume_token, heartbeat), Backoff()
         while True:
-            stream = self.auth.watch_connections(
-                user_emails=names, resume_token=position.token, heartbeat=heartbeat
-            )
+            stream = self.auth.watch_connections(request)
             try:
                 with contextlib.closing(stream):
                     for event in stream:
-                        position.advance(event)
+                        request.resume_token = event.resume_token
+                        backoff.reset()
                         yield event
                 raise ServiceUnavailable(grpc.StatusCode.UNAVAILABLE, "the watch ended")
             except ZoomgateError as error:
-                self._session.pause(position.pause_after(error))
+                self._session.pause(backoff.pause_after(error))
 
     def pages(
         self, user_email: str, url: str, *, query: Query = (), max_pages: int = 0, max_items: int = 0
@@ -370,19 +374,18 @@ class AsyncClient(_BaseClient):
         self, user_emails: Iterable[str] = (), *, resume_token: str = "", heartbeat: bool = False
     ) -> AsyncGenerator[WatchConnectionsResponse, None]:
         """Iterate over connections as they change. See `Client.watch`. Cancel the iterating task or close the iterator to stop."""
-        names, position = tuple(user_emails), _WatchPosition(resume_token)
+        request, backoff = _watch_request(user_emails, resume_token, heartbeat), Backoff()
         while True:
-            stream = self.auth.watch_connections(
-                user_emails=names, resume_token=position.token, heartbeat=heartbeat
-            )
+            stream = self.auth.watch_connections(request)
             try:
                 async with contextlib.aclosing(stream):
                     async for event in stream:
-                        position.advance(event)
+                        request.resume_token = event.resume_token
+                        backoff.reset()
                         yield event
                 raise ServiceUnavailable(grpc.StatusCode.UNAVAILABLE, "the watch ended")
             except ZoomgateError as error:
-                await self._session.pause_async(position.pause_after(error))
+                await self._session.pause_async(backoff.pause_after(error))
 
     async def pages(
         self, user_email: str, url: str, *, query: Query = (), max_pages: int = 0, max_items: int = 0
@@ -459,21 +462,10 @@ class AsyncClient(_BaseClient):
         await self.close()
 
 
-class _WatchPosition(Backoff):
-    """The position from which a watch is resumed.
-
-    Attributes:
-        token: The latest resume token.
-    """
-
-    def __init__(self, token: str) -> None:
-        super().__init__()
-        self.token = token
-
-    def advance(self, event: WatchConnectionsResponse) -> None:
-        """Record the position after an event."""
-        self.token = event.resume_token
-        self.reset()
+def _watch_request(user_emails: Iterable[str], resume_token: str, heartbeat: bool) -> WatchConnectionsRequest:
+    """Return the request for a watch."""
+    fields = {"user_emails": user_emails, "resume_token": resume_token, "heartbeat": heartbeat}
+    return build(WatchConnectionsRequest, fields)
 
 
 class _ConnectionWait:
