@@ -24,6 +24,7 @@ from zoom_simulator.faults import Fault
 from zoomgate import AsyncClient, Client, errors
 from zoomgate.v1.auth_service_pb2 import (
     GetTokenResponse,
+    ListConnectionsResponse,
     WatchConnectionsRequest,
     WatchConnectionsResponse,
 )
@@ -205,6 +206,61 @@ async def test_unreachable_service_raises_service_unavailable() -> None:
         with pytest.raises(errors.ServiceUnavailable) as raised:
             await client.auth.get_token(user_email=MONICA)
     assert raised.value.reason == ""
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+@pytest.mark.parametrize("cache_tokens", [False, True])
+async def test_calls_wait_for_the_service_if_the_client_is_configured_so(
+    kind: Any, cache_tokens: bool
+) -> None:
+    """Unary calls, lists and streams are sent once the service has started. Without the option, calls fail before that."""
+
+    class Started(AuthServiceServicer):
+        async def GetToken(self, _: Any, context: Any) -> GetTokenResponse:
+            return GetTokenResponse()
+
+        async def ListConnections(self, _: Any, context: Any) -> ListConnectionsResponse:
+            return ListConnectionsResponse()
+
+        async def WatchConnections(self, _: Any, context: Any) -> AsyncIterator[WatchConnectionsResponse]:
+            yield WatchConnectionsResponse(resume_token="t")
+
+    server = grpc.aio.server()
+    add_AuthServiceServicer_to_server(Started(), server)
+    with socket.create_server(("127.0.0.1", 0)) as reserved:
+        address = f"127.0.0.1:{reserved.getsockname()[1]}"
+    options = [("grpc.max_reconnect_backoff_ms", 200)]
+    client = kind(address, wait_for_ready=True, cache_tokens=cache_tokens, options=options)
+
+    async def call(function: Any, *args: Any, **arguments: Any) -> Any:
+        if kind is Client:
+            return await asyncio.to_thread(function, *args, **arguments)
+        return await function(*args, **arguments)
+
+    step = next if kind is Client else anext
+    streams = [client.watch(), client.auth.list_connections.pages()]
+    waiting = [
+        asyncio.create_task(call(client.auth.get_token, user_email=MONICA)),
+        *(asyncio.create_task(call(step, stream)) for stream in streams),
+    ]
+    async with AsyncClient(address) as other:
+        with pytest.raises(errors.ServiceUnavailable):
+            await other.auth.get_token(user_email=MONICA)
+    assert server.add_insecure_port(address)
+    await server.start()
+    for response in await asyncio.gather(*waiting):
+        assert isinstance(response, GetTokenResponse | ListConnectionsResponse | WatchConnectionsResponse)
+    await call(client.close)
+    await server.stop(None)
+
+
+async def test_timeout_ends_the_wait_for_the_service() -> None:
+    """GRPC does not report whether a request was sent, so the outcome of a write is unknown."""
+    async with AsyncClient("127.0.0.1:1", wait_for_ready=True, timeout=0.1) as client:
+        with pytest.raises(errors.DeadlineExceeded):
+            await client.auth.get_token(user_email=MONICA)
+        with pytest.raises(errors.OutcomeUnknown):
+            await client.meetings.create_meeting(user_email=MONICA)
 
 
 async def test_wait_for_connection_survives_a_restart_of_the_service(tmp_path: Path) -> None:

@@ -66,17 +66,19 @@ class Session:
 
     Attributes:
         timeout: The default timeout of a call in seconds.
+        wait_for_ready: Whether calls wait until the service can be reached.
         loop: The event loop of an asyncio client, or None for a blocking client.
     """
 
-    __slots__ = ("_async_closed", "_closed", "_credential", "_pid", "_prefix", "loop", "timeout")
-
-    def __init__(self, key: str, timeout: float, loop: asyncio.AbstractEventLoop | None = None) -> None:
+    def __init__(
+        self, key: str, timeout: float, wait_for_ready: bool, loop: asyncio.AbstractEventLoop | None = None
+    ) -> None:
         self._credential = (("authorization", f"Bearer {key}"),) if key else ()
         self._pid = os.getpid()
         self._prefix = os.urandom(6).hex()
         self._closed, self._async_closed = threading.Event(), asyncio.Event()
         self.timeout = check_timeout(timeout)
+        self.wait_for_ready = wait_for_ready
         self.loop = loop
 
     @property

@@ -88,6 +88,7 @@ class Client(_BaseClient):
         root_certificates: bytes | None = None,
         tls: bool | None = None,
         timeout: float = DEFAULT_TIMEOUT,
+        wait_for_ready: bool = False,
         options: Iterable[tuple[str, Any]] = (),
         channel: grpc.Channel | None = None,
         cache_tokens: bool = False,
@@ -102,6 +103,8 @@ class Client(_BaseClient):
             tls: Whether to use TLS. Defaults to True, except for loopback addresses without `root_certificates`. For other addresses,
                 False sends the key in plaintext; use False only if the network itself is encrypted, as in a service mesh.
             timeout: The default timeout of a call in seconds. It also applies to calls with the timeout None.
+            wait_for_ready: Whether calls wait while the service cannot be reached, for example during its restart, instead of failing.
+                Unary calls wait until their timeout; streams and downloads without a timeout wait indefinitely.
             options: gRPC channel options. They override the options that the client sets.
             channel: An existing channel to use. The client does not close the channel, and ignores `target`, `tls`, `root_certificates` and
                 `options`.
@@ -113,7 +116,7 @@ class Client(_BaseClient):
         """
         _channel.check_key(key)
         self._target = target
-        self._session = Session(key, timeout)
+        self._session = Session(key, timeout, wait_for_ready)
         self._owned: grpc.Channel | None = None
         if channel is None:
             _channel.check_target(target)
@@ -321,6 +324,7 @@ class AsyncClient(_BaseClient):
         root_certificates: bytes | None = None,
         tls: bool | None = None,
         timeout: float = DEFAULT_TIMEOUT,
+        wait_for_ready: bool = False,
         options: Iterable[tuple[str, Any]] = (),
         channel: grpc.aio.Channel | None = None,
         cache_tokens: bool = False,
@@ -339,7 +343,7 @@ class AsyncClient(_BaseClient):
                 "create an AsyncClient inside a coroutine; it is bound to the running event loop"
             ) from None
         self._target = target
-        self._session = Session(key, timeout, loop)
+        self._session = Session(key, timeout, wait_for_ready, loop)
         self._owned: grpc.aio.Channel | None = None
         if channel is None:
             _channel.check_target(target)

@@ -5,6 +5,7 @@ The proto files (`proto/zoomgate/v1/`) document the authorization, errors and re
 
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from google.protobuf.descriptor import ServiceDescriptor
@@ -54,6 +55,8 @@ class _Service:
                 request_serializer=request.SerializeToString,
                 response_deserializer=GetMessageClass(rpc.output_type).FromString,
             )
+            if session.wait_for_ready:
+                call = partial(call, wait_for_ready=True)
             name = re.sub(r"(?<!^)(?=[A-Z])", "_", rpc.name).lower()
             create = overrides.get(name, kind)
             setattr(self, name, create(call, request, session, retry_safe=rpc.name in safe))
