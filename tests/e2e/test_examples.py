@@ -12,6 +12,7 @@ import aiohttp
 import pytest
 
 from support.harness import BASIL, MONICA, OMAR, browser, consent, hidden_fields
+from zoomgate import Client
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -104,16 +105,22 @@ async def test_connect_schedule_and_forward_examples_run(zoomgate: str) -> None:
     assert "  meeting:write:meeting\n" in output
     scheduled = example_output("schedule_meeting.py", zoomgate, MONICA)
     assert scheduled.count("  Mon ") == 8
-    assert example_output("forward_request.py", zoomgate, MONICA) == ""
-    not_connected = subprocess.run(
-        [sys.executable, str(EXAMPLES / "schedule_meeting.py"), BASIL],
+    with Client(zoomgate) as client:
+        client.meetings.create_meeting(user_email=MONICA, meeting_details={"topic": "Talk"})
+    assert example_output("forward_request.py", zoomgate, MONICA).endswith("  Talk\n")
+
+
+@pytest.mark.parametrize("name", ["schedule_meeting", "forward_request"])
+def test_example_reports_a_user_without_a_connection(name: str, zoomgate: str) -> None:
+    finished = subprocess.run(
+        [sys.executable, str(EXAMPLES / f"{name}.py"), BASIL],
         env={"ZOOMGATE_SERVER": zoomgate},
         capture_output=True,
         text=True,
         check=False,
     )
-    assert not_connected.returncode == 1
-    assert "must connect Zoom first" in not_connected.stderr
+    message = f"{BASIL} must connect Zoom first; run connect_account.py\n"
+    assert (finished.returncode, finished.stderr) == (1, message)
 
 
 async def test_schedule_example_reports_a_rejection_by_zoom(zoomgate: str) -> None:
