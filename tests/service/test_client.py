@@ -165,9 +165,10 @@ async def test_closing_a_client_fails_its_calls() -> None:
     assert "closed" in failure.value.message
 
 
+@pytest.mark.parametrize("owns_channel", [True, False])
 @pytest.mark.parametrize("kind", [Client, AsyncClient])
-async def test_closing_a_client_ends_its_streams_with_runtime_error(kind: Any) -> None:
-    """Before and after the first event, and also if the iteration starts later."""
+async def test_closing_a_client_ends_its_streams_with_runtime_error(kind: Any, owns_channel: bool) -> None:
+    """Before and after the first event, and also if the iteration starts later. A channel of the caller stays open."""
     watching = asyncio.Semaphore(0)
 
     class Watched(AuthServiceServicer):
@@ -179,8 +180,11 @@ async def test_closing_a_client_ends_its_streams_with_runtime_error(kind: Any) -
 
     server = grpc.aio.server()
     add_AuthServiceServicer_to_server(Watched(), server)
-    client = kind(f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}")
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
+    grpc_module: Any = grpc if kind is Client else grpc.aio
+    channel = None if owns_channel else grpc_module.insecure_channel(address)
+    client = kind(address, channel=channel)
 
     async def call(function: Any, *args: Any) -> Any:
         return await (asyncio.to_thread(function, *args) if kind is Client else function(*args))
@@ -197,6 +201,8 @@ async def test_closing_a_client_ends_its_streams_with_runtime_error(kind: Any) -
     for step_ in (*waiting, asyncio.create_task(call(step, unused))):
         with pytest.raises(RuntimeError, match="this client is closed"):
             await step_
+    if channel:
+        await call(channel.close)
     await server.stop(None)
 
 

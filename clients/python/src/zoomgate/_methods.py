@@ -68,6 +68,7 @@ class Session:
         timeout: The default timeout of a call in seconds.
         wait_for_ready: Whether calls wait until the service can be reached.
         loop: The event loop of an asyncio client, or None for a blocking client.
+        streams: The streams in progress.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Session:
         self.timeout = check_timeout(timeout)
         self.wait_for_ready = wait_for_ready
         self.loop = loop
+        self.streams: set[Any] = set()
 
     @property
     def closed(self) -> bool:
@@ -87,9 +89,11 @@ class Session:
         return self._closed.is_set()
 
     def close(self) -> None:
-        """Reject further calls, and end pauses."""
+        """Reject further calls, and end pauses and streams. In grpcio 1.71 to 1.80, closing an asyncio channel does not end them."""
         self._closed.set()
         self._async_closed.set()
+        for call in tuple(self.streams):
+            call.cancel()
 
     def pause(self, seconds: float) -> None:
         """Block for a number of seconds, or until the client is closed."""
@@ -359,12 +363,14 @@ class Stream(_BaseMethod[Request, Response]):
     ) -> Generator[Response, None, None]:
         self._session.check()
         call = self._call(message, timeout=timeout, metadata=entries)
+        self._session.streams.add(call)
         try:
             yield from call
         except grpc.RpcError as error:
             self._session.check()
             raise self._failure(error, request_id) from error
         finally:
+            self._session.streams.discard(call)
             call.cancel()
 
 
@@ -407,6 +413,7 @@ class AsyncStream(_BaseMethod[Request, Response]):
     ) -> AsyncGenerator[Response, None]:
         self._session.check()
         call = self._call(message, timeout=timeout, metadata=entries)
+        self._session.streams.add(call)
         try:
             async for response in call:
                 yield response
@@ -418,6 +425,7 @@ class AsyncStream(_BaseMethod[Request, Response]):
             self._session.check()
             raise self._failure(error, request_id) from error
         finally:
+            self._session.streams.discard(call)
             call.cancel()
 
 
