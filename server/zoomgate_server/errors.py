@@ -29,7 +29,7 @@ class ZoomgateError(Exception):
     Args:
         message: The public message: one sentence of at most 1 KiB. May be omitted if the class has a fixed text.
         metadata: Public, machine-readable details. Returned as the metadata of `ErrorInfo`.
-        internal: Details for the log only. Must not contain secrets.
+        internal: Details for the log and the audit trail only. Must not contain secrets.
     """
 
     message = ""

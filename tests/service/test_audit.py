@@ -16,6 +16,7 @@ import pytest
 from yarl import URL
 
 from conftest import SECRETS
+from support.captured_logs import capture_logs
 from support.harness import BASIL, MONICA, OMAR, Harness, browser, consent, consent_form, metadata, running
 from zoom_simulator import SimulatedUser
 from zoomgate.v1 import auth_service_pb2 as pb
@@ -397,6 +398,35 @@ async def test_rejected_calls_are_audited(zoomgate: Harness) -> None:
     rows = lines(zoomgate.data_dir, "call.rejected")
     assert len(rows) == len(cases)
     assert [line["user"] for line in rows] == ["", "", "", MONICA, "", OMAR, OMAR]
+
+
+async def test_missing_permission_is_logged_and_audited_but_not_returned(zoomgate: Harness) -> None:
+    """The cause names the key of the callers file that does not allow the call."""
+    token, users = zoomgate.auth.GetToken, proxy_pb.GetRequest(user_email=OMAR, url="/users")
+    moved = pb.ImportConnectionRequest(user_email=OMAR, refresh_token="sim-rt-of-another-system")
+    read, check = pb.GetConnectionRequest(user_email=MONICA), pb.CheckTokenRequest(user_email=MONICA)
+    cases = [
+        (token, get_token(), "", "", "missing authorization metadata"),
+        (token, get_token(), "unknown", "", "unknown key"),
+        (token, get_token(), "narrow", "", f"users of narrow does not include {MONICA}"),
+        (zoomgate.auth.CheckToken, check, "narrow", "", "methods of narrow does not include AuthService.CheckToken"),
+        (token, get_token(), "blind", "", "access_tokens of blind is not true"),
+        (zoomgate.auth.ImportConnection, moved, "blind", "", "refresh_tokens of blind is not true"),
+        (token, get_token(), "admin", "", "role of admin does not allow AuthService.GetToken"),
+        (zoomgate.proxy.Get, users, "narrow", "", "proxy_paths of narrow does not include the path"),
+        (zoomgate.auth.GetConnection, read, "omar", "", f"email of omar does not include {MONICA}"),
+        (zoomgate.auth.GetConnection, read, "service", "omar", f"the call is on behalf of {OMAR}"),
+        (zoomgate.auth.GetConnection, read, "omars", "monica", f"users of omars does not include {MONICA}"),
+        (token, get_token(), "service", "monica", "role of monica does not allow AuthService.GetToken"),
+        (zoomgate.auth.GetConnection, read, "admin", "monica", "role of admin is not service"),
+    ]  # fmt: skip
+    for method, request, caller, forwarded, cause in cases:
+        with capture_logs() as log:
+            error = await zoomgate.error_of(method, request, caller, forwarded)
+        assert error.reason in ("CALLER_NOT_ALLOWED", "CALLER_UNAUTHENTICATED")
+        assert cause not in str(error)
+        assert [line["cause"] for line in log if line["event"] == "rpc.rejected"] == [cause]
+        assert (await last_line(zoomgate, "call.rejected"))["details"]["cause"] == cause
 
 
 async def test_call_on_behalf_of_a_member_is_audited_with_both(zoomgate: Harness) -> None:

@@ -107,7 +107,7 @@ class FileDownloads:
                     try:
                         while chunk := await response.read():
                             if not permit(user_email):
-                                raise CallerNotAllowed
+                                raise CallerNotAllowed(internal="the caller may no longer act for the user")
                             await self._access_tokens.check_connected(call, user_email, user.zoom_user_id)
                             request = replace(request, offset=request.offset + len(chunk))
                             if size is not None and request.offset > size:

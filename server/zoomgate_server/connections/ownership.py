@@ -19,4 +19,5 @@ def check_owner(call: Call, owner: str | None) -> None:
         return
     if owner is None and member.issuer == "key":
         return
-    raise CallerNotAllowed("This caller may not act for this user")
+    text = "This caller may not act for this user"
+    raise CallerNotAllowed(text, internal="the connection belongs to a different member")

@@ -61,7 +61,7 @@ class ZoomPages:
         tokens: set[int] = set()  # hashes, since lists may have thousands of long tokens
         while True:
             if not permit(user_email):
-                raise CallerNotAllowed
+                raise CallerNotAllowed(internal="the caller may no longer act for the user")
             deadline = min(call.deadline, self._clock.monotonic() + self._timing.page)
             with outage_on_timeout(deadline < call.deadline):
                 response = await self._zoom_calls.send(call._replace(deadline=deadline), user_email, request)

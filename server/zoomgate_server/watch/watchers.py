@@ -278,7 +278,7 @@ class _Watch:
         if self._permit(user_email):
             return True
         if self._subscription.user_emails is not None:
-            raise CallerNotAllowed
+            raise CallerNotAllowed(internal=f"the caller may no longer act for {user_email}")
         return False
 
     async def _retry(self, operation: Callable[[], Awaitable[_T]]) -> _T:

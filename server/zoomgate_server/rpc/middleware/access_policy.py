@@ -111,16 +111,17 @@ def check_method(principal: Principal, path: str) -> Policy:
     """
     policy = METHOD_POLICY.get(path)
     if policy is None:
-        raise CallerNotAllowed
+        raise CallerNotAllowed(internal="the method has no policy")
     name = method_name(path)
     for party in _parties(principal):
-        is_listed = party.methods is None or name in party.methods or not path.startswith("/zoomgate.")
-        if not is_listed or not policy.roles & party.roles:
-            raise CallerNotAllowed
+        if party.methods is not None and name not in party.methods and path.startswith("/zoomgate."):
+            raise CallerNotAllowed(internal=f"methods of {party.name} does not include {name}")
+        if not policy.roles & party.roles:
+            raise CallerNotAllowed(internal=f"role of {party.name} does not allow {name}")
     if policy.access_tokens and (not principal.access_tokens or principal.on_behalf_of is not None):
-        raise CallerNotAllowed
+        raise _missing("access_tokens", principal)
     if policy.refresh_tokens and not (principal.refresh_tokens or _A in principal.roles):
-        raise CallerNotAllowed
+        raise _missing("refresh_tokens", principal)
     return policy
 
 
@@ -129,8 +130,15 @@ def check_user(principal: Principal, path: str, user_email: str) -> None:
 
     No data is read, so the result does not depend on whether the user exists.
     """
-    if not may_act_for(principal, path, user_email):
-        raise CallerNotAllowed
+    if may_act_for(principal, path, user_email):
+        return
+    member = principal.on_behalf_of
+    if member is not None and member.email != user_email:
+        cause = f"the call is on behalf of {member.email}"
+    else:
+        key = "users" if _S in principal.roles else "email"
+        cause = f"{key} of {principal.name} does not include {user_email}"
+    raise CallerNotAllowed(internal=cause)
 
 
 def may_act_for(principal: Principal, path: str, user_email: str) -> bool:
@@ -140,6 +148,13 @@ def may_act_for(principal: Principal, path: str, user_email: str) -> bool:
     return _role_allows(principal, roles, user_email) and (
         member is None or _role_allows(member, roles, user_email)
     )
+
+
+def _missing(key: str, principal: Principal) -> CallerNotAllowed:
+    """Return the error for a caller that may not read tokens."""
+    if principal.on_behalf_of is not None:
+        return CallerNotAllowed(internal="callers receive no tokens on behalf of a member")
+    return CallerNotAllowed(internal=f"{key} of {principal.name} is not true")
 
 
 def _role_allows(party: Principal, roles: frozenset[Role], user_email: str) -> bool:

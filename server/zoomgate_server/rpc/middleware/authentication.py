@@ -214,7 +214,8 @@ class Authentication:
             else _limited_to_member(principal, value)
         )
         if Role.SERVICE not in principal.roles:
-            raise CallerNotAllowed("Only a service may call on behalf of a member")
+            text = "Only a service may call on behalf of a member"
+            raise CallerNotAllowed(text, internal=f"role of {principal.name} is not service")
         return limited
 
     def _member(self, token: str) -> Principal:
@@ -234,6 +235,8 @@ class Authentication:
     ) -> None:
         actor = Actor.of(principal, method, current_request_id.get(""))
         details = {"peer": context.peer()}
+        if error.internal:
+            details["cause"] = error.internal
         self._audit(AuditEvent("call.rejected", reason_of(error), user_email, actor, details=details))
 
 

@@ -160,5 +160,8 @@ def _permitted(
         error = HeaderNotAllowed
     violations.raise_if_any(error)
     if not proxy_path_allowed(call.principal.proxy_paths, address.path):
-        raise CallerNotAllowed("The caller may not use this path through the proxy")
+        text = "The caller may not use this path through the proxy"
+        raise CallerNotAllowed(
+            text, internal=f"proxy_paths of {call.principal.name} does not include the path"
+        )
     return address, tuple(headers)
