@@ -15,7 +15,7 @@ from aiohttp import web
 from aiohttp.test_utils import RawTestServer
 from google.protobuf.empty_pb2 import Empty
 
-from support.captured_logs import LogStream
+from support.captured_logs import LogStream, capture_logs
 from support.clock import AdvancingClock
 from support.harness import BASIL, MONICA, Harness, browser, consent, metadata, running, serving
 from zoom_simulator import Simulator, SimulatorOptions
@@ -143,6 +143,28 @@ async def test_page_of_another_origin_gets_nothing(
     assert dict(zoomgate.simulator.zoom.counters) == before
     assert (await send(zoomgate, CREATE))[0].status == 200  # the same request without an origin
     assert dict(zoomgate.simulator.zoom.counters) != before
+
+
+@pytest.mark.parametrize("credential", [dict(metadata())["authorization"], ""], ids=["call", "preflight"])
+async def test_rejected_origin_is_logged(zoomgate: Harness, credential: str) -> None:
+    """Browsers send a preflight request without a credential, and the call only if it succeeds."""
+    origin = "https://app.example.org"
+    method = "POST" if credential else "OPTIONS"
+    with capture_logs() as lines:
+        response, _ = await send(zoomgate, method=method, Origin=origin, Authorization=credential)
+    assert (response.status, cors(response)) == (403, {})
+    cause = f"ZOOMGATE_ALLOWED_ORIGINS does not include '{origin}'"
+    assert [line["cause"] for line in lines if line["event"] == "rpc.rejected"] == [cause]
+    text = (zoomgate.data_dir / "audit.jsonl").read_text()
+    assert (cause in text) == bool(credential)
+
+
+async def test_long_origin_is_logged_clipped_and_escaped(zoomgate: Harness) -> None:
+    with capture_logs() as lines:
+        await send(zoomgate, method="OPTIONS", Origin="https://\xfc" + "x" * 4000)
+    (cause,) = (line["cause"] for line in lines if line["event"] == "rpc.rejected")
+    assert len(cause) < 300
+    assert cause.isascii()
 
 
 async def test_no_origin_is_allowed_by_default(tmp_path: Path) -> None:

@@ -66,6 +66,9 @@ LARGE_REQUEST_BYTES = 256 * 1024
 MAX_LARGE_REQUESTS = 4
 """Maximum number of concurrent calls with large requests."""
 
+_MAX_ORIGIN = 200
+"""Maximum number of characters of an origin in the log."""
+
 _SYSTEM = "connectrpc"
 """The RPC system, as OpenTelemetry names it."""
 
@@ -235,7 +238,7 @@ class ConnectEndpoint:
     ) -> None:
         self._handlers = {rpc.path: self._handler(pipeline, rpc) for rpc in pipeline.unary}
         unknown = Method(UNKNOWN_METHOD, receive_decoded, system=_SYSTEM)
-        self._unknown = pipeline.compose(unknown, _reject_unknown)
+        self._unknown = pipeline.compose(unknown, self._reject_unknown)
         self._clock = clock
         self._large_requests = large_requests
         self._max_request_bytes = max_request_bytes
@@ -295,6 +298,8 @@ class ConnectEndpoint:
 
     async def _respond(self, request: web.Request, client: str) -> web.Response:
         handler = self._handlers.get(request.path, self._unknown)
+        if request.method == "OPTIONS" and "Origin" in request.headers:
+            handler = self._unknown  # browsers send no credential with it
         context = _Context(request.headers, client, self._clock)
         try:
             with context.resources:
@@ -341,12 +346,7 @@ class ConnectEndpoint:
         """Check what precedes the body of a request, and set the codec of the call."""
         if self._is_closing:
             raise ShuttingDown
-        origin = _combined(request.headers, "Origin")
-        # a script that cannot read responses must not be able to cause effects either
-        if origin is not None and origin not in self._allowed_origins:
-            raise CallerNotAllowed(
-                "Web pages of this origin may not call RPCs; ask the operator to add it to ZOOMGATE_ALLOWED_ORIGINS"
-            )
+        self._check_origin(request)
         if request.method != "POST":
             text = "RPCs are called with POST only; send a POST request"
             raise context.unsupported(text, http_status=405, headers={"Allow": "POST"})
@@ -364,6 +364,20 @@ class ConnectEndpoint:
         if (_combined(request.headers, "Content-Encoding") or "identity").lower() != "identity":
             raise NotSupported("Compressed messages are not supported; send the message uncompressed")
 
+    def _check_origin(self, request: web.Request) -> None:
+        """Reject web pages of other origins. A script that cannot read responses must not be able to cause effects either."""
+        origin = _combined(request.headers, "Origin")
+        if origin is not None and origin not in self._allowed_origins:
+            raise CallerNotAllowed(
+                "Web pages of this origin may not call RPCs; ask the operator to add it to ZOOMGATE_ALLOWED_ORIGINS",
+                internal=f"ZOOMGATE_ALLOWED_ORIGINS does not include {origin[:_MAX_ORIGIN]!a}",
+            )
+
+    async def _reject_unknown(self, request: web.Request, context: _Context) -> None:
+        self._check_origin(request)
+        text = "There is no unary RPC at this path; check its name, and call streams with gRPC"
+        raise context.unsupported(text, http_status=404)
+
     async def _read(self, request: web.Request, context: _Context, slot_deadline: float) -> bytes:
         """Read the body. Most of a large one is read only when the call has a slot, until its end, since it keeps the message."""
         body, limit = bytearray(), self._max_request_bytes
@@ -379,11 +393,6 @@ class ConnectEndpoint:
         if size <= MAX_INLINE_BYTES:
             return convert(*arguments)
         return await asyncio.get_running_loop().run_in_executor(self._converter, convert, *arguments)
-
-
-async def _reject_unknown(_request: web.Request, context: _Context) -> None:
-    text = "There is no unary RPC at this path; check its name, and call streams with gRPC"
-    raise context.unsupported(text, http_status=404)
 
 
 def _combined(headers: CIMultiDictProxy[str], name: str) -> str | None:
