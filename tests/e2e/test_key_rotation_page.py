@@ -46,7 +46,7 @@ async def test_documented_commands_succeed_in_order(tmp_path: Path, monkeypatch:
         minute_ago = time.time() - 60
         os.utime(ring, (minute_ago, minute_ago))
         line = line.replace("/backups/", f"{tmp_path}/backups/").replace("a6e9cc2c", first_key)
-        return stdout_of(await command(*line.split()[1:]))
+        return stdout_of(await command(*line.split()[1:], stdin="y\n"))
 
     async def refresh_all(harness: Any) -> None:
         for user in (MONICA, OMAR):

@@ -43,7 +43,7 @@ COMMANDS = {
     "keys list": "keys list",
     "keys new": "keys new {data}/new.json",
     "keys reencrypt": "keys reencrypt",
-    "keys retire": "keys retire {old_key}",
+    "keys retire": "keys retire {old_key} --yes",
     "keys rotate": "keys rotate --now",
     "prune": "prune",
     "run": "run --simulator-listen 127.0.0.1:0",

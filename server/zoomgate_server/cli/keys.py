@@ -12,8 +12,9 @@ import click
 
 from zoomgate_server import settings
 from zoomgate_server.cli.audit_log import AuditLog
-from zoomgate_server.cli.options import json_option
+from zoomgate_server.cli.options import json_option, yes_option
 from zoomgate_server.cli.output import (
+    confirm,
     counted,
     fail,
     load_settings,
@@ -202,8 +203,11 @@ def reencrypt_(loaded: settings.Settings, file: Path, ring: KeyRing, as_json: bo
 @keys.command()
 @click.argument("key_id")
 @_changes_key_ring
+@yes_option
 @json_option()
-def retire(loaded: settings.Settings, file: Path, ring: KeyRing, key_id: str, as_json: bool) -> None:
+def retire(
+    loaded: settings.Settings, file: Path, ring: KeyRing, key_id: str, yes: bool, as_json: bool
+) -> None:
     """Remove KEY_ID from the key ring. The command fails while a record or journal entry is encrypted with this key.
 
     Earlier backups remain encrypted with the key: as long as you retain them, store a copy of the key ring in a different place.
@@ -226,12 +230,16 @@ def retire(loaded: settings.Settings, file: Path, ring: KeyRing, key_id: str, as
             else "re-encrypt records with `zoomgate keys reencrypt`, and start the service to empty its journal"
         )
         fail(f"key {key_id} cannot be retired, since it encrypted {listed}; {remedy}")
+    if not yes:
+        confirm(
+            f"Remove key {key_id} from {file}? Earlier backups cannot be decrypted without it; as long as you retain them, store a copy of"
+            " the key ring in a different place."
+        )
     with AuditLog(loaded, store=exists(loaded)) as audit:
         key_file.remove(file, ring, key_id)
         audit.record("keys.retired", key_id=key_id, file=str(file))
     print_result(
-        f"Removed key {key_id} from {file}. Next: copy the file to every machine that has a copy of it. Earlier backups still need the"
-        " key.",
+        f"Removed key {key_id} from {file}. Next: copy the file to every machine that has a copy of it.",
         {"retired": key_id, "seals": ring.primary_id},
         as_json=as_json,
     )

@@ -281,7 +281,7 @@ class TestCommands:
         stdout_of(await command("keys", "rotate", "--now"))
         os.utime("data/keys.json", (time.time() - 60,) * 2)
         stdout_of(await command("keys", "reencrypt"))
-        stdout_of(await command("keys", "retire", first))
+        stdout_of(await command("keys", "retire", first, "--yes"))
         key = stdout_of(
             await command("callers", "add", "calendar", "--role", "service", "--users", "*")
         ).strip()

@@ -82,7 +82,7 @@ class TestRotate:
         for user in (MONICA, OMAR):
             await refresh(service, user)
         age_key_file()
-        assert f"Removed key {old} from" in stdout_of(await command("keys", "retire", old))
+        assert f"Removed key {old} from" in stdout_of(await command("keys", "retire", old, "--yes"))
         for user in (MONICA, OMAR):
             await refresh(service, user)
         await service.connect(BASIL)
@@ -101,7 +101,7 @@ class TestRotate:
         assert fields["recordsPerSecond"] > 0
         assert set(await records_by_key()) == {fields["seals"]}
         age_key_file()
-        stdout_of(await command("keys", "retire", old, "--json"))
+        stdout_of(await command("keys", "retire", old, "--yes", "--json"))
         async with running(Path("data"), environ=OFTEN) as harness:
             shown = await harness.call(harness.auth.GetConnection, pb.GetConnectionRequest(user_email=MONICA))
             assert shown.connection.generation == 1
@@ -205,7 +205,7 @@ class TestRetire:
         added = key_file.add(Path("data/keys.json"), ring())
         key_file.promote(Path("data/keys.json"), ring(), added)
         age_key_file()
-        text = stderr_of(await command("keys", "retire", old))
+        text = stderr_of(await command("keys", "retire", old, "--yes"))
         for item in (
             "2 user records",
             "state record",
@@ -227,12 +227,12 @@ class TestRetire:
         (journal / "1").write_bytes(b"\x03\x01" + bytes.fromhex(old) + b"sealed")
         (journal / "2").write_bytes(b"\x03\x01" + bytes.fromhex(ring().primary_id) + b"sealed")
         (journal / "truncated").write_bytes(b"\x03\x01")
-        assert "1 journal file;" in stderr_of(await command("keys", "retire", old))
+        assert "1 journal file;" in stderr_of(await command("keys", "retire", old, "--yes"))
         (journal / "1").unlink()
         (journal / "3").write_bytes(b"\x07 another format")
-        assert "has an unknown format" in stderr_of(await command("keys", "retire", old))
+        assert "has an unknown format" in stderr_of(await command("keys", "retire", old, "--yes"))
         (journal / "3").unlink()
-        stdout_of(await command("keys", "retire", old))
+        stdout_of(await command("keys", "retire", old, "--yes"))
 
     async def test_draft_of_a_killed_process_does_not_keep_its_key(self, service: Harness) -> None:
         """The service deletes incomplete drafts from the journal. Only a killed process leaves a draft behind."""
@@ -243,13 +243,13 @@ class TestRetire:
         draft.write_bytes(b"\x03\x01" + bytes.fromhex(old) + b"incomplete")
         while draft.exists():
             await asyncio.sleep(0.01)
-        stdout_of(await command("keys", "retire", old))
+        stdout_of(await command("keys", "retire", old, "--yes"))
 
     async def test_no_key_is_retired_right_after_a_change(self, service: Harness) -> None:
         """After a change, a service may use the previous key ring for a few more seconds."""
         old = ring().primary_id
         stdout_of(await command("keys", "rotate", "--now"))
-        assert "was just changed" in stderr_of(await command("keys", "retire", old))
+        assert "was just changed" in stderr_of(await command("keys", "retire", old, "--yes"))
         assert old in ring().ids
 
     async def test_no_key_is_retired_without_a_readable_store(self, service: Harness) -> None:
@@ -258,11 +258,24 @@ class TestRetire:
         stdout_of(await command("keys", "rotate", "--now"))
         age_key_file()
         text = stderr_of(
-            await command("keys", "retire", old, environ={"ZOOMGATE_STORE": "sqlite:///none.db"})
+            await command("keys", "retire", old, "--yes", environ={"ZOOMGATE_STORE": "sqlite:///none.db"})
         )
         assert "its use cannot be determined" in text
         assert old in ring().ids
         assert not Path("none.db").exists()
+
+    async def test_key_is_retired_only_after_a_confirmation(self, service: Harness) -> None:
+        """The key ring may be the only copy of the key. The question states what becomes unreadable without it."""
+        old = ring().primary_id
+        stdout_of(await command("keys", "rotate", "--now"))
+        age_key_file()
+        question = stderr_of(await command("keys", "retire", old, stdin="n\n"))
+        assert "Earlier backups cannot be decrypted without it" in question
+        assert "run this command again with --yes" in stderr_of(await command("keys", "retire", old))
+        assert old in ring().ids
+        assert "keys.retired" not in Path("data/audit.jsonl").read_text()
+        stdout_of(await command("keys", "retire", old, stdin="y\n"))
+        assert old not in ring().ids
 
     def test_primary_key_and_unknown_key_are_not_retired(self) -> None:
         key_id = stdout_of(zoomgate("keys", "new")).strip()

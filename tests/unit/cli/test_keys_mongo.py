@@ -73,7 +73,7 @@ async def test_key_rotation_and_backup_work_as_with_sqlite(
             assert json.loads(stdout_of(await command("keys", "reencrypt", "--json")))["otherKeys"] == {}
             minute_ago = time.time() - 60
             os.utime(ring, (minute_ago, minute_ago))
-            stdout_of(await command("keys", "retire", old))
+            stdout_of(await command("keys", "retire", old, "--yes"))
             stdout_of(await command("store", "backup", "backup.db"))
             assert "not empty" in stderr_of(await command("store", "restore", "backup.db"))
         restored = {"ZOOMGATE_STORE": mongodb.new_database()}
