@@ -34,6 +34,15 @@ def read_regular(path: Path) -> bytes:
         return file.read()
 
 
+def is_public(path: Path) -> bool:
+    """Return whether all users can access a regular file; False if the file cannot be accessed."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return stat.S_ISREG(mode) and bool(mode & 0o007)
+
+
 def version(path: Path) -> object:
     """Return a value that changes whenever a file, its owner or its mode changes; None if the file cannot be accessed."""
     try:

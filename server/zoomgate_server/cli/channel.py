@@ -15,6 +15,7 @@ import click
 import grpc
 
 from zoomgate import AsyncClient, Client, errors
+from zoomgate_server import file_system
 from zoomgate_server.cli import caller_key, event_loop
 from zoomgate_server.cli.options import combined, json_option
 from zoomgate_server.cli.output import (
@@ -26,6 +27,7 @@ from zoomgate_server.cli.output import (
     UNREACHABLE,
     USAGE,
     fail,
+    note,
     print_json,
 )
 from zoomgate_server.settings.address import Address
@@ -149,19 +151,23 @@ def _key(key_file: str | None) -> str:
         if not caller_key.is_key(key):
             fail("ZOOMGATE_KEY does not contain a key; a key is one line of visible ASCII characters", USAGE)
         return key
+    path = default_file if key_file is None else Path(key_file)
     try:
-        return caller_key.read(default_file if key_file is None else Path(key_file))
+        key = caller_key.read(path)
     except FileNotFoundError as error:
         if key_file is None:
             return ""  # calls of the caller `dev` need no key
         fail(f"--key-file: {key_file} cannot be read ({error.strerror})", USAGE)
     except OSError as error:
         fail(
-            f"{key_file or default_file} cannot be read ({error.strerror}); choose a different file with --key-file",
+            f"{path} cannot be read ({error.strerror}); choose a different file with --key-file",
             USAGE,
         )
     except caller_key.CallerKeyError as error:
         fail(str(error), USAGE)
+    if file_system.is_public(path):
+        note(f"zoomgate: {path} is accessible to all users; run `chmod 600` on it")
+    return key
 
 
 def _exit_code(error: errors.ZoomgateError) -> int:

@@ -71,6 +71,9 @@ def _run_checks(overrides: Mapping[str, str]) -> Iterator[tuple[str, Finding]]:
     log_warnings_to_stderr(loaded)
     yield "settings", (OK, "valid")
     yield "Zoom app", _app(loaded)
+    for path in _secret_files(loaded):
+        if file_system.is_public(path):
+            yield "secrets", (WARNING, f"{path} is accessible to all users; run `chmod 600` on it")
     for finding in _scopes(loaded.required_scopes):
         yield "scopes", finding
     if isinstance(loaded.store, Path) or loaded.data_dir.exists():  # with MongoDB, the directory is optional
@@ -101,6 +104,14 @@ def _app(loaded: settings.Settings) -> Finding:
         WARNING,
         "no client ID; `zoomgate run` uses the Zoom simulator, `zoomgate serve` requires ZOOMGATE_CLIENT_ID",
     )
+
+
+def _secret_files(loaded: settings.Settings) -> Iterator[Path]:
+    if loaded.client_secret_file:
+        yield loaded.client_secret_file
+    if loaded.secrets_dir:
+        yield loaded.secrets_dir / settings.VELO_SECRET
+        yield loaded.secrets_dir / settings.WEBHOOK_SECRET
 
 
 def _data(folder: Path) -> Finding:

@@ -22,6 +22,7 @@ from zoomgate_server.encryption import key_file
 from zoomgate_server.identity import Role
 from zoomgate_server.rpc import callers_file
 from zoomgate_server.rpc.middleware.access_policy import CALLABLE_METHODS
+from zoomgate_server.settings import VELO_SECRET, WEBHOOK_SECRET
 
 COMMANDS = (
     "run",
@@ -358,6 +359,25 @@ class TestDoctor:
         assert result.exit_code == 1
         assert "OTEL_EXPORTER_OTLP_ENDPOINT must be an http or https URL" in result.output
 
+    def test_secrets_that_all_users_can_read_cause_warnings(self, folder: Path) -> None:
+        environ = {"ZOOMGATE_CLIENT_ID": "abc", "ZOOMGATE_ZOOM_OAUTH_URL": "http://127.0.0.1:1/oauth"}
+        secrets = folder / "secrets"
+        secrets.mkdir()
+        files = [folder / "secret", secrets / VELO_SECRET, secrets / WEBHOOK_SECRET]
+        for path in files:
+            path.write_text("client-secret-value")
+        sources = {"ZOOMGATE_CLIENT_SECRET_FILE": "secret"}, {"ZOOMGATE_SECRETS_DIR": "secrets"}
+        for mode, names in (
+            (0o644, ["secret", *(f"secrets/{path.name}" for path in files[1:])]),
+            (0o600, []),
+        ):
+            for path in files:
+                path.chmod(mode)
+            text = "".join(zoomgate("doctor", environ=environ | source).stdout for source in sources)
+            lines = [line for line in text.splitlines() if line.startswith("warn  secrets ")]
+            assert [line.split()[2] for line in lines] == names
+            assert all("run `chmod 600` on it" in line for line in lines)
+
     def test_missing_webhook_secret_causes_a_warning_if_an_app_is_set(self) -> None:
         for environ, mark in (
             ({}, "ok"),
@@ -589,6 +609,16 @@ class TestConnections:
         arguments = ("connections", "list", "--server", zoomgate.grpc_address)
         assert (await command(*arguments)).exit_code == 0
         assert (await client(zoomgate, "unknown", "list")).exit_code == 4
+
+    async def test_key_that_all_users_can_read_causes_a_warning(
+        self, zoomgate: Harness, folder: Path
+    ) -> None:
+        (folder / "key").write_text(caller_key("admin"))
+        for mode, is_warned in ((0o644, True), (0o600, False)):
+            (folder / "key").chmod(mode)
+            result = await client(zoomgate, "unknown", "list", "--key-file", "key")
+            assert result.exit_code == 0
+            assert ("key is accessible to all users; run `chmod 600` on it" in result.stderr) == is_warned
 
     def test_invalid_server_address_is_rejected(self) -> None:
         for server in ("localhost", "0.0.0.0:50051", "[::]:50051", ":50051", "http://localhost:1"):
