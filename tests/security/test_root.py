@@ -236,7 +236,13 @@ def test_root_does_not_write_to_a_directory_that_other_users_can_write_to(users:
     shared.chmod(mode)
     message = users.rejected("keys", "new", f"{shared}/keys.json")
     assert message.startswith(f"{shared} is writable by other users, ")
-    assert "run chmod go-w on it" in message
+    assert (
+        "use a directory to which only root can write, or run this command as the service's user" in message
+    )
+    assert "chmod" not in message  # the directory may be /tmp
+    process = users.run("doctor", ZOOMGATE_DATA_DIR=f"{shared}/data")
+    assert process.code == 1
+    assert process.output.startswith(f"FAIL  settings        {shared} is writable by other users, ")
 
 
 def test_root_does_not_write_to_an_existing_file_in_a_shared_directory(users: TwoUsers) -> None:

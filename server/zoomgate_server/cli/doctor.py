@@ -68,6 +68,9 @@ def _run_checks(overrides: Mapping[str, str]) -> Iterator[tuple[str, Finding]]:
         for problem in error.problems:
             yield "settings", (FAILURE, problem)
         return
+    except click.ClickException as error:  # the files cannot be located, or root cannot use them safely
+        yield "settings", (FAILURE, error.message)
+        return
     log_warnings_to_stderr(loaded)
     yield "settings", (OK, "valid")
     yield "Zoom app", _app(loaded)

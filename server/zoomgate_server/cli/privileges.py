@@ -89,8 +89,8 @@ def _first_foreign(path: Path) -> tuple[int, Path] | None:
         raise click.ClickException(f"{path} contains a loop of symbolic links; correct the path")
     if shared:
         raise click.ClickException(
-            f"{directory} is writable by other users, who could replace the files that root writes; run chmod go-w on it, use a"
-            " different directory, or run this command as the service's user"
+            f"{directory} is writable by other users, who could replace the files that root writes; use a directory to which"
+            " only root can write, or run this command as the service's user"
         )
     return None
 

@@ -169,7 +169,8 @@ def test_deleted_current_directory_is_reported(tmp_path: Path, command: str) -> 
     )
 
     assert result.returncode == 1
-    assert "the current directory was deleted; change to a different directory" in result.stderr
+    messages = result.stdout if command == "doctor" else result.stderr
+    assert "the current directory was deleted; change to a different directory" in messages
     assert "Traceback" not in result.stderr
 
 
