@@ -22,7 +22,7 @@ _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 
 
 class InvalidUserEmail(ValueError):
-    """An error for a string that is not the email address of a user. The message says what to send instead."""
+    """An error for a string that is not the email address of a user. The message says what to use instead."""
 
     def message_for(self, text: str) -> str:
         """Return the message for an invalid string, which it quotes unless the string could be a token, code or key in the wrong place."""
@@ -38,7 +38,7 @@ def canonical_email(text: str) -> str:
         InvalidUserEmail: The string is not an address.
     """
     if len(text) > MAX_LENGTH:
-        raise InvalidUserEmail(f"contains {len(text)} characters; send at most {MAX_LENGTH}")
+        raise InvalidUserEmail(f"contains {len(text)} characters; use at most {MAX_LENGTH}")
     return _canonical_email(text)
 
 
@@ -46,25 +46,25 @@ def canonical_email(text: str) -> str:
 def _canonical_email(text: str) -> str:
     """Return the canonical form of a string that is short enough for the cache. An overlong string could have several megabytes."""
     if not text:
-        raise InvalidUserEmail("is required; send the user's email address, such as monica@example.com")
+        raise InvalidUserEmail("is required; use the user's email address, such as monica@example.com")
     if non_ascii := _NON_ASCII.search(text):
         raise InvalidUserEmail(
-            f"contains the non-ASCII character U+{ord(non_ascii.group()):04X}; send only ASCII characters, with an internationalized"
+            f"contains the non-ASCII character U+{ord(non_ascii.group()):04X}; use only ASCII characters, with an internationalized"
             " domain in its xn-- form"
         )
     if _SPACE_OR_CONTROL.search(text):
-        raise InvalidUserEmail("contains a space or control character; send the address without it")
+        raise InvalidUserEmail("contains a space or control character; use the address without it")
     folded = text.lower()
     local, at, domain = folded.partition("@")
     if not at or "@" in domain:
-        raise InvalidUserEmail("must contain exactly one @; send an address such as monica@example.com")
+        raise InvalidUserEmail("must contain exactly one @; use an address such as monica@example.com")
     if len(local) > 64 or not _LOCAL.fullmatch(local):
         raise InvalidUserEmail(
-            "contains an invalid local part (before the @); send 1 to 64 characters without quotes or consecutive dots"
+            "contains an invalid local part (before the @); use 1 to 64 characters without quotes or consecutive dots"
         )
     labels = domain.split(".")
     if len(labels) < 2 or labels[-1].isdigit() or not all(_LABEL.fullmatch(label) for label in labels):
-        raise InvalidUserEmail("contains a domain that is not a host name; send a domain such as example.com")
+        raise InvalidUserEmail("contains a domain that is not a host name; use a domain such as example.com")
     return folded
 
 
@@ -78,5 +78,5 @@ def canonical_pattern(text: str) -> str:
     if local == "*":
         return f"*{canonical_email(f'x@{domain}')[1:]}"
     if "*" in text:
-        raise InvalidUserEmail("contains * outside *@domain; send an email address, or *@ and a domain")
+        raise InvalidUserEmail("contains * outside *@domain; use an email address, or *@ and a domain")
     return canonical_email(text)

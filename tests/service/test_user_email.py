@@ -62,7 +62,7 @@ async def test_invalid_address_is_rejected_with_a_remedy(zoomgate: Harness, addr
     rejection = await zoomgate.error_of(zoomgate.auth.GetToken, pb.GetTokenRequest(user_email=address))
     assert rejection.short == ("INVALID_ARGUMENT", "INVALID_FIELD")
     assert INVALID[address] in rejection.violations["user_email"]
-    assert "; send" in rejection.violations["user_email"]
+    assert "; use" in rejection.violations["user_email"]
     shown = address if len(address) <= 64 else f"{address[:64]}…"
     assert not address or rejection.message.endswith(f"; got {shown!r}")
 

@@ -151,7 +151,7 @@ class _EntryParser:
         if role is not None and role is not Role.SERVICE:
             for key in _SERVICE_ONLY:
                 if key in self._entry:
-                    self.add_problem(key, "is for services only; remove the key")
+                    self.add_problem(key, "is for services only; omit it")
         principal = Principal(
             name=name,
             roles=frozenset() if role is None else frozenset({role}),
@@ -205,7 +205,7 @@ class _EntryParser:
             except InvalidUserEmail as invalid:
                 self.add_problem("email", invalid.message_for(text))
         elif value is not None:
-            self.add_problem("email", "is for members only; remove the key")
+            self.add_problem("email", "is for members only; omit it")
         return None
 
     def _flag(self, key: str) -> bool:
