@@ -83,6 +83,15 @@ def test_links_between_documents_are_valid() -> None:
                 assert not anchor or anchor in anchors(page), f"{path.name} links to {target}#{anchor}"
 
 
+def test_documentation_does_not_install_our_packages_from_an_index() -> None:
+    """Their names are not registered, so pip could install a package of a stranger."""
+    requirement = re.compile(
+        r"pip install(?: [^\s#`]+)*? '?zoomgate(?:-simulator|-server(?:\[run\])?)?'?(?=[\s`]|$)"
+    )
+    for path in (ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("clients/*/README.md")):
+        assert requirement.findall(path.read_text(encoding="utf-8")) == [], path
+
+
 def test_changelog_has_a_section_for_the_version() -> None:
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert f"\n## {version}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")

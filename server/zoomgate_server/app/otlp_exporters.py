@@ -27,7 +27,7 @@ def load() -> ModuleType:
             raise
         raise StartError(
             "OpenTelemetry is enabled by OTEL_… variables, but is not installed; run"
-            " `pip install 'zoomgate-server[opentelemetry]'`, or set OTEL_SDK_DISABLED=true"
+            " `pip install 'zoomgate-server[opentelemetry]'` in the environment of the service, or set OTEL_SDK_DISABLED=true"
         ) from None
     return otlp
 

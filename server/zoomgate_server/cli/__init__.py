@@ -76,7 +76,7 @@ class _LazyGroup(click.Group):
             if (error.name or "").partition(".")[0] != "zoom_simulator":
                 raise
             problem = (
-                "this command requires the Zoom simulator; run pip install 'zoomgate-server[run]',"
+                "this command requires the Zoom simulator; run pip install dist/zoomgate_simulator-*.whl,"
                 " or pip install ./server/zoom_simulator in a checkout"
             )
             code = 2
