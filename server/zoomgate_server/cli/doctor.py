@@ -1,5 +1,6 @@
 """Command `zoomgate doctor`, which finds configuration problems and suggests fixes."""
 
+import contextlib
 import os
 import socket
 import stat
@@ -122,6 +123,8 @@ def _data(folder: Path) -> Finding:
         return FAILURE, f"{folder} is on a network file system ({network}); use a local disk"
     if _is_missing(folder):
         return WARNING, f"{folder} does not exist yet; the first start creates it"
+    if os.access(folder, os.F_OK) and not folder.is_dir():
+        return FAILURE, f"{folder} is not a directory; choose a different one, or move this file away"
     if not os.access(folder, os.W_OK | os.X_OK):
         return FAILURE, f"{folder} is not writable; check its owner and permissions"
     if stat.S_IMODE(folder.stat().st_mode) & 0o077:
@@ -153,8 +156,12 @@ def _audit(path: Path | None, data_dir: Path) -> Finding:
 def _store(loaded: settings.Settings) -> tuple[Finding, StoreInspection | None]:
     """Check the store. Return the first problem, and a summary of the contents if the store can be read."""
     if isinstance(loaded.store, Path) and _is_missing(loaded.store):
-        text = f"{loaded.store} does not exist yet; the first start creates it"
-        return (WARNING, text), None
+        if _is_created_at_start(loaded):
+            return (WARNING, f"{loaded.store} does not exist yet; the first start creates it"), None
+        return (
+            FAILURE,
+            f"{loaded.store} does not exist; because of other failures, no start creates it",
+        ), None
     contents = None
     try:
         contents = inspect_store(loaded)
@@ -169,6 +176,19 @@ def _store(loaded: settings.Settings) -> tuple[Finding, StoreInspection | None]:
     return (OK, f"{contents.location}, {counted(health.connections, 'connection record')}"), contents
 
 
+def _is_created_at_start(loaded: settings.Settings) -> bool:
+    """Return whether the next start creates the store: the file does not exist, its path can, and the journal belongs to no store."""
+    try:
+        if isinstance(loaded.store, Path):
+            loaded.store.stat()
+    except FileNotFoundError:
+        with contextlib.suppress(OSError):
+            return not store_binding.compare(loaded, None)
+    except OSError:
+        pass
+    return False
+
+
 def _is_missing(path: Path) -> bool:
     """Return whether a path does not exist. Return False if access is denied; the cause is reported when the path is opened."""
     try:
@@ -181,10 +201,7 @@ def _is_missing(path: Path) -> bool:
 
 
 def _keys(loaded: settings.Settings, contents: StoreInspection | None) -> Finding:
-    is_created_at_start = (
-        isinstance(loaded.store, Path) and loaded.keys_are_default and _is_missing(loaded.store)
-    )
-    if is_created_at_start and _is_missing(loaded.keys):
+    if loaded.keys_are_default and _is_created_at_start(loaded) and _is_missing(loaded.keys):
         return WARNING, f"{loaded.keys} does not exist yet; the first start creates it"
     try:
         ring = key_file.load(loaded.keys)

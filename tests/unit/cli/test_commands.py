@@ -295,6 +295,25 @@ class TestDoctor:
         assert "chmod 600" in findings["key ring"]["text"]
         assert "callers.toml:2" in findings["callers"]["text"]
 
+    @pytest.mark.parametrize(
+        ("failing", "text"),
+        [("data directory", "is not a directory"), ("journal", "so the service does not start")],
+    )
+    def test_missing_store_that_no_start_creates_is_a_failure(
+        self, folder: Path, failing: str, text: str
+    ) -> None:
+        """The data directory is a file, or the journal belongs to a store."""
+        if failing == "journal":
+            (folder / "data/journal").mkdir(parents=True)
+            (folder / "data/journal/app.store").write_text("previous-store\napp")
+        else:
+            (folder / "data").touch()
+        result = zoomgate("doctor", "--json", "--data-dir", "data")
+        findings = {row["check"]: row for row in map(json.loads, result.stdout.splitlines())}
+        assert text in findings[failing]["text"]
+        assert {findings[name]["result"] for name in (failing, "store", "key ring")} == {"failure"}
+        assert "the first start creates it" not in result.stdout
+
     @pytest.mark.parametrize("missing", ["elsewhere/audit.jsonl", "callers.toml/audit.jsonl"])
     def test_audit_file_in_a_missing_folder_is_a_failure(self, folder: Path, missing: str) -> None:
         """The service creates the data directory, but no other directory."""
