@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, tzinfo
@@ -34,6 +35,9 @@ _CODE_NAMES = {
 """The gRPC status codes that have the meanings of the exit codes."""
 
 _MAX_NAMED_USERS = 3
+
+_WIDTH = 78
+"""Maximum width of wrapped lines."""
 
 _BATCH_SIZE = 500
 """Number of table rows that are formatted and printed together."""
@@ -167,15 +171,24 @@ def print_done(response: Any, text: str, *, as_json: bool) -> None:
         note(text)
 
 
-def print_message(message: Any, rows: Mapping[str, str], *, as_json: bool) -> None:
-    """Print a message of the API as JSON, or as names and values, one pair per line, omitting empty values."""
+def print_message(message: Any, rows: Mapping[str, str | Sequence[str]], *, as_json: bool) -> None:
+    """Print a message of the API as JSON, or as names and values, omitting empty values. Lists of words are wrapped."""
     if as_json:
         print_json(message)
         return
     shown = {name: value for name, value in rows.items() if value}
     width = max(map(len, shown), default=0)
     for name, value in shown.items():
-        click.echo(f"{_emphasis(name.ljust(width))}  {escape(value)}")
+        text = escape(value) if isinstance(value, str) else wrapped(value, width + 2)
+        click.echo(f"{_emphasis(name.ljust(width))}  {text}")
+
+
+def wrapped(words: Iterable[str], indent: int) -> str:
+    """Return words as lines, of which all but the first are indented."""
+    lines = textwrap.wrap(
+        escape(" ".join(words)), _WIDTH - indent, break_long_words=False, break_on_hyphens=False
+    )
+    return f"\n{' ' * indent}".join(lines)
 
 
 def print_text(text: str) -> None:

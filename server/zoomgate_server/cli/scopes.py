@@ -11,8 +11,15 @@ from zoomgate.v1 import meetings_service_pb2, registrants_service_pb2
 from zoomgate.v1.connection_pb2 import Connection
 from zoomgate_server.cli.channel import calls_service
 from zoomgate_server.cli.options import user_argument
-from zoomgate_server.cli.output import CONSENT_REQUIRED, FAILURE, NOT_FOUND, fail, print_json, print_table
-from zoomgate_server.telemetry.logs import escape
+from zoomgate_server.cli.output import (
+    CONSENT_REQUIRED,
+    FAILURE,
+    NOT_FOUND,
+    fail,
+    print_json,
+    print_table,
+    wrapped,
+)
 from zoomgate_server.zoom import operations
 from zoomgate_server.zoom.operations import Operation
 
@@ -127,9 +134,7 @@ def scopes(
 
 def _print_scopes(title: str, scopes: Sequence[str]) -> None:
     if scopes:
-        indent = f"{title}  "
-        text = escape(" ".join(scopes))
-        click.echo(click.wrap_text(text, initial_indent=indent, subsequent_indent=" " * len(indent)))
+        click.echo(f"{title}  {wrapped(scopes, len(title) + 2)}")
 
 
 def _rpcs(name: str | None) -> dict[str, Operation]:

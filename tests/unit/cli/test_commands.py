@@ -18,6 +18,8 @@ from pymongo import MongoClient
 from support.command_line import command, stderr_of, stdout_of, zoomgate
 from support.harness import MONICA, OMAR, Harness, caller_key, running
 from support.raw_upstream import http_response, raw_upstream
+from zoom_simulator.faults import ENDPOINTS, KINDS
+from zoom_simulator.webhooks import EVENTS
 from zoomgate_server.encryption import key_file
 from zoomgate_server.identity import Role
 from zoomgate_server.rpc import callers_file
@@ -83,6 +85,14 @@ def test_help_of_every_command_has_an_example(command: str) -> None:
     text = stdout_of(zoomgate(*command.split(), "--help"))
     assert f"zoomgate {command.split(maxsplit=1)[0]}" in text
     assert "Example: " in text
+
+
+@pytest.mark.parametrize(
+    ("command", "choices"), [("event", EVENTS), ("fault", (*ENDPOINTS, "off")), ("fault", KINDS)]
+)
+def test_help_of_the_simulator_lists_the_choices(command: str, choices: Sequence[str]) -> None:
+    text = " ".join(stdout_of(zoomgate("simulator", command, "--help")).split())
+    assert f": {', '.join(choices)}. " in text
 
 
 @pytest.mark.parametrize("group", sorted({name.partition(" ")[0] for name in COMMANDS if " " in name}))

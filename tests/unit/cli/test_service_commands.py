@@ -505,6 +505,13 @@ async def reader(tmp_path: Path) -> AsyncIterator[Harness]:
         yield started
 
 
+async def test_scopes_of_a_connection_fit_into_80_columns(harness: Harness) -> None:
+    text, _ = await zoomgate(harness, "connections", "show", MONICA)
+    lines = text.decode().splitlines()
+    assert max(map(len, lines)) < 80
+    assert sum(line.startswith(" ") for line in lines) > 1
+
+
 async def test_missing_scopes_of_connections_are_shown(reader: Harness) -> None:
     listed, _ = await zoomgate(reader, "connections", "list")
     assert listed.decode().splitlines()[1].endswith("  2 (1 missing)")
@@ -1046,6 +1053,8 @@ async def test_simulator_is_controlled_by_commands(harness: Harness) -> None:
     expired, _ = await zoomgate(harness, "simulator", "expire", MONICA, "--json", *at)
     assert json.loads(expired) == {"expired": 1}
     await zoomgate(harness, "proxy", "get", MONICA, "/users/me")
+    _, message = await zoomgate(harness, "simulator", "expire", MONICA, *at)
+    assert message == "1 access token expired\n"
     _, message = await zoomgate(harness, "simulator", "event", "user.disassociated", MONICA, *at)
     assert (
         message

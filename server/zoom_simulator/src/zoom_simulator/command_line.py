@@ -230,8 +230,8 @@ def _common_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @simulator.command()
-@click.argument("endpoint", type=click.Choice([*ENDPOINTS, "off"]))
-@click.argument("kind", type=click.Choice(KINDS), required=False)
+@click.argument("endpoint", type=click.Choice([*ENDPOINTS, "off"]), metavar="ENDPOINT")
+@click.argument("kind", type=click.Choice(KINDS), required=False, metavar="[KIND]")
 @click.option(
     "--times", type=int, default=1, show_default=True, help="Number of affected requests; -1 for no limit."
 )
@@ -242,6 +242,10 @@ def _common_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @_common_options
 def fault(at: LoopbackAddress, as_json: bool, endpoint: str, kind: str | None, **fields: Any) -> None:
     """Inject faults of KIND at ENDPOINT; `off` clears all faults.
+
+    Endpoints: any, token, revoke, users_me, users, meetings, files, off.
+
+    Kinds: delay, status, html, cut_before, cut_after, rate_limit_qps, rate_limit_daily, rate_limit_user, redirect, garbage.
 
     Example: zoomgate simulator fault users_me status --status 401 --times 3 --user monica@example.com
     """
@@ -254,9 +258,8 @@ def fault(at: LoopbackAddress, as_json: bool, endpoint: str, kind: str | None, *
         body = {name: value for name, value in fields.items() if value is not None}
         response = _call(at, "POST", "/_sim/fault", {"endpoint": endpoint, "kind": kind} | body)
         times = fields["times"]
-        text = (
-            f"injecting {kind} at {endpoint} {'without limit' if times == -1 else f'for {times} request(s)'}"
-        )
+        duration = "without limit" if times == -1 else f"for {_counted(times, 'request')}"
+        text = f"injecting {kind} at {endpoint} {duration}"
     _print(response, as_json=as_json, text=text)
 
 
@@ -269,7 +272,7 @@ def expire(at: LoopbackAddress, as_json: bool, user: str | None) -> None:
     Example: zoomgate simulator expire monica@example.com
     """
     response = _call(at, "POST", "/_sim/expire", {"user": user} if user else {}, required_field="expired")
-    _print(response, as_json=as_json, text=f"{response['expired']} access token(s) expired")
+    _print(response, as_json=as_json, text=f"{_counted(response['expired'], 'access token')} expired")
 
 
 @simulator.command()
@@ -288,11 +291,13 @@ def rename(at: LoopbackAddress, as_json: bool, user: str, email: str) -> None:
 
 
 @simulator.command()
-@click.argument("event", type=click.Choice(EVENTS))
+@click.argument("event", type=click.Choice(EVENTS), metavar="EVENT")
 @click.argument("user", required=False)
 @_common_options
 def event(at: LoopbackAddress, as_json: bool, event: str, user: str | None) -> None:
     """Trigger EVENT for USER (an email address) and send the webhook.
+
+    Events: app_deauthorized, user.deleted, user.deactivated, user.disassociated, endpoint.url_validation.
 
     Example: zoomgate simulator event app_deauthorized monica@example.com
     """
@@ -391,6 +396,11 @@ def _call(
         raise Unreachable(
             f"no simulator is running on {at}; start one with `zoomgate simulator`, or set its address with --at"
         ) from None
+
+
+def _counted(count: int, noun: str) -> str:
+    """Return a count and a noun, in the plural unless the count is 1."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def _print(response: dict[str, Any], *, as_json: bool, text: str) -> None:
