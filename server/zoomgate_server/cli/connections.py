@@ -207,7 +207,10 @@ def refresh(
     print_connection(client.auth.get_connection(user_email=user).connection, as_json=as_json)
 
 
-@connections.command(short_help="Disconnect the users who match filters, or all users.")
+@connections.command(
+    short_help="Disconnect the users who match filters, or all users.",
+    context_settings={"allow_extra_args": True},  # for a better error than click's
+)
 @where_option
 @click.option(
     "--all", "all_users", is_flag=True, help="Disconnect all users, for example before retiring the app."
@@ -234,6 +237,10 @@ def revoke(
 
     Example: zoomgate connections revoke --where 'user=*@example.com' --where refreshed-before=2030-01-07T09:00:00Z
     """
+    if click.get_current_context().args:
+        raise click.UsageError(
+            "specify users with --where; to disconnect one user, run `zoomgate connections delete USER`"
+        )
     if all_users == bool(where):
         raise click.UsageError("specify either --where or --all")
     operation = operations.revoke(client, where)

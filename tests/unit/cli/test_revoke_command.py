@@ -96,6 +96,16 @@ async def test_confirmation_is_required(harness: Harness) -> None:
     assert await states(harness) == "AAA"
 
 
+@pytest.mark.parametrize("options", [(), ("--all", "--yes")])
+async def test_user_as_argument_is_rejected_with_the_right_command(
+    harness: Harness, options: tuple[str, ...]
+) -> None:
+    result = await revoke(harness, MONICA, *options)
+    assert result.exit_code == 2
+    assert "zoomgate connections delete USER" in result.stderr
+    assert await states(harness) == "AAA"
+
+
 async def test_service_disconnects_only_its_own_users(harness: Harness) -> None:
     """--all includes only the users that the caller may access; the JSON output contains the counts."""
     result = await revoke(harness, "--all", "--yes", "--json", caller="narrow")
