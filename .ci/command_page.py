@@ -39,7 +39,7 @@ Exit codes:
 | 3 | not found |
 | 4 | the key is missing or unknown, or the caller is not allowed to do this |
 | 5 | the service or Zoom cannot be reached, or timed out |
-| 6 | the user must consent: run `zoomgate connect USER` |
+| 6 | the user must consent (run `zoomgate connect USER`), or an authorization failed |
 | 7 | a change may or may not have been made: check before you run the command again |
 | 129 | stopped by SIGHUP, as when a terminal closes |
 | 143 | stopped by SIGTERM, which ends a command in the same way as Ctrl+C |

@@ -204,7 +204,7 @@ async def test_failed_call_returns_the_request_id(channel: grpc.aio.Channel) -> 
 
 @pytest.mark.parametrize("status", ["DEADLINE_EXCEEDED", "CANCELLED"])
 async def test_end_of_a_call_by_its_caller_is_logged_with_its_cause(log: LogStream, status: str) -> None:
-    """gRPC cancels the call in both cases."""
+    """In both cases, gRPC cancels the call."""
     start = len(log.getvalue())
     started = asyncio.Event()
 

@@ -114,7 +114,8 @@ def cli() -> None:
     """Manage users' Zoom authorizations and call Zoom for your services.
 
     Exit codes: 0 success, 1 failure, 2 invalid usage, 3 not found, 4 not allowed, 5 service unreachable,
-    6 the user must consent, 7 a change may or may not have been made, 129 stopped by SIGHUP, 143 stopped by SIGTERM.
+    6 the user must consent, or an authorization failed, 7 a change may or may not have been made, 129 stopped by SIGHUP,
+    143 stopped by SIGTERM.
 
     Example: zoomgate run
     """

@@ -325,7 +325,7 @@ class AccessTokens:
         return token.expires - self._clock.monotonic() > seconds
 
     def _wait_until(self, call: Call, current: AccessToken | None, fallback_validity: float) -> float:
-        """Return the time until which a call waits for the store or a newer token. If the current token is valid, time remains to use it."""
+        """Return the time until which a call waits for a newer token. If the current token is valid, time remains to use it."""
         seconds = self._timing.refresh_wait
         if current is None or not self._is_valid(current, fallback_validity + seconds):
             return call.deadline

@@ -18,7 +18,6 @@ from zoomgate_server.rpc.middleware.drain import Drain
 from zoomgate_server.rpc.middleware.error_status import convert_errors
 from zoomgate_server.rpc.middleware.pipeline import Handler, Method, Pipeline
 
-
 BODY = bytes(64 * MAX_INLINE_BYTES)
 
 

@@ -126,9 +126,10 @@ class ConsentRequired(ZoomgateError):
 
 
 class AuthorizationFailed(ConsentRequired):
-    """The user declined, a different Zoom user consented, or the authorization failed otherwise; `reason` and `message` give the cause.
+    """The user declined, a different Zoom user consented, or this Zoom user is already connected under a different email address.
 
-    Start a new authorization once the cause is removed.
+    `wait_for_connection` raises it for every other cause as well. `reason` and `message` give the cause. Start a new authorization once the
+    cause is removed.
     """
 
 

@@ -25,7 +25,8 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     ERROR_REASON_UNSPECIFIED: _ErrorReason.ValueType  # 0
     """Unspecified. Never sent by the server."""
     ERROR_REASON_CALLER_UNAUTHENTICATED: _ErrorReason.ValueType  # 1
-    """UNAUTHENTICATED. The credential is missing, malformed or unknown. The exact cause appears only in the server's log.
+    """UNAUTHENTICATED. The credential is missing, malformed or unknown. The exact cause appears only in the server's log and
+    audit trail.
 
     Example: {"reason": "CALLER_UNAUTHENTICATED", "domain": "zoomgate", "metadata": {}}
     """
@@ -287,7 +288,8 @@ class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
 """Unspecified. Never sent by the server."""
 ERROR_REASON_CALLER_UNAUTHENTICATED: ErrorReason.ValueType  # 1
-"""UNAUTHENTICATED. The credential is missing, malformed or unknown. The exact cause appears only in the server's log.
+"""UNAUTHENTICATED. The credential is missing, malformed or unknown. The exact cause appears only in the server's log and
+audit trail.
 
 Example: {"reason": "CALLER_UNAUTHENTICATED", "domain": "zoomgate", "metadata": {}}
 """
