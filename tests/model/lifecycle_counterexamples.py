@@ -217,18 +217,10 @@ BY_MUTANT: dict[str, dict[int, int]] = {
 """The searched histories, by the name of the mutant."""
 
 SELDOM_FOUND: dict[str, str] = {
-    "zoom_user_not_appended_to_journal": "A process is killed after it stored the pair of a different address, which is then refreshed.",
     "address_freed_by_earlier_consent": "A user's two consents are stored in reverse order while another user consents.",
     "zoom_user_forgotten_after_store_failure": "A write is stored but reported as failed, and the access token expires before the retry.",
-    "revocation_after_lease": "A revocation pauses for more than its lease just before its call, and the user consents meanwhile.",
     "lease_of_running_revocation_ignored": "Another revocation of the same pairs starts and the user consents, both during a call.",
-    "retried_pair_not_noted_in_mark": "A pair waits for a revocation for longer than its mark counts, and its token is supplied again.",
     "stored_pair_not_noted_in_mark_if_the_store_fails": "The store fails after it has a different user's pair, whose token is resent.",
-    "supplied_token_of_stored_pair_sent": "A process is killed between two writes, and the token is supplied again before the replay.",
-    "event_does_not_wait_for_exchange_in_flight": "An event and a revocation occur during one exchange, long after the previous consent.",
-    "address_kept_although_zoom_reports_new_user": "An address changes hands twice during an exchange.",
-    "owner_changed_by_refresh": "A different owner consents during the first refresh of an imported pair.",
-    "code_sent_again": "A process is killed while it exchanges a code, which is sent again after its mark has expired.",
     "refreshed_token_of_different_address_used": "A user is renamed and consents during the refresh for a call.",
 }
 """The mutants that the search of the fast tests does not find without their own histories, with what must coincide."""

@@ -1,16 +1,30 @@
 """Histories of the lifecycle protocols in the world of `model.lifecycle_world`, and the search for one that violates an invariant.
 
 Every history enables few kinds of actions and disturbances, which are drawn first (swarm testing): actions of the same few kinds meet more
-often than actions of all kinds would. A task usually pauses after a drawn number of effects, while others run. Half of the histories
+often than actions of all kinds would. A task usually pauses after a drawn number of effects, while others run. A quarter of the histories
 follow a written one (`model.lifecycle_holes`), which such actions interrupt.
+
+Half of the histories are a written one without these disturbances, but with a fault or two actions before drawn effects.
 """
 
 from collections.abc import Callable, Collection, Iterable
+from dataclasses import replace
+from functools import cache
 
 from model.lifecycle_holes import HOLES, Hole, run_hole
 from model.lifecycle_mutants import Protocols
-from model.lifecycle_world import SHIPPED, A, C, InvariantViolation, World, prepare
-from zoomgate_server.connections.record import Cause
+from model.lifecycle_world import (
+    SHIPPED,
+    STORE_EFFECTS,
+    ZOOM_EFFECTS,
+    A,
+    C,
+    InvariantViolation,
+    Task,
+    World,
+    prepare,
+)
+from zoomgate_server.connections.record import Cause, State
 
 Action = Callable[[World], object]
 
@@ -19,11 +33,17 @@ PAUSES = (10.0, 40.0, 61.0, 100.0, 200.0, 4000.0)
 STEPS = (1_000, 1_000, 1_000, 1_000, 1, 2, 3, 4, 6, 9)
 """Numbers of effects after which a task pauses. After a thousand, every task has ended or sleeps."""
 
+GAPS = (0, 0, 0, 2, 4, 8)
+"""Numbers of effects between a fault and what follows."""
+
+SHARED = STORE_EFFECTS | ZOOM_EFFECTS | {"Now"}
+"""The effects before which it makes a difference that somebody else acts."""
+
 OWNERS = ("key|o1", "key|o2")
 MAX_TURNS = 120
 
 FOLLOWED = HOLES[:60]
-"""The written histories that generated ones follow. A different number of them changes all generated histories."""
+"""The written histories that the stored counterexamples may follow. A different number of them changes these."""
 
 CANNOT_CONTINUE = (AssertionError, LookupError, TypeError, ValueError)
 """What a written history raises if the world is not as it expects."""
@@ -33,7 +53,7 @@ def run_history(
     tape: list[int] | None,
     seed: int = 0,
     protocols: Protocols = SHIPPED,
-    scripts: Collection[Hole] = FOLLOWED,
+    scripts: Collection[Hole] = HOLES,
 ) -> World:
     """Run a history, which is determined by the tape or else by the seed. The world contains the tape and the trace.
 
@@ -56,7 +76,7 @@ def violation_of(
     tape: list[int] | None,
     seed: int = 0,
     protocols: Protocols = SHIPPED,
-    scripts: Collection[Hole] = FOLLOWED,
+    scripts: Collection[Hole] = HOLES,
 ) -> InvariantViolation | None:
     """Return the violation of a history, or None."""
     try:
@@ -67,7 +87,7 @@ def violation_of(
 
 
 def search(
-    seeds: Iterable[int], protocols: Protocols = SHIPPED, scripts: Collection[Hole] = FOLLOWED
+    seeds: Iterable[int], protocols: Protocols = SHIPPED, scripts: Collection[Hole] = HOLES
 ) -> InvariantViolation | None:
     """Return the first violation of an invariant in the histories of the seeds, or None."""
     violations = (violation_of(None, seed, protocols, scripts) for seed in seeds)
@@ -76,7 +96,7 @@ def search(
 
 def written_histories_without(protocols: Protocols) -> list[Hole]:
     """Return the written histories that do not detect a mutant by themselves."""
-    return [hole for hole in FOLLOWED if not _detects(hole, protocols)]
+    return [hole for hole in HOLES if not _detects(hole, protocols)]
 
 
 def _detects(hole: Hole, protocols: Protocols) -> bool:
@@ -91,9 +111,14 @@ def _run(world: World, scripts: Collection[Hole]) -> None:
     world.disturbances = frozenset(kind for kind in DISTURBANCES if world.draw(3) == 2)
     kinds = [ACTIONS[world.draw(len(ACTIONS))] for _ in range(1 + world.draw(5))]
     plan = [kinds[world.draw(len(kinds))] for _ in range(2 + world.draw(6))]
-    script = FOLLOWED[world.draw(len(FOLLOWED))] if world.draw(2) else None
+    kind = world.draw(4)
+    followed = (None, FOLLOWED, HOLES, HOLES)[kind]
+    script = followed[world.draw(len(followed))] if followed else None
     world.back_up()
-    if script in scripts:
+    if script in scripts and kind > 1:
+        plan = []
+        _perturb(world, script)
+    elif script in scripts:
         _follow(world, script, plan)
     else:
         prepare(world, world.draw(5))
@@ -115,6 +140,89 @@ def _follow(world: World, script: Hole, plan: list[Action]) -> None:
     except CANNOT_CONTINUE:
         world.log("the written history cannot continue")
     world.interrupt = None
+
+
+@cache
+def _length(script: Hole) -> int:
+    """Return the number of effects of a written history."""
+    world = World([])
+    script(world)
+    world.settle()
+    return world.effects
+
+
+def _perturb(world: World, script: Hole) -> None:
+    """Run a written history with a fault, after which callers try again, or with two actions of somebody else.
+
+    They happen before effects that are drawn from all effects of the history.
+    """
+    world.disturbances = frozenset()
+    if world.draw(2):
+        world.rules = replace(world.rules, reuse="ends", revoke="user")
+    position, other = world.draw(_length(script)), world.draw(_length(script))
+    if world.draw(2):
+        plan = [(position, _fail), (position + GAPS[world.draw(len(GAPS))], _try_again)]
+    else:
+        plan = [(min(position, other), _act), (max(position, other), _act)]
+
+    def before_effect(task: Task) -> None:
+        while plan and world.effects > plan[0][0]:
+            if plan[0][1] is _act and type(task.effect).__name__ not in SHARED:
+                return
+            world.replica = 1
+            plan.pop(0)[1](world, task)
+            world.replica = 0
+
+    world.before_effect, world.replica = before_effect, 0
+    try:
+        script(world)
+    except InvariantViolation:
+        raise
+    except CANNOT_CONTINUE:
+        world.log("the written history cannot continue")
+    world.settle()
+    world.before_effect = world.replica = None
+
+
+def _fail(world: World, task: Task) -> None:
+    """Let the next effect of a task fail, or kill its process."""
+    faults: list[Callable[[Task], None]] = [lambda task: world.crash(task.replica)]
+    name = type(task.effect).__name__
+    if name in STORE_EFFECTS:
+        faults += [world.fail_store, world.lose_confirmation]
+    elif name in ZOOM_EFFECTS:
+        faults += [world.lose_request, world.lose_response]
+    faults[world.draw(len(faults))](task)
+
+
+def _try_again(world: World, _task: Task) -> None:
+    """Let time pass. Then the latest call is repeated, and what the background tasks of the service do is due."""
+    world.pause((0.0, 150.0, 4000.0)[world.draw(3)])
+    for start in (world.repeat, lambda: _refresh_all(world), world.sweep):
+        _run_new(world, start)
+
+
+def _act(world: World, task: Task) -> None:
+    """Let time pass, and let somebody else act. Then other tasks may overtake the disturbed one."""
+    world.pause((0.0, 150.0)[world.draw(2)])
+    others = [other for other in world.tasks if other is not task]
+    actions = [action for is_possible, action in INSERTED if is_possible(world)]
+    _run_new(world, lambda: actions[world.draw(len(actions))](world))
+    overtaking = world.draw(3)
+    if overtaking:
+        while world.events:
+            _run_new(world, lambda: _deliver_event(world))
+        _run_new(world, world.sweep)
+    for other in others if overtaking == 2 else ():
+        world.run(other)
+
+
+def _run_new(world: World, start: Callable[[], object]) -> None:
+    """Start tasks, and run them until they sleep or end."""
+    tasks = list(world.tasks)
+    start()
+    for task in [task for task in world.tasks if task not in tasks]:
+        world.run(task)
 
 
 def _turn(world: World, plan: list[Action]) -> None:
@@ -237,11 +345,56 @@ ACTIONS: tuple[Action, ...] = tuple(
 """The actions, as often as their weights."""
 
 
+def _consent_again(world: World) -> None:
+    address, zoom_user_id, zoom_email, owner = world.consents[-world.draw(2)]
+    world.consent(address, zoom_user_id, zoom_email=zoom_email, owner=owner)
+
+
+def _consent_between_renames(world: World) -> None:
+    """Let two users exchange their addresses, let one of them consent, and let them exchange the addresses again."""
+    world.rename("z1", world.emails["z2"])
+    zoom_user_id = "z2" if world.emails["z2"] == A else "z1"
+    world.run(world.consent(world.emails[zoom_user_id], zoom_user_id))
+    world.rename("z1", world.emails["z2"])
+
+
+def _supply_again(world: World) -> None:
+    if world.supplied is not None:
+        world.supply((A, C)[world.draw(2)], world.supplied, is_import=False)
+
+
+def _refresh_all(world: World) -> None:
+    for record in list(world.records.values()):
+        if record.state is State.ACTIVE:
+            world.refresh(record.zoom_user_id)
+
+
+def _connected(world: World) -> list[str]:
+    return [r.user_email for r in world.records.values() if r.state is not State.DISCONNECTED]
+
+
+INSERTED: tuple[tuple[Callable[[World], object], Action], ...] = (
+    (lambda _: True, lambda world: world.consent(A, "z1", owner="key|o2")),
+    (lambda world: world.consents, _consent_again),
+    (lambda world: world.consents, _consent_again),
+    (lambda _: True, _consent_after_rename),
+    (lambda _: True, _consent_after_move),
+    (lambda _: True, _consent_between_renames),
+    (_connected, lambda world: world.disconnect(_connected(world)[-world.draw(2)])),
+    (_connected, lambda world: world.add_event("z1", Cause.USER_DEACTIVATED)),
+    (_connected, _refresh_all),
+    (_connected, lambda world: world.call((A, C)[world.draw(2)], ("", *OWNERS)[world.draw(3)], 1)),
+    (lambda world: any(record.pairs_to_revoke for record in world.records.values()), World.sweep),
+    (lambda world: world.supplied, _supply_again),
+)
+"""The actions that are inserted into written histories, each with the condition under which it has an effect."""
+
+
 def shrink(
     tape: list[int],
     invariant: str,
     protocols: Protocols = SHIPPED,
-    scripts: Collection[Hole] = FOLLOWED,
+    scripts: Collection[Hole] = HOLES,
     runs: int = 3000,
 ) -> list[int]:
     """Return a short tape that violates the same invariant, and that the shipped protocols pass if these are different ones."""

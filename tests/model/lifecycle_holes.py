@@ -96,7 +96,7 @@ def h06_event_does_not_apply_to_an_exchange_in_flight(world: World) -> None:
 
 def h07_access_token_that_a_refresh_replaced_does_not_prove_the_removal_of_the_app(world: World) -> None:
     prepare(world, 1)
-    happened_at = world.now - 20
+    happened_at = world.now - 20 + world.rules.ahead
     refresh = world.refresh("z1", replica=1)
     world.run(refresh, "AppendJournal")
     world.run(world.end_by_event("z1", happened_at, Cause.APP_DEAUTHORIZED))

@@ -83,7 +83,8 @@ class Grant:
 
     Attributes:
         ours: Whether the service has sent a code or token of the grant.
-        marked_at: When the exchange that delivered the grant was marked.
+        registered_with: The Zoom user of the record in which the exchange that delivered the grant must be registered.
+        marked_at: When this exchange was marked.
         stored: Whether a record has contained a pair of the grant.
         mismatch: Whether a different user consented than was requested.
         lost: Whether no process received the latest pair, or only a process that was killed before it was in the journal.
@@ -96,7 +97,7 @@ class Grant:
     refresh_token: str = ""
     previous: str = ""
     access_tokens: dict[str, float] = field(default_factory=dict)
-    address: str = ""
+    registered_with: str = ""
     marked_at: float = -1.0
     ours: bool = False
     delivered: bool = False
@@ -115,10 +116,13 @@ class Task:
         held: Refresh tokens that the task received and that are neither in a journal nor in a record.
         call: State of a call to Zoom: None, `sent`, or the response.
         access: State of an access to the store: None, the time at which it began, or the result.
-        found_address: The address of the record that the task found last, in which an exchange is registered; empty if there was none.
+        found_zoom_user_id: The Zoom user of the record that the task found last, in which an exchange is registered. Empty without one.
+        found_holder: The record that had the address of the subject when the task read it by its Zoom user.
         zoom_email: The address of the Zoom user whom Zoom has reported last.
         fingerprint: The fingerprint of the mark that the task has written.
         clock_read_at: When the task last read the clock, to check whether its lease covers a call.
+        has_waited: Whether the task has slept since its pair is in the journal, or since Zoom has last identified its user.
+        has_retried: Whether the task tries again to link a pair that is in the journal. Its mark must show the pair.
         is_deferred: Whether the task has left its pair in the journal for a later task.
         has_audited_pair: Whether the task has audited what became of its pair.
         unaudited: The addresses whose connection the task has ended, with the number of audit events before. The end must be audited.
@@ -132,12 +136,15 @@ class Task:
     wake_at: float | None = None
     call: Any = None
     access: Any = None
-    found_address: str = ""
+    found_zoom_user_id: str = ""
+    found_holder: ConnectionRecord | None = None
     zoom_email: str = ""
     fingerprint: str = ""
     clock_read_at: float = 0.0
     is_deferred: bool = False
     has_audited_pair: bool = False
+    has_waited: bool = False
+    has_retried: bool = False
     unaudited: list[tuple[str, int]] = field(default_factory=list)
     held: list[str] = field(default_factory=list)
     issued: set[str] = field(default_factory=set)
@@ -153,6 +160,14 @@ class World:
 
     Args:
         tape: The decisions of the history. None to draw them with `seed`.
+
+    Attributes:
+        interrupt: Called in places of a written history where other tasks may run.
+        before_effect: Called before each effect of a task.
+        effects: The number of effects so far.
+        replica: The replica on which tasks start. None to draw it.
+        forgotten_at: When a refresh last removed an attempt from the record of a Zoom user.
+        address_times: When the latest consent that was stored under the address of a Zoom user's record was marked.
     """
 
     def __init__(self, tape: list[int] | None, seed: int = 0, protocols: Protocols = SHIPPED) -> None:
@@ -165,6 +180,9 @@ class World:
         self.calm = False
         self.disturbances: frozenset[str] = frozenset()
         self.interrupt: Callable[[], None] | None = None
+        self.before_effect: Callable[[Task], None] | None = None
+        self.effects = 0
+        self.replica: int | None = None
         self.supplied: TokenPair | None = None
         self.records: dict[str, ConnectionRecord] = {}
         self.marks: dict[str, ExchangeMark] = {}
@@ -184,10 +202,13 @@ class World:
         self.previous_emails: set[str] = set()
         self.disconnections: list[tuple[str, str, float]] = []
         self.displaced: set[str] = set()
+        self.forgotten_at: dict[str, float] = {}
+        self.address_times: dict[str, float] = {}
         self.renamed: list[str] = []
         self.audited: list[str] = []
         self.events: list[tuple[str, float, int, Cause]] = []
         self.requests: list[LinkRequest] = []
+        self.consents: list[tuple[str, str, str, str]] = []
         self.away: tuple[dict[str, ConnectionRecord], dict[str, ExchangeMark]] | None = None
         self.backup: tuple[dict[str, ConnectionRecord], dict[str, ExchangeMark]] = ({}, {})
         self.backup_at = self.now
@@ -285,12 +306,16 @@ class World:
                     return Rejected("invalid_grant")
                 grant, issued = self.consent_at_zoom(zoom_user_id)
                 self.grant_of[effect.code] = grant
-                grant.ours, grant.address, grant.marked_at = True, task.found_address, task.marked_at
+                grant.ours, grant.registered_with, grant.marked_at = (
+                    True,
+                    task.found_zoom_user_id,
+                    task.marked_at,
+                )
                 return issued
             case "ExchangeRefreshToken":
                 return self._refresh(task, effect.refresh_token)
             case "ReadZoomUser":
-                task.zoom_email = ""
+                task.zoom_email, task.has_waited = "", False
                 if self.burst and not self.calm:
                     return ZoomUnavailable("503") if self.burst.pop() == "503" else None
                 if not self._accepts_access_token(effect.access_token):
@@ -317,13 +342,18 @@ class World:
         grant = self.grant_of.get(token)
         if grant is not None and self.accepts(token):
             if not grant.ours:
-                grant.ours, grant.address, grant.marked_at = True, task.found_address, task.marked_at
+                grant.ours, grant.registered_with, grant.marked_at = (
+                    True,
+                    task.found_zoom_user_id,
+                    task.marked_at,
+                )
             # documented: of two pairs that were issued for a supplied token, the earlier one may be stored last
             grant.excused = grant.excused or (token == grant.previous and token in self.sent)
             return self.issue(grant)
         if grant is not None and grant.alive and self.rules.reuse == "ends":
             # documented: an empty store does not show that a record has held a token
             is_repeatable = is_repeatable or task.marked_at >= self.empty[0]
+            is_repeatable = is_repeatable or self._is_result_out_of_reach(task, token)
             is_lost = grant.lost or grant.excused or is_repeatable or self._is_out_of_reach(grant)
             is_excused = is_lost or self._is_superseded(grant) or self.rolled_back or self._stood_still()
             if grant.ours and not is_excused:
@@ -361,6 +391,19 @@ class World:
             if not self.up[replica] or self.empty[1]
         )
 
+    def _is_result_out_of_reach(self, task: Task, secret: str) -> bool:
+        """Return whether what Zoom issued for a code or token is in the journal of a replica that is down (documented).
+
+        If it is also in the record of the address, the record shows that.
+        """
+        return any(
+            entry.fingerprint == _fingerprint(secret)
+            and not (self._is_stored(entry) and entry.user_email == task.subject)
+            for replica, journal in enumerate(self.journals)
+            for entry in journal.values()
+            if not self.up[replica]
+        )
+
     def _is_superseded(self, grant: Grant) -> bool:
         """Return whether the pairs of a grant are only revoked, since a later grant or a different user has replaced it (documented)."""
         record = self.records.get(grant.zoom_user_id)
@@ -378,13 +421,7 @@ class World:
         if secret not in self.sent:
             return False
         sender, unknown = self.sent[secret]
-        # documented: the pair may be in the journal of a replica that is down for longer than the mark counts
-        unknown = unknown or any(
-            entry.fingerprint == _fingerprint(secret)
-            for replica, journal in enumerate(self.journals)
-            for entry in journal.values()
-            if not self.up[replica] and not self._is_stored(entry)
-        )
+        unknown = unknown or self._is_result_out_of_reach(task, secret)
         # Zoom can only reject it again
         is_dead = secret in self.grant_of and not self.grant_of[secret].alive
         # documented: the process stood still between the check of its mark and the call
@@ -396,7 +433,7 @@ class World:
         is_repeatable = is_late or is_mark_lost
         if sender and not (unknown or is_dead or is_repeatable or self._stood_still()):
             self.fail("I5", f"{task.name} sends {secret}, which {sender} has sent")
-        self.sent[secret] = (task.name, is_mark_lost)
+        self.sent[secret] = (task.name, is_repeatable)
         return is_repeatable
 
     def _is_stored(self, entry: Entry) -> bool:
@@ -450,19 +487,16 @@ class World:
             for _, zoom_user_id, at in self.disconnections
         ):
             return
-        if not grant.stored and self._stood_still():
+        forgotten_at = self.forgotten_at.get(grant.zoom_user_id, 0.0)
+        if not grant.stored and (self._stood_still() or forgotten_at > grant.marked_at + TIMING.grace):
             return  # documented: a refresh more than three minutes later forgets the exchange
         if not grant.stored and self.now - grant.marked_at > DAY:
             return  # documented: an exchange without an outcome delays a revocation for only a day
-        if not grant.stored and not self._is_registered(grant):
-            return  # documented: an exchange whose Zoom user is not known yet, at an address without a record
+        if not grant.stored and grant.registered_with != grant.zoom_user_id:
+            return  # documented: an exchange whose Zoom user is not known yet
         self.fail(
             "I2", f"{task.name} revokes (per {self.rules.revoke}) a valid grant of {grant.zoom_user_id}"
         )
-
-    def _is_registered(self, grant: Grant) -> bool:
-        record = self.records.get(grant.zoom_user_id)
-        return record is not None and record.user_email == grant.address != ""
 
     # -- the store ---------------------------------------------------------------------------------------
 
@@ -472,13 +506,18 @@ class World:
 
     def _access_store(self, task: Task, began: float) -> Any:
         effect = task.effect
+        if type(effect).__name__ in ("Find", "Read") and task.has_waited and task in self.claims.values():
+            task.has_retried = True
         match type(effect).__name__:
             case "Find":
                 record = self.holder_of(effect.user_email)
-                task.found_address = "" if record is None else record.user_email
+                task.found_zoom_user_id = "" if record is None else record.zoom_user_id
                 return self._snapshot(task, began, record)
             case "Read":
-                return self._snapshot(task, began, self.records.get(effect.zoom_user_id))
+                record = self.records.get(effect.zoom_user_id)
+                if record is not None and record.user_email == task.subject:
+                    task.found_holder = record
+                return self._snapshot(task, began, record)
             case "Put":
                 return self._put(task, effect.record)
             case "ReadMark":
@@ -511,7 +550,9 @@ class World:
         others = [other for other in self.tasks if other.fingerprint == fingerprint and other is not task]
         for secret, (sender, _) in self.sent.items():
             if _fingerprint(secret) == fingerprint and any(
-                other.name == sender or other.name.startswith("import") for other in others
+                ((other.name == sender or other.name.startswith("replay")) and not other.has_retried)
+                or other.name.startswith("import")
+                for other in others
             ):
                 self.unmarked.add(secret)
 
@@ -535,6 +576,9 @@ class World:
             # documented: a refresh that takes longer than its lease may be overtaken
             self.unmarked |= {pair.refresh_token for pair in stored.pairs}
         self._check_write(task, stored, record)
+        forgets = stored is not None and not set(stored.pending_attempts) <= set(record.pending_attempts)
+        if forgets and task.name.startswith(("refresh", "replay")):
+            self.forgotten_at[record.zoom_user_id] = self.now
         written = self.records[record.zoom_user_id] = replace(record, rev=next(self._revs))
         if stored is not None:
             self.previous_versions.append((self.now, stored))
@@ -553,9 +597,13 @@ class World:
         if stored is not None and record.generation < stored.generation:
             self.fail("I6", f"the generation of {record.zoom_user_id} decreased")
         if stored is not None and stored.user_email and not record.user_email:
-            if stored.zoom_email and 0 <= task.marked_at < stored.address_time:
+            if stored.zoom_email and 0 <= task.marked_at < self.address_times.get(record.zoom_user_id, 0.0):
                 self.fail("I4", f"{task.name} takes {stored.user_email} from a later consent")
             self.renamed = [address for address in self.renamed if address != stored.user_email]  # taken
+        if _is_connected(record):
+            self.renamed = [
+                address for address in self.renamed if address != record.user_email
+            ]  # in use again
         if stored is not None and _is_connected(record):
             self._check_link(task, stored, record)
         if stored is not None and _is_connected(stored) and not _is_connected(record):
@@ -577,7 +625,7 @@ class World:
                 self.fail("I6", f"{record.zoom_user_id} contains a pair of {grant.zoom_user_id}")
             holder = self.holder_of(task.subject)
             if pair.refresh_token in task.issued and (stored is None or pair not in _all_pairs(stored)):
-                self._check_decision(task, stored, record)
+                self._check_decision(task, grant, stored, record)
             if (
                 pair in record.pairs_to_revoke
                 and holder is not None
@@ -585,26 +633,40 @@ class World:
             ):
                 grant.mismatch = True
 
-    def _check_decision(self, task: Task, stored: ConnectionRecord | None, record: ConnectionRecord) -> None:
+    def _check_decision(
+        self, task: Task, grant: Grant, stored: ConnectionRecord | None, record: ConnectionRecord
+    ) -> None:
         """Check where a link stores its pair."""
         if self.away is not None:
             return  # documented: decisions in an empty store
         email, keeps = task.zoom_email, _is_connected(stored)
-        holder = self.holder_of(task.subject)
-        is_lost = (
+        # the address may have become free since the task read the record that had it
+        is_lost = any(
             holder is not None
             and holder.zoom_user_id != record.zoom_user_id
             and bool(holder.zoom_email or task.is_explicit)
             and holder.address_time > task.marked_at
+            for holder in (self.holder_of(task.subject), task.found_holder)
         )
         if not _is_connected(record):
+            grant.mismatch |= is_lost
             ended = any(
                 zoom_user_id == record.zoom_user_id and at >= task.marked_at
                 for _, zoom_user_id, at in self.disconnections
             )
             if email == task.expected_email and not (ended or is_lost):
                 self.fail("I4", f"{task.name} does not connect {record.zoom_user_id}")
-        elif keeps and stored is not None and stored.user_email == record.user_email:
+            return
+        keeps_address = keeps and stored is not None and stored.user_email == record.user_email
+        is_requested = email == task.expected_email or not task.is_explicit
+        if (
+            record.user_email == task.subject
+            and email == (record.zoom_email or task.subject)
+            and is_requested
+        ):
+            earlier = self.address_times.get(record.zoom_user_id, 0.0) if keeps_address else 0.0
+            self.address_times[record.zoom_user_id] = max(earlier, task.marked_at)
+        if keeps_address and stored is not None:
             requested = email == task.expected_email and stored.user_email not in (task.subject, email)
             if requested and not (stored.zoom_email or is_lost):
                 self.fail("I4", f"{task.name} does not rename {stored.user_email}")
@@ -642,6 +704,8 @@ class World:
         entry: Entry | None = None,
     ) -> Task:
         """Start a protocol on a replica. The entry names the user whom a link is requested for."""
+        if replica is None:
+            replica = self.replica
         chosen = self.draw(2) if replica is None else replica
         if not self.up[chosen]:
             chosen = 1 - chosen
@@ -691,13 +755,20 @@ class World:
         """Perform the next effect of a task, or a part of it."""
         if task.done:
             return
+        if task.call is None and task.access is None:
+            effect = task.effect
+            self.effects += 1
+            if self.before_effect is not None:
+                self.before_effect(task)
+            if task.done or task.effect is not effect:
+                return
         self.now += (0.2, 0.2, 1.0, 4.0)[self.draw(4)]
         name = type(task.effect).__name__
         if name == "Sleep":
             if task.wake_at is None:
                 task.wake_at = self.now + task.effect.seconds
             else:
-                task.wake_at = None
+                task.wake_at, task.has_waited = None, True
                 self._advance(task, None)
         elif name in ZOOM_EFFECTS:
             self._call_zoom(task, name)
@@ -715,18 +786,37 @@ class World:
 
     def fail_store(self, task: Task) -> None:
         """Let a task's access to the store fail."""
-        name = type(task.effect).__name__
-        if name in STORE_EFFECTS and not task.done:
-            self.disturbed = True
-            self.log(f"the store fails before {name} of {task.name}")
-            self._advance(task, None, StoreError("injected"))
+        if type(task.effect).__name__ in STORE_EFFECTS and not task.done:
+            self._advance(task, *self._fail_access(task, "before"))
 
     def lose_confirmation(self, task: Task) -> None:
-        """Let a task write a record, and receive an error."""
-        if type(task.effect).__name__ == "Put" and not task.done:
-            self.disturbed = True
+        """Let a task access the store, and receive an error."""
+        if type(task.effect).__name__ in STORE_EFFECTS and not task.done:
             self._try_access(task, self.now)
-            self._advance(task, None, StoreError("injected"))
+            self._advance(task, *self._fail_access(task, "after"))
+
+    def _fail_access(self, task: Task, when: str) -> tuple[None, StoreError]:
+        """Return what a task receives from an access to the store that fails."""
+        name = type(task.effect).__name__
+        self.disturbed = True
+        self.log(f"the store fails {when} {name} of {task.name}")
+        if name in ("ReadMark", "PutMark") and not task.has_audited_pair:
+            # documented: the mark does not show that a pair is waiting
+            self.unmarked |= {secret for secret in self.sent if self.sent[secret][0] == task.name}
+        return None, StoreError("injected")
+
+    def lose_request(self, task: Task) -> None:
+        """Let a task's request to Zoom be lost."""
+        name = type(task.effect).__name__
+        if name in ZOOM_EFFECTS and not task.done:
+            self._lose_call(task, name, "the request is lost")
+
+    def lose_response(self, task: Task) -> None:
+        """Let Zoom's response to a task's request be lost."""
+        name = type(task.effect).__name__
+        if name in ZOOM_EFFECTS and not task.done:
+            task.call = (self._respond(task),)
+            self._lose_call(task, name, "the response is lost")
 
     def run_all(self, until: str = "") -> None:
         """Run all tasks until their next effect has a name, or until they sleep or end."""
@@ -752,7 +842,7 @@ class World:
                 journal[entry.entry_id] = entry
                 self.claims[entry.entry_id] = task
                 self.grant_of[entry.tokens.refresh_token].delivered = True
-                task.held = []
+                task.held, task.has_waited = [], False
             case "DeleteJournal":
                 entry = task.effect.entry
                 if entry.origin is not Origin.REFRESH and not task.has_audited_pair:
@@ -793,12 +883,7 @@ class World:
             if failure != 1:
                 task.access = self._try_access(task, task.access)
             if failure:
-                self.disturbed = True
-                self.log(f"the store fails {'before' if failure == 1 else 'after'} {name} of {task.name}")
-                task.access = (None, StoreError("injected"))
-                if name in ("ReadMark", "PutMark") and not task.has_audited_pair:
-                    # documented: the mark does not show that a pair is waiting
-                    self.unmarked |= {secret for secret in self.sent if self.sent[secret][0] == task.name}
+                task.access = self._fail_access(task, "before" if failure == 1 else "after")
             if 88 <= choice < 92 and "slow calls" in self.disturbances:
                 return  # the response is slow
         self._advance(task, *task.access)
@@ -886,6 +971,8 @@ class World:
             if _fingerprint(secret) in waiting:
                 self.sent[secret] = (sender, True)
         for task in [task for task in self.tasks if task.replica == replica]:
+            if task.name.startswith("import"):  # documented: the mark does not show that the pair is stored
+                self.unmarked |= {token for token in self.sent if _fingerprint(token) == task.fingerprint}
             self._lose_response(task)
             for token in task.held if type(task.effect).__name__ in ("Now", "AppendJournal") else ():
                 if self.grant_of[token].refresh_token == token:
@@ -915,6 +1002,13 @@ class World:
                 self._timeout(task)
         self.now += seconds
         self.log(f"{seconds:.0f} s pass")
+
+    def pause(self, seconds: float) -> None:
+        """Let time pass before the next effect."""
+        if seconds:
+            self.disturbed = True
+            self.now += seconds
+            self.log(f"{seconds:.0f} s pass")
 
     def _timeout(self, task: Task) -> None:
         task.call = (LOST_CALLS.get(type(task.effect).__name__, Unknown("timeout")),)
@@ -968,7 +1062,7 @@ class World:
         self.previous_versions += [(float("inf"), record) for record in self.records.values()]
         self.records, self.marks = records, marks
         self.unmarked |= set(self.sent)
-        self.marks_lost_at, self.renamed = self.now, []
+        self.marks_lost_at, self.renamed, self.address_times = self.now, [], {}
         for task in self.tasks:
             task.unaudited = []
 
@@ -983,6 +1077,7 @@ class World:
     ) -> Task:
         """Let a Zoom user consent for an address, and exchange the code."""
         code = f"code-{next(self._names)}"
+        self.consents.append((address, zoom_user_id, zoom_email, owner))
         self.codes[code] = zoom_user_id
         self.sent[code] = ("", False)
         self.log(f"{zoom_user_id} ({self.emails[zoom_user_id]}) consents for {address} {zoom_email}")
@@ -1018,12 +1113,13 @@ class World:
         self.events.append((zoom_user_id, self.now + self.rules.ahead, 1 + self.draw(2), cause))
 
     def repeat(self) -> None:
-        """Send the latest code again, as a caller does whose call has timed out."""
+        """Send the latest code or token again, as a caller does whose call has timed out."""
         if self.requests:
             request = self.requests[-1]
             draft = replace(request.draft, entry_id=f"holder-{next(self._names)}")
             protocol = self.protocols.exchange.exchange(replace(request, draft=draft))
-            self.start("repetition", protocol, draft.user_email, entry=draft)
+            name = "import" if request.context.skips else "repetition"
+            self.start(name, protocol, draft.user_email, entry=draft)
 
     def supply(self, address: str, pair: TokenPair, *, is_import: bool) -> Task:
         """Let a caller supply a pair of a different system."""
@@ -1039,6 +1135,7 @@ class World:
             owner="key|o1",
         )
         request = LinkRequest(draft, self.context(skips))
+        self.requests.append(request)
         name = "import" if is_import else "request"
         return self.start(name, self.protocols.exchange.exchange(request), address, entry=draft)
 
@@ -1142,7 +1239,7 @@ class World:
             task = self.start("replay", protocol, entry.user_email, replica, entry=linked)
             if linked is not None:
                 task.issued.add(entry.tokens.refresh_token)
-                task.marked_at = entry.marked_at
+                task.marked_at, task.fingerprint = entry.marked_at, entry.fingerprint
             if not task.done and entry.entry_id in self.journals[replica]:
                 self.claims[entry.entry_id] = task
 
@@ -1253,7 +1350,7 @@ def prepare(world: World, start: int) -> TokenPair | None:
     if start < 3:
         grant, issued = world.consent_at_zoom("z1")
         grant.ours = grant.delivered = grant.stored = True
-        grant.address, grant.marked_at = A, world.now - 100
+        grant.marked_at = world.now - 100
         tokens = TokenPair.from_response(issued, world.now)
         if start == 2:
             tokens = replace(tokens, access_expire_at=world.now - 1)
