@@ -10,6 +10,9 @@ from typing import NamedTuple
 from zoomgate_server.errors import ZoomgateError
 from zoomgate_server.identity import Principal
 
+MAX_USERS = 1000
+"""Maximum number of users in a request."""
+
 
 class Call(NamedTuple):
     """A call being served.

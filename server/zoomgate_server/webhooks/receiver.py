@@ -230,7 +230,7 @@ class WebhookReceiver:
         if task.done():
             outcome = task.result()
         else:
-            _log.warning("webhook.store_failed", error="timeout")
+            _log.warning("webhook.store_failed", problem="the store did not respond in time")
             outcome = "store_unavailable"
         self._count(outcome)
         return _RETRY_LATER if outcome in ("store_unavailable", "record_error") else _ACCEPTED
@@ -284,7 +284,7 @@ class WebhookReceiver:
                 return "duplicate"
             outcome = await self._disconnector.disconnect_by_zoom(zoom_user_id, cause, happened_at)
         except StoreError as error:
-            _log.warning("webhook.store_failed", error=type(error).__name__)
+            _log.warning("webhook.store_failed", problem=str(error))
             return "store_unavailable"
         except RecordFault as error:
             _log.error("webhook.record_error", error=type(error).__name__, **error.metadata)

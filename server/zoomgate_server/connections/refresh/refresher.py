@@ -312,9 +312,14 @@ class Refresher:
                 in_flight.issued = entry.tokens
         try:
             return await self._driver.perform(effect)
-        except (StoreError, RecordFault):
+        except (StoreError, RecordFault) as error:
             if in_flight.called_zoom and isinstance(effect, effects.Put):
-                _log.warning("refresh.store_failed", user=in_flight.user_email, attempt=in_flight.attempt_id)
+                _log.warning(
+                    "refresh.store_failed",
+                    user=in_flight.user_email,
+                    attempt=in_flight.attempt_id,
+                    problem=str(error),
+                )
                 in_flight.fail(StoreError("the store did not accept the new tokens"))
             raise
 

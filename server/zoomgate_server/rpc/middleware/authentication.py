@@ -16,6 +16,7 @@ from typing import Any
 
 from zoomgate_server.audit.event import Actor, AuditEvent, AuditSink
 from zoomgate_server.call_context import (
+    MAX_USERS,
     Call,
     current_access_check,
     current_call,
@@ -44,9 +45,6 @@ from zoomgate_server.zoom.client import unavailable
 AUTHORIZATION = "authorization"
 MEMBER_TOKEN = "zoomgate-member-token"
 MEMBER_EMAIL = "zoomgate-member-email"
-MAX_USERS = 1000
-"""Maximum number of users in a request."""
-
 AUDITED_REJECTIONS = (CallerNotAllowed, CodeRefused, HeaderNotAllowed, InvalidPath, InvalidState)
 """Errors after authentication that are audited because they may indicate attempts at unauthorized access."""
 

@@ -14,7 +14,7 @@ from zoomgate.v1.auth_service_pb2_grpc import AuthServiceServicer
 from zoomgate.v1.error_reason_pb2 import ErrorReason
 from zoomgate_server.audit.event import Actor, AuditEvent, AuditSink
 from zoomgate_server.authorization.caller_flow import AuthorizationRequest, CallerFlow
-from zoomgate_server.call_context import Call, current_access_check, current_call
+from zoomgate_server.call_context import MAX_USERS, Call, current_access_check, current_call
 from zoomgate_server.clock import Clock
 from zoomgate_server.connections.access_tokens import AccessToken, AccessTokens
 from zoomgate_server.connections.connection_import import ConnectionImporter, ImportOutcome, ImportRequest
@@ -37,7 +37,6 @@ MAX_EXPIRES_IN = 365 * 24 * 3600
 DEFAULT_PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1000
 MAX_STATES = 100
-MAX_WATCHED = 1000
 _YEAR_10000 = 253_402_300_800
 _VERIFIER = re.compile(r"[A-Za-z0-9._~-]{43,128}", re.ASCII)
 
@@ -312,14 +311,14 @@ class AuthService(AuthServiceServicer):
     ) -> AsyncIterator[pb.WatchConnectionsResponse]:
         principal = current_call.get().principal
         violations = Violations()
-        if len(request.user_emails) > MAX_WATCHED:
+        if len(request.user_emails) > MAX_USERS:
             violations.add(
                 "user_emails",
-                f"has {len(request.user_emails)} entries; send at most {MAX_WATCHED}, or none to watch all users",
+                f"has {len(request.user_emails)} entries; send at most {MAX_USERS}, or none to watch all users",
             )
         user_emails = [
             violations.user_email(user_email, f"user_emails[{index}]")
-            for index, user_email in enumerate(request.user_emails[:MAX_WATCHED])
+            for index, user_email in enumerate(request.user_emails[:MAX_USERS])
         ]
         tokens = ResumeTokens(self._page_tokens, principal.identity, user_emails)
         position = None
