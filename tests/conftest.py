@@ -62,7 +62,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Keep the address of a MongoDB server for the fixtures, and remove it from the environment of the processes that run tests."""
+    """Keep the address of a MongoDB server for the fixtures, and remove it from the environment of the processes that run tests.
+
+    The tests may have been started with signals ignored, as by `nohup` or in the background. The processes of tests must not inherit this.
+    """
     config.stash[URI] = os.environ.get(URI_VARIABLE, "")
     if config.getoption("live") and not config.stash[URI]:
         raise pytest.UsageError(
@@ -70,6 +73,8 @@ def pytest_configure(config: pytest.Config) -> None:
         )
     if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
         os.environ.pop(URI_VARIABLE, None)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
