@@ -119,6 +119,8 @@ def test_nested_messages_may_be_dictionaries(
          "meeting_details.settings.waiting_room is invalid; pass a bool"),
         ({"meeting_details": {"settings": {"alternative_hosts": "omar@example.com"}}},
          "meeting_details.settings.alternative_hosts is invalid; pass a list, each of whose items is a str"),
+        ({"meeting_details": {"settings": {"breakout_room": {"rooms": [{}, {"participants": "omar@example.com"}]}}}},
+         "meeting_details.settings.breakout_room.rooms[1].participants is invalid; pass a list, each of whose items is a str"),
         ({"update_mask": {"paths": "topic"}},
          "update_mask.paths is invalid; pass a list, each of whose items is a str"),
     ],
@@ -654,6 +656,39 @@ def test_call_of_a_closed_client_raises_runtime_error(client: Client) -> None:
         pass
     with pytest.raises(RuntimeError, match="closed"):
         client.auth.get_token(user_email="x")
+
+
+class ClosingInterceptor(grpc.UnaryStreamClientInterceptor):
+    """Closes a client when a stream begins, as a different thread may do.
+
+    Attributes:
+        client: The client.
+        calls: The streams.
+    """
+
+    client: Client
+
+    def __init__(self) -> None:
+        self.calls: list[Any] = []
+
+    def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        """Close the client, and begin the stream."""
+        self.client.close()
+        self.calls.append(continuation(client_call_details, request))
+        return self.calls[-1]
+
+
+def test_stream_that_begins_while_the_client_is_closed_ends() -> None:
+    """The caller's channel remains open, and the server does not respond."""
+    interceptor = ClosingInterceptor()
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        grpc.insecure_channel(f"127.0.0.1:{server.getsockname()[1]}") as channel,
+    ):
+        interceptor.client = Client(channel=grpc.intercept_channel(channel, interceptor))
+        with pytest.raises(RuntimeError, match="this client is closed"):
+            next(interceptor.client.watch())
+        assert interceptor.calls[0].cancelled()
 
 
 RETRY_IN_AN_HOUR = error_details_pb2.RetryInfo(retry_delay=duration_pb2.Duration(seconds=3600))

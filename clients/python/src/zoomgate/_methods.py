@@ -362,9 +362,14 @@ class Stream(_BaseMethod[Request, Response]):
         self, message: Request, timeout: float | None, entries: Any, request_id: str
     ) -> Generator[Response, None, None]:
         self._session.check()
-        call = self._call(message, timeout=timeout, metadata=entries)
+        try:
+            call = self._call(message, timeout=timeout, metadata=entries)
+        except ValueError:
+            self._session.check()  # a different thread has closed the channel
+            raise
         self._session.streams.add(call)
         try:
+            self._session.check()  # `close` cancels only the streams that it knows
             yield from call
         except grpc.RpcError as error:
             self._session.check()

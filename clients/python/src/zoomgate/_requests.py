@@ -50,8 +50,14 @@ def _check_lists(descriptor: Any, fields: Mapping[str, Any], parent: str = "") -
             continue
         if field.type == FieldDescriptor.TYPE_STRING and _is_repeated(field) and isinstance(value, str):
             raise TypeError(f"{parent}{name} is invalid; pass {_expected(field)}")
-        if field.message_type is not None and isinstance(value, Mapping):
-            _check_lists(field.message_type, value, f"{parent}{name}.")
+        if field.message_type is None:
+            continue
+        items = [(name, value)]
+        if _is_repeated(field) and isinstance(value, list | tuple):
+            items = [(f"{name}[{index}]", item) for index, item in enumerate(value)]
+        for path, item in items:
+            if isinstance(item, Mapping):
+                _check_lists(field.message_type, item, f"{parent}{path}.")
 
 
 def _find_problem(kind: type[Message], fields: Mapping[str, Any], parent: str = "") -> str:

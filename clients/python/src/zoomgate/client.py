@@ -289,7 +289,7 @@ class Client(_BaseClient):
             self._session.pause(pause)
 
     def close(self) -> None:
-        """Close the client. Calls in progress fail, and streams such as `watch` raise `RuntimeError`."""
+        """Close the client. Streams such as `watch` raise `RuntimeError`. Other calls in progress fail, unless `channel` was passed."""
         self._session.close()
         if self._owned is not None:
             self._owned.close()
@@ -450,7 +450,7 @@ class AsyncClient(_BaseClient):
             await self._session.pause_async(pause)
 
     async def close(self) -> None:
-        """Close the client. Calls in progress fail, and streams such as `watch` raise `RuntimeError`."""
+        """Close the client. Streams such as `watch` raise `RuntimeError`. Other calls in progress fail, unless `channel` was passed."""
         self._session.close()
         if isinstance(self.auth.get_token, AsyncCachedGetToken):
             await self.auth.get_token.stop()
