@@ -219,7 +219,7 @@ async def test_end_of_a_call_by_its_caller_is_logged_with_its_cause(log: LogStre
         call = auth_service_pb2_grpc.AuthServiceStub(channel).RefreshToken(
             pb.RefreshTokenRequest(user_email="monica@example.com"),
             metadata=(*metadata("service"), ("x-request-id", status)),
-            timeout=0.5 if status == "DEADLINE_EXCEEDED" else None,
+            timeout=5.0 if status == "DEADLINE_EXCEEDED" else 60.0,
         )
         ended = asyncio.ensure_future(call.code())
         if status == "CANCELLED":

@@ -17,6 +17,9 @@ from zoomgate_server.telemetry.metrics import ALARMING_CODES, Metrics
 REQUEST_ID = "x-request-id"
 _VALID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 _QUIET = ("/grpc.health.", "/grpc.reflection.")
+_ROUNDING = 0.01
+"""The share by which gRPC may round a timeout up when it sends it, so that the call ends before the server's deadline."""
+
 _FAULTS = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
 """The status codes that are failures of the server (https://opentelemetry.io/docs/specs/semconv/rpc/grpc/)."""
 
@@ -52,7 +55,7 @@ class AccessLog:
                 try:
                     return await respond(request, context)
                 except asyncio.CancelledError:
-                    code = _cancellation_code(context)
+                    code = _cancellation_code(context, time.perf_counter() - started)
                     raise
                 finally:
                     seconds = time.perf_counter() - started
@@ -96,10 +99,12 @@ def _code(context: Context) -> str:
     return code.name if isinstance(code, grpc.StatusCode) else str(code)
 
 
-def _cancellation_code(context: Context) -> str:
-    """Return what the caller received: the deadline has passed, for which gRPC cancels the call as well, or the caller has canceled it."""
+def _cancellation_code(context: Context, seconds: float) -> str:
+    """Return what the caller received after this time: DEADLINE_EXCEEDED, for which gRPC cancels the call as well, or CANCELLED."""
     remaining = context.time_remaining()
-    return "CANCELLED" if remaining is None or remaining > 0 else "DEADLINE_EXCEEDED"
+    if remaining is None or remaining > _ROUNDING * (remaining + seconds):
+        return "CANCELLED"
+    return "DEADLINE_EXCEEDED"
 
 
 def _traceparent(metadata: Iterable[tuple[str, Any]]) -> str:
