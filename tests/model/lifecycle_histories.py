@@ -37,7 +37,7 @@ GAPS = (0, 0, 0, 2, 4, 8)
 """Numbers of effects between a fault and what follows."""
 
 SHARED = STORE_EFFECTS | ZOOM_EFFECTS | {"Now"}
-"""The effects before which it makes a difference that somebody else acts."""
+"""The effects before which it makes a difference that another caller acts."""
 
 OWNERS = ("key|o1", "key|o2")
 MAX_TURNS = 120
@@ -152,7 +152,7 @@ def _length(script: Hole) -> int:
 
 
 def _perturb(world: World, script: Hole) -> None:
-    """Run a written history with a fault, after which callers try again, or with two actions of somebody else.
+    """Run a written history with a fault, after which callers try again, or with two actions of other callers.
 
     They happen before effects that are drawn from all effects of the history.
     """
@@ -203,7 +203,7 @@ def _try_again(world: World, _task: Task) -> None:
 
 
 def _act(world: World, task: Task) -> None:
-    """Let time pass, and let somebody else act. Then other tasks may overtake the disturbed one."""
+    """Let time pass, and let another caller act. Then other tasks may overtake the disturbed one."""
     world.pause((0.0, 150.0)[world.draw(2)])
     others = [other for other in world.tasks if other is not task]
     actions = [action for is_possible, action in INSERTED if is_possible(world)]

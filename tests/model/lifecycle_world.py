@@ -116,6 +116,7 @@ class Task:
         held: Refresh tokens that the task received and that are neither in a journal nor in a record.
         call: State of a call to Zoom: None, `sent`, or the response.
         access: State of an access to the store: None, the time at which it began, or the result.
+        epoch: The number of the attempt that a refresh has added to the record.
         found_zoom_user_id: The Zoom user of the record that the task found last, in which an exchange is registered. Empty without one.
         found_holder: The record that had the address of the subject when the task read it by its Zoom user.
         zoom_email: The address of the Zoom user whom Zoom has reported last.
@@ -136,6 +137,7 @@ class Task:
     wake_at: float | None = None
     call: Any = None
     access: Any = None
+    epoch: int = 0
     found_zoom_user_id: str = ""
     found_holder: ConnectionRecord | None = None
     zoom_email: str = ""
@@ -166,7 +168,7 @@ class World:
         before_effect: Called before each effect of a task.
         effects: The number of effects so far.
         replica: The replica on which tasks start. None to draw it.
-        forgotten_at: When a refresh last removed an attempt from the record of a Zoom user.
+        forgotten_at: When a refresh last removed a different attempt from the record of a Zoom user.
         address_times: When the latest consent that was stored under the address of a Zoom user's record was marked.
     """
 
@@ -195,6 +197,7 @@ class World:
         self.grants: list[Grant] = []
         self.grant_of: dict[str, Grant] = {}
         self.codes: dict[str, str | None] = {}
+        self.rejected_codes: set[str] = set()
         self.sent: dict[str, tuple[str, bool]] = {}
         self.marks_lost_at = float("-inf")
         self.unmarked: set[str] = set()
@@ -302,7 +305,7 @@ class World:
                 zoom_user_id, self.codes[effect.code] = self.codes.get(effect.code), None
                 if zoom_user_id is None:
                     self._end_grant_of_used_code(task, effect.code, is_repeatable=is_repeatable)
-                    self._forget_outcome(task)  # a rejected code may be sent again
+                    self.rejected_codes.add(effect.code)  # it may be sent again
                     return Rejected("invalid_grant")
                 grant, issued = self.consent_at_zoom(zoom_user_id)
                 self.grant_of[effect.code] = grant
@@ -421,16 +424,18 @@ class World:
         if secret not in self.sent:
             return False
         sender, unknown = self.sent[secret]
-        unknown = unknown or self._is_result_out_of_reach(task, secret)
         # Zoom can only reject it again
         is_dead = secret in self.grant_of and not self.grant_of[secret].alive
-        # documented: the process stood still between the check of its mark and the call
-        is_late = self.now - task.clock_read_at > TIMING.call
-        # documented: the mark was lost or has expired
-        is_mark_lost = (
-            task.marked_at - self.skews[task.replica] <= self.marks_lost_at or secret in self.unmarked
-        )
-        is_repeatable = is_late or is_mark_lost
+        if secret in self.codes:
+            # documented: its mark was in a store that was replaced
+            unknown, is_repeatable = secret in self.rejected_codes, self.marks_lost_at > float("-inf")
+        else:
+            unknown = unknown or self._is_result_out_of_reach(task, secret)
+            # documented: the process stood still between the check of its mark and the call
+            is_late = self.now - task.clock_read_at > TIMING.call
+            # documented: the mark was lost or has expired
+            is_mark_lost = task.marked_at - self.skews[task.replica] <= self.marks_lost_at
+            is_repeatable = is_late or is_mark_lost or secret in self.unmarked
         if sender and not (unknown or is_dead or is_repeatable or self._stood_still()):
             self.fail("I5", f"{task.name} sends {secret}, which {sender} has sent")
         self.sent[secret] = (task.name, is_repeatable)
@@ -576,9 +581,12 @@ class World:
             # documented: a refresh that takes longer than its lease may be overtaken
             self.unmarked |= {pair.refresh_token for pair in stored.pairs}
         self._check_write(task, stored, record)
-        forgets = stored is not None and not set(stored.pending_attempts) <= set(record.pending_attempts)
-        if forgets and task.name.startswith(("refresh", "replay")):
-            self.forgotten_at[record.zoom_user_id] = self.now
+        if stored is not None and task.name.startswith("refresh"):
+            if record.lease not in (None, stored.lease):
+                task.epoch = record.lease.epoch
+            attempts = {attempt.epoch for attempt in record.pending_attempts} | {task.epoch}
+            if any(attempt.epoch not in attempts for attempt in stored.pending_attempts):
+                self.forgotten_at[record.zoom_user_id] = self.now
         written = self.records[record.zoom_user_id] = replace(record, rev=next(self._revs))
         if stored is not None:
             self.previous_versions.append((self.now, stored))
@@ -967,11 +975,13 @@ class World:
         waiting = {
             entry.fingerprint for entry in self.journals[replica].values() if not self._is_stored(entry)
         }
+        fingerprints = {entry.fingerprint for entry in self.journals[replica].values()}
         for secret, (sender, _) in self.sent.items():
             if _fingerprint(secret) in waiting:
                 self.sent[secret] = (sender, True)
         for task in [task for task in self.tasks if task.replica == replica]:
-            if task.name.startswith("import"):  # documented: the mark does not show that the pair is stored
+            # documented: the mark of an import does not show that the pair is in the journal
+            if task.name.startswith("import") and task.fingerprint in fingerprints:
                 self.unmarked |= {token for token in self.sent if _fingerprint(token) == task.fingerprint}
             self._lose_response(task)
             for token in task.held if type(task.effect).__name__ in ("Now", "AppendJournal") else ():
