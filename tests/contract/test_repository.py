@@ -84,7 +84,7 @@ def test_links_between_documents_are_valid() -> None:
 
 
 def test_documentation_does_not_install_our_packages_from_an_index() -> None:
-    """Their names are not registered, so pip could install a package of a stranger."""
+    """Their names are not registered, so pip could install an unrelated package."""
     requirement = re.compile(
         r"pip install(?: [^\s#`]+)*? '?zoomgate(?:-simulator|-server(?:\[run\])?)?'?(?=[\s`]|$)"
     )

@@ -165,7 +165,7 @@ def _key(key_file: str | None) -> str:
         )
     except caller_key.CallerKeyError as error:
         fail(str(error), USAGE)
-    if file_system.is_public(path):
+    if file_system.is_public(path) and not click.get_current_context().params.get("as_json"):
         note(f"zoomgate: {path} is accessible to all users; run `chmod 600` on it")
     return key
 

@@ -89,7 +89,7 @@ def parse_target(
     if problems:
         raise InvalidRequest([FieldViolation("query", problem) for problem in problems])
     if _is_oauth(path):
-        raise CallerNotAllowed(_NO_OAUTH)
+        raise CallerNotAllowed(_NO_OAUTH, internal="the path is one of Zoom's OAuth endpoints")
     return Target(path, encoded)
 
 
@@ -107,7 +107,7 @@ def parse_file_target(path: str, query: str) -> Target:
         raise InvalidPath([FieldViolation("url", problem) for problem in problems])
     path = path.removeprefix("/v2") if path.startswith("/v2/") else path
     if _is_oauth(path):
-        raise CallerNotAllowed(_NO_OAUTH)
+        raise CallerNotAllowed(_NO_OAUTH, internal="the path is one of Zoom's OAuth endpoints")
     return Target(path, query)
 
 

@@ -151,9 +151,9 @@ def may_act_for(principal: Principal, path: str, user_email: str) -> bool:
 
 
 def _missing(key: str, principal: Principal) -> CallerNotAllowed:
-    """Return the error for a caller that may not read tokens."""
+    """Return the error for a caller without the permission for tokens."""
     if principal.on_behalf_of is not None:
-        return CallerNotAllowed(internal="callers receive no tokens on behalf of a member")
+        return CallerNotAllowed(internal="calls with tokens are not possible on behalf of a member")
     return CallerNotAllowed(internal=f"{key} of {principal.name} is not true")
 
 
