@@ -190,4 +190,6 @@ async def test_only_pages_of_allowed_origins_call_rpcs(tmp_path: Path, bundle: s
                 result = await run_in_page(window, other, script, url, request)
                 assert result in ("TypeError: Failed to fetch", "opaque0"), result
             calls = set(await calls_of_rpcs(zoomgate)) - set(before)
-            assert all('code="UNAUTHENTICATED"' in call for call in calls), calls
+            # the preflight requests and the other ones, which have no credential
+            rejections = {'code="PERMISSION_DENIED",method="other"', 'code="UNAUTHENTICATED"'}
+            assert all(any(part in call for part in rejections) for call in calls), calls
