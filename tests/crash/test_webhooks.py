@@ -3,6 +3,7 @@
 import asyncio
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,14 +19,19 @@ DEAUTHORIZED = "DISCONNECTED APP_DEAUTHORIZED"
 async def deauthorize_all(running: Cluster, *servers: Server) -> None:
     """Send the deauthorization webhook of every user to every process twice, all concurrently.
 
-    Check that every request is accepted, and that each connection is disconnected exactly once.
+    Check that every event is accepted, and that each connection is disconnected exactly once. While the store is slow, Zoom sends an event
+    again.
     """
     users = running.zoom.zoom.users
     events = [app_deauthorized(users[user].user_id) for user in PLAN]
-    requests = [
-        send(f"http://{server.http}", event) for event in events for server in servers for _ in range(2)
-    ]
-    assert {status for status, _ in await asyncio.gather(*requests)} == {204}
+
+    async def deliver(server: Server, event: dict[str, Any]) -> int:
+        while (status := (await send(f"http://{server.http}", event))[0]) == 503:
+            pass
+        return status
+
+    requests = [deliver(server, event) for event in events for server in servers for _ in range(2)]
+    assert set(await asyncio.gather(*requests)) == {204}
     assert {user: await running.state(user) for user in PLAN} == dict.fromkeys(PLAN, DEAUTHORIZED)
     disconnected = [row["user"] for row in running.audit_events() if row["principal"] == "zoom"]
     assert sorted(disconnected) == sorted(PLAN)
