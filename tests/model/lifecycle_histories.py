@@ -131,15 +131,20 @@ def _run(world: World, scripts: Collection[Hole]) -> None:
 
 
 def _follow(world: World, script: Hole, plan: list[Action]) -> None:
-    """Follow a written history until what it expects no longer holds because of the actions that interrupt it."""
+    """Follow a written history, which the actions interrupt."""
     world.interrupt = lambda: _turn(world, plan)
+    _run_script(world, script)
+    world.interrupt = None
+
+
+def _run_script(world: World, script: Hole) -> None:
+    """Run a written history until what it expects no longer holds because of what was drawn."""
     try:
         script(world)
     except InvariantViolation:
         raise
     except CANNOT_CONTINUE:
         world.log("the written history cannot continue")
-    world.interrupt = None
 
 
 @cache
@@ -174,12 +179,7 @@ def _perturb(world: World, script: Hole) -> None:
             world.replica = 0
 
     world.before_effect, world.replica = before_effect, 0
-    try:
-        script(world)
-    except InvariantViolation:
-        raise
-    except CANNOT_CONTINUE:
-        world.log("the written history cannot continue")
+    _run_script(world, script)
     world.settle()
     world.before_effect = world.replica = None
 

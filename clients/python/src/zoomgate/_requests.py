@@ -1,7 +1,7 @@
 """Request messages from keyword arguments, with errors that name the invalid field."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 from google.protobuf.descriptor import FieldDescriptor
@@ -50,14 +50,8 @@ def _check_lists(descriptor: Any, fields: Mapping[str, Any], parent: str = "") -
             continue
         if field.type == FieldDescriptor.TYPE_STRING and _is_repeated(field) and isinstance(value, str):
             raise TypeError(f"{parent}{name} is invalid; pass {_expected(field)}")
-        if field.message_type is None:
-            continue
-        items = [(name, value)]
-        if _is_repeated(field) and isinstance(value, list | tuple):
-            items = [(f"{name}[{index}]", item) for index, item in enumerate(value)]
-        for path, item in items:
-            if isinstance(item, Mapping):
-                _check_lists(field.message_type, item, f"{parent}{path}.")
+        for path, nested in _nested_fields(field, value, f"{parent}{name}"):
+            _check_lists(field.message_type, nested, f"{path}.")
 
 
 def _find_problem(kind: type[Message], fields: Mapping[str, Any], parent: str = "") -> str:
@@ -79,14 +73,21 @@ def _find_problem(kind: type[Message], fields: Mapping[str, Any], parent: str = 
 
 def _find_nested(field: _Field, value: Any, path: str) -> str:
     """Describe the first invalid field in a message or in a list of messages."""
-    if field.message_type is None:
-        return ""
-    kind = GetMessageClass(field.message_type)
+    problems = (
+        _find_problem(GetMessageClass(field.message_type), nested, f"{at}.")
+        for at, nested in _nested_fields(field, value, path)
+    )
+    return next(filter(None, problems), "")
+
+
+def _nested_fields(field: _Field, value: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the fields of a message, or of each message in a list, with the path of the message."""
     items = [(path, value)]
     if _is_repeated(field) and isinstance(value, list | tuple):
         items = [(f"{path}[{index}]", item) for index, item in enumerate(value)]
-    problems = (_find_problem(kind, item, f"{at}.") for at, item in items if isinstance(item, Mapping))
-    return next(filter(None, problems), "")
+    for at, item in items:
+        if field.message_type is not None and isinstance(item, Mapping):
+            yield at, item
 
 
 def _is_repeated(field: _Field) -> bool:
