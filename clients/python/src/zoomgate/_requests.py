@@ -1,7 +1,7 @@
 """Request messages from keyword arguments, with errors that name the invalid field."""
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 from google.protobuf.descriptor import FieldDescriptor
@@ -80,14 +80,14 @@ def _find_nested(field: _Field, value: Any, path: str) -> str:
     return next(filter(None, problems), "")
 
 
-def _nested_fields(field: _Field, value: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield the fields of a message, or of each message in a list, with the path of the message."""
+def _nested_fields(field: _Field, value: Any, path: str) -> Iterable[tuple[str, Mapping[str, Any]]]:
+    """Return the fields of a message, or of each message in a list, with the path of the message."""
+    if field.message_type is None:
+        return ()
     items = [(path, value)]
     if _is_repeated(field) and isinstance(value, list | tuple):
         items = [(f"{path}[{index}]", item) for index, item in enumerate(value)]
-    for at, item in items:
-        if field.message_type is not None and isinstance(item, Mapping):
-            yield at, item
+    return [(at, item) for at, item in items if isinstance(item, Mapping)]
 
 
 def _is_repeated(field: _Field) -> bool:
