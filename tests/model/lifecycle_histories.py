@@ -131,14 +131,14 @@ def _run(world: World, scripts: Collection[Hole]) -> None:
 
 
 def _follow(world: World, script: Hole, plan: list[Action]) -> None:
-    """Follow a written history, which the actions interrupt."""
+    """Follow a written history, which the actions of the plan interrupt."""
     world.interrupt = lambda: _turn(world, plan)
     _run_script(world, script)
     world.interrupt = None
 
 
 def _run_script(world: World, script: Hole) -> None:
-    """Run a written history until what it expects no longer holds because of what was drawn."""
+    """Run a written history to its end, or until it cannot continue because of what was drawn."""
     try:
         script(world)
     except InvariantViolation:

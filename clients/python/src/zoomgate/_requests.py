@@ -81,7 +81,7 @@ def _find_nested(field: _Field, value: Any, path: str) -> str:
 
 
 def _nested_fields(field: _Field, value: Any, path: str) -> Iterable[tuple[str, Mapping[str, Any]]]:
-    """Return the fields of a message, or of each message in a list, with the path of the message."""
+    """Return the fields of each message that is passed as a dict, alone or in a list, with the path of the message."""
     if field.message_type is None:
         return ()
     items = [(path, value)]
